@@ -1,0 +1,313 @@
+"""Objects, motions and sentences become a GenerationRequest, or an error that says what is missing.
+
+``find_phrases`` (of ``phrases``) is part of it: where each object's motion words lie in the tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from motion_app.errors import RequestError
+from motion_app.geometry import FitMode, FittedImage, ModelGeometry, fit_image, mask_to_grid
+from motion_app.library import Library
+from motion_app.media import decode_data_uri, encode_data_uri, read_image, read_mask
+from motion_app.phrases import find_phrases, occurrences, phrase_spans
+from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, SceneObject
+from motion_app.settings import DEFAULT_LIMITS, Limits
+
+__all__ = [
+    "ABLATIONS",
+    "METHODS",
+    "ObjectEntry",
+    "RequestFile",
+    "build_request",
+    "check_request",
+    "find_phrases",
+    "parse_request",
+    "request_to_json",
+]
+
+METHODS = ("fleximmt", "concat", "none")
+ABLATIONS = ("m2v", "m2m", "t2v", "t2t", "t2m", "m2x", "t2x", "infer_mask", "rmpm")
+SCOPES = ("released", "paper")
+MAX_STRENGTH = 4.0  # a factor on the softmax weight; beyond it a motion drowns the picture
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ObjectEntry(_Entry):
+    """One object of a request file. ``mask``: a PNG's path, or the PNG itself as a data URI; white
+    is the object, at the size of the original picture or of the model frame."""
+
+    mask: str
+    sentence: str
+    phrase: str = NEUTRAL_PHRASE
+    motion: str | None = None
+    strength: float = Field(default=1.0, ge=0, le=MAX_STRENGTH, allow_inf_nan=False)
+    name: str = ""
+
+
+class RequestFile(_Entry):
+    """A request as JSON, the form the command line takes and a recipe has."""
+
+    image: str
+    objects: tuple[ObjectEntry, ...] = Field(default=(), strict=False)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    prompt: str | None = None
+    fit: FitMode = "crop"
+    model: str | None = None
+    method: str = "fleximmt"
+    without: tuple[str, ...] = Field(default=(), strict=False)
+    scope: str = "released"
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str) -> str:
+        return _one_of(method, METHODS)
+
+    @field_validator("scope")
+    @classmethod
+    def _known_scope(cls, scope: str) -> str:
+        return _one_of(scope, SCOPES)
+
+    @field_validator("without")
+    @classmethod
+    def _known_ablations(cls, without: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_one_of(name, ABLATIONS) for name in without)
+
+
+def _one_of(value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"choose one of {', '.join(known)}")
+    return value
+
+
+def parse_request(source: Path | str | Mapping[str, Any]) -> RequestFile:
+    """Read a request from a JSON file or a mapping; RequestError says which key is wrong.
+
+    A recipe, which has its request inside, is read as that request; the model it names belongs to
+    the machine that wrote it and is left out.
+    """
+    if isinstance(source, Mapping):
+        entries: Any = dict(source)
+    else:
+        path = Path(source)
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RequestError(
+                f"the request {path.name} cannot be read: {error.strerror}"
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RequestError(f"the request {path.name} is not JSON: {error}") from error
+    if not isinstance(entries, dict):
+        raise RequestError(f"a request is one JSON object, got {type(entries).__name__}")
+    if isinstance(entries.get("request"), dict) and "base" in entries:
+        entries = {**entries["request"], "model": None}
+    try:
+        return RequestFile.model_validate(entries)
+    except ValidationError as error:
+        raise RequestError("; ".join(_explain(fault) for fault in error.errors())) from error
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    """One fault of the JSON in words. Keys are counted as a person does, objects from 1."""
+    place = list(fault["loc"])
+    key = next((part for part in reversed(place) if isinstance(part, str)), "request")
+    owner = ""
+    if len(place) > 1 and place[0] == "objects":
+        owner = f" of object {int(place[1]) + 1}"
+        key = key if len(place) > 2 else "entry"
+    if fault["type"] == "extra_forbidden":
+        known = ObjectEntry.model_fields if owner else RequestFile.model_fields
+        return f'unknown key "{key}"{owner}; known: {", ".join(known)}'
+    if fault["type"] == "missing":
+        return f'"{key}"{owner} is missing'
+    reason = fault["msg"].removeprefix("Value error, ")
+    shown = repr(fault["input"])
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return f'"{key}"{owner} is {shown}: {reason[0].lower()}{reason[1:]}'
+
+
+def build_request(
+    request_file: RequestFile,
+    *,
+    geometry: ModelGeometry,
+    library: Library,
+    base: str | None,
+    folder: Path | str = ".",
+    limits: Limits = DEFAULT_LIMITS,
+) -> GenerationRequest:
+    """Load and check everything a request names.
+
+    ``base``: fingerprint of the loaded base model (None takes motions of any). ``folder``: what the
+    request's relative paths start from. Raises RequestError, MediaError or MotionFileError.
+    """
+    _check_count(len(request_file.objects), limits)
+    fitted = fit_image(
+        read_image(_source(request_file.image, folder), limits=limits),
+        geometry.height,
+        geometry.width,
+        request_file.fit,
+    )
+    objects = tuple(
+        _scene_object(entry, number, fitted, geometry, library, base, folder, limits)
+        for number, entry in enumerate(request_file.objects, start=1)
+    )
+    request = GenerationRequest(
+        image=fitted.image,
+        objects=objects,
+        seed=request_file.seed,
+        steps=request_file.steps,
+        guidance=request_file.guidance,
+        prompt=request_file.prompt,
+        method=request_file.method,
+        without=frozenset(request_file.without),
+        scope=request_file.scope,
+    )
+    check_request(request, geometry=geometry, limits=limits)
+    return request
+
+
+def _source(text: str, folder: Path | str) -> Path | bytes:
+    return decode_data_uri(text) if text.startswith("data:") else Path(folder) / text
+
+
+def _scene_object(
+    entry: ObjectEntry,
+    number: int,
+    fitted: FittedImage,
+    geometry: ModelGeometry,
+    library: Library,
+    base: str | None,
+    folder: Path | str,
+    limits: Limits,
+) -> SceneObject:
+    mask = read_mask(_source(entry.mask, folder), limits=limits)
+    frame = (geometry.height, geometry.width)
+    if mask.shape not in (frame, fitted.source_size):
+        raise RequestError(
+            f"the mask of object {number} is {mask.shape[1]}×{mask.shape[0]}; it must have the "
+            f"size of the picture, {fitted.source_size[1]}×{fitted.source_size[0]}, or of the "
+            f"model's frame, {frame[1]}×{frame[0]}"
+        )
+    if not mask.any():
+        raise RequestError(f"the mask of object {number} is empty; mark the object")
+    if mask.shape == fitted.source_size:
+        mask = fitted.fit_mask(mask)
+        if not mask.any():
+            raise RequestError(
+                f"object {number} lies in the part of the picture that was cut off "
+                f'({fitted.summary()}); choose another object or the fit "pad"'
+            )
+    motion = None if entry.motion is None else library.find(_motion_path(entry, folder), base=base)
+    return SceneObject(mask, entry.sentence, entry.phrase, motion, entry.strength, entry.name)
+
+
+def _motion_path(entry: ObjectEntry, folder: Path | str) -> str | Path:
+    """A motion given as a path is relative to the request, one given as a name is the library's."""
+    motion = str(entry.motion)
+    return Path(folder) / motion if motion.endswith(".safetensors") else motion
+
+
+def check_request(
+    request: GenerationRequest, *, geometry: ModelGeometry, limits: Limits = DEFAULT_LIMITS
+) -> None:
+    """Refuse a request that cannot be generated as it stands, however it was put together.
+
+    Raises RequestError for a wrong image or mask, too small an object, numbers out of range, a
+    phrase missing from its sentence, an edited prompt that does not hold every phrase.
+    """
+    frame = (geometry.height, geometry.width)
+    if request.image.shape != (*frame, 3) or request.image.dtype != np.uint8:
+        raise RequestError(
+            f"the image is {request.image.shape} of {request.image.dtype}, expected "
+            f"({frame[0]}, {frame[1]}, 3) of uint8; fit it to the model's frame first"
+        )
+    _check_count(len(request.objects), limits)
+    if request.steps is not None and request.steps < 1:
+        raise RequestError(f"steps is {request.steps}; at least 1 is needed")
+    if request.guidance is not None and not (
+        math.isfinite(request.guidance) and request.guidance >= 0
+    ):
+        raise RequestError(f"guidance is {request.guidance}; a number from 0 up is needed")
+    for number, scene_object in enumerate(request.objects, start=1):
+        _check_object(scene_object, number, geometry)
+    if not request.full_prompt().strip() and request.objects:
+        raise RequestError("the prompt is empty; say in words what the objects do")
+    phrase_spans(request.full_prompt(), request.objects)
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.objects:
+        raise RequestError(f"the request has {count} objects; at most {limits.objects} are allowed")
+
+
+def _check_object(scene_object: SceneObject, number: int, geometry: ModelGeometry) -> None:
+    mask = scene_object.mask
+    frame = (geometry.height, geometry.width)
+    if mask.shape != frame or mask.dtype != np.bool_:
+        raise RequestError(
+            f"the mask of object {number} is {mask.shape} of {mask.dtype}, expected {frame} of bool"
+        )
+    if not mask.any():
+        raise RequestError(f"the mask of object {number} is empty; mark the object")
+    if not mask_to_grid(mask, geometry.grid_height, geometry.grid_width).any():
+        token, side = geometry.pixels_per_token, geometry.smallest_object
+        raise RequestError(
+            f"object {number} is too small: its mask has {int(mask.sum())} pixels of the "
+            f"{frame[1]}×{frame[0]} frame and fills no token (the model sees one per "
+            f"{token}×{token} pixels); it must be at least {side}×{side} pixels"
+        )
+    if not (math.isfinite(scene_object.strength) and 0 <= scene_object.strength <= MAX_STRENGTH):
+        raise RequestError(
+            f"the strength of object {number} is {scene_object.strength}; "
+            f"it must lie between 0 and {MAX_STRENGTH:g}"
+        )
+    if scene_object.motion is None:
+        return
+    count = len(occurrences(scene_object.phrase, scene_object.sentence))
+    if count != 1:
+        fault = "does not occur in" if count == 0 else f"occurs {count} times in"
+        raise RequestError(
+            f'the motion phrase "{scene_object.phrase}" of object {number} {fault} its sentence '
+            f'"{scene_object.sentence}"; write it there exactly once'
+        )
+
+
+def request_to_json(request: GenerationRequest, *, model: str | None = None) -> dict[str, Any]:
+    """The request as the JSON that ``parse_request`` reads, complete in itself: the fitted image
+    and the masks are inside as PNG data URIs, so that it replays where the files are gone."""
+    return {
+        "image": encode_data_uri(request.image),
+        "objects": [
+            {
+                "mask": encode_data_uri(item.mask),
+                "sentence": item.sentence,
+                "phrase": item.phrase,
+                "motion": None if item.motion is None else item.motion.name,
+                "strength": item.strength,
+                "name": item.name,
+            }
+            for item in request.objects
+        ],
+        "seed": request.seed,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "prompt": request.prompt,
+        "model": model,
+        "method": request.method,
+        "without": sorted(request.without),
+        "scope": request.scope,
+    }

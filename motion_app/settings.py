@@ -1,0 +1,91 @@
+"""Deployment settings: every field can be set by an environment variable ``MOTION_APP_<NAME>``.
+
+Limits nest with two underscores: ``MOTION_APP_LIMITS__OBJECTS=4``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from motion_app.errors import CheckpointError, MotionAppError
+from motion_app.geometry import GenerationDefaults
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Limits(BaseModel):
+    """How much of anything a person may bring. Sizes are checked from headers, before decoding: a
+    picture file of 20 KB can hold 500 MB of pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_megapixels: float = Field(default=40, gt=0)
+    image_megabytes: float = Field(default=40, gt=0)
+    clip_seconds: float = Field(default=20, gt=0)
+    clip_width: int = Field(default=4096, gt=0, description="longer side in pixels; 4K")
+    clip_height: int = Field(default=2304, gt=0, description="shorter side in pixels; 4K")
+    clip_frames: int = Field(default=1200, gt=0)
+    clip_megabytes: float = Field(default=200, gt=0)
+    objects: int = Field(default=8, gt=0)
+    jobs_per_session: int = Field(default=3, gt=0)
+    jobs: int = Field(default=32, gt=0)
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Settings(BaseSettings):
+    """Where things are and what is loaded.
+
+    ``model`` is a folder or hub id of a diffusers CogVideoX image-to-video checkpoint; ``device``
+    None takes the GPU where there is one; ``motions`` are the folders searched for motions beside
+    the model's own; ``segmenter`` is a SAM-2 folder or hub id, None the one the model names.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MOTION_APP_", env_nested_delimiter="__", frozen=True, protected_namespaces=()
+    )
+
+    model: str = str(ROOT / "checkpoints" / "pocket")
+    segmenter: str | None = None
+    device: str | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=7860, ge=0, le=65535)
+    motions: tuple[Path, ...] = (ROOT / "data" / "motions",)
+    outputs: Path = ROOT / "outputs"
+    cache: Path = ROOT / "gradio_cache"
+    limits: Limits = DEFAULT_LIMITS
+
+    def motion_folders(self, model: str | None = None) -> tuple[Path, ...]:
+        """The folders of the library: the model's own ``motions`` first, then ``motions``."""
+        own = Path(model or self.model) / "motions"
+        return (own, *self.motions) if own.is_dir() else self.motions
+
+    def segmenter_source(self, model: str | None = None, given: str | None = None) -> str:
+        """The SAM-2 model to load: the one ``given``, else the settings' own, else the one that
+        ``model`` names, which may be a folder inside it. CheckpointError where there is none."""
+        chosen = given or self.segmenter
+        if chosen is not None:
+            return chosen
+        model = model or self.model
+        named = GenerationDefaults.read(model).segmenter
+        if named is None:
+            raise CheckpointError(
+                f"the model {Path(model).name} names no segmenter; choose one, for example "
+                "facebook/sam2.1-hiera-large (--segmenter, or MOTION_APP_SEGMENTER)"
+            )
+        inside = Path(model) / named
+        return str(inside) if inside.is_dir() else named
+
+
+def load_settings(**given: object) -> Settings:
+    """Settings from the environment, with ``given`` on top; MotionAppError names a bad variable."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "MOTION_APP_" + "__".join(str(part).upper() for part in first["loc"])
+        raise MotionAppError(f"the setting {name} is wrong: {first['msg']}") from error
