@@ -1,0 +1,205 @@
+"""What the processors of all layers share during one generation, or one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from motion_app.engine.attention import (
+    AttentionPlan,
+    KeyValues,
+    MotionAttnProcessor,
+    Steering,
+    noun_mask,
+)
+from motion_app.engine.layout import SequenceLayout, Span
+
+
+@contextmanager
+def steered(transformer: nn.Module, steering: Steering) -> Iterator[None]:
+    """Install ``MotionAttnProcessor`` in every layer of a CogVideoX transformer; whatever happens
+    inside, the processors found on entry are back on leaving."""
+    layers = [block.attn1 for block in transformer.transformer_blocks]
+    before = [attn.processor for attn in layers]
+    try:
+        for layer, attn in enumerate(layers):
+            attn.set_processor(MotionAttnProcessor(layer, steering))
+        yield
+    finally:
+        for attn, processor in zip(layers, before, strict=True):
+            attn.set_processor(processor)
+
+
+class GenerationSteering:
+    """The one steering object of a generation.
+
+    ``key_values``: per layer, the motions' keys and values (1, heads, ΣM, d). ``halves``: the
+    motion strengths of each share of the batch, the conditional one last; shares with equal
+    strengths use one plan. ``feature_layers``: how many of the first layers RMPM's features are
+    averaged over.
+    ``nouns``: give them to take DMEM's masks in every layer instead (ablation ``rmpm``).
+    """
+
+    def __init__(
+        self,
+        layout: SequenceLayout,
+        object_masks: Tensor,
+        key_values: Sequence[KeyValues],
+        *,
+        halves: Sequence[Sequence[float]],
+        scope: str = "released",
+        without: Collection[str] = (),
+        feature_layers: int = 0,
+        nouns: Sequence[Span | None] | None = None,
+    ) -> None:
+        self.layout = layout
+        self.scope, self.without = scope, tuple(without)
+        self.halves = [tuple(half) for half in halves]
+        self.feature_layers = feature_layers
+        self.nouns = nouns
+        self.recording = feature_layers > 0
+        self._key_values = key_values
+        self._features: Tensor | None = None
+        self._noun_masks: list[Tensor] = []
+        self.set_masks(object_masks)
+
+    @property
+    def tracks_masks(self) -> bool:
+        """Whether the masks may still change with the steps to come."""
+        return self.recording or self.nouns is not None
+
+    def set_masks(self, object_masks: Tensor) -> None:
+        """Use ``object_masks`` (N, F, h, w) bool from the next forward on."""
+        self.object_masks = object_masks
+        self._plans = self._build(object_masks)
+
+    def begin_step(self) -> None:
+        """Forget the features of the step before."""
+        self._features = None
+        self._noun_masks = []
+
+    def features(self) -> Tensor:
+        """RMPM's features of this step, (F, h, w, D) float32: the mean over the first layers."""
+        return (self._features / self.feature_layers).view(*self.layout.grid, -1)  # (F, h, w, D)
+
+    def layer_masks(self) -> Tensor:
+        """What most layers of this step took for the objects by DMEM, (N, F, h, w) bool."""
+        return torch.stack(self._noun_masks).float().mean(0) > 0.5
+
+    def key_values(self, layer: int, attn: Attention) -> KeyValues:
+        return self._key_values[layer]
+
+    def plans(self, layer: int, query: Tensor, key: Tensor) -> Sequence[AttentionPlan]:
+        if self.nouns is None:
+            return self._plans
+        video = key[-1, :, self.layout.video_rows]  # (heads, V, d) of the conditional share
+        nowhere = torch.zeros(self.layout.grid, dtype=torch.bool, device=key.device)
+        masks = torch.stack(
+            [
+                nowhere if noun is None else noun_mask(query[-1], video, self.layout.grid, noun)
+                for noun in self.nouns
+            ]
+        )  # (N, F, h, w)
+        self._noun_masks.append(masks)
+        return self._build(masks)
+
+    def observe(self, layer: int, video: Tensor) -> None:
+        if self.recording and layer < self.feature_layers:
+            output = video[-1].detach().float()  # (V, D) of the conditional share
+            self._features = output if self._features is None else self._features + output
+
+    def _build(self, object_masks: Tensor) -> list[AttentionPlan]:
+        built = {
+            strengths: AttentionPlan.build(
+                self.layout,
+                object_masks,
+                scope=self.scope,
+                without=self.without,
+                strengths=strengths,
+            )
+            for strengths in dict.fromkeys(self.halves)
+        }
+        return list(built.values()) if len(built) == 1 else [built[half] for half in self.halves]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSample:
+    """One clip of a training batch, with its one object. Its motion tokens are seen by the motion
+    phrase and, among video tokens, by those in ``object_masks`` (1, F, h, w) bool where given, else
+    by DMEM's where ``noun`` (text positions) is given, else by everything (``concat``)."""
+
+    layout: SequenceLayout
+    noun: Span | None = None
+    object_masks: Tensor | None = None
+
+
+class TrainingSteering:
+    """The steering object of motion training; text-video and text-text stay as in the stock model.
+
+    ``project``: (layer, attn) → motion keys and values (1, heads, M, d), with gradient. ``drop``:
+    the share of DMEM's positions let go at random (released: 0.3), drawn from ``generator``.
+    Call ``begin`` before every forward pass.
+    """
+
+    def __init__(
+        self,
+        project: Callable[[int, Attention], KeyValues],
+        *,
+        drop: float = 0.3,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.key_values = project
+        self.drop = drop
+        self.generator = generator
+        self._samples: Sequence[TrainingSample] = ()
+        self._fixed: list[AttentionPlan | None] = []
+        self._by_layer: dict[int, list[AttentionPlan]] = {}
+
+    def begin(self, samples: Sequence[TrainingSample]) -> None:
+        """Set the batch, in order; its DMEM masks are drawn afresh in the forward pass to come."""
+        self._samples = samples
+        self._fixed = []
+        self._by_layer = {}
+
+    def plans(self, layer: int, query: Tensor, key: Tensor) -> Sequence[AttentionPlan]:
+        if not self._fixed:
+            self._fixed = [_fixed_plan(sample, query.device) for sample in self._samples]
+        # Gradient checkpointing runs a layer again in the backward pass; it must meet the masks of
+        # the first time, whose random drop cannot be drawn twice.
+        if layer not in self._by_layer:
+            self._by_layer[layer] = [
+                fixed or self._noun_plan(sample, query[b], key[b])
+                for b, (sample, fixed) in enumerate(zip(self._samples, self._fixed, strict=True))
+            ]
+        return self._by_layer[layer]
+
+    def observe(self, layer: int, video: Tensor) -> None:
+        """Training needs no features."""
+
+    def _noun_plan(self, sample: TrainingSample, query: Tensor, key: Tensor) -> AttentionPlan:
+        """DMEM, from query and key (heads, L + V, d) of one sample."""
+        layout = sample.layout
+        video = key[:, layout.video_rows]  # (heads, V, d)
+        mask = noun_mask(
+            query, video, layout.grid, sample.noun, drop=self.drop, generator=self.generator
+        )
+        return AttentionPlan.build(layout, mask[None], without=UNTOUCHED)
+
+
+UNTOUCHED = ("t2v", "t2t")  # released: training closes motion-video and motion-text alone
+
+
+def _fixed_plan(sample: TrainingSample, device: torch.device) -> AttentionPlan | None:
+    """The plan of a sample that is the same in all layers; None where DMEM makes one per layer."""
+    if sample.object_masks is not None:
+        masks = sample.object_masks.to(device)
+        return AttentionPlan.build(sample.layout, masks, without=UNTOUCHED)
+    if sample.noun is not None:
+        return None
+    everywhere = torch.ones((1, *sample.layout.grid), dtype=torch.bool, device=device)
+    return AttentionPlan.build(sample.layout, everywhere, without=("infer_mask",))

@@ -1,0 +1,1 @@
+"""Learning one motion from reference clips, with the backbone frozen."""

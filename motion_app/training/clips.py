@@ -1,0 +1,155 @@
+"""Reference clips → cached latents: random views of them, encoded once (method.md, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import Tensor
+
+from motion_app.errors import MediaError
+from motion_app.geometry import ModelGeometry, mask_to_grid
+from motion_app.video import Clip
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How a reference clip is varied, so that its layout is not learned with its motion.
+
+    ``count`` views in all. Each is magnified by a factor from ``zoom`` relative to the largest
+    centred crop (below 1 the border is repeated outwards) and moved by up to ``shift`` of the
+    frame's size; both keep the aspect ratio. ``permute_colours`` shuffles red, green and blue.
+    """
+
+    count: int = 12
+    zoom: tuple[float, float] = (1.0, 1.3)
+    shift: float = 0.1
+    permute_colours: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class CachedViews:
+    """``latents`` (n, F, C, H', W') float32 scaled as the transformer takes them; ``object_masks``
+    (n, F, h, w) bool where the clips came with masks, else None."""
+
+    latents: Tensor
+    object_masks: Tensor | None
+
+
+def draw_views(
+    clips: Sequence[Clip],
+    geometry: ModelGeometry,
+    config: ViewConfig,
+    *,
+    seed: int,
+    masks: Sequence[np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Random windows of the clips in the model frame, clips in turn.
+
+    ``masks``: per clip (T', H0, W0) bool of its one object. Returns frames (n, T, H, W, 3) uint8
+    and masks (n, T, H, W) bool or None. Raises MediaError for a clip shorter than the model's T
+    frames.
+    """
+    for number, clip in enumerate(clips):
+        if len(clip.frames) < geometry.frames:
+            needed = geometry.frames / geometry.fps
+            raise MediaError(
+                f"clip {number + 1} gives {len(clip.frames)} frames at {geometry.fps:g} per "
+                f"second; this model learns from {geometry.frames}: use a clip of at least "
+                f"{needed:.1f} s"
+            )
+    rng = np.random.default_rng(seed)
+    views, view_masks = [], []
+    for i in range(config.count):
+        clip = clips[i % len(clips)]
+        first = int(rng.integers(len(clip.frames) - geometry.frames + 1))
+        window = slice(first, first + geometry.frames)
+        matrix = _view_matrix(rng, clip.frames.shape[1:3], geometry, config, plain=i < len(clips))
+        frames = _warp(clip.frames[window], matrix, geometry)  # (T, H, W, 3)
+        if config.permute_colours and i >= len(clips):
+            frames = frames[..., rng.permutation(3)]
+        views.append(frames)
+        if masks is not None:
+            grey = masks[i % len(clips)][window].astype(np.uint8) * 255
+            view_masks.append(_warp(grey, matrix, geometry) > 127)
+    return np.stack(views), np.stack(view_masks) if masks is not None else None
+
+
+def _view_matrix(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    geometry: ModelGeometry,
+    config: ViewConfig,
+    *,
+    plain: bool,
+) -> np.ndarray:
+    """(2, 3) affine from a clip's pixels to the model frame. ``plain``: the centred crop itself, so
+    that every clip is seen once as it is."""
+    height, width = size
+    scale = max(geometry.height / height, geometry.width / width)
+    dx = dy = 0.0
+    if not plain:
+        scale *= rng.uniform(*config.zoom)
+        dx = rng.uniform(-config.shift, config.shift) * geometry.width
+        dy = rng.uniform(-config.shift, config.shift) * geometry.height
+    # Pixel centres: the clip's middle goes to the frame's middle, then moves by (dx, dy).
+    x = (geometry.width - 1) / 2 + dx - scale * (width - 1) / 2
+    y = (geometry.height - 1) / 2 + dy - scale * (height - 1) / 2
+    return np.array([[scale, 0.0, x], [0.0, scale, y]])
+
+
+def _warp(frames: np.ndarray, matrix: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
+    size = (geometry.width, geometry.height)
+    flags = cv2.INTER_AREA if matrix[0, 0] < 1 else cv2.INTER_CUBIC
+    return np.stack(
+        [
+            cv2.warpAffine(frame, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            for frame in frames
+        ]
+    )
+
+
+def grid_masks(masks: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
+    """Masks (..., T, H, W) bool of every frame on the token grid, (..., F, h, w) bool: a latent
+    frame shows the mean of the video frames it encodes (the first frame stands alone)."""
+    ratio = geometry.temporal_ratio
+    groups = [slice(0, 1)]
+    groups += [slice(1 + ratio * i, 1 + ratio * (i + 1)) for i in range(geometry.latent_frames - 1)]
+    cells = []
+    for group in groups:
+        shown = masks[..., group, :, :].mean(axis=-3) >= 0.5  # (..., H, W)
+        cells.append(mask_to_grid(shown, geometry.grid_height, geometry.grid_width))
+    return np.stack(cells, axis=-3)
+
+
+def encode_views(vae: AutoencoderKLCogVideoX, frames: np.ndarray) -> Tensor:
+    """(n, T, H, W, 3) uint8 → (n, F, C, H', W') float32 on the CPU, the posterior's mode."""
+    latents = []
+    for view in frames:
+        video = torch.from_numpy(view).to(vae.device).permute(3, 0, 1, 2)  # (3, T, H, W)
+        video = (video.float() / 127.5 - 1).to(vae.dtype)
+        # On a CPU conv3d at batch 1 falls to a kernel ten times slower.
+        batch = torch.stack([video] * (2 if vae.device.type == "cpu" else 1))
+        with torch.no_grad():
+            z = vae.encode(batch).latent_dist.mode()[:1] * vae.config.scaling_factor
+        latents.append(z.transpose(1, 2).float().cpu())  # (1, F, C, H', W')
+    return torch.cat(latents)
+
+
+def cache_views(
+    vae: AutoencoderKLCogVideoX,
+    clips: Sequence[Clip],
+    geometry: ModelGeometry,
+    config: ViewConfig,
+    *,
+    seed: int,
+    masks: Sequence[np.ndarray] | None = None,
+) -> CachedViews:
+    """Draws the views and encodes them, once for the whole training."""
+    frames, view_masks = draw_views(clips, geometry, config, seed=seed, masks=masks)
+    grids = None if view_masks is None else torch.from_numpy(grid_masks(view_masks, geometry))
+    return CachedViews(encode_views(vae, frames), grids)
