@@ -1,0 +1,1 @@
+"""Judging videos, whoever made them: pure metrics, and the extractors that feed them."""

@@ -1,0 +1,57 @@
+"""The moving picture at the top of the README: references on the left, what was made of them
+right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from motion_app.engine.pipeline import MotionEngine
+from motion_app.evaluation.benchmark import draw_cases
+from motion_app.library import Library
+from motion_app.pocket.references import render_reference
+from motion_app.video import write_gif
+
+GAP = 6  # pixels between pictures
+
+
+def write_showcase(
+    checkpoint: Path, out: Path, *, cases: Sequence[int], enlarge: int = 3, columns: int = 2
+) -> None:
+    """Writes a GIF of the benchmark's ``cases``, by number: each shows its motions' reference
+    clips, small, and the generated video."""
+    engine = MotionEngine.load(checkpoint)
+    drawn = draw_cases(Library([checkpoint / "motions"]).list(), max(cases) + 1)
+    panels = []
+    for number in cases:
+        case = drawn[number]
+        video = engine.generate(case.request()).frames  # (T, H, W, 3)
+        references = [render_reference(motion.name).rendered.frames for motion in case.motions]
+        panels.append(_panel(references, video, enlarge))
+    rows = [np.concatenate(panels[i : i + columns], axis=2) for i in range(0, len(panels), columns)]
+    frames = np.concatenate(rows, axis=1)
+    pause = frames[-1:].repeat(4, axis=0)  # the last frame stands a while before it starts again
+    write_gif(out, np.concatenate([frames, pause]), engine.geometry.fps)
+
+
+def _panel(references: Sequence[np.ndarray], video: np.ndarray, enlarge: int) -> np.ndarray:
+    """(T, H', W', 3): the references one above the other, then the video."""
+    frames, height, width = video.shape[:3]
+    tall = height * enlarge
+    small = (tall - GAP * (len(references) - 1)) // len(references)
+    column = np.full((frames, tall, small * width // height, 3), 255, np.uint8)
+    for k, reference in enumerate(references):
+        top = k * (small + GAP)
+        column[:, top : top + small] = _resize(reference, column.shape[2], small)
+    wide = _resize(video, width * enlarge, tall)
+    gap = np.full((frames, tall, GAP, 3), 255, np.uint8)
+    panel = np.concatenate([gap, column, gap, wide, gap], axis=2)
+    return np.pad(panel, ((0, 0), (GAP, GAP), (0, 0), (0, 0)), constant_values=255)
+
+
+def _resize(frames: np.ndarray, width: int, height: int) -> np.ndarray:
+    flags = cv2.INTER_CUBIC
+    return np.stack([cv2.resize(frame, (width, height), interpolation=flags) for frame in frames])

@@ -1,0 +1,359 @@
+"""Trains the pocket's transformer and text encoder together on encoded clips."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
+from torch import nn
+from transformers import T5EncoderModel
+
+from motion_app.pocket.latents import LatentClips
+from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
+from motion_app.pocket.text import TEXT_TOKENS, TEXT_WIDTH, new_text_encoder, new_tokenizer
+from motion_app.pocket.world import NEUTRAL_SHARE
+
+log = logging.getLogger(__name__)
+
+SCHEDULER_CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "snr_shift_scale": 1.0,
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+}
+
+
+@dataclass(frozen=True)
+class BackboneTraining:
+    """``minutes`` of wall time at ``batch`` clips a step. ``moving_weight`` multiplies the loss
+    where latents differ from the first frame's, ``text_dropout`` empties captions for guidance,
+    half the timesteps lie in the noisier ``noisy_share``."""
+
+    minutes: float = 70.0
+    batch: int = 8
+    layers: int = 6
+    heads: int = 4
+    head_dim: int = 48
+    muon_lr: float = 2e-3
+    adam_lr: float = 1.5e-3
+    text_dropout: float = 0.1
+    noisy_share: float = 0.65
+    moving_weight: float = 4.0
+    image_noise: float = 0.03
+    decay: float = 0.35
+    bfloat16: bool = True
+    seed: int = 0
+
+
+def new_transformer(training: BackboneTraining) -> CogVideoXTransformer3DModel:
+    """CogVideoX-5B-I2V's architecture in small: rotary and learned positions, image on channels."""
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=training.heads,
+        attention_head_dim=training.head_dim,
+        in_channels=16,
+        out_channels=8,
+        time_embed_dim=training.heads * training.head_dim,
+        text_embed_dim=TEXT_WIDTH,
+        num_layers=training.layers,
+        sample_width=24,
+        sample_height=16,
+        sample_frames=13,
+        patch_size=2,
+        temporal_compression_ratio=2,
+        max_text_seq_length=TEXT_TOKENS,
+        spatial_interpolation_scale=1.0,
+        temporal_interpolation_scale=1.0,
+        use_rotary_positional_embeddings=True,
+        use_learned_positional_embeddings=True,
+    )
+    for block in model.transformer_blocks:
+        for norm in (block.norm1, block.norm2):
+            nn.init.zeros_(norm.linear.weight)
+            nn.init.zeros_(norm.linear.bias)
+    for layer in (model.norm_out.linear, model.proj_out):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return model
+
+
+def rotary_embedding(
+    model: CogVideoXTransformer3DModel, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cos, sin), each (V, head_dim), for the full-size clip, as the stock pipeline computes it."""
+    c = model.config
+    grid = (c.sample_height // c.patch_size, c.sample_width // c.patch_size)
+    frames = (c.sample_frames - 1) // c.temporal_compression_ratio + 1
+    return get_3d_rotary_pos_embed(
+        embed_dim=c.attention_head_dim,
+        crops_coords=((0, 0), grid),
+        grid_size=grid,
+        temporal_size=frames,
+        device=torch.device(device),
+    )
+
+
+class MatrixAttnProcessor:
+    """The stock attention as two matrix products and a softmax. In bfloat16 on a CPU with AVX-512,
+    forward and backward take a third of the time of PyTorch's fused kernel; training only."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``hidden_states`` (B, V, D), ``encoder_hidden_states`` (B, L, D); both come back."""
+        text = encoder_hidden_states.shape[1]
+        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)  # (B, L + V, D)
+        query, key, value = (
+            project(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
+        )  # each (B, heads, L + V, d)
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key = (
+            torch.cat([x[:, :, :text], apply_rotary_emb(x[:, :, text:], image_rotary_emb)], dim=2)
+            for x in (query, key)
+        )
+        query, key = query.to(value.dtype) * query.shape[-1] ** -0.5, key.to(value.dtype)
+        output = (query @ key.transpose(-1, -2)).softmax(-1) @ value  # (B, heads, L + V, d)
+        output = attn.to_out[0](output.transpose(1, 2).flatten(2))  # (B, L + V, D)
+        return output[:, text:], output[:, :text]
+
+
+class Backbone(nn.Module):
+    """Text encoder and transformer as one module, so that one optimiser and one average hold
+    both."""
+
+    def __init__(self, training: BackboneTraining) -> None:
+        super().__init__()
+        self.tokenizer = new_tokenizer()
+        self.text_encoder: T5EncoderModel = new_text_encoder(len(self.tokenizer))
+        self.transformer = new_transformer(training)
+
+    def load_shipped(self, checkpoint: Path) -> None:
+        """Takes over the weights of a finished checkpoint folder where there is one of this shape;
+        the optimiser then starts afresh, with its short warm-up."""
+        if not (checkpoint / "transformer" / "config.json").exists():
+            return
+        for name, kind in (
+            ("transformer", CogVideoXTransformer3DModel),
+            ("text_encoder", T5EncoderModel),
+        ):
+            shipped = kind.from_pretrained(checkpoint / name, torch_dtype=torch.float32)
+            try:
+                getattr(self, name).load_state_dict(shipped.state_dict())
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1].strip()
+                log.warning("%s starts afresh, the shipped one is another shape: %s", name, reason)
+                return
+        log.info("starting from the shipped weights")
+
+    def forward(
+        self,
+        captions: list[str],
+        noisy: torch.Tensor,
+        image: torch.Tensor,
+        timesteps: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """v-prediction (B, F, C, H', W') for ``noisy`` of that shape, ``image`` latents (B, C, H',
+        W') on the first frame's channels, ``timesteps`` (B,) int64."""
+        ids = self.tokenizer(
+            captions,
+            padding="max_length",
+            max_length=TEXT_TOKENS,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids.to(noisy.device)
+        text = self.text_encoder(ids).last_hidden_state  # (B, L, 64); pads are live tokens
+        condition = torch.zeros_like(noisy)
+        condition[:, 0] = image
+        return self.transformer(
+            hidden_states=torch.cat([noisy, condition], dim=2),
+            encoder_hidden_states=text,
+            timestep=timesteps,
+            image_rotary_emb=rotary,
+            return_dict=False,
+        )[0]
+
+
+def draw_timesteps(rng: torch.Generator, batch: int, noisy_share: float) -> torch.Tensor:
+    """(batch,) int64: half uniform over 1,000, half in the noisier ``noisy_share``."""
+    uniform = torch.rand(batch, generator=rng)
+    noisy = torch.rand(batch, generator=rng) < 0.5
+    shifted = 1 - noisy_share + noisy_share * uniform
+    return (torch.where(noisy, shifted, uniform) * 1000).long().clamp(max=999)
+
+
+def moving_weights(latents: torch.Tensor, weight: float) -> torch.Tensor:
+    """(B, F, 1, H', W'): ``weight`` where a latent differs from the first frame's, mean 1."""
+    moving = (latents - latents[:, :1]).abs().mean(dim=2, keepdim=True) > 0.2
+    weights = 1 + (weight - 1) * moving.float()
+    return weights / weights.mean()
+
+
+class BackboneRun:
+    """The state of a training run: model, average, optimiser, step; saved and resumed as one
+    file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        training: BackboneTraining,
+        device: str,
+        *,
+        start_from: Path | None = None,
+    ) -> None:
+        torch.manual_seed(training.seed)
+        self.file = folder / "backbone.pt"
+        self.training, self.device = training, device
+        self.model = Backbone(training).to(device)
+        if start_from is not None and not self.file.exists():
+            self.model.load_shipped(start_from)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimiser = MuonAdam(
+            *split_parameters(self.model), muon_lr=training.muon_lr, adam_lr=training.adam_lr
+        )
+        self.step, self.spent = 0, 0.0
+        if self.file.exists():
+            state = torch.load(self.file, weights_only=True, map_location=device)
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.spent = state["step"], state["spent"]
+
+    def save(self) -> None:
+        partial = self.file.with_suffix(".partial")
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "spent": self.spent,
+        }
+        torch.save(state, partial)
+        partial.replace(self.file)
+
+    def update_average(self) -> None:
+        """Exponential average over about the last tenth of the run, at most 1,000 steps."""
+        decay = min(0.999, 1 - 10 / (self.step + 20))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+
+
+def training_loss(
+    run: BackboneRun,
+    clips: LatentClips,
+    scheduler: CogVideoXDDIMScheduler,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    *,
+    process: int = 0,
+    processes: int = 1,
+) -> torch.Tensor:
+    """Loss of one process's share of a step, drawn from (seed, step, process) alone: a resumed run
+    repeats the undisturbed one."""
+    training, device = run.training, run.device
+    rng = np.random.default_rng([training.seed, run.step, process])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    batch = training.batch // processes
+    picked = rng.integers(len(clips.latents), size=batch)
+    latents = torch.from_numpy(clips.latents[picked]).float()  # (B, F, C, H', W')
+    captions = [
+        ""
+        if rng.random() < training.text_dropout
+        else clips.caption(int(i), rng, neutral_share=NEUTRAL_SHARE)
+        for i in picked
+    ]
+    timesteps = draw_timesteps(generator, batch, training.noisy_share)
+    noise = torch.randn(latents.shape, generator=generator)
+    image = latents[:, 0] + training.image_noise * torch.randn(
+        latents[:, 0].shape, generator=generator
+    )
+    latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    target = scheduler.get_velocity(latents, noise, timesteps)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16):
+        prediction = run.model(captions, noisy, image.to(device), timesteps, rotary)
+    weights = moving_weights(latents, training.moving_weight)
+    return (weights * (prediction.float() - target).square()).mean()
+
+
+def train_backbone(
+    folder: Path,
+    clips: LatentClips,
+    training: BackboneTraining,
+    *,
+    device: str = "cpu",
+    process: int = 0,
+    processes: int = 1,
+    start_from: Path | None = None,
+) -> Backbone:
+    """Trains until ``training.minutes`` are spent (an earlier run's minutes count), saving every
+    two minutes, and returns the averaged weights.
+
+    With several ``processes`` (a gloo group that exists already) each takes its share of the batch:
+    on a CPU one thread a process is faster than several threads in one, above all on a machine
+    that also does something else.
+    """
+    keep_freed_memory()
+    run = BackboneRun(folder, training, device, start_from=start_from)
+    scheduler = CogVideoXDDIMScheduler(**SCHEDULER_CONFIG)
+    rotary = rotary_embedding(run.model.transformer, device)
+    log.info("backbone: %s from step %d", json.dumps(asdict(training)), run.step)
+    run.model.train()
+    if training.bfloat16 and device == "cpu":
+        run.model.transformer.set_attn_processor(MatrixAttnProcessor())
+    total, saved, mark, losses = training.minutes * 60, run.spent, time.monotonic(), []
+    while run.spent < total:
+        share = {"process": process, "processes": processes}
+        loss = training_loss(run, clips, scheduler, rotary, **share)
+        loss.backward()
+        now = time.monotonic()
+        run.spent, mark = run.spent + now - mark, now
+        if processes > 1:
+            run.spent = _average_gradients(run.model, run.spent, processes)
+        nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        warm = min(1.0, (run.step + 1) / 50)
+        run.optimiser.step(max(0.0, min(warm, (1 - run.spent / total) / training.decay)))
+        run.step += 1
+        run.update_average()
+        losses.append(loss.item())
+        if run.spent - saved > 120 or run.spent >= total:
+            if process == 0:
+                run.save()
+                log.info("backbone step %d %.0f s loss %.4f", run.step, run.spent, np.mean(losses))
+            losses, saved = [], run.spent
+    return run.average
+
+
+def _average_gradients(model: nn.Module, spent: float, processes: int) -> float:
+    """All processes' mean gradient, in place, and their mean of ``spent`` (the schedule's
+    clock)."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    clock = torch.tensor([spent], device=parameters[0].device)
+    flat = torch.cat([p.grad.flatten() for p in parameters] + [clock]) / processes
+    dist.all_reduce(flat)
+    start = 0
+    for parameter in parameters:
+        parameter.grad.copy_(flat[start : start + parameter.numel()].view_as(parameter))
+        start += parameter.numel()
+    return float(flat[-1])

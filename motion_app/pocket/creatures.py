@@ -1,0 +1,171 @@
+"""Cartoon creatures as polygons: what one looks like in a given pose.
+
+Local coordinates are in units of the creature's radius, x right and y down, feet at y = +1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (222, 58, 50),
+    "orange": (244, 146, 40),
+    "yellow": (246, 214, 62),
+    "green": (66, 176, 84),
+    "blue": (58, 108, 224),
+    "purple": (146, 80, 200),
+    "pink": (246, 132, 182),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A polygon of a body: ``points`` (n, 2) in radii, ``role`` names its paint, ``arm`` says that
+    it swings with the pose's arm angle about its first point."""
+
+    points: np.ndarray
+    role: str
+    arm: bool = False
+
+
+def _ellipse(x: float, y: float, rx: float, ry: float, n: int = 28) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)  # (n, 2)
+
+
+def _superellipse(rx: float, ry: float, power: float, y: float = 0.0) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    c, s = np.cos(angle), np.sin(angle)
+    x = rx * np.sign(c) * np.abs(c) ** (2 / power)
+    return np.stack([x, y + ry * np.sign(s) * np.abs(s) ** (2 / power)], axis=1)  # (40, 2)
+
+
+def _bar(x0: float, y0: float, x1: float, y1: float, half: float) -> np.ndarray:
+    """A thick line from its pivot (x0, y0): the first point is the pivot itself."""
+    along = np.array([x1 - x0, y1 - y0])
+    side = np.array([-along[1], along[0]]) / np.linalg.norm(along) * half
+    a, b = np.array([x0, y0]), np.array([x1, y1])
+    return np.stack([a, a + side, b + side, b - side, a - side])  # (5, 2)
+
+
+def _face(y: float, spread: float, eye: float) -> list[Part]:
+    parts = []
+    for x in (-spread, spread):
+        parts.append(Part(_ellipse(x, y, eye, eye * 1.15, 18), "white"))
+        parts.append(Part(_ellipse(x, y + 0.05, eye * 0.5, eye * 0.6, 12), "ink"))
+    return parts
+
+
+def _limbs(reach: float) -> list[Part]:
+    feet = [Part(_ellipse(x, 0.86, 0.3, 0.16, 16), "shade") for x in (-0.4, 0.4)]
+    left = Part(_bar(-reach, 0.1, -reach - 0.28, 0.5, 0.13), "shade")
+    right = Part(_bar(reach, 0.1, reach + 0.28, 0.5, 0.13), "shade", arm=True)
+    return [*feet, left, right]
+
+
+def _blob() -> list[Part]:
+    return [*_limbs(0.72), Part(_ellipse(0, 0, 0.86, 0.9), "body"), *_face(-0.2, 0.32, 0.24)]
+
+
+def _cat() -> list[Part]:
+    ears = [
+        Part(np.array([[x, -0.45], [1.35 * x, -1.2], [0.3 * x, -0.75]]), "shade")
+        for x in (-0.6, 0.6)
+    ]
+    body = Part(_ellipse(0, 0.05, 0.84, 0.84), "body")
+    belly = Part(_ellipse(0, 0.42, 0.42, 0.34, 20), "light")
+    return [*_limbs(0.7), *ears, body, belly, *_face(-0.22, 0.32, 0.2)]
+
+
+def _robot() -> list[Part]:
+    antenna = [
+        Part(_bar(0, -0.7, 0, -1.15, 0.08), "shade"),
+        Part(_ellipse(0, -1.15, 0.16, 0.16, 14), "light"),
+    ]
+    body = Part(_superellipse(0.8, 0.8, 6.0), "body")
+    panel = Part(_superellipse(0.46, 0.18, 6.0, y=0.42), "light")
+    return [*_limbs(0.78), *antenna, body, panel, *_face(-0.22, 0.34, 0.24)]
+
+
+def _ghost() -> list[Part]:
+    top = np.linspace(np.pi, 2 * np.pi, 24)
+    dome = np.stack([0.8 * np.cos(top), -0.15 + 0.85 * np.sin(top)], axis=1)
+    hem_x = np.linspace(0.8, -0.8, 17)
+    hem = np.stack([hem_x, 0.84 + 0.14 * np.cos(hem_x * np.pi / 0.4)], axis=1)
+    return [Part(np.concatenate([dome, hem]), "body"), *_face(-0.2, 0.3, 0.24)]
+
+
+def _bird() -> list[Part]:
+    tail = Part(np.array([[-0.6, 0.1], [-1.25, -0.25], [-1.15, 0.35]]), "shade")
+    beak = Part(np.array([[0.62, -0.3], [1.2, -0.08], [0.62, 0.12]]), "light")
+    wing = Part(_ellipse(-0.18, 0.28, 0.42, 0.28, 20), "shade")
+    feet = [Part(_bar(x, 0.7, x, 1.0, 0.09), "shade") for x in (-0.22, 0.22)]
+    return [
+        *feet,
+        tail,
+        beak,
+        Part(_ellipse(0, 0, 0.82, 0.8), "body"),
+        wing,
+        *_face(-0.3, 0.3, 0.2),
+    ]
+
+
+KINDS: dict[str, Callable[[], list[Part]]] = {
+    "blob": _blob,
+    "cat": _cat,
+    "robot": _robot,
+    "ghost": _ghost,
+    "bird": _bird,
+}
+
+
+def paint(colour: str) -> dict[str, tuple[int, int, int]]:
+    """RGB of every role for a creature of this colour."""
+    body = np.array(COLOURS[colour], dtype=float)
+    return {
+        "body": tuple(int(v) for v in body),
+        "shade": tuple(int(v) for v in body * 0.68),
+        "light": tuple(int(v) for v in body * 0.45 + 255 * 0.55),
+        "white": (250, 250, 250),
+        "ink": (28, 26, 34),
+    }
+
+
+def pose_matrix(
+    *, x: float, y: float, radius: float, rotation: float, scale_x: float, scale_y: float
+) -> np.ndarray:
+    """(2, 3) affine from local radii to pixels: squash about the feet, then tilt about the
+    centre."""
+    cos, sin = np.cos(rotation), np.sin(rotation)
+    squash = np.array([[scale_x, 0, 0], [0, scale_y, 1 - scale_y]])  # feet at local y = 1 stay
+    turn = radius * np.array([[cos, -sin], [sin, cos]])
+    matrix = turn @ squash  # (2, 3)
+    matrix[:, 2] += (x, y)
+    return matrix
+
+
+def draw_creature(
+    canvas: np.ndarray, kind: str, colour: str, matrix: np.ndarray, *, arm: float = 0.0
+) -> np.ndarray:
+    """Draws one creature on ``canvas`` (H, W, 3) uint8 in place; returns its (H, W) uint8 0/255
+    cover.
+
+    ``matrix`` is ``pose_matrix`` in canvas pixels, ``arm`` the right arm's angle in radians.
+    """
+    cover = np.zeros(canvas.shape[:2], dtype=np.uint8)
+    colours = paint(colour)
+    for part in KINDS[kind]():
+        points = part.points
+        if part.arm and arm:
+            pivot = points[0]
+            cos, sin = np.cos(arm), np.sin(arm)
+            points = (points - pivot) @ np.array([[cos, sin], [-sin, cos]]) + pivot
+        pixels = points @ matrix[:, :2].T + matrix[:, 2]  # (n, 2)
+        fixed = np.round(pixels * 16).astype(np.int32)  # 4 fractional bits
+        cv2.fillPoly(canvas, [fixed], colours[part.role], cv2.LINE_AA, shift=4)
+        cv2.fillPoly(cover, [fixed], 255, cv2.LINE_8, shift=4)
+    return cover

@@ -1,0 +1,88 @@
+"""The motions the pocket ships: one rendered reference clip each, and what is learned from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from motion_app.engine.pipeline import MotionEngine
+from motion_app.pocket.motions import MOTIONS
+from motion_app.pocket.world import RenderedClip, WorldConfig, draw_scene, render
+from motion_app.scene import Motion
+from motion_app.training.trainer import MotionTraining, TrainingReport, train_motion
+from motion_app.video import Clip
+
+log = logging.getLogger(__name__)
+SHIPPED_MOTIONS = (
+    "jump",
+    "walk left",
+    "walk right",
+    "rise",
+    "sink",
+    "circle",
+    "sway",
+    "figure eight",
+    "hop left",
+    "tilted loop",
+)
+REFERENCE_SEED = 77_000
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A rendered clip of one creature doing one motion, and what its motion file says of it."""
+
+    name: str
+    noun: str
+    rendered: RenderedClip
+
+    @property
+    def clip(self) -> Clip:
+        return Clip(self.rendered.frames, float(self.rendered.scene.config.fps))
+
+
+def render_reference(name: str, config: WorldConfig = WorldConfig()) -> Reference:
+    """The reference clip of a motion in MOTIONS; the same name draws the same clip."""
+    rng = np.random.default_rng([REFERENCE_SEED, list(MOTIONS).index(name)])
+    rendered = render(draw_scene(rng, config, objects=1, motions=[name]))
+    return Reference(name, rendered.scene.creatures[0].noun, rendered)
+
+
+def train_shipped_motions(
+    checkpoint: Path,
+    names: Sequence[str] = SHIPPED_MOTIONS,
+    *,
+    device: str | None = None,
+    out: Path | None = None,
+    mask: str = "given",
+) -> list[Motion]:
+    """Learns each motion from its one clip and writes ``{name}.safetensors`` into ``out``, by
+    default ``checkpoint/motions``. ``mask="none"`` learns them the way ``concat`` would."""
+    engine = MotionEngine.load(checkpoint, device=device)
+    motions = []
+    for name in names:
+        reference = render_reference(name)
+        training = MotionTraining.for_checkpoint(
+            engine.defaults.motion_training, name=name, noun=reference.noun, mask=mask
+        )
+
+        def report(news: TrainingReport, name: str = name) -> None:
+            if news.step % 25 == 0:
+                log.info("%s: step %d loss %.4f", name, news.step, news.loss)
+
+        motions.append(
+            train_motion(
+                [reference.clip],
+                training,
+                engine=engine,
+                out=(out or checkpoint / "motions") / f"{name.replace(' ', '-')}.safetensors",
+                masks=[reference.rendered.masks[0]],
+                track=reference.rendered.tracks[0].tolist(),
+                on_progress=report,
+            )
+        )
+    return motions

@@ -1,0 +1,210 @@
+"""Trains the pocket's ``AutoencoderKLCogVideoX`` on crops around creatures and whole clips."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import nn
+
+from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
+from motion_app.pocket.world import RenderedClip, WorldConfig, draw_scene, render
+
+log = logging.getLogger(__name__)
+
+VAE_CONFIG = {
+    "block_out_channels": (16, 32, 64),
+    "down_block_types": ("CogVideoXDownBlock3D",) * 3,
+    "up_block_types": ("CogVideoXUpBlock3D",) * 3,
+    "layers_per_block": 1,
+    "latent_channels": 8,
+    "norm_num_groups": 2,
+    "temporal_compression_ratio": 2,
+    "scaling_factor": 1.0,
+    "sample_height": 64,
+    "sample_width": 96,
+}
+
+
+@dataclass(frozen=True)
+class VaeTraining:
+    """``minutes`` of wall time; crops of ``crop`` pixels and ``crop_frames``, ``batch`` a step;
+    every fourth step takes whole clips. ``kl`` weighs the prior, ``seed`` draws everything."""
+
+    minutes: float = 20.0
+    clips: int = 1500
+    batch: int = 8
+    crop: int = 40
+    crop_frames: int = 5
+    whole_every: int = 12
+    muon_lr: float = 4e-3
+    adam_lr: float = 1.5e-3
+    kl: float = 1e-3
+    seed: int = 0
+
+
+def new_vae() -> AutoencoderKLCogVideoX:
+    """A fresh autoencoder whose start is close to averaging down and repeating up.
+
+    GroupNorm erases a clip's absolute colour, so two channels in eight leave ``conv_in`` as
+    constants of +3 and -3: the level of the others then survives the norm.
+    """
+    vae = AutoencoderKLCogVideoX(**VAE_CONFIG)
+    for name, module in vae.named_modules():
+        if name.endswith(("conv_y", "conv_b")):
+            nn.init.zeros_(module.conv.weight)
+            nn.init.constant_(module.conv.bias, 1.0 if name.endswith("conv_y") else 0.0)
+        elif name.endswith("conv2"):
+            module.conv.weight.data *= 0.25
+        elif name.endswith("conv_shortcut"):
+            _identity(module.weight)
+            nn.init.zeros_(module.bias)
+        elif "downsamplers" in name and name.endswith("conv"):
+            _identity(module.weight, average=True)
+            nn.init.zeros_(module.bias)
+        elif "upsamplers" in name and name.endswith("conv"):
+            _identity(module.weight)
+            nn.init.zeros_(module.bias)
+    for conv in (vae.encoder.conv_in.conv, vae.decoder.conv_in.conv):
+        for sign, offset in ((3.0, 6), (-3.0, 7)):
+            conv.weight.data[offset::8] = 0
+            conv.bias.data[offset::8] = sign
+    return vae
+
+
+def _identity(weight: torch.Tensor, *, average: bool = False) -> None:
+    """Channel i copies channel i modulo the inputs, from the kernel's centre or its 2 x 2
+    average."""
+    out, inputs = weight.shape[:2]
+    weight.data.normal_(0, 0.02)
+    for i in range(out):
+        if average:
+            weight.data[i, i % inputs, :2, :2] += 0.25
+        else:
+            centre = tuple(size // 2 for size in weight.shape[2:])
+            weight.data[(i, i % inputs, *centre)] += 1.0
+
+
+def render_clips(count: int, *, seed: int, config: WorldConfig) -> list[RenderedClip]:
+    """``count`` random clips; the same seed draws the same clips."""
+    rng = np.random.default_rng(seed)
+    return [render(draw_scene(rng, config)) for _ in range(count)]
+
+
+def to_tensor(frames: np.ndarray) -> torch.Tensor:
+    """(B, T, H, W, 3) uint8 to (B, 3, T, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def crop_batch(
+    clips: list[RenderedClip], rng: np.random.Generator, config: VaeTraining
+) -> torch.Tensor:
+    """(batch, 3, crop_frames, crop, crop) windows around random creatures."""
+    windows = []
+    for _ in range(config.batch):
+        clip = clips[rng.integers(len(clips))]
+        total, height, width = clip.frames.shape[:3]
+        first = int(rng.integers(total - config.crop_frames + 1))
+        y, x = clip.tracks[rng.integers(len(clip.tracks)), first] + rng.normal(0, 6, size=2)
+        top = int(np.clip(y - config.crop / 2, 0, height - config.crop))
+        left = int(np.clip(x - config.crop / 2, 0, width - config.crop))
+        window = clip.frames[first : first + config.crop_frames]
+        window = window[:, top : top + config.crop, left : left + config.crop]
+        windows.append(window[:, :, ::-1] if rng.random() < 0.5 else window)
+    return to_tensor(np.stack(windows))
+
+
+def psnr(vae: AutoencoderKLCogVideoX, clips: list[RenderedClip]) -> float:
+    """Mean peak signal-to-noise ratio, in dB, of whole clips encoded and decoded (mode, not
+    sample)."""
+    device = next(vae.parameters()).device
+    scores = []
+    for start in range(0, len(clips), 2):  # batch 2: conv3d at batch 1 is ten times slower on a CPU
+        video = to_tensor(np.stack([c.frames for c in clips[start : start + 2]])).to(device)
+        with torch.no_grad():
+            out = vae.decode(vae.encode(video).latent_dist.mode()).sample.clamp(-1, 1)
+        error = ((out - video) / 2).square().mean(dim=(1, 2, 3, 4))
+        scores += (-10 * torch.log10(error)).tolist()
+    return float(np.mean(scores))
+
+
+def unit_latents(vae: AutoencoderKLCogVideoX, clips: list[RenderedClip]) -> None:
+    """Folds each latent channel's standard deviation into the weights around it, so that latents
+    have unit scale and ``scaling_factor`` is 1. What the decoder draws does not change."""
+    device = next(vae.parameters()).device
+    latents = []
+    for start in range(0, len(clips), 2):
+        video = to_tensor(np.stack([c.frames for c in clips[start : start + 2]])).to(device)
+        with torch.no_grad():
+            latents.append(vae.encode(video).latent_dist.mode())
+    z = torch.cat(latents)  # (B, C, F, H', W')
+    std = z.std(dim=(0, 2, 3, 4))
+    log.info("latent means %s stds %s", z.mean(dim=(0, 2, 3, 4)).tolist(), std.tolist())
+    channels = len(std)
+    out = vae.encoder.conv_out.conv
+    out.weight.data[:channels] /= std[:, None, None, None, None]
+    out.bias.data[:channels] /= std
+    out.bias.data[channels:] -= 2 * std.log()
+    vae.decoder.conv_in.conv.weight.data *= std[None, :, None, None, None]
+    for name, module in vae.decoder.named_modules():
+        if name.endswith(("conv_y", "conv_b")):
+            module.conv.weight.data *= std[None, :, None, None, None]
+
+
+def train_vae(
+    folder: Path, training: VaeTraining, *, device: str = "cpu", config: WorldConfig = WorldConfig()
+) -> AutoencoderKLCogVideoX:
+    """Trains for ``training.minutes``, saving ``folder/vae.pt`` every minute (resumed when there),
+    and returns the autoencoder with unit-scale latents. L1 + L2 + ``kl`` * KL."""
+    keep_freed_memory()
+    state_file = folder / "vae.pt"
+    torch.manual_seed(training.seed)
+    vae = new_vae().to(device).train()
+    optimiser = MuonAdam(*split_parameters(vae), muon_lr=training.muon_lr, adam_lr=training.adam_lr)
+    rng = np.random.default_rng(training.seed)
+    step, spent, losses = 0, 0.0, []
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True, map_location=device)
+        vae.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, spent = state["step"], state["spent"]
+        rng = np.random.default_rng([training.seed, step])
+    clips = render_clips(training.clips, seed=training.seed + 1000, config=config)
+    held_out = render_clips(16, seed=training.seed + 2, config=config)
+    log.info("vae: %s from step %d", json.dumps(asdict(training)), step)
+    total, last_save, mark = training.minutes * 60, spent, time.monotonic()
+    while spent < total:
+        if step % training.whole_every == training.whole_every - 1:
+            picked = rng.integers(len(clips), size=2)
+            video = to_tensor(np.stack([clips[i].frames for i in picked])).to(device)
+        else:
+            video = crop_batch(clips, rng, training).to(device)
+        posterior = vae.encode(video).latent_dist
+        error = vae.decode(posterior.sample()).sample - video
+        kl = posterior.kl().sum() / posterior.mean.numel()
+        loss = error.abs().mean() + error.square().mean() + training.kl * kl
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        share = spent / total
+        optimiser.step(min(1.0, (step + 1) / 30) * 0.5 * (1 + np.cos(np.pi * min(1.0, share))))
+        losses.append(loss.item())
+        step, now = step + 1, time.monotonic()
+        spent, mark = spent + now - mark, now
+        if spent - last_save > 60 or spent >= total:
+            vae.eval()
+            score = psnr(vae, held_out)
+            vae.train()
+            log.info("vae step %d %.0f s loss %.4f psnr %.2f", step, spent, np.mean(losses), score)
+            losses, last_save, mark = [], spent, time.monotonic()
+            state = {"model": vae.state_dict(), "optimiser": optimiser.state_dict()}
+            torch.save({**state, "step": step, "spent": spent}, state_file)
+    vae.eval()
+    unit_latents(vae, clips[:64])
+    log.info("vae done: psnr %.2f", psnr(vae, held_out))
+    return vae
