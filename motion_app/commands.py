@@ -1,0 +1,287 @@
+"""What each command of ``cli`` does. Every function takes the parsed options and the settings and
+returns the JSON that is printed last. torch is imported only inside the commands that compute."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from motion_app.assignment import build_request, parse_request
+from motion_app.errors import RequestError
+from motion_app.geometry import ModelGeometry
+from motion_app.library import SUFFIX, Library
+from motion_app.media import read_image, write_video
+from motion_app.results import make_folder, save_mask, save_result
+from motion_app.scene import NEUTRAL_PHRASE, StepReport
+from motion_app.settings import Settings
+
+if TYPE_CHECKING:
+    from motion_app.engine.pipeline import MotionEngine
+    from motion_app.training.trainer import TrainingReport
+
+Result = dict[str, Any]
+
+
+def generate(options: argparse.Namespace, settings: Settings) -> Result:
+    """Generate a video; the options override the request file."""
+    given = {
+        "steps": options.steps,
+        "seed": options.seed,
+        "method": options.method,
+        "model": options.model,
+        "without": None if options.without is None else options.without.split(","),
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    request_file = parse_request(options.request)
+    request_file = parse_request({**request_file.model_dump(), **overrides})
+    model = request_file.model or settings.model
+    sources = {
+        "library": Library(settings.motion_folders(model)),
+        "folder": options.request.parent,
+        "limits": settings.limits,
+    }
+    if Path(model).is_dir():  # a mistake is told before the weights are read
+        geometry = ModelGeometry.from_folder(model)
+        build_request(request_file, geometry=geometry, base=None, **sources)
+    out = make_folder(options.out)
+    engine = _load_engine(model, options.device or settings.device)
+    request = build_request(
+        request_file, geometry=engine.geometry, base=engine.fingerprint, **sources
+    )
+    started = time.perf_counter()
+    video = engine.generate(request, on_step=_show_step)
+    seconds = time.perf_counter() - started
+    saved = save_result(video, out, export=engine.defaults.export)
+    return {
+        "video": str(saved.video),
+        "recipe": str(saved.recipe),
+        "seed": request.seed,
+        "seconds": round(seconds, 2),
+        "masks": [str(path) for path in saved.masks],
+        "frames": str(saved.frames),
+    }
+
+
+def _load_engine(model: str, device: str | None) -> MotionEngine:
+    from motion_app.engine.pipeline import MotionEngine
+
+    _silence_loaders()
+    return MotionEngine.load(model, device=device)
+
+
+def _silence_loaders() -> None:
+    """Standard error is for our own progress and the one line of a mistake."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+
+
+def _show_step(report: StepReport) -> bool:
+    _show(report.step, report.steps, f"{report.seconds:.1f} s")
+    return True
+
+
+def _show(step: int, steps: int, news: str) -> None:
+    print(f"\rstep {step}/{steps}  {news}", end="\n" if step == steps else "", file=sys.stderr)
+
+
+def segment(options: argparse.Namespace, settings: Settings) -> Result:
+    """The best mask for the clicks, at the size of the picture."""
+    if not options.point and options.box is None:
+        raise RequestError("nothing was marked; give a --point x,y,1 or a --box x0,y0,x1,y1")
+    image = read_image(options.image, limits=settings.limits)
+    make_folder(options.out.parent)
+
+    from motion_app.segmentation import ClickSegmenter, check_prompt
+
+    check_prompt(options.point, options.box, *image.shape[:2])
+    source = settings.segmenter_source(options.model, options.segmenter)
+    _silence_loaders()
+    segmenter = ClickSegmenter.load(source, device=options.device or settings.device)
+    started = time.perf_counter()
+    segmenter.set_image(image)
+    found = segmenter.predict(options.point, box=options.box)
+    seconds = time.perf_counter() - started
+    save_mask(options.out, found.mask)
+    return {
+        "mask": str(options.out),
+        "score": round(float(found.score), 4),
+        "seconds": round(seconds, 3),
+    }
+
+
+def list_motions(options: argparse.Namespace, settings: Settings) -> Result:
+    """The library, and what is wrong with the files in it that cannot be used."""
+    library = Library(settings.motion_folders(options.model))
+    motions = [
+        {
+            "name": motion.name,
+            "phrase": motion.phrase,
+            "method": motion.method,
+            "base": motion.base,
+            "preview": None if motion.preview is None else str(motion.preview),
+            "track": motion.track,
+            "path": str(motion.path),
+        }
+        for motion in library.list()
+    ]
+    return {"motions": motions, "problems": library.problems()}
+
+
+def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """The authors' ``pytorch_model.pt`` as safetensors, bound to the model that is named."""
+    _readable(options.file)
+    _motion_out(options.out)
+
+    from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
+
+    tokens = MotionTokens.import_published(options.file)
+    engine = _load_engine(options.model or settings.model, options.device or settings.device)
+    tokens.to(engine.pipe.transformer.device).key_values(engine.pipe.transformer)  # shapes fit
+    metadata = MotionMetadata(
+        name=options.name,
+        phrase=options.phrase,
+        base=engine.fingerprint,
+        noun=options.noun,
+        config={"source": options.file.name},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    saved = tokens.save(options.out, metadata)
+    return {"motion": str(options.out), "name": saved.name, "layers": saved.layers}
+
+
+def _readable(path: Path) -> None:
+    if not path.is_file():
+        raise RequestError(f"there is no file {path}; check the path")
+
+
+def _motion_out(path: Path) -> None:
+    if path.suffix != SUFFIX:
+        raise RequestError(f"a motion is saved as {SUFFIX}, got {path.name}")
+    make_folder(path.parent)
+
+
+def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """Learn one motion; the checkpoint's own training settings hold unless told otherwise."""
+    if options.steps is not None and options.steps < 1:
+        raise RequestError(f"--steps is {options.steps}; at least 1 is needed")
+    for clip in options.clips:
+        _readable(clip)
+    _motion_out(options.out)
+
+    from motion_app.training import trainer
+
+    engine = _load_engine(options.model or settings.model, options.device or settings.device)
+    config = trainer.MotionTraining.for_checkpoint(
+        engine.defaults.motion_training,
+        name=options.name,
+        phrase=options.phrase,
+        noun=options.noun,
+        steps=options.steps,
+        mask="none" if options.method == "concat" else None,
+    )
+    started = time.perf_counter()
+    motion = trainer.train_motion(
+        options.clips, config, engine=engine, out=options.out, on_progress=_show_loss
+    )
+    return {
+        "motion": str(motion.path),
+        "name": motion.name,
+        "steps": config.steps,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _show_loss(report: TrainingReport) -> bool:
+    _show(report.step, report.steps, f"loss {report.loss:.4f}, {report.seconds_left:.0f} s left")
+    return True
+
+
+def render_pocket(options: argparse.Namespace, settings: Settings) -> Result:
+    """A clip of the pocket world: frames, first frame and masks as PNG, the clip as MP4, and the
+    objects' truth. Each sentence is neutral and holds its ``phrase``; ``words`` name the motion."""
+    from motion_app.pocket.world import draw_scene, render
+
+    motions = options.motions.split(",") if options.motions else None
+    objects = options.objects or (len(motions) if motions else None)
+    if motions and len(motions) != objects:
+        raise RequestError(f"{objects} objects need {objects} motions, got {len(motions)}")
+    if options.seed < 0 or (objects or 1) > 3:
+        raise RequestError("the seed must be 0 or more, and there can be 1 to 3 objects")
+    try:
+        scene = draw_scene(np.random.default_rng(options.seed), objects=objects, motions=motions)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    clip = render(scene)
+    frames = make_folder(options.out / "frames")
+    for t, frame in enumerate(clip.frames):
+        Image.fromarray(frame).save(frames / f"{t}.png")
+    Image.fromarray(clip.frames[0]).save(options.out / "first_frame.png")
+    write_video(options.out / "clip.mp4", clip.frames, scene.config.fps, comment="rendered")
+    for k, masks in enumerate(clip.masks):
+        folder = make_folder(options.out / "masks" / str(k))
+        save_mask(options.out / "masks" / f"{k}.png", masks[0])
+        for t, mask in enumerate(masks):
+            save_mask(folder / f"{t}.png", mask)
+    return {
+        "clip": str(options.out / "clip.mp4"),
+        "objects": [
+            {
+                "noun": creature.noun,
+                "sentence": creature.neutral_sentence,
+                "phrase": NEUTRAL_PHRASE,
+                "motion": creature.motion,
+                "words": creature.words,
+                "track": np.round(track, 3).tolist(),
+            }
+            for creature, track in zip(scene.creatures, clip.tracks, strict=True)
+        ],
+    }
+
+
+def measure_pocket(options: argparse.Namespace, settings: Settings) -> Result:
+    """Measure the pocket against the renderer's ground truth."""
+    from motion_app.evaluation.figures import measure_pocket as measure
+    from motion_app.evaluation.figures import summary
+
+    figures = measure(
+        Path(options.model or settings.model),
+        options.out,
+        cases=options.cases,
+        processes=options.processes,
+        unmasked=options.unmasked,
+    )
+    print(summary(figures))
+    return figures
+
+
+def train_pocket(options: argparse.Namespace, settings: Settings) -> Result:
+    """Hand over to the pocket's own trainer, which has its own options and reports by log."""
+    from motion_app.pocket.train import add_arguments, train
+
+    parser: argparse.ArgumentParser = options.parser
+    parser.add_argument("-h", "--help", action="help")
+    add_arguments(parser)
+    chosen = parser.parse_args(options.rest)
+    logging.getLogger("motion_app").setLevel(logging.INFO)
+    started = time.perf_counter()
+    train(chosen)
+    return {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def bench(options: argparse.Namespace, settings: Settings) -> Result:
+    """Time one part, or all of them."""
+    from motion_app.bench import run_bench
+
+    return run_bench(options.what, model=options.model or settings.model, show=not options.json)

@@ -1,0 +1,1 @@
+"""The page. gradio is imported in this package and in app.py alone."""

@@ -1,0 +1,182 @@
+"""The loaded model as the page sees it: loading in the background, ready, or not to be had.
+
+Shared by all browsers, so it holds nothing of anybody's: weights, sizes, one device lock, and how
+long the last video took.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from motion_app.errors import CheckpointError, MotionAppError
+from motion_app.geometry import GenerationDefaults, ModelGeometry
+from motion_app.jobs.device import DeviceLock
+from motion_app.library import Library
+from motion_app.scene import Motion
+from motion_app.settings import Settings
+
+if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
+    from motion_app.engine.pipeline import MotionEngine
+    from motion_app.segmentation import ClickSegmenter
+
+logger = logging.getLogger(__name__)
+
+HUB_SEGMENTER = (
+    "facebook/sam2.1-hiera-small"  # where a checkpoint names none: SAM 2.1, 46 M weights
+)
+CLICK_WAIT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How long a finished video took: ``seconds`` in all, ``step_seconds`` of them per step."""
+
+    seconds: float
+    steps: int
+    objects: int
+    step_seconds: float
+
+    @property
+    def rest_seconds(self) -> float:
+        """Before the first step and after the last: reading the inputs, decoding."""
+        return max(0.0, self.seconds - self.steps * self.step_seconds)
+
+    def seconds_for(self, steps: int) -> float:
+        """What a video of so many steps would take."""
+        return self.rest_seconds + steps * self.step_seconds
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """``message``: why it failed. ``load_seconds`` counts up while loading."""
+
+    state: Literal["loading", "ready", "failed"]
+    name: str
+    device: str
+    load_seconds: float
+    message: str = ""
+
+
+class ModelHost:
+    """Loads one checkpoint and its segmenter on a thread; whoever needs them waits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.library = Library(settings.motion_folders())
+        self.lock = DeviceLock()
+        self.measured: Measurement | None = None
+        self._name = GenerationDefaults.read(settings.model).name
+        self._error: MotionAppError | None = None
+        self._engine: MotionEngine | None = None
+        self._segmenter: ClickSegmenter | None = None
+        self._engine_done = threading.Event()
+        self._segmenter_done = threading.Event()
+        self._started: float | None = None
+        self._load_seconds = 0.0
+
+    def start(self) -> None:
+        """Begin to load, once."""
+        self._started = time.monotonic()
+        threading.Thread(target=self._load, name="load-model", daemon=True).start()
+
+    def status(self) -> HostStatus:
+        if self._error is not None:
+            return HostStatus("failed", self._name, "", self._load_seconds, str(self._error))
+        if self._engine is None:
+            waited = 0.0 if self._started is None else time.monotonic() - self._started
+            return HostStatus("loading", self._name, "", waited)
+        device = str(self._engine.profile.device)
+        return HostStatus("ready", self._engine.defaults.name, device, self._load_seconds)
+
+    def geometry(self) -> ModelGeometry:
+        """The sizes: of a folder known before its weights are loaded, of a hub id after."""
+        if self._engine is not None:
+            return self._engine.geometry
+        if Path(self.settings.model).is_dir():
+            return ModelGeometry.from_folder(self.settings.model)
+        return self.engine().geometry
+
+    def defaults(self) -> GenerationDefaults:
+        """The checkpoint's own settings, or the method's while a hub id is not loaded yet."""
+        if self._engine is not None:
+            return self._engine.defaults
+        return GenerationDefaults.read(self.settings.model)
+
+    def motions(self) -> list[Motion]:
+        """Motions for this base model; of any, before the model is loaded."""
+        motions = self.library.list()
+        if self._engine is None:
+            return motions
+        return [motion for motion in motions if motion.base == self._engine.fingerprint]
+
+    def engine(self) -> MotionEngine:
+        """The engine, waited for; raises what loading raised."""
+        while (engine := self.wait_for_engine(1.0)) is None:
+            continue
+        return engine
+
+    def wait_for_engine(self, seconds: float) -> MotionEngine | None:
+        """The engine, or None when it is still loading after ``seconds``."""
+        self._engine_done.wait(seconds)
+        if self._error is not None and self._engine is None:
+            raise self._error
+        return self._engine
+
+    def segmenter(self) -> ClickSegmenter:
+        """A segmenter of its own for one browser; it shares the weights. Waits for them."""
+        if not self._segmenter_done.wait(CLICK_WAIT_SECONDS):
+            raise CheckpointError("the model is still loading; click again in a while")
+        if self._segmenter is None:
+            raise self._error or CheckpointError("the click model could not be loaded")
+        return self._segmenter.new_session()
+
+    @property
+    def clicks_ready(self) -> bool:
+        return self._segmenter_done.is_set()
+
+    def record(self, seconds: float, *, steps: int, objects: int, step_seconds: float) -> None:
+        """Remember how long a video took."""
+        self.measured = Measurement(seconds, steps, objects, step_seconds)
+
+    def _load(self) -> None:
+        try:
+            from motion_app.engine.checkpoint import checkpoint_folder
+
+            folder = checkpoint_folder(self.settings.model)
+            self._load_segmenter(folder)
+            self._load_engine(folder)
+        except MotionAppError as error:
+            logger.error("the model cannot be used: %s", error)
+            self._error = error
+        except Exception:
+            logger.exception("loading the model failed")
+            self._error = CheckpointError(
+                "the model could not be loaded; the server's log says why"
+            )
+        finally:
+            self._load_seconds = time.monotonic() - self._started
+            self._segmenter_done.set()
+            self._engine_done.set()
+
+    def _load_segmenter(self, folder: Path) -> None:
+        """First: it is small, and clicks come before anything else."""
+        from motion_app.segmentation import ClickSegmenter
+
+        named = GenerationDefaults.read(folder).segmenter or HUB_SEGMENTER
+        inside = folder / named
+        self._segmenter = ClickSegmenter.load(
+            inside if inside.is_dir() else named, device=self.settings.device
+        )
+        self._segmenter_done.set()
+
+    def _load_engine(self, folder: Path) -> None:
+        from motion_app.engine.pipeline import MotionEngine
+
+        engine = MotionEngine.load(folder, device=self.settings.device)
+        engine.fingerprint  # noqa: B018  read now, while everyone waits anyway
+        self._engine = engine
