@@ -1,0 +1,55 @@
+# make run · make test · make bench: each sets up everything it needs, then does its job.
+# Needs Python 3.11 or 3.12. What is installed lies in .venv and can be deleted at any time.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := run
+.PHONY: run test bench
+
+# The first Python that runs and is new enough; a name on the path alone may be an empty shim.
+PYTHON ?= $(shell for name in python3.12 python3.11 python3 python; do \
+  $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+  && command -v $$name && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+run: $(VENV)/.installed
+	$(BIN)/python app.py $(ARGS)
+
+test: $(VENV)/.installed-dev $(VENV)/.chromium
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m motion_app bench $(ARGS)
+
+# uv comes from the machine, else by pip into the environment's own folder.
+define install
+	@set -e; \
+	test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and was not found" >&2; exit 1; }; \
+	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV); \
+	export PATH="$$PATH:$$PWD/$(VENV)/uv/bin"; \
+	uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --target $(VENV)/uv uv; \
+	echo "installing $(1) into $(VENV) (the first time takes some minutes)"; \
+	uv pip install --quiet --python $(BIN)/python --requirement $(1)
+	@touch $@
+endef
+
+$(VENV)/.installed: requirements.txt
+	$(call install,requirements.txt)
+
+$(VENV)/.installed-dev: requirements.txt requirements-dev.txt
+	$(call install,requirements-dev.txt)
+	@touch $(VENV)/.installed
+
+# The browser tests drive Debian's Chromium.
+$(VENV)/.chromium: | $(VENV)/.installed-dev
+	@set -e; \
+	if ! command -v chromium >/dev/null; then \
+	  sudo=""; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  echo "installing chromium for the browser tests"; \
+	  $$sudo apt-get update -qq; \
+	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq chromium; \
+	fi
+	@touch $@
