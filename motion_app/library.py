@@ -94,7 +94,7 @@ def read_motion(path: Path | str) -> Motion:
         method=metadata["method"],
         preview=preview if preview is not None and preview.is_file() else None,
         track=_read_track(path, metadata.get("track") or ""),
-        digest=_digest(path),
+        digest=file_digest(path),
     )
 
 
@@ -107,7 +107,8 @@ def _read_track(path: Path, text: str) -> tuple[tuple[float, float], ...] | None
         raise MotionFileError(f'the "track" of {path.name} is not a list of [y, x]') from error
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -64,14 +64,21 @@ class Settings(BaseSettings):
         own = Path(model or self.model) / "motions"
         return (own, *self.motions) if own.is_dir() else self.motions
 
-    def segmenter_source(self, model: str | None = None, given: str | None = None) -> str:
+    def segmenter_source(
+        self,
+        model: str | None = None,
+        given: str | None = None,
+        *,
+        default: str | None = None,
+    ) -> str:
         """The SAM-2 model to load: the one ``given``, else the settings' own, else the one that
-        ``model`` names, which may be a folder inside it. CheckpointError where there is none."""
+        ``model`` names, which may be a folder inside it. ``default`` where it names none,
+        and CheckpointError without one."""
         chosen = given or self.segmenter
         if chosen is not None:
             return chosen
         model = model or self.model
-        named = GenerationDefaults.read(model).segmenter
+        named = GenerationDefaults.read(model).segmenter or default
         if named is None:
             raise CheckpointError(
                 f"the model {Path(model).name} names no segmenter; choose one, for example "

@@ -54,12 +54,6 @@ def fingerprint(transformer_folder: Path) -> str:
     return digest.hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def one_line(error: Exception) -> str:
     """The first line of another library's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

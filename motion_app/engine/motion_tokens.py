@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from motion_app.errors import MotionFileError
-
-FORMAT = "motion-tokens/1"
+from motion_app.library import FORMAT
 
 PUBLISHED_NAME = re.compile(r"transformer_blocks\.(\d+)\.attn1\.processor\.motion_inversion_tokens")
 DISTRIBUTIONS = ("uniform", "normal")

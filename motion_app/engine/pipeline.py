@@ -26,7 +26,6 @@ from motion_app.assignment import METHODS, check_request, find_phrases, request_
 from motion_app.engine.attention import KeyValues, check_ablations
 from motion_app.engine.checkpoint import (
     checkpoint_folder,
-    file_digest,
     fingerprint,
     one_line,
 )
@@ -38,6 +37,7 @@ from motion_app.engine.propagation import MaskTrack, PropagationConfig
 from motion_app.engine.steering import GenerationSteering, steered
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry, mask_to_grid
+from motion_app.library import file_digest
 from motion_app.scene import GeneratedVideo, GenerationRequest, SceneObject, StepReport
 from motion_app.settings import Limits
 
@@ -111,6 +111,16 @@ class MotionEngine:
         """sha256 of the transformer's config and weights as they lie on disk: what a motion belongs
         to. Read once, when first asked for."""
         return fingerprint(self.folder / "transformer")
+
+    def rotary_embedding(self) -> tuple[Tensor, Tensor] | None:
+        """(cos, sin) of the video tokens, (V, d) each, as the stock pipeline computes them for its
+        own denoising loop; None for a checkpoint without rotary positions."""
+        if not self.pipe.transformer.config.use_rotary_positional_embeddings:
+            return None
+        g = self.geometry
+        return self.pipe._prepare_rotary_positional_embeddings(
+            g.height, g.width, g.padded_latent_frames, self.pipe.transformer.device
+        )
 
     def generate(self, request: GenerationRequest, on_step: OnStep | None = None) -> GeneratedVideo:
         """Generate the video of ``request``.

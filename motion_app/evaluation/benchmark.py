@@ -209,14 +209,11 @@ def noised_features(
         halves=[()],
         feature_layers=layers or engine.propagation.feature_layers(g.layers),
     )
-    rotary = pipe._prepare_rotary_positional_embeddings(
-        g.height, g.width, g.padded_latent_frames, pipe.transformer.device
-    )
     with steered(pipe.transformer, steering):
         pipe.transformer(
             hidden_states=torch.cat([noisy, condition], dim=2),
             encoder_hidden_states=text,
             timestep=timestep,
-            image_rotary_emb=rotary,
+            image_rotary_emb=engine.rotary_embedding(),
         )
     return steering.features()

@@ -120,11 +120,13 @@ def _score_share(
     engine = MotionEngine.load(checkpoint)
     drawn = draw_cases(Library([checkpoint / "motions"]).list(), cases)[process::processes]
     scores: dict[str, list[ObjectScore]] = {row.name: [] for row in rows}
+    named = {
+        row.name: {motion.name: motion for motion in Library([row.motions]).list()} for row in rows
+    }
     for case in drawn:
         sheet = [case.rendered.frames]
         for row in rows:
-            named = {motion.name: motion for motion in Library([row.motions]).list()}
-            video = engine.generate(case.with_motions(named).request(method=row.method))
+            video = engine.generate(case.with_motions(named[row.name]).request(method=row.method))
             scores[row.name] += score_video(case, video)
             sheet.append(video.frames)
         if case.seed < SHEET_CASES:

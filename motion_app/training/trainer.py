@@ -214,17 +214,7 @@ def prepare_lesson(
     layout = SequenceLayout(
         text=length, phrases=[phrase], motion=[config.tokens], grid=geometry.grid
     )
-    return Lesson(views, text[0], empty[0], layout, noun, _rotary(engine))
-
-
-def _rotary(engine: MotionEngine) -> tuple[Tensor, Tensor] | None:
-    """(cos, sin) as the stock pipeline computes them for its own denoising loop."""
-    pipe, geometry = engine.pipe, engine.geometry
-    if not pipe.transformer.config.use_rotary_positional_embeddings:
-        return None
-    return pipe._prepare_rotary_positional_embeddings(
-        geometry.height, geometry.width, geometry.padded_latent_frames, pipe.transformer.device
-    )
+    return Lesson(views, text[0], empty[0], layout, noun, engine.rotary_embedding())
 
 
 class TrainingRun:

@@ -167,11 +167,8 @@ class ModelHost:
         """First: it is small, and clicks come before anything else."""
         from motion_app.segmentation import ClickSegmenter
 
-        named = GenerationDefaults.read(folder).segmenter or HUB_SEGMENTER
-        inside = folder / named
-        self._segmenter = ClickSegmenter.load(
-            inside if inside.is_dir() else named, device=self.settings.device
-        )
+        source = self.settings.segmenter_source(str(folder), default=HUB_SEGMENTER)
+        self._segmenter = ClickSegmenter.load(source, device=self.settings.device)
         self._segmenter_done.set()
 
     def _load_engine(self, folder: Path) -> None:
