@@ -274,6 +274,7 @@ def train_pocket(options: argparse.Namespace, settings: Settings) -> Result:
     parser.add_argument("-h", "--help", action="help")
     add_arguments(parser)
     chosen = parser.parse_args(options.rest)
+    del chosen.parser, chosen.run  # what is left can be handed to other processes
     logging.getLogger("motion_app").setLevel(logging.INFO)
     started = time.perf_counter()
     train(chosen)

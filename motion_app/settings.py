@@ -29,9 +29,15 @@ class Limits(BaseModel):
     clip_height: int = Field(default=2304, gt=0, description="shorter side in pixels; 4K")
     clip_frames: int = Field(default=1200, gt=0)
     clip_megabytes: float = Field(default=200, gt=0)
+    decode_seconds: float = Field(default=30, gt=0, description="for one file, in its own process")
+    decode_megabytes: int = Field(default=1024, gt=0, description="of memory, beside the program's")
+    reference_clips: int = Field(default=12, gt=0)
+    motion_megabytes: float = Field(default=256, gt=0)
     objects: int = Field(default=8, gt=0)
     jobs_per_session: int = Field(default=3, gt=0)
     jobs: int = Field(default=32, gt=0)
+    keep_hours: float = Field(default=72, gt=0, description="finished jobs and their files")
+    keep_gigabytes: float = Field(default=5, gt=0, description="of finished jobs, oldest go first")
 
 
 DEFAULT_LIMITS = Limits()
@@ -42,7 +48,10 @@ class Settings(BaseSettings):
 
     ``model`` is a folder or hub id of a diffusers CogVideoX image-to-video checkpoint; ``device``
     None takes the GPU where there is one; ``motions`` are the folders searched for motions beside
-    the model's own; ``segmenter`` is a SAM-2 folder or hub id, None the one the model names.
+    the model's own, and new ones go into the first; ``segmenter`` is a SAM-2 folder or hub id, None
+    the one the model names. ``outputs`` holds the database of jobs and a folder for each;
+    ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose; ``training``
+    False turns learning motions off in the page.
     """
 
     model_config = SettingsConfigDict(
@@ -57,6 +66,8 @@ class Settings(BaseSettings):
     motions: tuple[Path, ...] = (ROOT / "data" / "motions",)
     outputs: Path = ROOT / "outputs"
     cache: Path = ROOT / "gradio_cache"
+    badge: bool = False
+    training: bool = True
     limits: Limits = DEFAULT_LIMITS
 
     def motion_folders(self, model: str | None = None) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@ one place that holds the current draft, and lives in ``gr.State``.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -270,10 +271,12 @@ def request_entries(draft: SceneDraft, *, seed: int, steps: int, guidance: float
 
 
 class Session:
-    """Of one browser tab. ``finished``: a video is on show. ``lock`` is held while the draft
-    changes, so that a slow click and a quick edit do not undo one another."""
+    """Of one browser tab. ``owner``: the browser's own random token, by which its jobs are found
+    again. ``finished``: a video is on show. ``lock`` is held while the draft changes, so that a
+    slow click and a quick edit do not undo one another."""
 
     def __init__(self) -> None:
+        self.owner = secrets.token_hex(16)
         self.draft: SceneDraft | None = None
         self.job: GenerationJob | None = None
         self.segmenter: ClickSegmenter | None = None
