@@ -68,13 +68,14 @@ def _serve(settings: Settings, folder: Path, credentials: tuple[str, str] | None
     from motion_app.ui.page import build_page, launch_options
 
     host = ModelHost(settings)
-    page = build_page(host, load_examples(ROOT / "assets" / "examples"), folder / "results")
+    page = build_page(host, load_examples(ROOT / "assets" / "examples"))
     page.launch(
         server_name=settings.host,
         server_port=settings.port or None,
         auth=credentials,
         max_file_size=int(settings.limits.image_megabytes * 2**20),
         enable_monitoring=False,
+        allowed_paths=[str(settings.outputs / "jobs")],
         prevent_thread_lock=True,
         **launch_options(),
     )

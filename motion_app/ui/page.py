@@ -1,7 +1,8 @@
-"""The page: banner, tabs, theme."""
+"""The page: banner, tabs, theme; the same one for every language, at an address of its own."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,41 +14,75 @@ from motion_app.ui.examples import Example
 from motion_app.ui.host import ModelHost
 from motion_app.ui.progress import host_banner
 from motion_app.ui.session import Session
+from motion_app.ui.texts import LANGUAGES, Texts
 from motion_app.ui.transfer_tab import TransferTab
 
-TITLE = "Motion transfer"
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
 STYLE = Path(__file__).parent / "style.css"
+OWNER_DIGITS = 32  # of a browser's token: 128 bits in hexadecimal
 
 
-def build_page(host: ModelHost, examples: Sequence[Example], folder: Path) -> gr.Blocks:
-    """The whole page. ``folder``: where results are written, inside gradio's temporary folder."""
+def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
+    """The whole app as gradio serves it: the first language at ``/``, each other one at its own
+    path."""
+    first, *others = LANGUAGES
     with gr.Blocks(
-        title=TITLE, delete_cache=CLEAN_UP, analytics_enabled=False, fill_width=True
+        title=Texts(first)("page.title"),
+        delete_cache=CLEAN_UP,
+        analytics_enabled=False,
+        fill_width=True,
     ) as page:
-        gr.HTML(
-            f"<header><h1>{TITLE}</h1><p>Click things in a picture, give each its own motion, "
-            "get the video.</p></header>",
-            apply_default_css=False,
-        )
-        banner = gr.HTML(host_banner(host), apply_default_css=False, elem_id="banner")
-        timer = gr.Timer(LOADING_TICK)
-        with gr.Tabs(), gr.Tab("Transfer", id="transfer"):
-            transfer = TransferTab(host, examples, folder)
-        transfer.wire(banner)
-
-        def look(session: Session) -> list[Any]:
-            """What a page needs to know of the model: the banner, and the motions that fit it."""
-            waiting = host.status().state == "loading"
-            # choices are left alone while someone may be looking through them
-            motions = [gr.skip()] * len(transfer.rows) if waiting else transfer.library_updates()
-            return [session, host_banner(host), gr.Timer(active=waiting), *motions]
-
-        outputs = [transfer.session, banner, timer, *(row.motion for row in transfer.rows)]
-        for event in (page.load, timer.tick):
-            listen(event, look, inputs=[transfer.session], outputs=outputs)
+        LanguagePage(host, Texts(first), examples).wire(page)
+    for language in others:
+        with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
+            LanguagePage(host, Texts(language), examples).wire(page)
     return page
+
+
+class LanguagePage:
+    """All tabs in one language."""
+
+    def __init__(self, host: ModelHost, texts: Texts, examples: Sequence[Example]) -> None:
+        self.host, self.texts = host, texts
+        self.session = gr.State(Session(), delete_callback=Session.close)
+        gr.Navbar(visible=False)  # the header links the languages
+        gr.HTML(header_html(texts), apply_default_css=False)
+        self.banner = gr.HTML(host_banner(host), apply_default_css=False, elem_id="banner")
+        self.timer = gr.Timer(LOADING_TICK)
+        with gr.Tabs(), gr.Tab(texts("page.tab_transfer"), id="transfer"):
+            self.transfer = TransferTab(host, texts, examples, self.session)
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Bind every event."""
+        self.transfer.wire(self.banner)
+        rows = self.transfer.rows
+        outputs = [self.session, self.banner, self.timer, *(row.motion for row in rows)]
+        for event in (page.load, self.timer.tick):
+            listen(event, self.look, inputs=[self.session], outputs=outputs)
+
+    def look(self, session: Session) -> list[Any]:
+        """What a page needs to know of the model: the banner, and the motions that fit it."""
+        waiting = self.host.status().state == "loading"
+        # choices are left alone while someone may be looking through them
+        rows = len(self.transfer.rows)
+        motions = [gr.skip()] * rows if waiting else self.transfer.library_updates()
+        return [session, host_banner(self.host), gr.Timer(active=waiting), *motions]
+
+
+def header_html(texts: Texts) -> str:
+    """Name, one line of help, and the other languages."""
+    links = " ".join(
+        f'<a href="./{"" if language == "en" else language}" lang="{language}"'
+        f' hreflang="{language}">{name}</a>'
+        for language, name in LANGUAGES.items()
+        if language != texts.language
+    )
+    return (
+        f"<header><div><h1>{html.escape(texts('page.title'))}</h1>"
+        f"<p>{html.escape(texts('page.tagline'))}</p></div>"
+        f'<nav aria-label="{html.escape(texts("page.languages"))}">{links}</nav></header>'
+    )
 
 
 def launch_options() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Every text of the page in every language, from one table: ``texts.csv``.
 
-A row is ``key,en,zh``. Keys are ``tab.thing`` in words; ``{name}`` in a text is filled in when it is
-shown. A page is built once for each language (the header links them), so that a text is never
+A row is ``key,en,zh``. Keys are ``tab.thing`` in words; ``{name}`` in a text is filled in when it
+is shown. A page is built once for each language (the header links them), so that a text is never
 looked up twice and never half translated.
 """
 

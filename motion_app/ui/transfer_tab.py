@@ -22,6 +22,7 @@ from motion_app.ui.previews import MotionPreviews
 from motion_app.ui.progress import note_html, step_heading
 from motion_app.ui.session import ObjectDraft, SceneDraft, Session, object_warning
 from motion_app.ui.stage import CLEAR_WAITING_JS, new_example_picker, new_stage, stage_html
+from motion_app.ui.texts import Texts
 from motion_app.ui.video_panel import VideoPanel
 
 PICTURE_FILES = [
@@ -35,12 +36,15 @@ class TransferTab:
     """Build it inside ``gr.Blocks``. Holds components and what is shared by all browsers; what a
     person does is in their ``Session``."""
 
-    def __init__(self, host: ModelHost, examples: Sequence[Example], folder: Path) -> None:
+    def __init__(
+        self, host: ModelHost, texts: Texts, examples: Sequence[Example], session: gr.State
+    ) -> None:
         self.host = host
+        self.texts = texts
         self.limits = host.settings.limits
         self.examples = {example.name: example for example in examples}
         self.previews = MotionPreviews(self.limits)
-        self.session = gr.State(Session(), delete_callback=Session.close)
+        self.session = session
         with gr.Row(elem_id="steps"):
             with gr.Column(elem_classes="step", min_width=200):
                 self._build_picture(examples)
@@ -49,7 +53,7 @@ class TransferTab:
             with gr.Column(elem_classes="step", min_width=280):
                 self._build_motions()
             with gr.Column(elem_classes="step", min_width=280):
-                self.video = VideoPanel(host, folder)
+                self.video = VideoPanel(host, texts)
         self.scene_outputs = [
             *(self.stage, self.fit_note, self.hint, self.motion_hint),
             *(output for row in self.rows for output in row.outputs),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -27,6 +26,7 @@ from motion_app.ui.progress import (
 )
 from motion_app.ui.results import new_result_folder
 from motion_app.ui.session import SceneDraft, Session, request_entries
+from motion_app.ui.texts import Texts
 
 if TYPE_CHECKING:
     from motion_app.engine.pipeline import MotionEngine
@@ -42,9 +42,10 @@ EMPTY_VIDEO = '<div class="video-empty">The video will appear here.</div>'
 class VideoPanel:
     """The components of step 4 and the generator behind Generate."""
 
-    def __init__(self, host: ModelHost, folder: Path) -> None:
+    def __init__(self, host: ModelHost, texts: Texts) -> None:
         self.host = host
-        self.folder = folder
+        self.texts = texts
+        self.folder = host.settings.outputs / "jobs"
         defaults = host.defaults()
         gr.HTML(step_heading(4, "Video", "The same seed gives the same video."))
         with gr.Row(elem_classes="seed-row"):
