@@ -16,10 +16,13 @@ ARGS ?=
 run: $(VENV)/.installed
 	$(BIN)/python app.py $(ARGS)
 
-test: $(VENV)/.installed-dev $(VENV)/.chromium
+# Where PostgreSQL cannot be installed the study's tests run on SQLite alone, and this says so.
+test: $(VENV)/.installed-dev $(VENV)/.chromium $(VENV)/.postgres
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	@cat $(VENV)/.postgres
+	@if [ -s $(VENV)/.postgres ]; then export MOTION_APP_TEST_WITHOUT_POSTGRES=1; fi; \
+	echo $(BIN)/python -m pytest $(ARGS); $(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m motion_app bench $(ARGS)
@@ -53,3 +56,17 @@ $(VENV)/.chromium: | $(VENV)/.installed-dev
 	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq chromium; \
 	fi
 	@touch $@
+
+# The study's tests start a PostgreSQL of their own, as an ordinary user, in a temporary folder. The
+# file is empty where there is one, else it says why not; make tries again the next time.
+.PHONY: $(VENV)/.postgres
+$(VENV)/.postgres: | $(VENV)/.installed-dev
+	@ready() { ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; }; \
+	if ! ready; then \
+	  sudo=""; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  echo "installing postgresql for the study's tests"; \
+	  $$sudo apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq postgresql || true; \
+	fi; \
+	if ready; then : >$@; \
+	else echo "PostgreSQL could not be installed: the study's tests run on SQLite alone" >$@; fi

@@ -14,13 +14,19 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from motion_app.errors import MotionAppError
 from motion_app.settings import ROOT, Settings, load_settings
 
+if TYPE_CHECKING:
+    from motion_app.study.server import StudySettings
+
+WORKER_THREADS = 128  # a page that watches its job holds one
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve the page until it is stopped; 2 for a wrong flag or setting."""
+    """Serve the page, or the studies alone, until stopped; 2 for a wrong flag or setting."""
     options = _parser().parse_args(argv)
     given = {"port": options.port, "host": options.host, "model": options.model}
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -30,10 +36,13 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(
             **{key: value for key, value in given.items() if value is not None}
         )
+        if options.study_only:
+            _serve_studies(settings)
+            return 0
         credentials = _credentials(options.auth)
         settings.cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="run-", dir=settings.cache) as folder:
-            _serve(settings, Path(folder), credentials)
+            _serve(settings, Path(folder), credentials=credentials, mcp=options.mcp)
     except MotionAppError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -46,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="default 127.0.0.1: this machine alone")
     parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video checkpoint")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these")
+    parser.add_argument("--mcp", action="store_true", help="serve the API as MCP tools too")
+    parser.add_argument(
+        "--study-only", action="store_true", help="serve the human studies alone, without torch"
+    )
     return parser
 
 
@@ -58,29 +71,64 @@ def _credentials(auth: str | None) -> tuple[str, str] | None:
     return user, password
 
 
-def _serve(settings: Settings, folder: Path, credentials: tuple[str, str] | None) -> None:
+def _serve_studies(settings: Settings) -> None:
+    from motion_app.study.server import serve
+
+    sys.stdout.write(f"* Studies on http://{settings.host}:{settings.port}/NAME/\n")
+    sys.stdout.flush()
+    serve(_study_settings(settings))
+
+
+def _study_settings(settings: Settings) -> StudySettings:
+    from motion_app.study.server import StudySettings
+
+    folder = settings.outputs / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    database = settings.study_database
+    return StudySettings(
+        folder=folder,
+        database=None if database is None else database.get_secret_value(),
+        host=settings.host,
+        port=settings.port,
+    )
+
+
+def _serve(
+    settings: Settings, folder: Path, *, credentials: tuple[str, str] | None, mcp: bool
+) -> None:
     # Read when gradio is imported: its uploads and copies go where they are deleted at the end.
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+    from starlette.routing import Mount
+
+    from motion_app.study.server import build_study_app
     from motion_app.ui.examples import load_examples
     from motion_app.ui.host import ModelHost
     from motion_app.ui.page import build_page, launch_options
 
     host = ModelHost(settings)
     page = build_page(host, load_examples(ROOT / "assets" / "examples"))
-    page.launch(
+    limits = settings.limits
+    server, _, _ = page.launch(
         server_name=settings.host,
         server_port=settings.port or None,
         auth=credentials,
-        max_file_size=int(settings.limits.image_megabytes * 2**20),
+        max_file_size=int(max(limits.clip_megabytes, limits.motion_megabytes) * 2**20),
+        max_threads=WORKER_THREADS,
         enable_monitoring=False,
-        allowed_paths=[str(settings.outputs / "jobs")],
+        allowed_paths=[str(host.jobs.files)],
+        mcp_server=mcp,
         prevent_thread_lock=True,
         **launch_options(),
     )
+    # Before gradio's own routes, of which one takes every path.
+    server.router.routes.insert(0, Mount("/study", build_study_app(_study_settings(settings))))
     host.start()  # after the page is up: importing torch takes longer than opening it
-    page.block_thread()
+    try:
+        page.block_thread()
+    finally:
+        host.stop()  # what is being made can be taken up again
 
 
 if __name__ == "__main__":

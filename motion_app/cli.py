@@ -7,6 +7,7 @@ standard error.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import sys
@@ -16,11 +17,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from motion_app import commands
+from motion_app import commands, motion_commands
 from motion_app.assignment import ABLATIONS, METHODS
 from motion_app.errors import MotionAppError, RequestError
+from motion_app.evaluation import commands as evaluation_commands
 from motion_app.scene import Box, Click
 from motion_app.settings import Settings, load_settings
+from motion_app.study import commands as study_commands
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +58,10 @@ def _parser() -> _Parser:
     parser = _Parser(prog="motion_app", description="Multi-object motion transfer.")
     parser.add_argument("--verbose", action="store_true", help="log what happens")
     actions = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    for add in (_add_generate, _add_segment, _add_motions, _add_training, _add_pocket, _add_bench):
+    for add in (
+        *(_add_generate, _add_verify, _add_segment, _add_motions),
+        *(_add_training, _add_pocket, _add_evaluation, _add_study, _add_bench),
+    ):
         add(actions)
     return parser
 
@@ -86,6 +92,13 @@ def _add_generate(actions: Any) -> None:
     parser.add_argument("--without", help=f"ablations, with commas between: {', '.join(ABLATIONS)}")
     parser.add_argument("--method", help="one of " + ", ".join(METHODS))
     _add_model(parser)
+
+
+def _add_verify(actions: Any) -> None:
+    parser = _command(
+        actions, "verify", commands.verify, "look for the marks of a video that was generated here"
+    )
+    parser.add_argument("video", type=Path, metavar="VIDEO")
 
 
 def _add_segment(actions: Any) -> None:
@@ -126,13 +139,37 @@ def _box(text: str) -> Box:
     return Box(*_numbers(text, 4))
 
 
+def _shares(text: str, count: int) -> tuple[float, ...]:
+    return tuple(_numbers(text, count))
+
+
 def _add_motions(actions: Any) -> None:
     parser = actions.add_parser("motions", help="the library of motions")
     listed = parser.add_subparsers(dest="action", required=True, parser_class=_Parser)
-    listing = _command(listed, "list", commands.list_motions, "list the motions there are")
+    listing = _command(listed, "list", motion_commands.list_motions, "list the motions there are")
     listing.add_argument("--model", help="the model whose own motions are listed too")
+    deleting = _command(
+        listed, "delete", motion_commands.delete_motion, "move a motion to the trash"
+    )
+    deleting.add_argument("name")
+    restoring = _command(
+        listed, "restore", motion_commands.restore_motion, "bring a deleted one back"
+    )
+    restoring.add_argument("token", help="what delete answered")
+    exporting = _command(
+        listed, "export", motion_commands.export_motion, "one file with the motion and its preview"
+    )
+    exporting.add_argument("name")
+    exporting.add_argument("--out", type=Path, required=True, metavar="DIR")
+    exporting.add_argument("--model", help="the model whose own motions are meant too")
+    importing = _command(
+        listed, "import", motion_commands.import_exported, "bring in an exported motion"
+    )
+    importing.add_argument("file", type=Path, metavar="FILE.safetensors")
+    importing.add_argument("--name", help="another name, where its own is taken")
+    _add_model(importing)
     parser = _command(
-        actions, "import-motion", commands.import_motion, "convert a published motion file"
+        actions, "import-motion", motion_commands.import_motion, "convert a published motion file"
     )
     parser.add_argument("file", type=Path, metavar="pytorch_model.pt")
     parser.add_argument("--name", required=True)
@@ -143,7 +180,9 @@ def _add_motions(actions: Any) -> None:
 
 
 def _add_training(actions: Any) -> None:
-    parser = _command(actions, "train-motion", commands.train_motion, "learn a motion from clips")
+    parser = _command(
+        actions, "train-motion", motion_commands.train_motion, "learn a motion from clips"
+    )
     parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP")
     parser.add_argument("--name", required=True)
     parser.add_argument("--phrase", required=True, help='the motion in words: "walks on snow"')
@@ -154,6 +193,23 @@ def _add_training(actions: Any) -> None:
         choices=("fleximmt", "concat"),
         default="fleximmt",
         help="concat: without masks, for comparison",
+    )
+    parser.add_argument("--start", type=float, default=0.0, help="seconds; of every clip")
+    parser.add_argument("--stop", type=float, help="seconds; of every clip")
+    parser.add_argument(
+        "--box",
+        type=functools.partial(_shares, count=4),
+        metavar="x0,y0,x1,y1",
+        help="the part of every clip that counts, as shares of its width and height, 0 to 1",
+    )
+    parser.add_argument(
+        "--mover",
+        type=functools.partial(_shares, count=2),
+        metavar="x,y",
+        help="a point on the moving thing in the first frame, as shares; where several things move",
+    )
+    parser.add_argument(
+        "--validate-every", type=int, metavar="STEPS", help="write a short video on the way"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
     _add_model(parser)
@@ -180,6 +236,19 @@ def _add_pocket(actions: Any) -> None:
         pocket, "train", commands.train_pocket, "train the pocket checkpoint", add_help=False
     )
     train.set_defaults(parser=train)
+
+
+def _add_evaluation(actions: Any) -> None:
+    parser = actions.add_parser("evaluate", help="how good videos are, whoever made them")
+    scored = parser.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    video = _command(scored, "video", evaluation_commands.evaluate_video, "score one video")
+    evaluation_commands.add_arguments(video)
+
+
+def _add_study(actions: Any) -> None:
+    parser = actions.add_parser("study", help="ask people which video is best")
+    study = parser.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    study_commands.add_arguments(study, _command)
 
 
 def _add_bench(actions: Any) -> None:

@@ -7,7 +7,6 @@ import argparse
 import logging
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +16,15 @@ from PIL import Image
 from motion_app.assignment import build_request, parse_request
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
-from motion_app.library import SUFFIX, Library
-from motion_app.media import read_image, write_video
+from motion_app.library import Library
+from motion_app.media import read_image, verify_video, write_video
 from motion_app.results import make_folder, save_mask, save_result
 from motion_app.scene import NEUTRAL_PHRASE, StepReport
 from motion_app.settings import Settings
+from motion_app.signing import certificate_of
 
 if TYPE_CHECKING:
     from motion_app.engine.pipeline import MotionEngine
-    from motion_app.training.trainer import TrainingReport
 
 Result = dict[str, Any]
 
@@ -51,17 +50,21 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
     if Path(model).is_dir():  # a mistake is told before the weights are read
         geometry = ModelGeometry.from_folder(model)
         build_request(request_file, geometry=geometry, base=None, **sources)
+    certificate = certificate_of(settings)
     out = make_folder(options.out)
-    engine = _load_engine(model, options.device or settings.device)
+    engine = load_engine(model, options.device or settings.device)
     request = build_request(
         request_file, geometry=engine.geometry, base=engine.fingerprint, **sources
     )
     started = time.perf_counter()
     video = engine.generate(request, on_step=_show_step)
     seconds = time.perf_counter() - started
-    saved = save_result(video, out, export=engine.defaults.export)
+    saved = save_result(
+        video, out, export=engine.defaults.export, badge=settings.badge, certificate=certificate
+    )
     return {
         "video": str(saved.video),
+        "gif": str(saved.gif),
         "recipe": str(saved.recipe),
         "seed": request.seed,
         "seconds": round(seconds, 2),
@@ -70,14 +73,23 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
     }
 
 
-def _load_engine(model: str, device: str | None) -> MotionEngine:
+def verify(options: argparse.Namespace, settings: Settings) -> Result:
+    """What a video says of its own making: mark, tag, recipe, signature."""
+    return {
+        "video": str(options.video),
+        **verify_video(options.video, limits=settings.limits).to_json(),
+    }
+
+
+def load_engine(model: str, device: str | None) -> MotionEngine:
+    """The engine of a command; loading says nothing on standard error."""
     from motion_app.engine.pipeline import MotionEngine
 
-    _silence_loaders()
+    silence_loaders()
     return MotionEngine.load(model, device=device)
 
 
-def _silence_loaders() -> None:
+def silence_loaders() -> None:
     """Standard error is for our own progress and the one line of a mistake."""
     import diffusers
     import transformers
@@ -88,11 +100,12 @@ def _silence_loaders() -> None:
 
 
 def _show_step(report: StepReport) -> bool:
-    _show(report.step, report.steps, f"{report.seconds:.1f} s")
+    show_progress(report.step, report.steps, f"{report.seconds:.1f} s")
     return True
 
 
-def _show(step: int, steps: int, news: str) -> None:
+def show_progress(step: int, steps: int, news: str) -> None:
+    """One line on standard error, written over at every step."""
     print(f"\rstep {step}/{steps}  {news}", end="\n" if step == steps else "", file=sys.stderr)
 
 
@@ -107,7 +120,7 @@ def segment(options: argparse.Namespace, settings: Settings) -> Result:
 
     check_prompt(options.point, options.box, *image.shape[:2])
     source = settings.segmenter_source(options.model, options.segmenter)
-    _silence_loaders()
+    silence_loaders()
     segmenter = ClickSegmenter.load(source, device=options.device or settings.device)
     started = time.perf_counter()
     segmenter.set_image(image)
@@ -119,93 +132,6 @@ def segment(options: argparse.Namespace, settings: Settings) -> Result:
         "score": round(float(found.score), 4),
         "seconds": round(seconds, 3),
     }
-
-
-def list_motions(options: argparse.Namespace, settings: Settings) -> Result:
-    """The library, and what is wrong with the files in it that cannot be used."""
-    library = Library(settings.motion_folders(options.model))
-    motions = [
-        {
-            "name": motion.name,
-            "phrase": motion.phrase,
-            "method": motion.method,
-            "base": motion.base,
-            "preview": None if motion.preview is None else str(motion.preview),
-            "track": motion.track,
-            "path": str(motion.path),
-        }
-        for motion in library.list()
-    ]
-    return {"motions": motions, "problems": library.problems()}
-
-
-def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
-    """The authors' ``pytorch_model.pt`` as safetensors, bound to the model that is named."""
-    _readable(options.file)
-    _motion_out(options.out)
-
-    from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
-
-    tokens = MotionTokens.import_published(options.file)
-    engine = _load_engine(options.model or settings.model, options.device or settings.device)
-    tokens.to(engine.pipe.transformer.device).key_values(engine.pipe.transformer)  # shapes fit
-    metadata = MotionMetadata(
-        name=options.name,
-        phrase=options.phrase,
-        base=engine.fingerprint,
-        noun=options.noun,
-        config={"source": options.file.name},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    saved = tokens.save(options.out, metadata)
-    return {"motion": str(options.out), "name": saved.name, "layers": saved.layers}
-
-
-def _readable(path: Path) -> None:
-    if not path.is_file():
-        raise RequestError(f"there is no file {path}; check the path")
-
-
-def _motion_out(path: Path) -> None:
-    if path.suffix != SUFFIX:
-        raise RequestError(f"a motion is saved as {SUFFIX}, got {path.name}")
-    make_folder(path.parent)
-
-
-def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
-    """Learn one motion; the checkpoint's own training settings hold unless told otherwise."""
-    if options.steps is not None and options.steps < 1:
-        raise RequestError(f"--steps is {options.steps}; at least 1 is needed")
-    for clip in options.clips:
-        _readable(clip)
-    _motion_out(options.out)
-
-    from motion_app.training import trainer
-
-    engine = _load_engine(options.model or settings.model, options.device or settings.device)
-    config = trainer.MotionTraining.for_checkpoint(
-        engine.defaults.motion_training,
-        name=options.name,
-        phrase=options.phrase,
-        noun=options.noun,
-        steps=options.steps,
-        mask="none" if options.method == "concat" else None,
-    )
-    started = time.perf_counter()
-    motion = trainer.train_motion(
-        options.clips, config, engine=engine, out=options.out, on_progress=_show_loss
-    )
-    return {
-        "motion": str(motion.path),
-        "name": motion.name,
-        "steps": config.steps,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-
-
-def _show_loss(report: TrainingReport) -> bool:
-    _show(report.step, report.steps, f"loss {report.loss:.4f}, {report.seconds_left:.0f} s left")
-    return True
 
 
 def render_pocket(options: argparse.Namespace, settings: Settings) -> Result:

@@ -1,116 +1,61 @@
-"""The motions on disk. Reads the header of a safetensors file only (an 8-byte length and JSON), so
-listing a library needs no torch and no weights."""
+"""The motions on disk: listed, found, brought in, sent out, deleted and brought back.
+
+Listing reads the headers of the files only, so it needs no torch and no weights.
+"""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import logging
-import struct
+import re
+import secrets
+import shutil
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from motion_app.errors import MotionFileError
+from motion_app.motion_files import (
+    FORMAT,
+    MAX_LETTERS,
+    SUFFIX,
+    check_motion_file,
+    check_words,
+    file_digest,
+    read_header,
+    read_motion,
+)
+from motion_app.motion_parcel import pack_motion, unpack_motion
 from motion_app.scene import Motion
+from motion_app.settings import DEFAULT_LIMITS, Limits
+
+__all__ = [
+    "FORMAT",
+    "SUFFIX",
+    "DeletedMotion",
+    "Library",
+    "check_motion_file",
+    "file_digest",
+    "read_header",
+    "read_motion",
+]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "motion-tokens/1"
-SUFFIX = ".safetensors"
-REQUIRED_KEYS = ("name", "phrase", "method", "base")
-MAX_FILE_BYTES = 256 * 2**20  # ui.md, limits
-MAX_HEADER_BYTES = 8 * 2**20  # 42 layers need some 6 KB; a longer header is an attack or a mistake
+TRASH = ".trash"
+TRASH_DAYS = 7.0  # how long a deleted motion can be brought back
+MODEL_FILE = "model_index.json"  # beside a folder of motions: they were shipped with that model
 
 
-def read_header(path: Path | str) -> dict[str, Any]:
-    """The JSON header of a safetensors file: tensor entries and ``__metadata__``.
+@dataclass(frozen=True)
+class DeletedMotion:
+    """A motion in the trash. ``token``: 128 random bits by which it is brought back; ``deleted``:
+    unix seconds."""
 
-    Raises MotionFileError for a file that is missing, too large, cut off, or no safetensors file.
-    """
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise MotionFileError(
-                f"{path.name} is {size / 2**20:.0f} MB; a motion file may have "
-                f"{MAX_FILE_BYTES // 2**20} MB"
-            )
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-                raise MotionFileError(f"{path.name} is not a safetensors file, or was cut off")
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise MotionFileError(f"{path.name} cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MotionFileError(f"{path.name} is not a safetensors file: broken header") from error
-    if not isinstance(header, dict):
-        raise MotionFileError(f"{path.name} is not a safetensors file: broken header")
-    _check_length(path, header, size - 8 - length)
-    return header
-
-
-def _check_length(path: Path, header: dict[str, Any], payload: int) -> None:
-    """A download that stopped half-way has a whole header and too few bytes after it."""
-    try:
-        ends = [
-            int(entry["data_offsets"][1])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        ]
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise MotionFileError(f"{path.name} is not a safetensors file: broken header") from error
-    if max(ends, default=0) != payload:
-        raise MotionFileError(
-            f"{path.name} should hold {max(ends, default=0)} bytes of tokens but holds {payload}; "
-            "copy or download it again"
-        )
-
-
-def read_motion(path: Path | str) -> Motion:
-    """One motion file as the library lists it; MotionFileError where it is not one."""
-    path = Path(path)
-    metadata = read_header(path).get("__metadata__") or {}
-    came = metadata.get("format")
-    if came != FORMAT:
-        raise MotionFileError(
-            f'{path.name} has the format "{came or "none"}", expected "{FORMAT}"; published .pt '
-            "files come in through the import-motion command"
-        )
-    missing = [key for key in REQUIRED_KEYS if not metadata.get(key)]
-    if missing:
-        raise MotionFileError(f"{path.name} lacks the metadata {', '.join(missing)}")
-    preview_name = metadata.get("preview") or ""
-    # Only a name beside the file: metadata comes from strangers and must not reach other folders.
-    preview = path.parent / Path(preview_name).name if preview_name else None
-    return Motion(
-        name=metadata["name"],
-        phrase=metadata["phrase"],
-        path=path,
-        base=metadata["base"],
-        method=metadata["method"],
-        preview=preview if preview is not None and preview.is_file() else None,
-        track=_read_track(path, metadata.get("track") or ""),
-        digest=file_digest(path),
-    )
-
-
-def _read_track(path: Path, text: str) -> tuple[tuple[float, float], ...] | None:
-    if not text:
-        return None
-    try:
-        return tuple((float(y), float(x)) for y, x in json.loads(text))  # (T, 2)
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise MotionFileError(f'the "track" of {path.name} is not a list of [y, x]') from error
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    token: str
+    name: str
+    deleted: float
 
 
 class Library:
@@ -155,6 +100,129 @@ class Library:
             )
         return fitting[0]
 
+    @property
+    def home(self) -> Path:
+        """The folder new motions go into; MotionFileError where every folder is a model's own."""
+        for folder in self.folders:
+            if not is_shipped(folder):
+                return folder
+        raise MotionFileError(
+            "the library has no folder that may be written; set MOTION_APP_MOTIONS to one"
+        )
+
+    def writable(self, motion: Motion) -> bool:
+        """Whether it may be deleted: the motions that a model ships with may not."""
+        return motion.path.parent in self.folders and not is_shipped(motion.path.parent)
+
+    def new_path(self, name: str) -> Path:
+        """Where a new motion of this name is to be written. MotionFileError for a name that is
+        taken, empty, too long or unprintable."""
+        name = name.strip()
+        if not name:
+            raise MotionFileError("the motion has no name; give it one, for example jump")
+        check_words("the new motion", "name", name, MAX_LETTERS["name"])
+        if any(motion.name == name for motion in self.list()):
+            raise MotionFileError(f'there is a motion "{name}" already; choose another name')
+        stem = re.sub(r"[^\w.-]+", "-", name).strip("-._") or "motion"
+        path = self.home / f"{stem}{SUFFIX}"
+        number = 2
+        while path.exists():
+            path = self.home / f"{stem}-{number}{SUFFIX}"
+            number += 1
+        return path
+
+    def import_file(
+        self,
+        source: Path | str,
+        *,
+        name: str | None = None,
+        base: str | None = None,
+        layers: int | None = None,
+        width: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Motion:
+        """Bring in an exported motion, its preview with it, under its own or another ``name``.
+
+        ``base``, ``layers`` and ``width`` are the loaded model's; None leaves that check out.
+        Every number in the file is looked at first. Raises MotionFileError; nothing is written
+        then.
+        """
+        source = Path(source)
+        checked = check_motion_file(source, base=base, layers=layers, width=width, limits=limits)
+        chosen = (name or "").strip() or checked.name
+        out = self.new_path(chosen)
+        try:
+            unpack_motion(source, out, name=chosen)
+        except OSError as error:
+            raise MotionFileError(f"{out.name} cannot be written: {error.strerror}") from error
+        return read_motion(out)
+
+    def export_file(self, motion: Motion, folder: Path) -> Path:
+        """Write ``motion`` into ``folder`` as one file that carries its preview."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return pack_motion(motion, folder / motion.path.name)
+
+    def delete(self, name_or_path: str | Path) -> DeletedMotion:
+        """Move a motion and its preview into the trash; MotionFileError for one that a model ships
+        with, or that is not there."""
+        motion = self._own(name_or_path)
+        deleted = DeletedMotion(secrets.token_hex(16), motion.name, time.time())
+        place = motion.path.parent / TRASH / f"{int(deleted.deleted)}-{deleted.token}"
+        place.mkdir(parents=True)
+        for file in (motion.preview, motion.path):
+            if file is not None:
+                file.rename(place / file.name)
+        return deleted
+
+    def _own(self, name_or_path: str | Path) -> Motion:
+        """The motion of that name, of several the one that may be written."""
+        if Path(name_or_path).suffix == SUFFIX:
+            candidates = [self.find(name_or_path)]
+        else:
+            candidates = [item for item in self.list() if item.name == str(name_or_path)]
+        own = [motion for motion in candidates if self.writable(motion)]
+        if own:
+            return own[0]
+        motion = candidates[0] if candidates else self.find(name_or_path)
+        raise MotionFileError(
+            f'the motion "{motion.name}" belongs to its model or lies outside the library; only '
+            "motions that were learned or imported here can be deleted"
+        )
+
+    def restore(self, token: str) -> Motion:
+        """Bring a deleted motion back to where it was; MotionFileError where that place is taken or
+        the trash has been emptied."""
+        place = next((place for place in self._trash() if place.name.endswith(f"-{token}")), None)
+        if place is None or len(token) != 32:
+            raise MotionFileError("this motion is not in the trash any more; import or learn it")
+        home = place.parent.parent
+        files = sorted(place.iterdir(), key=lambda file: file.suffix == SUFFIX)  # preview first
+        motion = read_motion(next(file for file in files if file.suffix == SUFFIX))
+        if any((home / file.name).exists() for file in files) or any(
+            other.name == motion.name for other in self.list()
+        ):
+            raise MotionFileError(
+                f'there is another motion "{motion.name}" by now; delete that one first'
+            )
+        for file in files:
+            file.rename(home / file.name)
+        place.rmdir()
+        return read_motion(home / motion.path.name)
+
+    def empty_trash(self, *, days: float = TRASH_DAYS) -> int:
+        """Remove for good what was deleted more than ``days`` days ago; how many motions."""
+        before = time.time() - days * 86_400
+        old = [place for place in self._trash() if float(place.name.split("-")[0]) <= before]
+        for place in old:
+            shutil.rmtree(place, ignore_errors=True)
+        return len(old)
+
+    def _trash(self) -> list[Path]:
+        pattern = re.compile(r"\d+-[0-9a-f]{32}")
+        folders = [folder / TRASH for folder in self.folders if not is_shipped(folder)]
+        places = [place for folder in folders if folder.is_dir() for place in folder.iterdir()]
+        return [place for place in places if pattern.fullmatch(place.name)]
+
     def _scan(self) -> tuple[list[Motion], list[str]]:
         motions: list[Motion] = []
         problems: list[str] = []
@@ -186,3 +254,8 @@ class Library:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         offer = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
         return f'there is no motion "{name}"; {offer}'
+
+
+def is_shipped(folder: Path) -> bool:
+    """Whether the folder belongs to a checkpoint, whose motions are read only."""
+    return (folder.parent / MODEL_FILE).is_file()

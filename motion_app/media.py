@@ -1,45 +1,46 @@
-"""Pictures and masks in. Clips and videos, part of the same stage, are in ``video``.
+"""Pictures and masks in. Clips and videos, part of the same stage, are in ``video``; what a
+generated video carries when it leaves is in ``provenance``; all are exported here.
 
-Files come from strangers: what a header claims is checked against the limits before anything is
-decoded, only known formats are opened, and a network address is never followed.
+Files come from strangers: they are decoded in a child process (``sandbox``) that runs ``decoding``.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import logging
-import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
-import pillow_heif
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 
 from motion_app.errors import MediaError
+from motion_app.provenance import (
+    Verification,
+    export_gif,
+    export_video,
+    read_recipe,
+    verify_video,
+)
+from motion_app.sandbox import decode
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.video import Clip, read_clip, upscale, write_gif, write_video
 
 __all__ = [
     "Clip",
+    "Verification",
     "decode_data_uri",
     "encode_data_uri",
+    "export_gif",
+    "export_video",
     "read_clip",
     "read_image",
     "read_mask",
+    "read_recipe",
     "upscale",
+    "verify_video",
     "write_gif",
     "write_video",
 ]
-
-logger = logging.getLogger(__name__)
-
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF")
-BROKEN = (
-    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, MemoryError, struct.error),
-    Image.DecompressionBombError,
-)  # what Pillow and libheif raise on damaged files
 
 
 def read_image(
@@ -54,11 +55,7 @@ def read_image(
                 f"expected an image (H, W, 3) of uint8, got {source.shape} of {source.dtype}"
             )
         return source
-    image, name = _open_image(source, limits)
-    try:
-        return np.array(_to_srgb(ImageOps.exif_transpose(image), name))
-    except BROKEN as error:
-        raise MediaError(f"{name} is damaged or no picture: {error}") from error
+    return _decoded("decode_image", source, limits)
 
 
 def read_mask(
@@ -70,95 +67,30 @@ def read_mask(
         if source.ndim != 2 or source.dtype != np.bool_:
             raise MediaError(f"expected a mask (H, W) of bool, got {source.shape} {source.dtype}")
         return source
-    image, name = _open_image(source, limits)
-    try:
-        image = _eight_bit(ImageOps.exif_transpose(image))
-        if _has_alpha(image):
-            image = image.convert("RGBA")
-            image = Image.composite(image, Image.new("RGBA", image.size, "black"), image)
-        grey = np.asarray(image.convert("L"))
-    except BROKEN as error:
-        raise MediaError(f"the mask {name} is damaged or no picture: {error}") from error
-    mask = grey > 127
-    if not mask.any() and grey.any():
-        raise MediaError(
-            f"the mask {name} has no pixel brighter than {int(grey.max())} of 255; "
-            "the object must be white"
-        )
-    return mask
+    return _decoded("decode_mask", source, limits)
 
 
-def _open_image(source: Path | str | bytes, limits: Limits) -> tuple[Image.Image, str]:
-    """Header read, size checked, no pixel decoded."""
-    pillow_heif.register_heif_opener()  # idempotent
-    name = "the picture" if isinstance(source, bytes) else Path(source).name
-    try:
-        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-        if size > limits.image_megabytes * 2**20:
-            raise MediaError(
-                f"{name} has {size / 2**20:.0f} MB; "
-                f"at most {limits.image_megabytes:g} MB are allowed"
-            )
-        file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
-        with warnings.catch_warnings():
-            # Pillow's own warning about size; the limit below decides.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=IMAGE_FORMATS)
-    except FileNotFoundError as error:
-        raise MediaError(f"{name} does not exist; check the path") from error
-    except Image.DecompressionBombError as error:  # Pillow's own limit, far above ours
-        raise MediaError(
-            f"{name} is far too large; at most {limits.image_megapixels:g} MP are allowed; "
-            "scale it down"
-        ) from error
-    except (*BROKEN, Image.UnidentifiedImageError) as error:
-        raise MediaError(
-            f"{name} cannot be read as a picture; use PNG, JPEG, WebP or HEIC"
-        ) from error
-    megapixels = image.width * image.height / 1e6
-    if megapixels > limits.image_megapixels:
-        raise MediaError(
-            f"{name} has {image.width}×{image.height} pixels ({megapixels:.0f} MP); "
-            f"at most {limits.image_megapixels:g} MP are allowed; scale it down"
-        )
-    return image, name
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey, which Pillow's own conversion clips instead of scaling."""
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image).astype(np.uint32)
-    return Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-
-
-def _to_srgb(image: Image.Image, name: str) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    alpha = None
-    image = _eight_bit(image)
-    if _has_alpha(image):
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-    if image.mode not in ("RGB", "L", "CMYK"):
-        image = image.convert("RGB")
-    if profile:
+def _decoded(decoder: str, source: Path | str | bytes, limits: Limits) -> np.ndarray:
+    """Run a decoder of pictures in a child process, once the size of the file is in order."""
+    if isinstance(source, bytes):
+        name, size = "the picture", len(source)
+    elif isinstance(source, (str, Path)):
+        source = Path(source)
+        name = source.name
         try:
-            image = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                ImageCms.createProfile("sRGB"),
-                outputMode="RGB",
-            )
-        except (ImageCms.PyCMSError, OSError) as error:
-            logger.warning("colour profile of %s ignored, it cannot be used: %s", name, error)
-    image = image.convert("RGB")
-    if alpha is None:
-        return image
-    return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+            size = source.stat().st_size
+        except FileNotFoundError as error:
+            raise MediaError(f"{name} does not exist; check the path") from error
+        except (OSError, ValueError) as error:
+            raise MediaError(f"{name[:80]!r} cannot be read as a picture: {error}") from error
+    else:
+        raise MediaError(f"a picture is a path, bytes or an array, got {type(source).__name__}")
+    if size > limits.image_megabytes * 2**20:
+        raise MediaError(
+            f"{name} has {size / 2**20:.0f} MB; at most {limits.image_megabytes:g} MB are allowed"
+        )
+    options = {"name": name, "limits": limits.model_dump()}
+    return decode(f"motion_app.decoding:{decoder}", source, options, name=name, limits=limits).array
 
 
 def encode_data_uri(picture: np.ndarray) -> str:
@@ -173,7 +105,7 @@ def decode_data_uri(text: str) -> bytes:
     """The file inside a base64 ``data:`` address; MediaError where there is none."""
     head, comma, body = text.partition(",")
     if not (head.startswith("data:image/") and head.endswith(";base64") and comma):
-        raise MediaError(f'expected "data:image/png;base64,…", got "{head[:40]}"')
+        raise MediaError(f'expected "data:image/png;base64,…", got {head[:40]!r}')
     try:
         return base64.b64decode(body, validate=True)
     except ValueError as error:

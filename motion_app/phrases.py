@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.scene import GenerationRequest, SceneObject
+
+PART_END = re.compile(r"[.,;:!?\n]")  # a subject does not reach beyond one
+LEAD = re.compile(r"\s*(?:and\s+)?(?:(?:an?|the)\s+)?", re.IGNORECASE)
 
 
 def occurrences(phrase: str, text: str) -> list[tuple[int, int]]:
@@ -88,19 +92,7 @@ def find_phrases(
     ``text_tokens``: L, the tokens the checkpoint reads. RequestError for a prompt that is too long,
     or a phrase that is missing, ambiguous or shares a token with another object's.
     """
-    encoded = tokenizer(
-        prompt,
-        add_special_tokens=True,
-        truncation=False,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-    )
-    if len(encoded["input_ids"]) > text_tokens:
-        raise RequestError(
-            f"the prompt has {len(encoded['input_ids'])} tokens, the model reads {text_tokens}; "
-            "shorten it"
-        )
-    pieces = _word_offsets(prompt, encoded["offset_mapping"], encoded["special_tokens_mask"])
+    _, pieces = _read_pieces(prompt, tokenizer, text_tokens)
     spans = [
         None if characters is None else _token_span(prompt, characters, pieces)
         for characters in phrase_spans(prompt, objects)
@@ -115,6 +107,77 @@ def find_phrases(
             )
         taken |= tokens
     return spans
+
+
+@dataclass(frozen=True)
+class Clause:
+    """Where one object's words lie among a prompt's tokens: ``motion`` and ``subject`` (start,
+    stop), the subject None where nothing names it; ``pieces``: the token ids of the motion words.
+    Every other token is instruction, punctuation or padding and belongs to no object."""
+
+    motion: tuple[int, int]
+    subject: tuple[int, int] | None = None
+    pieces: tuple[int, ...] = ()
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """Both, where both are there."""
+        return (self.motion,) if self.subject is None else (self.subject, self.motion)
+
+
+def find_clauses(
+    prompt: str, objects: Sequence[SceneObject], tokenizer: Any, text_tokens: int
+) -> list[Clause | None]:
+    """Token roles of each object's clause in ``prompt``; None for an object without a motion.
+
+    The subject is the object's ``name`` where that stands before its motion words in the same part
+    of the sentence, else all words there but a leading "and" and article. Errors and arguments as
+    ``find_phrases``.
+    """
+    motions = find_phrases(prompt, objects, tokenizer, text_tokens)
+    ids, pieces = _read_pieces(prompt, tokenizer, text_tokens)
+    characters = phrase_spans(prompt, objects)
+    clauses: list[Clause | None] = []
+    for motion, span, item in zip(motions, characters, objects, strict=True):
+        if motion is None or span is None:
+            clauses.append(None)
+            continue
+        before = [other[1] for other in characters if other and other[1] <= span[0]]
+        named = _subject_characters(prompt, max(before, default=0), span[0], item.name.strip())
+        subject = None if named is None else _token_span(prompt, named, pieces)
+        clauses.append(Clause(motion, subject, tuple(ids[slice(*motion)])))
+    return clauses
+
+
+def _subject_characters(prompt: str, start: int, stop: int, name: str) -> tuple[int, int] | None:
+    """Characters of the subject between the clause before and the motion words at ``stop``."""
+    start += max((mark.end() for mark in PART_END.finditer(prompt[start:stop])), default=0)
+    part = prompt[start:stop]
+    uses = occurrences(name, part)
+    if uses:
+        return start + uses[-1][0], start + uses[-1][1]
+    lead = LEAD.match(part).end()
+    end = len(part.rstrip())
+    return (start + lead, start + end) if lead < end else None
+
+
+def _read_pieces(
+    prompt: str, tokenizer: Any, text_tokens: int
+) -> tuple[list[int], list[tuple[int, int] | None]]:
+    """Ids and characters of the prompt's tokens; RequestError for more than the model reads."""
+    encoded = tokenizer(
+        prompt,
+        add_special_tokens=True,
+        truncation=False,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    ids = list(encoded["input_ids"])
+    if len(ids) > text_tokens:
+        raise RequestError(
+            f"the prompt has {len(ids)} tokens, the model reads {text_tokens}; shorten it"
+        )
+    return ids, _word_offsets(prompt, encoded["offset_mapping"], encoded["special_tokens_mask"])
 
 
 def _word_offsets(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 NEUTRAL_PHRASE = "is moving"
+PACK_METHODS = ("synmotion", "both")  # of a motion whose file holds a SynMotion pack
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ class Motion:
 
     ``path`` is its safetensors file, ``phrase`` the motion words its training captions used,
     ``base`` the fingerprint of the base model it was learned on, ``track`` the true centroid track
-    ``[T, 2]`` in pixels (y, x) where the reference clip was rendered and it is known.
+    ``[T, 2]`` in pixels (y, x) where the reference clip was rendered and it is known. ``created``:
+    ISO time, ``noun`` what moved in the reference, ``steps`` of its training: "" and 0 where the
+    file does not say. ``method``: "fleximmt" for motion tokens, "synmotion" for embeddings and an
+    adapter, "both".
     """
 
     name: str
@@ -51,6 +55,19 @@ class Motion:
     preview: Path | None = None
     track: tuple[tuple[float, float], ...] | None = None
     digest: str = ""
+    created: str = ""
+    noun: str = ""
+    steps: int = 0
+
+    @property
+    def has_pack(self) -> bool:
+        """Whether its file holds what SynMotion learned."""
+        return self.method in PACK_METHODS
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether its file holds motion tokens."""
+        return self.method != "synmotion"
 
 
 @dataclass(frozen=True, eq=False)

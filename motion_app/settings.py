@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from motion_app.errors import CheckpointError, MotionAppError
@@ -51,7 +51,10 @@ class Settings(BaseSettings):
     the model's own, and new ones go into the first; ``segmenter`` is a SAM-2 folder or hub id, None
     the one the model names. ``outputs`` holds the database of jobs and a folder for each;
     ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose; ``training``
-    False turns learning motions off in the page.
+    False turns learning motions off in the page. ``c2pa_certificate``, a chain, and ``c2pa_key``,
+    both PEM files, sign every video; they need the extra ``c2pa``. ``study_database``:
+    the PostgreSQL address of studies that are not kept in SQLite.
+    ``judges`` holds the weights of networks that score videos, where there are any.
     """
 
     model_config = SettingsConfigDict(
@@ -66,8 +69,12 @@ class Settings(BaseSettings):
     motions: tuple[Path, ...] = (ROOT / "data" / "motions",)
     outputs: Path = ROOT / "outputs"
     cache: Path = ROOT / "gradio_cache"
+    judges: Path = ROOT / "data" / "judges"
     badge: bool = False
+    c2pa_certificate: Path | None = None
+    c2pa_key: Path | None = None
     training: bool = True
+    study_database: SecretStr | None = None
     limits: Limits = DEFAULT_LIMITS
 
     def motion_folders(self, model: str | None = None) -> tuple[Path, ...]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_tokenizer
 from PIL import Image
 from safetensors.numpy import save_file
+from tiny_models import tiny_tokenizer
 
 from motion_app.assignment import (
     ABLATIONS,

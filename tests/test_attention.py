@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_pipeline
+from tiny_models import tiny_pipeline
 
 from motion_app.engine.attention import (
     ABLATIONS,

@@ -16,19 +16,28 @@ FIRST = [
     "geometry",
     "scene",
     "settings",
+    "sandbox",
+    "tone",
+    "decoding",
     "video",
+    "watermark",
+    "signing",
+    "provenance",
     "media",
 ]  # each may import those before
 BASE = set(FIRST)
-REQUESTS = BASE | {"library", "phrases", "assignment"}
+LIBRARY = {"motion_files", "motion_parcel", "library"}
+REQUESTS = BASE | LIBRARY | {"phrases", "assignment"}
 ENGINE = {"engine"}
 
 # Which parts of motion_app a part may import. The longest prefix that fits counts.
 ALLOWED: dict[str, set[str]] = {
     **{name: set(FIRST[:place]) for place, name in enumerate(FIRST)},
-    "library": BASE,
+    "motion_files": BASE,
+    "motion_parcel": BASE | {"motion_files"},
+    "library": BASE | LIBRARY,
     "phrases": BASE,
-    "assignment": BASE | {"library", "phrases"},
+    "assignment": BASE | LIBRARY | {"phrases"},
     "study": REQUESTS | {"study"},
     "results": BASE,
     "segmentation": REQUESTS,
@@ -42,15 +51,38 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation.benchmark": REQUESTS | ENGINE | {"evaluation", "training", "pocket"},
     "evaluation.showcase": REQUESTS | ENGINE | {"evaluation", "pocket"},
     "evaluation.figures": REQUESTS | ENGINE | {"evaluation", "training", "pocket", "segmentation"},
+    "evaluation.commands": REQUESTS | {"evaluation", "results", "segmentation"},
     "evaluation": REQUESTS | {"evaluation"},
     "pocket": REQUESTS | ENGINE | {"training", "segmentation", "pocket"},
-    "jobs": REQUESTS | ENGINE | {"training", "evaluation", "results", "jobs"},
+    "jobs": REQUESTS | ENGINE | {"segmentation", "training", "evaluation", "results", "jobs"},
 }
-EVERYTHING = {"", "__main__", "cli", "commands", "bench", "ui"}  # the shell around the rest
+EVERYTHING = {
+    "",
+    "__main__",
+    "cli",
+    "commands",
+    "motion_commands",
+    "bench",
+    "ui",
+}  # the shell around the rest
 
 # Parts that must run where torch is not installed, and in a blink.
-WITHOUT_TORCH = {*FIRST, "library", "phrases", "assignment", "results", "study"}
-WITHOUT_TORCH |= {"evaluation.metrics", "cli", "commands", "__main__", ""}
+WITHOUT_TORCH = {
+    *FIRST,
+    *LIBRARY,
+    "training.config",
+    "training.inputs",
+    "training.mover",
+    "training.selection",
+    "phrases",
+    "assignment",
+    "results",
+    "jobs",
+    "study",
+}
+WITHOUT_TORCH |= {"evaluation.motion_fidelity", "evaluation.video_quality", "evaluation.report"}
+WITHOUT_TORCH |= {"evaluation.plots", "evaluation.extractors", "evaluation.weights"}
+WITHOUT_TORCH |= {"evaluation.metrics", "cli", "commands", "motion_commands", "__main__", ""}
 
 
 def modules() -> dict[str, Path]:

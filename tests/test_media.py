@@ -13,6 +13,7 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
+from motion_app.decoding import frames_at
 from motion_app.errors import MediaError
 from motion_app.media import (
     decode_data_uri,
@@ -25,7 +26,7 @@ from motion_app.media import (
     write_video,
 )
 from motion_app.settings import Limits
-from motion_app.video import frames_at
+from motion_app.tone import HLG, PQ, tone_curve
 
 COLOURS = np.array([(200, 30, 40), (20, 180, 60), (30, 60, 220), (240, 240, 240)], np.uint8)
 
@@ -196,7 +197,7 @@ def moving(count: int = 9, height: int = 32, width: int = 48) -> np.ndarray:
 
 def test_a_video_is_what_browsers_play(tmp_path):
     path = tmp_path / "new" / "a.mp4"
-    write_video(path, moving(), 8, size=(96, 64))
+    write_video(path, moving(), 8, size=(96, 64), comment="a walk")
     content = path.read_bytes()
     assert content.find(b"moov") < content.find(b"mdat")  # plays while it loads
     with av.open(str(path)) as container:
@@ -209,7 +210,12 @@ def test_a_video_is_what_browsers_play(tmp_path):
         assert (stream.average_rate, stream.frames) == (8, 9)
         tags = (encoder.color_primaries, encoder.color_trc, encoder.colorspace, encoder.color_range)
         assert tags == (1, 1, 1, 1)  # BT.709, limited range
-        assert "AI-generated" in container.metadata["comment"]
+        assert container.metadata["comment"] == "a walk"
+
+
+def test_what_was_not_generated_does_not_say_that_it_was(tmp_path):
+    write_video(tmp_path / "a.mp4", moving(), 8)
+    assert b"AI-generated" not in (tmp_path / "a.mp4").read_bytes()
 
 
 def test_colours_survive_the_way_through_a_video(tmp_path):
@@ -299,23 +305,141 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path):
     assert read_clip(tmp_path / "a.mp4").frames.shape == (3, 32, 96, 3)
 
 
-def turned(path: Path) -> None:
-    """Give an MP4 the display matrix of a telephone held upright (a quarter turn clockwise)."""
+def display(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Give an MP4 a display matrix: x' = a x + c y, y' = b x + d y, with y downward."""
     content = bytearray(path.read_bytes())
     place = content.find(b"tkhd") + 4 + 40  # version 0: the matrix comes after 40 bytes
     one = 1 << 16
-    content[place : place + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
+    matrix = (a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    content[place : place + 36] = struct.pack(">9i", *matrix)
     path.write_bytes(content)
 
 
-def test_a_clip_from_a_telephone_stands_upright(tmp_path):
-    frames = np.zeros((3, 32, 48, 3), np.uint8)
-    frames[:, :16] = 255  # bright above; a quarter turn clockwise brings it to the right
-    write_plain(tmp_path / "a.mp4", frames, [0, 1, 2], Fraction(1, 24))
-    turned(tmp_path / "a.mp4")
-    upright = read_clip(tmp_path / "a.mp4").frames
-    assert upright.shape == (3, 48, 32, 3)
-    assert upright[0, :, 18:].min() > 230 and upright[0, :, :14].max() < 25
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((1, 0, 0, 1), lambda f: f),
+        ((0, 1, -1, 0), lambda f: np.rot90(f, -1)),  # a telephone held upright
+        ((-1, 0, 0, -1), lambda f: np.rot90(f, 2)),
+        ((0, -1, 1, 0), lambda f: np.rot90(f)),
+        ((-1, 0, 0, 1), lambda f: f[:, ::-1]),  # a front camera
+        ((1, 0, 0, -1), lambda f: f[::-1]),
+        ((0, 1, 1, 0), lambda f: f.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda f: np.rot90(f, 2).transpose(1, 0, 2)),
+    ],
+)
+def test_a_clip_is_turned_and_mirrored_as_it_is_shown(tmp_path, matrix, shown):
+    frame = np.zeros((32, 48, 3), np.uint8)
+    frame[:16, :24], frame[:16, 24:], frame[16:, :24] = 80, 160, 240  # each corner is another
+    write_plain(tmp_path / "a.mp4", np.stack([frame] * 3), [0, 1, 2], Fraction(1, 24))
+    display(tmp_path / "a.mp4", *matrix)
+    upright = read_clip(tmp_path / "a.mp4").frames[1].astype(int)
+    assert upright.shape == shown(frame).shape
+    assert np.abs(upright - shown(frame)).mean() < 3
+
+
+def encoded(path: Path, frames: np.ndarray, codec: str, fmt: str, **stream) -> Path:
+    """``frames`` through any codec, at 24 frames a second; other attributes for its context."""
+    with av.open(str(path), "w") as container:
+        out = container.add_stream(codec, rate=24, options={"crf": "6", "qp": "6"})
+        out.height, out.width = frames.shape[1:3]
+        out.pix_fmt = fmt
+        for name, value in stream.items():
+            setattr(out.codec_context, name, value)
+        for frame in frames:
+            container.mux(out.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(out.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "fmt"),
+    [
+        ("a.mp4", "libx264", "yuv420p"),
+        ("a.mp4", "libx264", "yuv420p10le"),
+        ("a.mp4", "libx265", "yuv420p"),
+        ("a.mov", "libx265", "yuv420p10le"),
+        ("a.mkv", "libx264", "yuv444p"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.mp4", "libsvtav1", "yuv420p10le"),
+        ("a.mov", "prores_ks", "yuv422p10le"),
+    ],
+)
+def test_what_cameras_and_browsers_record_comes_in(tmp_path, name, codec, fmt):
+    path = encoded(tmp_path / name, np.stack([stripes(64, 128)] * 6), codec, fmt)
+    clip = read_clip(path)
+    assert (clip.frames.shape, clip.fps) == ((6, 64, 128, 3), 24)
+    middles = clip.frames[3, 32, 16::32].astype(int)
+    assert np.abs(middles - COLOURS).max() <= 14
+
+
+def test_a_clip_with_odd_sides_comes_in_whole(tmp_path):
+    frames = np.repeat(moving(4, 33, 48)[:, :, :47], 1, axis=0)
+    path = encoded(tmp_path / "a.mp4", frames, "libx264", "yuv444p")
+    assert read_clip(path).frames.shape == (4, 33, 47, 3)
+
+
+def test_frames_of_changing_length_keep_their_times(tmp_path):
+    times = [0, 2, 4, 20, 22]  # twelfths of a second
+    write_plain(tmp_path / "a.mkv", flat(range(5)), times, Fraction(1, 12))
+    assert grey_levels(read_clip(tmp_path / "a.mkv").frames) == [0, 1, 2, 3, 4]
+    assert grey_levels(read_clip(tmp_path / "a.mkv", fps=3).frames) == [0, 2, 2, 3, 3, 3]
+
+
+def test_frames_an_edit_list_hides_stay_hidden(tmp_path):
+    write_plain(tmp_path / "whole.mp4", flat(range(12)), list(range(12)), Fraction(1, 24))
+    with (
+        av.open(str(tmp_path / "whole.mp4")) as whole,
+        av.open(str(tmp_path / "cut.mp4"), "w", options={"avoid_negative_ts": "disabled"}) as cut,
+    ):
+        stream = cut.add_stream_from_template(whole.streams.video[0])
+        skipped = round(Fraction(4, 24) / whole.streams.video[0].time_base)
+        for packet in whole.demux(video=0):
+            if packet.dts is not None:
+                packet.pts, packet.dts = packet.pts - skipped, packet.dts - skipped
+                packet.stream = stream
+                cut.mux(packet)
+    assert grey_levels(read_clip(tmp_path / "cut.mp4").frames) == list(range(4, 12))
+
+
+def test_a_recording_without_a_length_in_its_header_comes_in(tmp_path):
+    with av.open(
+        str(tmp_path / "a.webm"), "w", format="webm", container_options={"live": "1"}
+    ) as container:
+        out = container.add_stream("libvpx-vp9", rate=24)
+        out.height, out.width = 32, 48
+        out.pix_fmt = "yuv420p"
+        for frame in moving(10):
+            container.mux(out.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(out.encode())
+    with av.open(str(tmp_path / "a.webm")) as container:
+        assert container.duration is None and container.streams.video[0].frames == 0
+    assert read_clip(tmp_path / "a.webm").frames.shape == (10, 32, 48, 3)
+
+
+@pytest.mark.parametrize("transfer", [PQ, HLG])
+def test_a_clip_with_a_high_dynamic_range_keeps_its_order_and_its_white(tmp_path, transfer):
+    codes = {PQ: (0, 80, 148, 200), HLG: (0, 80, 191, 240)}[transfer]  # the third: 203 cd/m²
+    grey = np.repeat(np.array(codes, np.uint8), 16)[None, :, None]
+    frames = np.broadcast_to(grey, (3, 64, 64, 3)).copy()
+    path = encoded(
+        tmp_path / "a.mp4",
+        frames,
+        "libx265",
+        "yuv420p10le",
+        color_trc=transfer,
+        color_primaries=9,
+        colorspace=9,
+    )
+    shown = read_clip(path).frames[1, 32, 8::16].astype(int)
+    assert (np.ptp(shown, axis=1) <= 8).all()  # grey stays grey
+    levels = shown.mean(axis=1)
+    assert levels[0] < 6 and (np.diff(levels) > 10).all()
+    assert 225 < levels[2] < 250 < levels[3] + 8
+
+
+def test_a_curve_of_ordinary_range_changes_nothing():
+    assert tone_curve(1) is None and tone_curve(2) is None
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from conftest import tiny_pipeline
 from safetensors.torch import load_file, save_file
+from tiny_models import tiny_pipeline
 
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.errors import MotionFileError
@@ -105,7 +105,7 @@ def test_a_motion_for_another_model_is_refused_with_both_values(motion_file, mod
 def test_a_file_that_is_no_safetensors_file_is_refused(tmp_path):
     path = tmp_path / "hop.safetensors"
     torch.save({"layers.0.motion_tokens": torch.zeros(3, 32)}, path)
-    with pytest.raises(MotionFileError, match="cannot be read as safetensors"):
+    with pytest.raises(MotionFileError, match="is not a safetensors file"):
         MotionTokens.load(path)
     with pytest.raises(MotionFileError, match="cannot be read"):
         MotionTokens.load(tmp_path / "missing.safetensors")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline
 from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
+from tiny_models import tiny_pipeline
 
 from motion_app.assignment import parse_request
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens

@@ -1,34 +1,27 @@
-"""Laws of what stands behind the page: drafts, overlays, examples, the device's line, jobs."""
+"""Laws of what stands behind the page: drafts, overlays, examples, the model."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from motion_app.assignment import build_request, parse_request
-from motion_app.errors import GenerationCancelled, MotionAppError, RequestError
+from motion_app.errors import MotionAppError, RequestError
 from motion_app.geometry import ModelGeometry
-from motion_app.jobs.device import DeviceLock
-from motion_app.jobs.generation import GenerationJob, Progress
 from motion_app.library import Library
-from motion_app.scene import Click, GeneratedVideo, Motion, StepReport
+from motion_app.scene import Click, Motion
 from motion_app.settings import ROOT, Settings
 from motion_app.ui import overlay
 from motion_app.ui.examples import NamedBox, load_examples, noun_at
-from motion_app.ui.host import HostStatus, Measurement, ModelHost
-from motion_app.ui.progress import banner_html, note_html, progress_html
-from motion_app.ui.results import new_result_folder
+from motion_app.ui.host import ModelHost
 from motion_app.ui.session import (
     SceneDraft,
     Session,
@@ -323,151 +316,7 @@ def test_of_nested_boxes_the_smallest_gives_the_noun() -> None:
     ]
 
 
-# the device's line ------------------------------------------------------------------------------
-
-
-def test_who_came_first_goes_first_and_everyone_sees_their_place() -> None:
-    lock = DeviceLock()
-    tickets = [lock.ticket() for _ in range(3)]
-    assert [ticket.ahead for ticket in tickets] == [0, 1, 2]
-    assert tickets[0].wait(0)
-    assert not tickets[1].wait(0)
-    tickets[1].release()  # gives up while waiting
-    tickets[0].release()
-    assert tickets[2].wait(0)
-    assert len(lock) == 1
-
-
-class CountingEngine:
-    """Stands in for MotionEngine: ``steps`` steps that wait for ``go``, never two runs at once."""
-
-    def __init__(self, steps: int = 4) -> None:
-        self.steps = steps
-        self.go = threading.Semaphore(0)
-        self.inside = 0
-        self.most_inside = 0
-
-    def generate(self, request: object, on_step: object) -> GeneratedVideo:
-        self.inside += 1
-        self.most_inside = max(self.most_inside, self.inside)
-        try:
-            for step in range(1, self.steps + 1):
-                assert self.go.acquire(timeout=10)
-                report = StepReport(step, self.steps, 0.5, np.zeros(1), np.zeros(1), False)
-                if on_step(report) is False:
-                    raise GenerationCancelled(f"stopped after step {step}")
-        finally:
-            self.inside -= 1
-        return GeneratedVideo(np.zeros((1, 2, 2, 3), np.uint8), np.zeros((0, 1, 1, 1)), {}, 8.0)
-
-
-def job_on(engine: CountingEngine, lock: DeviceLock) -> GenerationJob:
-    return GenerationJob(
-        lambda loaded: SimpleNamespace(), wait_for_engine=lambda seconds: engine, lock=lock
-    ).start()
-
-
-def last(progress: Iterator[Progress]) -> Progress:
-    *_, end = progress
-    return end
-
-
-def test_a_job_tells_every_step_and_ends_with_its_video() -> None:
-    engine = CountingEngine()
-    job = job_on(engine, DeviceLock())
-    seen = []
-    for progress in job.progress(every=0.05):
-        if progress.report is not None and progress.report.step not in seen:
-            seen.append(progress.report.step)
-        if progress.stage != "done" and len(seen) == (seen[-1] if seen else 0):
-            engine.go.release()
-    assert seen[-1] == engine.steps
-    assert seen == sorted(seen)
-    assert job.result().fps == 8.0
-
-
-def test_a_cancelled_job_stops_within_the_step_and_frees_the_device() -> None:
-    engine, lock = CountingEngine(), DeviceLock()
-    job = job_on(engine, lock)
-    engine.go.release()
-    while (now := next(job.progress(every=0.05))).report is None:
-        continue
-    assert now.report.step == 1
-    job.cancel()
-    engine.go.release()
-    assert last(job.progress(every=0.05)).report.step == 2
-    with pytest.raises(GenerationCancelled, match="step 2"):
-        job.result()
-    assert len(lock) == 0
-
-
-def test_two_jobs_never_run_at_once_and_the_second_knows_its_place() -> None:
-    engine, lock = CountingEngine(steps=1), DeviceLock()
-    first, second = job_on(engine, lock), job_on(engine, lock)
-    waiting = next(second.progress(every=0.05))
-    assert (waiting.stage, waiting.ahead) == ("queued", 1)
-    for _ in range(2):
-        engine.go.release()
-    assert first.result() is not second.result()
-    assert engine.most_inside == 1
-
-
-def test_a_job_cancelled_in_the_line_leaves_it() -> None:
-    engine, lock = CountingEngine(steps=1), DeviceLock()
-    first, second = job_on(engine, lock), job_on(engine, lock)
-    second.cancel()
-    with pytest.raises(GenerationCancelled):
-        second.result()
-    engine.go.release()
-    assert first.result().fps == 8.0
-    assert len(lock) == 0
-
-
-def test_the_error_that_ends_a_job_reaches_whoever_asks_for_its_video() -> None:
-    def refuse(engine: object) -> object:
-        raise RequestError("no phrase")
-
-    lock = DeviceLock()
-    job = GenerationJob(refuse, wait_for_engine=lambda seconds: CountingEngine(), lock=lock)
-    with pytest.raises(RequestError, match="no phrase"):
-        job.start().result()
-    assert len(lock) == 0
-
-
 # words and files --------------------------------------------------------------------------------
-
-
-def test_time_per_video_is_not_claimed_before_it_was_measured() -> None:
-    ready = HostStatus("ready", "pocket", "cpu", 4.0)
-    assert "not measured yet" in banner_html(ready, None, steps=12)
-    measured = Measurement(seconds=10.0, steps=4, objects=2, step_seconds=2.0)
-    assert "26 s per video of 12 steps" in banner_html(ready, measured, steps=12)
-
-
-def test_time_left_is_the_steps_left_at_their_measured_pace() -> None:
-    report = StepReport(3, 12, 0.5, np.zeros(1), np.zeros(1), False)
-    now = Progress("denoising", 2.0, report=report, step_seconds=0.5)
-    text = progress_html(now, None)
-    assert "step 3 of 12" in text
-    assert "about 4.5 s left" in text
-    assert 'aria-valuenow="25"' in text
-
-
-def test_what_a_person_wrote_is_never_markup() -> None:
-    assert "<b>" not in note_html("<b>bold</b>")
-    failed = HostStatus("failed", "x", "", 0.0, "<script>")
-    assert "<script>" not in banner_html(failed, None, steps=1)
-
-
-def test_results_lie_where_nobody_can_guess_and_old_ones_go(tmp_path: Path) -> None:
-    folders = [new_result_folder(tmp_path) for _ in range(2)]
-    assert len({folder.name for folder in folders}) == 2
-    assert all(len(folder.name) == 32 for folder in folders)
-    for folder in folders:
-        folder.mkdir()
-    os.utime(folders[0], (0, 0))
-    new_result_folder(tmp_path)
-    assert list(tmp_path.iterdir()) == [folders[1]]
 
 
 def test_the_page_is_built_without_torch() -> None:
@@ -477,10 +326,11 @@ def test_the_page_is_built_without_torch() -> None:
 
 
 def test_a_model_that_is_not_there_is_told_to_whoever_needs_it(tmp_path: Path) -> None:
-    host = ModelHost(Settings(model=str(tmp_path / "none")))
+    host = ModelHost(Settings(model=str(tmp_path / "none"), outputs=tmp_path / "outputs"))
     host.start()
     with pytest.raises(MotionAppError, match="model_index"):
         host.engine()
     with pytest.raises(MotionAppError, match="model_index"):
         host.segmenter()
     assert host.status().state == "failed"
+    host.stop()

@@ -21,14 +21,15 @@ class SequenceLayout:
     stop exclusive; ``motion`` holds M of each object; ``grid`` is (F, h, w) of the video tokens. An
     object without a motion has phrase None and motion 0, and takes no part. Query rows are
     text | video; key rows are text | motion_0 | … | motion_{N-1} | video. Video tokens run over
-    frames, then rows, then columns. Raises RequestError for a phrase outside the text or phrases
-    that overlap.
+    frames, then rows, then columns. ``members``: the objects that take part, None for those with
+    motion tokens. Raises RequestError for a phrase outside the text or phrases that overlap.
     """
 
     text: int
     phrases: Sequence[Span | None]
     motion: Sequence[int]
     grid: tuple[int, int, int]
+    members: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         spans = (None if span is None else (int(span[0]), int(span[1])) for span in self.phrases)
@@ -46,7 +47,7 @@ class SequenceLayout:
             )
         taken: dict[int, int] = {}
         for k, span in enumerate(self.phrases):
-            if span is None or not self.motion[k]:
+            if span is None or k not in self.steered:
                 continue
             if not 0 <= span[0] < span[1] <= self.text:
                 raise RequestError(
@@ -68,7 +69,9 @@ class SequenceLayout:
 
     @property
     def steered(self) -> tuple[int, ...]:
-        """The objects that take part: those with motion tokens."""
+        """The objects that take part."""
+        if self.members is not None:
+            return tuple(self.members)
         return tuple(k for k, tokens in enumerate(self.motion) if tokens)
 
     @property

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from motion_app.errors import MotionFileError
-from motion_app.library import FORMAT
+from motion_app.motion_files import format_of, read_header
+from motion_app.settings import DEFAULT_LIMITS, Limits
 
 PUBLISHED_NAME = re.compile(r"transformer_blocks\.(\d+)\.attn1\.processor\.motion_inversion_tokens")
 DISTRIBUTIONS = ("uniform", "normal")
@@ -57,15 +59,16 @@ class MotionMetadata:
         entries = asdict(self)
         entries["config"] = json.dumps(dict(self.config), sort_keys=True)
         entries["track"] = "" if self.track is None else json.dumps(self.track)
-        return {"format": FORMAT, **{name: str(entry) for name, entry in entries.items()}}
+        texts = {name: str(entry) for name, entry in entries.items()}
+        return {"format": format_of(self.method), **texts}
 
     @classmethod
     def from_strings(cls, entries: Mapping[str, str], file: str) -> MotionMetadata:
         """Read back ``to_strings``; MotionFileError for another format or a broken entry."""
-        came = entries.get("format")
-        if came != FORMAT:
+        came, expected = entries.get("format"), format_of(entries.get("method", ""))
+        if came != expected:
             raise MotionFileError(
-                f'{file} has the format "{came or "none"}", expected "{FORMAT}"; a published .pt '
+                f'{file} has the format "{came or "none"}", expected "{expected}"; a published .pt '
                 "file is converted with import-motion"
             )
         missing = sorted({"name", "phrase", "base", "tokens", "layers", "width"} - set(entries))
@@ -78,7 +81,7 @@ class MotionMetadata:
                 texts[name] = int(texts[name])
             texts["config"] = json.loads(texts.get("config") or "{}")
             texts["track"] = json.loads(texts.get("track") or "null")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MotionFileError(f"{file} has broken metadata: {error}") from error
         return cls(**texts)
 
@@ -169,17 +172,18 @@ class MotionTokens(nn.Module):
         width: int | None = None,
         base: str | None = None,
     ) -> MotionTokens:
-        """Read a motion file, float32, strictly.
+        """Read a motion file, float32, strictly; a preview packed into it is left alone.
 
         ``layers``, ``width`` and ``base`` are those of the model it shall steer; None leaves that
         check out. Raises MotionFileError for a file that is no motion file, a missing or extra
         layer, a wrong width, numbers that are not finite, or another base model.
         """
         path = Path(path)
+        header = read_header(path)
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = MotionMetadata.from_strings(file.metadata() or {}, path.name)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                metadata = MotionMetadata.from_strings(header.metadata, path.name)
+                tensors = {entry.name: file.get_tensor(entry.name) for entry in header.layers()}
         except (SafetensorError, OSError) as error:
             raise MotionFileError(f"{path.name} cannot be read as safetensors: {error}") from error
         _check_tensors(tensors, metadata, path.name)
@@ -202,11 +206,20 @@ class MotionTokens(nn.Module):
         return cls(ordered, metadata)
 
     @classmethod
-    def import_published(cls, path: Path | str) -> MotionTokens:
+    def import_published(cls, path: Path | str, *, limits: Limits = DEFAULT_LIMITS) -> MotionTokens:
         """The authors' ``pytorch_model.pt``: ``transformer_blocks.{i}.attn1.processor.
         motion_inversion_tokens``, [1, M, D] each, bf16 or fp32. Read with ``weights_only``, so that
         the pickle can run nothing. Raises MotionFileError for any other content."""
         path = Path(path)
+        try:
+            megabytes = path.stat().st_size / 2**20
+        except OSError as error:
+            raise MotionFileError(f"{path.name} cannot be read: {error.strerror}") from error
+        if megabytes > limits.motion_megabytes:
+            raise MotionFileError(
+                f"{path.name} is {megabytes:.0f} MB; a motion file may have "
+                f"{limits.motion_megabytes:g} MB"
+            )
         try:
             entries = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a dozen kinds for a file that is not its own
@@ -260,3 +273,30 @@ def _check_tensors(tensors: Mapping[str, Tensor], metadata: MotionMetadata, file
             )
         if not bool(torch.isfinite(tensor).all()):
             raise MotionFileError(f"{file}: {name} holds NaN or infinity; train the motion again")
+
+
+@torch.no_grad()
+def convert_published(
+    path: Path | str,
+    out: Path,
+    *,
+    transformer: nn.Module,
+    base: str,
+    name: str,
+    phrase: str,
+    noun: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+) -> MotionMetadata:
+    """The authors' file at ``path`` as a motion file ``out``, bound to the loaded ``transformer``,
+    whose fingerprint is ``base``. Raises MotionFileError where it is none, or does not fit."""
+    tokens = MotionTokens.import_published(path, limits=limits)
+    tokens.to(transformer.device).key_values(transformer)  # shapes fit
+    metadata = MotionMetadata(
+        name=name,
+        phrase=phrase,
+        base=base,
+        noun=noun,
+        config={"source": Path(path).name},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return tokens.save(out, metadata)

@@ -159,12 +159,19 @@ class TrainingSteering:
         self._samples: Sequence[TrainingSample] = ()
         self._fixed: list[AttentionPlan | None] = []
         self._by_layer: dict[int, list[AttentionPlan]] = {}
+        self._noun_masks: list[Tensor] = []
 
     def begin(self, samples: Sequence[TrainingSample]) -> None:
         """Set the batch, in order; its DMEM masks are drawn afresh in the forward pass to come."""
         self._samples = samples
         self._fixed = []
         self._by_layer = {}
+        self._noun_masks = []
+
+    def layer_masks(self) -> Tensor:
+        """What most layers took for the first sample's object in the last forward pass, by DMEM and
+        before the random drop, (F, h, w) bool."""
+        return torch.stack(self._noun_masks).float().mean(0) > 0.5
 
     def plans(self, layer: int, query: Tensor, key: Tensor) -> Sequence[AttentionPlan]:
         if not self._fixed:
@@ -173,7 +180,7 @@ class TrainingSteering:
         # the first time, whose random drop cannot be drawn twice.
         if layer not in self._by_layer:
             self._by_layer[layer] = [
-                fixed or self._noun_plan(sample, query[b], key[b])
+                fixed or self._noun_plan(sample, query[b], key[b], first=b == 0)
                 for b, (sample, fixed) in enumerate(zip(self._samples, self._fixed, strict=True))
             ]
         return self._by_layer[layer]
@@ -181,10 +188,14 @@ class TrainingSteering:
     def observe(self, layer: int, video: Tensor) -> None:
         """Training needs no features."""
 
-    def _noun_plan(self, sample: TrainingSample, query: Tensor, key: Tensor) -> AttentionPlan:
-        """DMEM, from query and key (heads, L + V, d) of one sample."""
+    def _noun_plan(
+        self, sample: TrainingSample, query: Tensor, key: Tensor, *, first: bool
+    ) -> AttentionPlan:
+        """DMEM, from query and key (heads, L + V, d) of one sample; ``first``: of the batch."""
         layout = sample.layout
         video = key[:, layout.video_rows]  # (heads, V, d)
+        if first:
+            self._noun_masks.append(noun_mask(query, video, layout.grid, sample.noun))
         mask = noun_mask(
             query, video, layout.grid, sample.noun, drop=self.drop, generator=self.generator
         )

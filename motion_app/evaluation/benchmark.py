@@ -20,6 +20,7 @@ from motion_app.evaluation.extractors import colour_track
 from motion_app.evaluation.metrics import (
     assignment_similarity,
     bootstrap_interval,
+    follows_own,
     mask_iou,
 )
 from motion_app.pocket.world import RenderedClip, WorldConfig, draw_scene, render
@@ -27,7 +28,6 @@ from motion_app.scene import GeneratedVideo, GenerationRequest, Motion, SceneObj
 from motion_app.training.clips import encode_views, grid_masks
 
 CASE_SEED = 500_000  # far from every seed the training draws from
-FOLLOWS = 0.3  # method.md, section 10: an object follows its own motion above this similarity
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class ObjectScore:
 
     @property
     def follows(self) -> bool:
-        return self.own > FOLLOWS and self.own > self.other
+        return follows_own(self.own, self.other)
 
 
 def draw_cases(

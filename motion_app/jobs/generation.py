@@ -1,153 +1,175 @@
-"""One generation on a thread of its own, watched step by step and stopped within one."""
+"""Jobs of the kind "generate": a request becomes a video and its files.
+
+inputs   {"request": what ``assignment.parse_request`` reads, with the picture and the masks
+         inside as data: URIs; "badge": bool; any other key is the page's own}
+outcome  {"video", "gif", "recipe", "frames", "masks_zip": file names in the job's folder;
+         "seed", "steps", "guidance", "seconds"}
+"""
 
 from __future__ import annotations
 
-import secrets
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from motion_app.errors import GenerationCancelled
-from motion_app.jobs.device import DeviceLock
-from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
+from motion_app.assignment import RequestFile, build_request, parse_request, request_to_json
+from motion_app.errors import RequestError
+from motion_app.geometry import GenerationDefaults, ModelGeometry
+from motion_app.jobs.store import JobRow
+from motion_app.jobs.timing import JobSize
+from motion_app.jobs.work import WaitForEngine, Work, engine_for
+from motion_app.library import Library
+from motion_app.results import SavedVideo, save_result
+from motion_app.scene import GenerationRequest, StepReport
+from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.signing import Certificate
 
-if TYPE_CHECKING:  # the engine needs torch, which the page does without until the model is loaded
-    from motion_app.engine.pipeline import MotionEngine
-
-Stage = Literal["queued", "loading", "preparing", "denoising", "decoding", "done"]
-# Waits for the loaded model, the given seconds at most; None says that it is still loading.
-WaitForEngine = Callable[[float], "MotionEngine | None"]
-MakeRequest = Callable[["MotionEngine"], GenerationRequest]
-POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True, eq=False)
-class Progress:
-    """Where a job stands. ``ahead``: jobs before it while "queued"; ``elapsed`` seconds since the
-    start; ``report`` the last finished step; ``step_seconds`` the mean of the steps so far, None
-    before the first one."""
-
-    stage: Stage
-    elapsed: float
-    ahead: int = 0
-    report: StepReport | None = None
-    step_seconds: float | None = None
-
-    @property
-    def steps_left(self) -> int | None:
-        return None if self.report is None else self.report.steps - self.report.step
+KIND = "generate"
+FILES = ("video", "gif", "recipe", "frames", "masks_zip")
 
 
-class GenerationJob:
-    """Runs one request when its turn on the device comes.
+def check_generation(
+    request: Mapping[str, Any] | RequestFile,
+    *,
+    geometry: ModelGeometry,
+    library: Library,
+    base: str | None = None,
+    badge: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+) -> dict[str, Any]:
+    """The inputs of a job that makes the video of ``request``: everything checked that can be
+    without the model, and the picture as the model will see it.
 
-    ``id``: 128 random bits in hexadecimal. ``start`` it once, follow ``progress``, take ``result``.
+    ``base``: the loaded model's fingerprint, None while it is loading; ``badge``: a visible
+    "AI-generated" on the video. Raises RequestError, MediaError or MotionFileError.
     """
+    entries = dict(request) if isinstance(request, Mapping) else request.model_dump()
+    built = _built(entries, geometry=geometry, library=library, base=base, limits=limits)
+    return {"request": request_to_json(built), "badge": badge}
+
+
+def _built(
+    entries: Mapping[str, Any],
+    *,
+    geometry: ModelGeometry,
+    library: Library,
+    base: str | None,
+    limits: Limits,
+) -> GenerationRequest:
+    request_file = parse_request(entries)
+    _check_sources(request_file)
+    return build_request(request_file, geometry=geometry, library=library, base=base, limits=limits)
+
+
+def _check_sources(request_file: RequestFile) -> None:
+    """A job comes from a browser: it names no file of this machine."""
+    pictures = {"image": request_file.image}
+    for number, entry in enumerate(request_file.objects, start=1):
+        pictures[f"mask of object {number}"] = entry.mask
+        motion = entry.motion or ""
+        if "/" in motion or "\\" in motion or motion.endswith(".safetensors"):
+            raise RequestError(
+                f'the motion of object {number} is the file "{Path(motion).name[:60]}"; use the '
+                "name of a motion in the library, or import the file first"
+            )
+    for what, source in pictures.items():
+        if not source.startswith("data:"):
+            raise RequestError(
+                f'the {what} is "{source[:40]}"; send the picture itself, as a data: URI'
+            )
+
+
+class GenerationRunner:
+    """``geometry`` and ``defaults`` ask for the model's, which may be known before it is loaded;
+    ``base`` for its fingerprint, None until then; ``badge`` puts the badge on every video and
+    ``certificate`` a signature."""
 
     def __init__(
-        self, make_request: MakeRequest, *, wait_for_engine: WaitForEngine, lock: DeviceLock
+        self,
+        *,
+        wait_for_engine: WaitForEngine,
+        library: Library,
+        geometry: Callable[[], ModelGeometry],
+        defaults: Callable[[], GenerationDefaults],
+        base: Callable[[], str | None],
+        badge: bool = False,
+        certificate: Certificate | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self.id = secrets.token_hex(16)
-        self.seconds = 0.0
-        self._make_request = make_request
         self._wait_for_engine = wait_for_engine
-        self._ticket = lock.ticket()
-        self._cancelled = threading.Event()
-        self._changed = threading.Condition()
-        self._stage: Stage = "queued"
-        self._report: StepReport | None = None
-        self._step_seconds: list[float] = []
-        self._version = 0
-        self._video: GeneratedVideo | None = None
-        self._error: BaseException | None = None
-        self._started = time.monotonic()
-        # A daemon: closing the app does not wait for a video nobody will see.
-        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+        self._library = library
+        self._geometry = geometry
+        self._defaults = defaults
+        self._base = base
+        self._badge = badge
+        self._certificate = certificate
+        self._limits = limits
 
-    def start(self) -> GenerationJob:
-        self._thread.start()
-        return self
-
-    def cancel(self) -> None:
-        """Ask it to stop: at once while it waits, else at the end of the current step."""
-        self._cancelled.set()
-
-    @property
-    def running(self) -> bool:
-        return self._stage != "done"
-
-    @property
-    def cancelling(self) -> bool:
-        return self._cancelled.is_set() and self.running
-
-    @property
-    def step_seconds(self) -> float:
-        """Mean seconds of the steps so far; 0 before the first."""
-        return sum(self._step_seconds) / max(1, len(self._step_seconds))
-
-    def progress(self, *, every: float = 1.0) -> Iterator[Progress]:
-        """A Progress at every change, and after ``every`` seconds without one; ends with "done"."""
-        seen = -1
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._version != seen, every)  # noqa: B023
-                seen, now = self._version, self._snapshot()
-            yield now
-            if now.stage == "done":
-                return
-
-    def result(self) -> GeneratedVideo:
-        """The video of a job that is done, or the error that ended it."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._video
-
-    def _snapshot(self) -> Progress:
-        return Progress(
-            stage=self._stage,
-            elapsed=time.monotonic() - self._started,
-            ahead=self._ticket.ahead,
-            report=self._report,
-            step_seconds=self.step_seconds if self._step_seconds else None,
+    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+        """A mistake is told at once, not when the job's turn comes."""
+        request, badge = inputs.get("request"), inputs.get("badge", False)
+        if not isinstance(request, Mapping) or not isinstance(badge, bool):
+            raise RequestError('a video needs {"request": the request\'s JSON, "badge": bool}')
+        checked = check_generation(
+            request,
+            geometry=self._geometry(),
+            library=self._library,
+            base=self._base(),
+            badge=badge,
+            limits=self._limits,
         )
+        return {**inputs, **checked}
 
-    def _run(self) -> None:
-        try:
-            with self._ticket:
-                while not self._ticket.wait(POLL_SECONDS):
-                    self._stop_if_cancelled()
-                self._enter("loading")
-                while (engine := self._wait_for_engine(POLL_SECONDS)) is None:
-                    self._stop_if_cancelled()
-                self._enter("preparing")
-                began = time.monotonic()
-                request = self._make_request(engine)
-                self._stop_if_cancelled()
-                video = engine.generate(request, on_step=self._stepped)
-                self._stop_if_cancelled()
-                self.seconds = time.monotonic() - began
-                self._video = video
-        except BaseException as error:  # handed to whoever asks for the result
-            self._error = error
-        finally:
-            self._enter("done")
+    def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
+        """Two jobs may make the same video."""
 
-    def _stepped(self, report: StepReport) -> bool:
-        with self._changed:
-            self._report = report
-            self._step_seconds.append(report.seconds)
-        self._enter("decoding" if report.step == report.steps else "denoising")
-        return not self._cancelled.is_set()
+    def size(self, inputs: Mapping[str, Any]) -> JobSize:
+        request = parse_request(inputs["request"])
+        return JobSize(request.steps or self._defaults().steps, len(request.objects))
 
-    def _stop_if_cancelled(self) -> None:
-        if self._cancelled.is_set():
-            raise GenerationCancelled("stopped before the first step, as asked")
+    def run(self, work: Work) -> dict[str, Any]:
+        """Generate and save. Raises GenerationCancelled within the step in which it is asked to."""
+        engine = engine_for(work, self._wait_for_engine)
+        work.enter("preparing")
+        request = _built(
+            work.row.inputs["request"],
+            geometry=engine.geometry,
+            library=self._library,
+            base=engine.fingerprint,
+            limits=self._limits,
+        )
+        work.check_stop()
 
-    def _enter(self, stage: Stage) -> None:
-        with self._changed:
-            self._stage = stage
-            self._version += 1
-            self._changed.notify_all()
+        def on_step(report: StepReport) -> bool:
+            last = report.step == report.steps
+            return work.stepped(
+                report,
+                step=report.step,
+                steps=report.steps,
+                seconds=report.seconds,
+                stage="decoding" if last else "denoising",
+            )
+
+        video = engine.generate(request, on_step=on_step)
+        work.check_stop()
+        work.enter("saving")
+        badge = self._badge or bool(work.row.inputs.get("badge"))
+        saved = save_result(
+            video,
+            work.folder,
+            export=engine.defaults.export,
+            badge=badge,
+            certificate=self._certificate,
+        )
+        return {
+            **_named(saved, work.folder),
+            "seed": video.recipe["seed"],
+            "steps": video.recipe["steps"],
+            "guidance": video.recipe["guidance"],
+            "seconds": round(work.seconds, 3),
+        }
+
+
+def _named(saved: SavedVideo, folder: Path) -> dict[str, str]:
+    """The result's files relative to the job's folder."""
+    return {name: str(getattr(saved, name).relative_to(folder)) for name in FILES}

@@ -34,10 +34,12 @@ class ViewConfig:
 @dataclass(frozen=True, eq=False)
 class CachedViews:
     """``latents`` (n, F, C, H', W') float32 scaled as the transformer takes them; ``object_masks``
-    (n, F, h, w) bool where the clips came with masks, else None."""
+    (n, F, h, w) bool where the clips came with masks, else None; ``frames`` (n, F, H, W, 3) uint8,
+    the video frame in the middle of those that each latent frame encodes, to be looked at."""
 
     latents: Tensor
     object_masks: Tensor | None
+    frames: np.ndarray
 
 
 def draw_views(
@@ -116,14 +118,18 @@ def _warp(frames: np.ndarray, matrix: np.ndarray, geometry: ModelGeometry) -> np
 def grid_masks(masks: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
     """Masks (..., T, H, W) bool of every frame on the token grid, (..., F, h, w) bool: a latent
     frame shows the mean of the video frames it encodes (the first frame stands alone)."""
-    ratio = geometry.temporal_ratio
-    groups = [slice(0, 1)]
-    groups += [slice(1 + ratio * i, 1 + ratio * (i + 1)) for i in range(geometry.latent_frames - 1)]
     cells = []
-    for group in groups:
+    for group in frame_groups(geometry):
         shown = masks[..., group, :, :].mean(axis=-3) >= 0.5  # (..., H, W)
         cells.append(mask_to_grid(shown, geometry.grid_height, geometry.grid_width))
     return np.stack(cells, axis=-3)
+
+
+def frame_groups(geometry: ModelGeometry) -> list[slice]:
+    """The video frames that each of the F latent frames encodes."""
+    ratio = geometry.temporal_ratio
+    later = [slice(1 + ratio * i, 1 + ratio * (i + 1)) for i in range(geometry.latent_frames - 1)]
+    return [slice(0, 1), *later]
 
 
 def encode_views(vae: AutoencoderKLCogVideoX, frames: np.ndarray) -> Tensor:
@@ -152,4 +158,5 @@ def cache_views(
     """Draws the views and encodes them, once for the whole training."""
     frames, view_masks = draw_views(clips, geometry, config, seed=seed, masks=masks)
     grids = None if view_masks is None else torch.from_numpy(grid_masks(view_masks, geometry))
-    return CachedViews(encode_views(vae, frames), grids)
+    middles = [(group.start + group.stop - 1) // 2 for group in frame_groups(geometry)]
+    return CachedViews(encode_views(vae, frames), grids, frames[:, middles])

@@ -1,7 +1,7 @@
 """The loaded model as the page sees it: loading in the background, ready, or not to be had.
 
-Shared by all browsers, so it holds nothing of anybody's: weights, sizes, one device lock, and how
-long the last video took.
+Shared by all browsers, so it holds nothing of anybody's: weights, sizes, one device lock, and the
+line of jobs, which gives a job to who knows its id.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from motion_app import sandbox
 from motion_app.errors import CheckpointError, MotionAppError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
+from motion_app.jobs import generation, training
 from motion_app.jobs.device import DeviceLock
+from motion_app.jobs.queue import JobQueue
+from motion_app.jobs.timing import Measurement
+from motion_app.jobs.work import Runner
 from motion_app.library import Library
 from motion_app.scene import Motion
 from motion_app.settings import Settings
+from motion_app.signing import certificate_of
 
 if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
     from motion_app.engine.pipeline import MotionEngine
@@ -30,25 +36,6 @@ HUB_SEGMENTER = (
     "facebook/sam2.1-hiera-small"  # where a checkpoint names none: SAM 2.1, 46 M weights
 )
 CLICK_WAIT_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """How long a finished video took: ``seconds`` in all, ``step_seconds`` of them per step."""
-
-    seconds: float
-    steps: int
-    objects: int
-    step_seconds: float
-
-    @property
-    def rest_seconds(self) -> float:
-        """Before the first step and after the last: reading the inputs, decoding."""
-        return max(0.0, self.seconds - self.steps * self.step_seconds)
-
-    def seconds_for(self, steps: int) -> float:
-        """What a video of so many steps would take."""
-        return self.rest_seconds + steps * self.step_seconds
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,9 @@ class ModelHost:
         self.settings = settings
         self.library = Library(settings.motion_folders())
         self.lock = DeviceLock()
-        self.measured: Measurement | None = None
+        self.jobs = JobQueue(
+            settings.outputs, self._runners(), limits=settings.limits, lock=self.lock
+        )
         self._name = GenerationDefaults.read(settings.model).name
         self._error: MotionAppError | None = None
         self._engine: MotionEngine | None = None
@@ -79,10 +68,43 @@ class ModelHost:
         self._started: float | None = None
         self._load_seconds = 0.0
 
+    def _runners(self) -> dict[str, Runner]:
+        settings = self.settings
+        shared = {
+            "wait_for_engine": self.wait_for_engine,
+            "library": self.library,
+            "defaults": self.defaults,
+            "limits": settings.limits,
+        }
+        return {
+            generation.KIND: generation.GenerationRunner(
+                geometry=self.geometry,
+                base=self.base,
+                badge=settings.badge,
+                certificate=certificate_of(settings),
+                **shared,
+            ),
+            training.KIND: training.TrainingRunner(
+                segmenter=self.segmenter, enabled=settings.training, **shared
+            ),
+        }
+
     def start(self) -> None:
-        """Begin to load, once."""
+        """Begin to load and to run jobs, once. MotionAppError where the jobs' folder cannot be
+        used."""
+        self.jobs.start()
         self._started = time.monotonic()
+        threading.Thread(target=sandbox.warm, name="warm-sandbox", daemon=True).start()
         threading.Thread(target=self._load, name="load-model", daemon=True).start()
+
+    def stop(self) -> None:
+        """Interrupt the running job, to be taken up again later, and let its folder go."""
+        self.jobs.stop()
+
+    @property
+    def measured(self) -> Measurement | None:
+        """How long the last video took; None before the first."""
+        return self.jobs.timings.last(generation.KIND)
 
     def status(self) -> HostStatus:
         if self._error is not None:
@@ -110,9 +132,12 @@ class ModelHost:
     def motions(self) -> list[Motion]:
         """Motions for this base model; of any, before the model is loaded."""
         motions = self.library.list()
-        if self._engine is None:
-            return motions
-        return [motion for motion in motions if motion.base == self._engine.fingerprint]
+        base = self.base()
+        return motions if base is None else [item for item in motions if item.base == base]
+
+    def base(self) -> str | None:
+        """The loaded model's fingerprint, to which motions belong; None while it is loading."""
+        return None if self._engine is None else self._engine.fingerprint
 
     def engine(self) -> MotionEngine:
         """The engine, waited for; raises what loading raised."""
@@ -138,10 +163,6 @@ class ModelHost:
     @property
     def clicks_ready(self) -> bool:
         return self._segmenter_done.is_set()
-
-    def record(self, seconds: float, *, steps: int, objects: int, step_seconds: float) -> None:
-        """Remember how long a video took."""
-        self.measured = Measurement(seconds, steps, objects, step_seconds)
 
     def _load(self) -> None:
         try:

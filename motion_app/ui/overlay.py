@@ -72,9 +72,11 @@ def draw_objects(
     *,
     selected: int | None = None,
     numbered: bool = True,
+    numbers: Sequence[int] | None = None,
 ) -> np.ndarray:
     """``image`` (H, W, 3) uint8 with masks (N, H, W) bool tinted and outlined in their slots'
-    colours, the ``selected`` one more strongly, and each object's number, from 1, beside it."""
+    colours, the ``selected`` one more strongly, and each object's number beside it: those of
+    ``numbers``, or from 1."""
     canvas = image.astype(np.float32)
     for k, (mask, slot) in enumerate(zip(masks, slots, strict=True)):
         tint = TINT if selected in (None, k) else QUIET_TINT
@@ -88,17 +90,21 @@ def draw_objects(
         extra = 1 if selected == k else 0
         cv2.drawContours(drawn, outline, -1, (255, 255, 255), 2 * (line + extra) + 1, cv2.LINE_AA)
         cv2.drawContours(drawn, outline, -1, colour_of(slot), line + extra, cv2.LINE_AA)
-    return _numbered(drawn, masks, slots) if numbered else drawn
+    if not numbered:
+        return drawn
+    return _numbered(drawn, masks, slots, numbers or range(1, len(masks) + 1))
 
 
-def _numbered(image: np.ndarray, masks: np.ndarray, slots: Sequence[int]) -> np.ndarray:
+def _numbered(
+    image: np.ndarray, masks: np.ndarray, slots: Sequence[int], numbers: Sequence[int]
+) -> np.ndarray:
     """Numbers on discs at the upper left of each mask."""
     height, width = image.shape[:2]
     radius = max(6, round(width / 42))
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=radius * 1.35)
-    for k, (mask, slot) in enumerate(zip(masks, slots, strict=True)):
+    for mask, slot, number in zip(masks, slots, numbers, strict=True):
         if not mask.any():
             continue
         rows, columns = np.nonzero(mask)
@@ -106,7 +112,7 @@ def _numbered(image: np.ndarray, masks: np.ndarray, slots: Sequence[int]) -> np.
         y = float(np.clip(rows.min(), radius + 1, height - radius - 2))
         disc = (x - radius, y - radius, x + radius, y + radius)
         pen.ellipse(disc, fill=colour_of(slot), outline="white", width=max(1, radius // 5))
-        pen.text((x, y), str(k + 1), fill=ink_on(slot), font=font, anchor="mm")
+        pen.text((x, y), str(number), fill=ink_on(slot), font=font, anchor="mm")
     return np.asarray(picture)
 
 

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from motion_app.ui.api import register_api
 from motion_app.ui.boundary import listen
+from motion_app.ui.evaluate_tab import EvaluateTab
 from motion_app.ui.examples import Example
 from motion_app.ui.host import ModelHost
+from motion_app.ui.motions_tab import MotionsTab
 from motion_app.ui.progress import host_banner
 from motion_app.ui.session import Session
+from motion_app.ui.study_tab import StudyTab
 from motion_app.ui.texts import LANGUAGES, Texts
 from motion_app.ui.transfer_tab import TransferTab
+from motion_app.ui.verify_panel import VerifyPanel
 
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
 STYLE = Path(__file__).parent / "style.css"
-OWNER_DIGITS = 32  # of a browser's token: 128 bits in hexadecimal
+OWNER = re.compile("[0-9a-f]{32}")  # a browser's token: 128 random bits
 
 
 def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
     """The whole app as gradio serves it: the first language at ``/``, each other one at its own
-    path."""
+    path, and the endpoints of ``api`` once."""
     first, *others = LANGUAGES
     with gr.Blocks(
         title=Texts(first)("page.title"),
@@ -34,6 +40,7 @@ def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
         fill_width=True,
     ) as page:
         LanguagePage(host, Texts(first), examples).wire(page)
+        register_api(host)
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
             LanguagePage(host, Texts(language), examples).wire(page)
@@ -45,29 +52,68 @@ class LanguagePage:
 
     def __init__(self, host: ModelHost, texts: Texts, examples: Sequence[Example]) -> None:
         self.host, self.texts = host, texts
-        self.session = gr.State(Session(), delete_callback=Session.close)
+        self.session = gr.State(Session())
+        # Kept by the browser, so that a reload finds what it had made; readable after a restart.
+        self.browser = gr.BrowserState(
+            "", storage_key="motion-transfer", secret=host.jobs.store.secret("browser")
+        )
         gr.Navbar(visible=False)  # the header links the languages
         gr.HTML(header_html(texts), apply_default_css=False)
-        self.banner = gr.HTML(host_banner(host), apply_default_css=False, elem_id="banner")
+        self.banner = gr.HTML(host_banner(host, texts), apply_default_css=False, elem_id="banner")
         self.timer = gr.Timer(LOADING_TICK)
-        with gr.Tabs(), gr.Tab(texts("page.tab_transfer"), id="transfer"):
-            self.transfer = TransferTab(host, texts, examples, self.session)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(texts("page.tab_transfer"), id="transfer"):
+                self.transfer = TransferTab(host, texts, examples, self.session)
+            with gr.Tab(texts("page.tab_motions"), id="motions"):
+                self.motions = MotionsTab(host, texts)
+            with gr.Tab(texts("page.tab_study"), id="study") as self.study_tab:
+                self.study = StudyTab(host, texts)
+            with gr.Tab(texts("page.tab_evaluate"), id="evaluate") as self.evaluate_tab:
+                self.evaluate = EvaluateTab(host, texts)
+                self.verify = VerifyPanel(texts, limits=host.settings.limits)
 
     def wire(self, page: gr.Blocks) -> None:
         """Bind every event."""
-        self.transfer.wire(self.banner)
-        rows = self.transfer.rows
-        outputs = [self.session, self.banner, self.timer, *(row.motion for row in rows)]
-        for event in (page.load, self.timer.tick):
-            listen(event, self.look, inputs=[self.session], outputs=outputs)
+        session, transfer = self.session, self.transfer
+        transfer.wire(self.banner)
+        self.motions.wire(session, on_change=self._library_changed)
+        self.study.wire(session, self.study_tab)
+        self.evaluate.wire(session, tab=self.evaluate_tab)
+        self.verify.wire()
+        entered = listen(
+            page.load,
+            self.enter,
+            inputs=[session, self.browser],
+            outputs=[session, self.browser],
+        )
+        outputs = [self.banner, self.timer, *transfer.library_outputs]
+        for event in (entered.then, self.timer.tick):
+            listen(event, self.look, inputs=[session], outputs=outputs)
+        transfer.video.attach_on(entered.then)
+        self.motions.attach(entered, session)
+
+    def enter(self, session: Session, token: str) -> tuple[Session, str]:
+        """The browser's own token: the one it kept, or a new one to keep."""
+        if isinstance(token, str) and OWNER.fullmatch(token):
+            session.owner = token
+        return session, session.owner
 
     def look(self, session: Session) -> list[Any]:
         """What a page needs to know of the model: the banner, and the motions that fit it."""
         waiting = self.host.status().state == "loading"
         # choices are left alone while someone may be looking through them
-        rows = len(self.transfer.rows)
-        motions = [gr.skip()] * rows if waiting else self.transfer.library_updates()
-        return [session, host_banner(self.host), gr.Timer(active=waiting), *motions]
+        skipped = [gr.skip()] * len(self.transfer.library_outputs)
+        motions = skipped if waiting else self.transfer.library_updates(session)
+        return [host_banner(self.host, self.texts), gr.Timer(active=waiting), *motions]
+
+    def _library_changed(self, event: Any) -> None:
+        """After ``event`` the library may hold other motions: show them where they are chosen."""
+        listen(
+            event.then,
+            self.transfer.library_updates,
+            inputs=[self.session],
+            outputs=self.transfer.library_outputs,
+        )
 
 
 def header_html(texts: Texts) -> str:

@@ -4,100 +4,109 @@ from __future__ import annotations
 
 import html
 
-from motion_app.jobs.generation import Progress
+from motion_app.jobs.queue import JobProgress
+from motion_app.scene import StepReport
 from motion_app.ui.host import HostStatus, Measurement, ModelHost
+from motion_app.ui.texts import Texts
 
-STAGES = {
-    "queued": "Waiting for the device",
-    "loading": "Waiting for the model to load",
-    "preparing": "Reading picture, words and motions",
-    "denoising": "Making the video",
-    "decoding": "Decoding the frames",
-    "done": "Done",
-}
+ANNOUNCED_SHARES = 4  # a screen reader hears of every quarter, not of every second
 
 
-def in_words(seconds: float) -> str:
-    """ "0.4 s", "12 s", "3 min 20 s"."""
+def in_words(seconds: float, texts: Texts) -> str:
+    """0.4 s, 12 s, 3 min 20 s, in the page's language."""
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return texts("video.seconds", n=f"{seconds:.1f}")
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    if minutes:
+        return texts("video.minutes", m=minutes, s=rest)
+    return texts("video.seconds", n=rest)
 
 
-def banner_html(status: HostStatus, measured: Measurement | None, *, steps: int) -> str:
+def banner_html(
+    status: HostStatus, measured: Measurement | None, *, steps: int, texts: Texts
+) -> str:
     """Which model, on what device, and how long a video of ``steps`` takes here, once that was
     measured."""
+    name = html.escape(status.name)
     if status.state == "failed":
         body = (
-            '<span class="chip chip-failed">no model</span>'
+            f'<span class="chip chip-failed">{texts("video.no_model")}</span>'
             f"<span>{html.escape(status.message)}</span>"
         )
     elif status.state == "loading":
+        waited = in_words(round(status.load_seconds), texts)
         body = (
-            f'<span class="chip chip-loading">{html.escape(status.name)}</span>'
-            f"<span>loading… {status.load_seconds:.0f} s. "
-            "You can already choose a picture; clicks are answered when the model is there.</span>"
+            f'<span class="chip chip-loading">{name}</span>'
+            f"<span>{texts('video.model_loading', waited=waited)}</span>"
         )
     else:
+        device = texts("video.on_device", device=html.escape(status.device))
         body = (
-            f'<span class="chip chip-ready">{html.escape(status.name)}</span>'
-            f"<span>on {html.escape(status.device)} · {_expectation(measured, steps)}</span>"
+            f'<span class="chip chip-ready">{name}</span>'
+            f"<span>{device} · {_expectation(measured, steps, texts)}</span>"
         )
     return f'<div class="banner" role="status" aria-live="polite">{body}</div>'
 
 
-def host_banner(host: ModelHost) -> str:
+def host_banner(host: ModelHost, texts: Texts) -> str:
     """The banner for the host as it is now."""
-    return banner_html(host.status(), host.measured, steps=host.defaults().steps)
+    return banner_html(host.status(), host.measured, steps=host.defaults().steps, texts=texts)
 
 
-def _expectation(measured: Measurement | None, steps: int) -> str:
+def _expectation(measured: Measurement | None, steps: int, texts: Texts) -> str:
     if measured is None:
-        return "time per video: not measured yet, the first one will tell"
-    things = "1 object" if measured.objects == 1 else f"{measured.objects} objects"
-    return (
-        f"about {in_words(measured.seconds_for(steps))} per video of {steps} steps "
-        f"(measured on the last one, {things})"
-    )
+        return texts("video.not_measured")
+    one = measured.objects == 1
+    things = texts("video.one_object") if one else texts("video.many_objects", n=measured.objects)
+    seconds = in_words(measured.seconds_for(steps), texts)
+    return texts("video.measured", seconds=seconds, steps=steps, things=things)
 
 
-def seconds_left(progress: Progress, measured: Measurement | None) -> float | None:
-    """Seconds to the end by what was measured: this job's steps, and the last video's time for all
-    else. None while nothing was measured."""
-    if progress.stage == "decoding":
-        return None
-    if progress.step_seconds is not None:
-        after_steps = 0.0 if measured is None else measured.rest_seconds
-        return progress.steps_left * progress.step_seconds + after_steps
-    return None
-
-
-def progress_html(
-    progress: Progress, measured: Measurement | None, *, stopping: bool = False
-) -> str:
+def progress_html(progress: JobProgress, texts: Texts) -> str:
     """Stage, step, time left and a bar."""
-    report = progress.report
-    stage = "Stopping after this step" if stopping else STAGES[progress.stage]
     facts = []
     if progress.stage == "queued":
-        facts.append(f"{progress.ahead} before you" if progress.ahead else "you are next")
-    if report is not None and progress.stage == "denoising":
-        facts.append(f"step {report.step} of {report.steps}")
-        facts.append(f"{in_words(progress.step_seconds)} a step")
-        facts.append("masks settled" if report.masks_settled else "masks still moving")
-    left = seconds_left(progress, measured)
-    if left is not None and not stopping:
-        facts.append(f"about {in_words(left)} left")
-    share = 0 if report is None else round(100 * report.step / report.steps)
+        facts.append(_place(progress.ahead, texts))
+    if progress.stage == "denoising" and progress.step:
+        facts.append(texts("video.step", step=progress.step, steps=progress.steps))
+        if progress.step_seconds is not None:
+            facts.append(texts("video.a_step", seconds=in_words(progress.step_seconds, texts)))
+        if isinstance(progress.news, StepReport):
+            settled = "video.masks_settled" if progress.news.masks_settled else "video.masks_moving"
+            facts.append(texts(settled))
+    if progress.seconds_left is not None and not progress.stopping:
+        facts.append(texts("video.left", seconds=in_words(progress.seconds_left, texts)))
+    share = round(100 * progress.step / progress.steps) if progress.steps else 0
     bar = (
-        f'<div class="bar" role="progressbar" aria-label="Progress of the video" aria-valuemin="0"'
+        f'<div class="bar" role="progressbar" aria-label="{texts("video.bar")}" aria-valuemin="0"'
         f' aria-valuemax="100" aria-valuenow="{share}"><span style="width: {share}%"></span></div>'
     )
+    so_far = texts("video.so_far", seconds=in_words(progress.elapsed, texts))
     return (
-        f'<div class="progress"><p><strong>{stage}</strong> <span>{" · ".join(facts)}</span></p>'
-        f'{bar}<p class="quiet">{in_words(progress.elapsed)} so far</p></div>'
+        f'<div class="progress"><p><strong>{_stage(progress, texts)}</strong>'
+        f" <span>{' · '.join(facts)}</span></p>"
+        f'{bar}<p class="quiet">{so_far}</p></div>'
     )
+
+
+def announcement(progress: JobProgress, texts: Texts) -> str:
+    """The progress for a screen reader: it changes with the stage, with the place in the line and
+    with each quarter of the steps, so that it does not talk all the time."""
+    words = _stage(progress, texts)
+    if progress.stage == "queued":
+        return f"{words}: {_place(progress.ahead, texts)}"
+    if progress.stage == "denoising" and progress.steps:
+        quarter = ANNOUNCED_SHARES * progress.step // progress.steps
+        return f"{words}: {100 * quarter // ANNOUNCED_SHARES} %"
+    return words
+
+
+def _stage(progress: JobProgress, texts: Texts) -> str:
+    return texts("video.stopping" if progress.stopping else f"video.stage_{progress.stage}")
+
+
+def _place(ahead: int, texts: Texts) -> str:
+    return texts("video.ahead", n=ahead) if ahead else texts("video.next")
 
 
 def note_html(text: str, *, kind: str = "quiet") -> str:

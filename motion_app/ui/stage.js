@@ -1,48 +1,165 @@
-// The picture one clicks on. The server draws the picture and the masks; this turns pointer and
-// keys into points, as shares of the frame's width and height, and shows at once where they fell.
-const root = element;
+// The picture one marks objects on. The server draws the picture and the masks; this turns pointer
+// and keys into points, boxes and strokes, as shares of the frame, and shows at once where they are.
 const aim = { x: 0.5, y: 0.5 };
+const BORDER = 0.9999; // the last place that is inside
+let gesture = null; // what a pressed pointer has drawn so far
+let waiting = 0;
+
+function redraw() {
+  if (overtaken(props.markup)) return;
+  draw(mount, props.markup, { near: () => () => frame() });
+  hold(tool);
+}
 
 function frame() {
-  return root.querySelector(".stage-frame");
+  return element.querySelector(".stage-frame");
 }
 
 function place(name, x, y) {
-  root.style.setProperty(`--${name}-x`, `${100 * x}%`);
-  root.style.setProperty(`--${name}-y`, `${100 * y}%`);
+  element.style.setProperty(`--${name}-x`, `${100 * x}%`);
+  element.style.setProperty(`--${name}-y`, `${100 * y}%`);
 }
 
-function send(x, y, flip) {
-  place("sent", x, y);
-  root.dataset.waiting = "yes";
-  trigger("point", { x, y, flip });
+function within(value) {
+  return Math.min(Math.max(value, 0), BORDER);
 }
 
 function share(event) {
   const box = frame().getBoundingClientRect();
-  const within = (value) => Math.min(Math.max(value, 0), 0.9999);
   return {
     x: within((event.clientX - box.left) / box.width),
     y: within((event.clientY - box.top) / box.height),
   };
 }
 
-root.addEventListener("click", (event) => {
-  if (!frame() || !event.target.closest(".stage-frame")) return;
-  const { x, y } = share(event);
-  delete root.dataset.aiming;
-  send(x, y, event.shiftKey || event.altKey);
+function send(action) {
+  waiting += 1;
+  element.dataset.waiting = "yes";
+  act(action);
+}
+
+function sendPoint(x, y, positive) {
+  place("sent", x, y);
+  send({ kind: "point", x, y, positive });
+}
+
+// gestures
+
+function ink() {
+  const canvas = element.querySelector(".stage-ink");
+  const box = frame().getBoundingClientRect();
+  const scale = window.devicePixelRatio || 1;
+  canvas.width = Math.round(box.width * scale);
+  canvas.height = Math.round(box.height * scale);
+  return canvas;
+}
+
+function clearInk() {
+  const canvas = element.querySelector(".stage-ink");
+  if (canvas) canvas.width = canvas.height = 0;
+}
+
+function sketch() {
+  const canvas = ink();
+  const pen = canvas.getContext("2d");
+  const { width, height } = canvas;
+  const points = gesture.points.map(({ x, y }) => [x * width, y * height]);
+  pen.lineCap = pen.lineJoin = "round";
+  if (gesture.tool === "box") {
+    const [[x0, y0], [x1, y1]] = [points[0], points.at(-1)];
+    const line = Math.max(2, width / 300);
+    for (const [colour, dash] of [["#ffffff", []], ["#111111", [3 * line, 3 * line]]]) {
+      pen.setLineDash(dash);
+      pen.lineWidth = line;
+      pen.strokeStyle = colour;
+      pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    }
+    return;
+  }
+  pen.strokeStyle = gesture.tool === "brush" ? "rgba(255,255,255,0.75)" : "rgba(20,20,20,0.75)";
+  pen.lineWidth = 2 * radius() * width;
+  pen.beginPath();
+  pen.moveTo(...points[0]);
+  for (const point of points) pen.lineTo(...point);
+  if (points.length === 1) pen.lineTo(points[0][0] + 0.01, points[0][1]);
+  pen.stroke();
+}
+
+function finish() {
+  const { tool: used, points } = gesture;
+  const [first, last] = [points[0], points.at(-1)];
+  gesture = null;
+  if (used === "box") {
+    const small = Math.abs(first.x - last.x) < 0.01 || Math.abs(first.y - last.y) < 0.01;
+    if (small) clearInk();
+    else send({ kind: "box", x0: first.x, y0: first.y, x1: last.x, y1: last.y });
+    return;
+  }
+  const line = points.map(({ x, y }) => [Number(x.toFixed(4)), Number(y.toFixed(4))]);
+  send({ kind: "stroke", points: line, radius: radius(), add: used === "brush" });
+}
+
+element.addEventListener("pointerdown", (event) => {
+  if (!event.target.closest(".stage-frame") || event.button !== 0) return;
+  if (!/^(box|brush|eraser)$/.test(tool)) return;
+  event.preventDefault();
+  frame().focus({ preventScroll: true });
+  frame().setPointerCapture(event.pointerId);
+  gesture = { tool, pointer: event.pointerId, points: [share(event)] };
+  sketch();
+});
+element.addEventListener("pointermove", (event) => {
+  if (frame() && event.target.closest(".stage-frame")) {
+    const { x, y } = share(event);
+    place("brush", x, y);
+  }
+  if (!gesture || event.pointerId !== gesture.pointer) return;
+  for (const moved of event.getCoalescedEvents?.() ?? [event]) gesture.points.push(share(moved));
+  if (!event.getCoalescedEvents?.().length) gesture.points.push(share(event));
+  if (gesture.points.length > 3900) finish();
+  else sketch();
+});
+element.addEventListener("pointerup", (event) => {
+  if (gesture && event.pointerId === gesture.pointer) finish();
+});
+element.addEventListener("pointercancel", () => {
+  gesture = null;
+  clearInk();
 });
 
-root.addEventListener("contextmenu", (event) => {
-  if (!frame() || !event.target.closest(".stage-frame")) return;
+// presses
+
+element.addEventListener("click", (event) => {
+  if (event.target.closest(".stage-frame") && /^(add|remove)$/.test(tool)) {
+    const { x, y } = share(event);
+    delete element.dataset.aiming;
+    sendPoint(x, y, (tool === "add") !== (event.shiftKey || event.altKey));
+    return;
+  }
+  const button = event.target.closest("button");
+  if (!usable(button)) return;
+  if (button.id === "mask-import") element.querySelector("input[type=file]").click();
+  else if (button.dataset.act) {
+    act({ kind: button.dataset.act, choice: button.dataset.choice });
+  }
+});
+element.addEventListener("contextmenu", (event) => {
+  if (!event.target.closest(".stage-frame")) return;
   event.preventDefault();
   const { x, y } = share(event);
-  send(x, y, true);
+  sendPoint(x, y, false);
+});
+element.addEventListener("change", (event) => {
+  if (event.target.type !== "file" || !event.target.files.length) return;
+  const reader = new FileReader();
+  reader.onload = () => send({ kind: "mask", file: reader.result });
+  reader.readAsDataURL(event.target.files[0]);
+  event.target.value = "";
 });
 
-root.addEventListener("keydown", (event) => {
-  if (!frame() || document.activeElement !== frame()) return;
+// keys
+
+function steer(event) {
   const stride = event.shiftKey ? 0.1 : 0.02;
   const moves = {
     ArrowLeft: [-stride, 0],
@@ -51,20 +168,78 @@ root.addEventListener("keydown", (event) => {
     ArrowDown: [0, stride],
   };
   if (moves[event.key]) {
-    aim.x = Math.min(Math.max(aim.x + moves[event.key][0], 0), 0.9999);
-    aim.y = Math.min(Math.max(aim.y + moves[event.key][1], 0), 0.9999);
+    aim.x = within(aim.x + moves[event.key][0]);
+    aim.y = within(aim.y + moves[event.key][1]);
     place("aim", aim.x, aim.y);
-    root.dataset.aiming = "yes";
-  } else if (event.key === "Enter" || event.key === " ") {
-    send(aim.x, aim.y, event.shiftKey);
-  } else if (event.key === "n" && !event.ctrlKey && !event.metaKey) {
-    trigger("fresh", {});
-  } else if (event.key === "z" && (event.ctrlKey || event.metaKey)) {
-    trigger("undo", {});
-  } else {
-    return;
+    element.dataset.aiming = "yes";
+    if (gesture?.keyed) {
+      gesture.points.push({ ...aim });
+      sketch();
+    }
+    return true;
   }
-  event.preventDefault();
+  if (event.key === "Escape" && gesture) {
+    gesture = null;
+    clearInk();
+    return true;
+  }
+  if (event.key !== "Enter" && event.key !== " ") return false;
+  if (/^(add|remove)$/.test(tool)) sendPoint(aim.x, aim.y, (tool === "add") !== event.shiftKey);
+  else if (gesture?.keyed) finish(); // the first press begins a box or a stroke, the second ends it
+  else {
+    gesture = { tool, keyed: true, points: [{ ...aim }] };
+    sketch();
+  }
+  return true;
+}
+
+function shortcut(event) {
+  const key = event.key.toLowerCase();
+  if (event.ctrlKey || event.metaKey) {
+    const kind = key === "y" || (key === "z" && event.shiftKey) ? "redo" : "undo";
+    if (key !== "z" && key !== "y") return false;
+    if (usable(element.querySelector(`#${kind}`))) act({ kind });
+    return true;
+  }
+  if (event.altKey) return false;
+  if (KEYS[key]) hold(KEYS[key]);
+  else if (key === "n") act({ kind: "fresh" });
+  else if (key === "g" && usable(element.querySelector("#grid"))) act({ kind: "grid" });
+  else if (key === "[") resize(-8);
+  else if (key === "]") resize(8);
+  else if (element.querySelector(`.candidate[data-choice="${Number(key) - 1}"]`)) {
+    act({ kind: "candidate", choice: Number(key) - 1 });
+  } else return false;
+  return true;
+}
+
+listenWhileHere(document, "keydown", (event) => {
+  if (!frame() && !(event.ctrlKey || event.metaKey)) return;
+  if (element.offsetParent === null || typing() || event.defaultPrevented) return;
+  if (event.target.closest(".candidates")) {
+    const choices = [...element.querySelectorAll(".candidate")];
+    if (roam(event, choices)) {
+      document.activeElement.click();
+      return;
+    }
+  }
+  const handled = document.activeElement === frame() && steer(event);
+  if (handled || shortcut(event)) event.preventDefault();
 });
 
+// answers
+
+listenWhileHere(document, "scene-answered", () => {
+  waiting = 0;
+  delete element.dataset.waiting;
+  if (!gesture) clearInk();
+});
+watch("markup", redraw);
+watch("download", () => {
+  const link = document.createElement("a");
+  link.href = props.download.address;
+  link.download = props.download.name;
+  link.click();
+});
 place("aim", aim.x, aim.y);
+redraw();

@@ -1,114 +1,260 @@
-"""The picture a person clicks on, and the row of example pictures, as HTML with their events."""
+"""Step 2: the picture a person marks objects on, with its tools, as HTML."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from pathlib import Path
 
-import gradio as gr
 import numpy as np
 
+from motion_app.geometry import ModelGeometry, grid_to_mask
 from motion_app.media import upscale
-from motion_app.ui.examples import Example
-from motion_app.ui.overlay import css_colour, picture_uri, picture_with_objects
-from motion_app.ui.session import SceneDraft
-
-STAGE_JS = (Path(__file__).parent / "stage.js").read_text(encoding="utf-8")
-# Runs after every click, answered or refused.
-CLEAR_WAITING_JS = (
-    "() => { document.querySelectorAll('#stage [data-waiting]')"
-    ".forEach((node) => delete node.dataset.waiting); }"
+from motion_app.ui.drafts import SceneDraft
+from motion_app.ui.icons import icon
+from motion_app.ui.notices import Notice, object_grids
+from motion_app.ui.object_draft import ObjectDraft
+from motion_app.ui.overlay import (
+    css_colour,
+    display_size,
+    draw_objects,
+    enlarge_masks,
+    picture_uri,
 )
-EXAMPLES_JS = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-example]");
-  if (button) trigger("pick", { name: button.dataset.example });
-});
-"""
-THUMBNAIL_WIDTH = 192  # px
-EMPTY_STAGE = (
-    '<div class="stage-empty"><p>Your picture will appear here, exactly as the model sees it.</p>'
-    "<p>Pick an example or upload one to begin.</p></div>"
-)
+from motion_app.ui.texts import Texts
+from motion_app.ui.undo import History
+
+TOOLS = (("add", "P"), ("remove", "M"), ("box", "B"), ("brush", "D"), ("eraser", "E"))
+CANDIDATE_WIDTH = 132  # px
 
 
-def new_stage() -> gr.HTML:
-    """Events: ``point`` with x, y as shares of the frame and ``flip`` (the other kind of click than
-    the one chosen); ``undo``; ``fresh`` (begin a new object)."""
-    return gr.HTML(EMPTY_STAGE, js_on_load=STAGE_JS, elem_id="stage", apply_default_css=False)
-
-
-def stage_html(draft: SceneDraft | None) -> str:
-    """The fitted picture with masks, numbers and clicks."""
-    if draft is None:
-        return EMPTY_STAGE
-    frame = draft.fitted.image
-    height, width = frame.shape[:2]
-    masks = np.stack([item.mask for item in draft.objects] or [np.zeros((height, width), bool)])
-    slots = [item.slot for item in draft.objects]
-    drawn = picture_with_objects(
-        frame, masks[: len(slots)], slots, selected=draft.selected
-    )  # (H', W', 3)
+def stage_html(
+    draft: SceneDraft | None,
+    *,
+    history: History,
+    grid: bool,
+    drawn: int,
+    notices: Sequence[Sequence[Notice]],
+    geometry: ModelGeometry,
+    texts: Texts,
+) -> str:
+    """Tools, the picture with its masks, the answers to choose from, and what to do next.
+    ``drawn`` is the number of this answer, so that the browser drops one that a newer one
+    overtook."""
+    body = _empty_html(texts) if draft is None else _frame_html(draft, grid, geometry, texts)
+    candidates = "" if draft is None else _candidates_html(draft, texts)
     return (
-        '<div class="stage-frame" tabindex="0" role="group"'
-        f' style="aspect-ratio: {width} / {height}"'
-        f' aria-label="{html.escape(describe(draft))}"'
-        ' aria-description="Click to mark an object. Keys: arrows move the cross, Enter marks, '
-        'Shift+Enter excludes, N begins a new object, Ctrl+Z undoes.">'
-        f'<img src="{picture_uri(drawn)}" alt="{html.escape(describe(draft))}" draggable="false">'
-        f"{_click_dots(draft)}"
-        '<span class="stage-cross" aria-hidden="true"></span>'
-        '<span class="stage-sent" aria-hidden="true"></span></div>'
+        f'<div class="stage-all" data-key="all" data-drawn="{drawn}">'
+        f"{_toolbar_html(texts)}{body}{candidates}"
+        f"{_buttons_html(draft, history, grid, texts)}{_hint_html(draft, notices, texts)}</div>"
     )
 
 
-def describe(draft: SceneDraft) -> str:
+def _toolbar_html(texts: Texts) -> str:
+    """The tools. Which one is held, and the brush's size, are the browser's own."""
+    buttons = "".join(
+        f'<button type="button" class="tool" role="radio" data-tool="{tool}" aria-checked="false"'
+        f' tabindex="-1" title="{html.escape(texts(f"transfer.tool_{tool}_help"))} ({key})">'
+        f"{icon(tool)}<span>{html.escape(texts(f'transfer.tool_{tool}'))}</span>"
+        f'<kbd aria-hidden="true">{key}</kbd></button>'
+        for tool, key in TOOLS
+    )
+    size = html.escape(texts("transfer.brush_size"))
+    return (
+        f'<div class="stage-tools" data-own data-key="tools"><div class="tools" role="radiogroup"'
+        f' aria-label="{html.escape(texts("transfer.tools"))}">{buttons}</div>'
+        f'<label class="brush-size" hidden><span>{size}</span>'
+        f'<input type="range" min="1" max="100" value="30" aria-label="{size}" title="[ ]"></label>'
+        "</div>"
+    )
+
+
+def _empty_html(texts: Texts) -> str:
+    first, then = texts("transfer.stage_empty"), texts("transfer.stage_begin")
+    return (
+        f'<div class="stage-empty" data-key="empty"><p>{html.escape(first)}</p>'
+        f"<p>{html.escape(then)}</p></div>"
+    )
+
+
+def _frame_html(draft: SceneDraft, grid: bool, geometry: ModelGeometry, texts: Texts) -> str:
+    height, width = draft.frame_size
+    words = html.escape(describe(draft, texts))
+    lines = ""
+    if grid:
+        size = f"{100 / geometry.grid_width:.5f}% {100 / geometry.grid_height:.5f}%"
+        lines = f'<span class="stage-grid" style="background-size: {size}" data-key="grid"></span>'
+    return (
+        '<div class="stage-frame" data-key="frame" tabindex="0" role="group"'
+        f' style="aspect-ratio: {width} / {height}" aria-label="{words}"'
+        f' aria-description="{html.escape(texts("transfer.stage_keys"))}">'
+        f'<img data-key="picture" src="{picture_uri(_drawn(draft, grid, geometry))}"'
+        f' alt="{words}" draggable="false">{lines}'
+        '<canvas class="stage-ink" data-own data-key="ink" aria-hidden="true"></canvas>'
+        f'<div class="stage-marks" data-key="marks" aria-hidden="true">{_marks_html(draft)}</div>'
+        '<span class="stage-cross" data-key="cross" aria-hidden="true"></span>'
+        '<span class="stage-sent" data-key="sent" aria-hidden="true"></span></div>'
+    )
+
+
+def _drawn(draft: SceneDraft, grid: bool, geometry: ModelGeometry) -> np.ndarray:
+    """The fitted picture with the masks of all objects that are shown, or with their tokens."""
+    height, width = draft.frame_size
+    numbers = [k for k, item in enumerate(draft.objects) if item.shown]
+    display = display_size(height, width)
+    large = upscale(draft.fitted.image[None], *display)[0]  # (H', W', 3)
+    if grid:
+        masks = grid_to_mask(object_grids(draft, geometry)[numbers], display[1], display[0])
+    else:
+        masks = [draft.objects[k].mask for k in numbers]
+        masks = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
+        masks = enlarge_masks(masks, *display)  # (n, H', W')
+    return draw_objects(
+        large,
+        masks,
+        [draft.objects[k].slot for k in numbers],
+        selected=numbers.index(draft.selected) if draft.selected in numbers else None,
+        numbers=[k + 1 for k in numbers],
+    )
+
+
+def describe(draft: SceneDraft, texts: Texts) -> str:
     """The picture in words."""
     if not draft.objects:
-        return "The picture in the model's frame; no object is marked yet"
-    names = ", ".join(
-        f"{number} {item.name or 'unnamed'}" for number, item in enumerate(draft.objects, start=1)
-    )
-    return f"The picture in the model's frame with {len(draft.objects)} marked: {names}"
+        return texts("transfer.stage_none")
+    unnamed = texts("transfer.unnamed")
+    names = ", ".join(f"{k + 1} {item.name or unnamed}" for k, item in enumerate(draft.objects))
+    return texts("transfer.stage_some", count=len(draft.objects), names=names)
 
 
-def _click_dots(draft: SceneDraft) -> str:
-    """The selected object's clicks: plus for what belongs to it, minus for what does not."""
+def _marks_html(draft: SceneDraft) -> str:
+    """The selected object's box, and its clicks: plus for what belongs to it, minus for not."""
     if draft.selected is None:
         return ""
     item = draft.objects[draft.selected]
-    height, width = draft.fitted.image.shape[:2]
-    return "".join(
-        f'<span class="stage-dot {"include" if click.positive else "exclude"}" aria-hidden="true"'
+    height, width = draft.frame_size
+    dots = "".join(
+        f'<span class="stage-dot {"include" if click.positive else "exclude"}"'
         f' style="left: {100 * click.x / width:.2f}%; top: {100 * click.y / height:.2f}%;'
         f' --dot: {css_colour(item.slot)}">{"+" if click.positive else "−"}</span>'
         for click in item.clicks
     )
-
-
-def new_example_picker(examples: Sequence[Example]) -> gr.HTML:
-    """Event ``pick`` with the example's ``name``."""
-    return gr.HTML(
-        examples_html(examples),
-        js_on_load=EXAMPLES_JS,
-        elem_id="examples",
-        apply_default_css=False,
-        visible=bool(examples),
+    if item.box is None:
+        return dots
+    left, right = sorted((item.box.x0, item.box.x1))
+    top, bottom = sorted((item.box.y0, item.box.y1))
+    return (
+        f'<span class="stage-box" style="left: {100 * left / width:.2f}%;'
+        f" top: {100 * top / height:.2f}%; width: {100 * (right - left) / width:.2f}%;"
+        f' height: {100 * (bottom - top) / height:.2f}%; --dot: {css_colour(item.slot)}"></span>'
+        + dots
     )
 
 
-def examples_html(examples: Sequence[Example]) -> str:
-    buttons = "".join(
-        f'<button type="button" class="example" data-example="{html.escape(example.name)}"'
-        f' title="{html.escape(example.title)}">'
-        f'<img src="{picture_uri(_thumbnail(example.picture))}"'
-        f' alt="{html.escape(example.description)}"></button>'
-        for example in examples
+def _candidates_html(draft: SceneDraft, texts: Texts) -> str:
+    """The answers to the last prompt of the selected object as small pictures with scores."""
+    item = None if draft.selected is None else draft.objects[draft.selected]
+    if item is None or item.candidates is None:
+        return ""
+    pictures = "".join(_candidate_html(draft, item, k, texts) for k in range(_count(item)))
+    label = html.escape(texts("transfer.candidates"))
+    return (
+        f'<div class="candidates" data-key="candidates" role="radiogroup" aria-label="{label}">'
+        f'<span class="candidates-title quiet">{label}</span>{pictures}</div>'
     )
-    return f'<div class="examples" role="group" aria-label="Example pictures">{buttons}</div>'
 
 
-def _thumbnail(picture: np.ndarray) -> np.ndarray:
-    height, width = picture.shape[:2]
-    return upscale(picture[None], THUMBNAIL_WIDTH, round(height * THUMBNAIL_WIDTH / width))[0]
+def _count(item: ObjectDraft) -> int:
+    return len(item.candidates.scores)
+
+
+def _candidate_html(draft: SceneDraft, item: ObjectDraft, k: int, texts: Texts) -> str:
+    height, width = draft.frame_size
+    size = (CANDIDATE_WIDTH, round(height * CANDIDATE_WIDTH / width))
+    small = upscale(draft.fitted.image[None], *size)[0]
+    mask = enlarge_masks(item.candidates.mask(k)[None], *size)
+    drawn = draw_objects(small, mask, [item.slot], numbered=False)
+    score = round(100 * float(np.clip(item.candidates.scores[k], 0, 1)))
+    chosen = k == item.candidates.chosen
+    words = html.escape(texts("transfer.candidate", number=k + 1, score=score))
+    return (
+        f'<button type="button" class="candidate" role="radio" data-act="candidate"'
+        f' data-choice="{k}" data-key="candidate-{k}" aria-checked="{str(chosen).lower()}"'
+        f' tabindex="{0 if chosen else -1}" aria-label="{words}" title="{words}">'
+        f'<img src="{picture_uri(drawn)}" alt=""><span>{score} %</span>'
+        f'<kbd aria-hidden="true">{k + 1}</kbd></button>'
+    )
+
+
+def _buttons_html(draft: SceneDraft | None, history: History, grid: bool, texts: Texts) -> str:
+    marked = draft is not None and bool(draft.objects)
+    selected = draft is not None and draft.selected is not None
+    some_mask = selected and draft.objects[draft.selected].mask.any()
+    steps = {
+        name: texts(step[-1].action.key, **step[-1].action.values) if step else ""
+        for name, step in (("undo", history.past), ("redo", history.future))
+    }
+    done = {
+        name: texts(f"transfer.{name}_that", action=action) if action else texts(f"transfer.{name}")
+        for name, action in steps.items()
+    }
+    return (
+        f'<div class="stage-buttons" data-key="buttons" role="group"'
+        f' aria-label="{html.escape(texts("transfer.stage_buttons"))}">'
+        + _button("fresh", "add", "new_object", texts, usable=selected, mark="new-object")
+        + _button("undo", "undo", "undo", texts, usable=bool(history.past), title=done["undo"])
+        + _button("redo", "redo", "redo", texts, usable=bool(history.future), title=done["redo"])
+        + _button("clear", "clear", "clear", texts, usable=some_mask)
+        + _button("grid", "grid", "grid", texts, usable=draft is not None, pressed=grid)
+        + _button("", "import", "mask_import", texts, usable=draft is not None, mark="mask-import")
+        + _button("export", "export", "mask_export", texts, usable=some_mask)
+        + _button("export_all", "export", "masks_export", texts, usable=marked)
+        + '<input type="file" accept="image/png,image/*" hidden data-own data-key="mask-file"'
+        f' aria-label="{html.escape(texts("transfer.mask_import_help"))}"></div>'
+    )
+
+
+def _button(
+    act: str,
+    picture: str,
+    key: str,
+    texts: Texts,
+    *,
+    usable: bool,
+    title: str = "",
+    mark: str = "",
+    pressed: bool | None = None,
+) -> str:
+    """``mark``: its id. A button that cannot be used stays in reach of the keyboard, so that focus
+    is not lost when it becomes one."""
+    title = html.escape(title or texts(f"transfer.{key}_help"))
+    state = "" if pressed is None else f' aria-pressed="{str(pressed).lower()}"'
+    return (
+        f'<button type="button" class="tool" id="{mark or act}" data-key="{mark or act}"'
+        f'{f" data-act={act}" if act else ""} aria-disabled="{str(not usable).lower()}"{state}'
+        f' title="{title}">{icon(picture)}<span>{html.escape(texts(f"transfer.{key}"))}</span>'
+        "</button>"
+    )
+
+
+def _hint_html(draft: SceneDraft | None, notices: Sequence[Sequence[Notice]], texts: Texts) -> str:
+    """What the next click does, and what is wrong with the selected object so far."""
+    warnings: Sequence[Notice] = ()
+    if draft is None:
+        text = texts("transfer.hint_picture")
+    elif draft.selected is not None:
+        text = texts("transfer.hint_refine", number=draft.selected + 1)
+        warnings = notices[draft.selected]
+    else:
+        text = texts("transfer.hint_next" if draft.objects else "transfer.hint_first")
+    return (
+        f'<div id="hint" data-key="hint" aria-live="polite"><p class="note quiet">'
+        f"{html.escape(text)}</p>{notices_html(warnings, texts)}</div>"
+    )
+
+
+def notices_html(notices: Sequence[Notice], texts: Texts) -> str:
+    """A line for each warning."""
+    return "".join(
+        f'<p class="note warning">⚠ {html.escape(texts(notice.key, **notice.values))}</p>'
+        for notice in notices
+    )

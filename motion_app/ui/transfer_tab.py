@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import json
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
+from motion_app.assignment import RequestFile
 from motion_app.errors import MediaError, RequestError
-from motion_app.geometry import FIT_MODES
-from motion_app.media import read_image
-from motion_app.scene import Click, Motion
 from motion_app.ui.boundary import listen
 from motion_app.ui.examples import Example
 from motion_app.ui.host import ModelHost
-from motion_app.ui.object_rows import ObjectRow, motion_choices
+from motion_app.ui.mask_files import mask_file, masks_file
+from motion_app.ui.motion_cards import cards_html
+from motion_app.ui.notices import object_notices
+from motion_app.ui.object_rows import rows_html
+from motion_app.ui.picture_panel import examples_html, fit_html, sources_html
 from motion_app.ui.previews import MotionPreviews
-from motion_app.ui.progress import note_html, step_heading
-from motion_app.ui.session import ObjectDraft, SceneDraft, Session, object_warning
-from motion_app.ui.stage import CLEAR_WAITING_JS, new_example_picker, new_stage, stage_html
+from motion_app.ui.progress import step_heading
+from motion_app.ui.scene_actions import SceneActions
+from motion_app.ui.scripts import script
+from motion_app.ui.session import SceneDraft, Session
+from motion_app.ui.stage import stage_html
 from motion_app.ui.texts import Texts
 from motion_app.ui.video_panel import VideoPanel
 
 PICTURE_FILES = [
     *(".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 ]
-FITS = dict(zip(("Crop", "Pad", "Stretch"), FIT_MODES, strict=True))
-INCLUDE, EXCLUDE = "include", "exclude"
+MOUNT = '<div class="mount"></div>'  # the script draws ``markup`` into it
+# Runs after every action, answered or refused.
+ANSWERED_JS = "() => document.dispatchEvent(new CustomEvent('scene-answered'))"
+EXPORTS = {"export": mask_file, "export_all": masks_file}
 
 
 class TransferTab:
@@ -39,12 +45,9 @@ class TransferTab:
     def __init__(
         self, host: ModelHost, texts: Texts, examples: Sequence[Example], session: gr.State
     ) -> None:
-        self.host = host
-        self.texts = texts
-        self.limits = host.settings.limits
-        self.examples = {example.name: example for example in examples}
-        self.previews = MotionPreviews(self.limits)
-        self.session = session
+        self.host, self.texts, self.session = host, texts, session
+        self.actions = SceneActions(host, examples)
+        self.previews = MotionPreviews(host.settings.limits)
         with gr.Row(elem_id="steps"):
             with gr.Column(elem_classes="step", min_width=200):
                 self._build_picture(examples)
@@ -54,327 +57,194 @@ class TransferTab:
                 self._build_motions()
             with gr.Column(elem_classes="step", min_width=280):
                 self.video = VideoPanel(host, texts)
-        self.scene_outputs = [
-            *(self.stage, self.fit_note, self.hint, self.motion_hint),
-            *(output for row in self.rows for output in row.outputs),
-        ]
+        self.gallery = self.video.build_gallery()
+        self.scene_outputs = [self.stage, self.fit, self.objects]
 
     def _build_picture(self, examples: Sequence[Example]) -> None:
-        gr.HTML(step_heading(1, "Picture", "Pick an example, or bring your own."))
-        self.picker = new_example_picker(examples)
+        texts = self.texts
+        gr.HTML(step_heading(1, texts("transfer.picture"), texts("transfer.picture_help")))
+        self.picker = self._panel("examples", ("morph", "buttons"), examples_html(examples, texts))
         self.upload = gr.File(
-            label="Upload a picture",
-            file_types=PICTURE_FILES,
-            height=120,
-            elem_id="upload",
+            label=texts("transfer.upload"), file_types=PICTURE_FILES, height=110, elem_id="upload"
         )
-        self.fit = gr.Radio(
-            list(FITS.items()),
-            value=FIT_MODES[0],
-            label="Fit to the model's frame",
-            elem_id="fit",
-        )
-        self.fit_note = gr.HTML(apply_default_css=False)
+        self._panel("sources", ("morph", "sources"), sources_html(texts))
+        fit = fit_html(None, Session().fit, self.host.geometry(), texts)
+        self.fit = self._panel("fit", ("morph", "fit"), fit)
 
     def _build_objects(self) -> None:
-        gr.HTML(step_heading(2, "Objects", "Click each thing that shall move."))
-        self.stage = new_stage()
-        self.hint = gr.HTML(hint_html(None, self.host), apply_default_css=False, elem_id="hint")
-        self.kind = gr.Radio(
-            [("＋ belongs to it", INCLUDE), ("－ does not", EXCLUDE)],
-            value=INCLUDE,
-            label="The next click",
-            elem_id="click-kind",
-        )
-        with gr.Row():
-            self.fresh = gr.Button("New object", size="sm", min_width=100, elem_id="new-object")
-            self.undo = gr.Button("Undo click", size="sm", min_width=100, elem_id="undo")
+        texts = self.texts
+        gr.HTML(step_heading(2, texts("transfer.objects"), texts("transfer.objects_help")))
+        self.stage = self._panel("stage", ("morph", "stage_tools", "stage"), self._stage(Session()))
 
     def _build_motions(self) -> None:
-        gr.HTML(step_heading(3, "Motions", "Choose how each object moves."))
-        self.motion_hint = gr.HTML(motion_hint_html(None), apply_default_css=False)
-        choices = motion_choices(self.host.motions())
-        self.rows = [ObjectRow.build(index, choices) for index in range(self.limits.objects)]
+        texts = self.texts
+
+        def preview(values: dict[str, Any]) -> str:
+            """A motion's preview by its name, for a card that is seen."""
+            return self._preview(values)
+
+        gr.HTML(step_heading(3, texts("transfer.motions"), texts("transfer.motions_help")))
+        self.objects = self._panel(
+            "objects",
+            ("morph", "cards", "objects"),
+            self._rows(Session()),
+            value="",
+            html_template=MOUNT + '<dialog class="motion-dialog"></dialog>',
+            cards=cards_html(self.host.motions(), texts),
+            server_functions=[preview],
+        )
+        self.library_outputs = [self.objects]
+
+    @staticmethod
+    def _panel(name: str, scripts: Sequence[str], markup: str, **options: Any) -> gr.HTML:
+        """HTML that the browser changes in place, so that focus and what is typed stay. Its one
+        event is "act", with what a person did."""
+        return gr.HTML(
+            **{"html_template": MOUNT, **options},
+            js_on_load=script(*scripts),
+            elem_id=name,
+            apply_default_css=False,
+            markup=markup,
+        )
+
+    def _preview(self, values: dict[str, Any]) -> str:
+        named = [item for item in self.host.library.list() if item.name == values.get("name")]
+        return self.previews.address(named[0], still=bool(values.get("still"))) if named else ""
 
     def wire(self, banner: gr.HTML) -> None:
         """Bind every event. ``banner`` is renewed after each video."""
-        self._wire_picture()
-        self._wire_clicks()
-        for row in self.rows:
-            self._wire_row(row)
-        fields = [field for row in self.rows for field in row.fields]
-        self.video.wire(self.session, fields, self.read_rows, banner)
-
-    def _wire_picture(self) -> None:
-        session, show = self.session, self.scene_outputs
-        chosen = [
-            listen(self.picker.pick, self.pick_example, inputs=[session, self.fit], outputs=show),
-            listen(
-                self.upload.upload,
-                self.upload_picture,
-                inputs=[session, self.fit, self.upload],
-                outputs=[self.upload, *show],
-                api_name="upload_picture",
-            ),
-        ]
-        for event in chosen:
-            listen(event.then, self.prepare_clicks, inputs=[session])
-        listen(
-            self.fit.input,
-            self.change_fit,
-            inputs=[session, self.fit],
-            outputs=show,
-            api_name="change_fit",
+        show = self.scene_outputs
+        for panel in (self.picker, self.fit, self.stage, self.objects):
+            acted = listen(
+                panel.act,
+                self.act,
+                inputs=[self.session],
+                outputs=show,
+                trigger_mode="multiple",
+                concurrency_limit=None,
+            )
+            acted.then(None, js=ANSWERED_JS, api_visibility="private")
+            if panel is self.picker:
+                listen(acted.success, self.prepare, inputs=[self.session])
+        uploaded = listen(
+            self.upload.upload,
+            self.upload_picture,
+            inputs=[self.session, self.upload],
+            outputs=[self.upload, *show],
+        )
+        listen(uploaded.success, self.prepare, inputs=[self.session])
+        self.video.wire(
+            self.session,
+            [self.objects],  # its value is what is being typed and was not heard yet
+            self.read_rows,
+            banner,
+            restore=self.restore,
+            scene_outputs=show,
         )
 
-    def _wire_clicks(self) -> None:
-        session, show = self.session, self.scene_outputs
-        point = listen(
-            self.stage.point,
-            self.click,
-            inputs=[session, self.kind],
-            outputs=show,
-            trigger_mode="multiple",
-            concurrency_limit=None,
-        )
-        for ended in (point.success, point.failure):
-            ended(None, js=CLEAR_WAITING_JS, api_visibility="private")
-        for index, event in enumerate((self.fresh.click, self.stage.fresh)):
-            name = {} if index else {"api_name": "new_object"}
-            outputs = [self.kind, *show]
-            listen(event, self.new_object, inputs=[session], outputs=outputs, **name)
-        for index, event in enumerate((self.undo.click, self.stage.undo)):
-            name = {} if index else {"api_name": "undo_click"}
-            listen(event, self.undo_click, inputs=[session], outputs=show, **name)
+    # what happens
 
-    def _wire_row(self, row: ObjectRow) -> None:
-        """A row's own edits update that row alone; Refine and Delete show the whole scene anew."""
-        session, show = self.session, self.scene_outputs
-        edits: list[tuple[Callable[..., Any], Callable[..., Any], Any]] = [
-            (row.motion.input, self._set_motion(row), row.motion),
-            (row.name.blur, self._rename(row), row.name),
-            (row.name.submit, self._rename(row), row.name),
-            (row.sentence.blur, self._set_sentence(row), row.sentence),
-            (row.sentence.submit, self._set_sentence(row), row.sentence),
-            (row.strength.release, self._set_strength(row), row.strength),
-        ]
-        for event, handler, component in edits:
-            listen(event, handler, inputs=[session, component], outputs=row.outputs)
-        listen(row.refine.click, self._refine(row), inputs=[session], outputs=show)
-        listen(row.delete.click, self._delete(row), inputs=[session], outputs=show)
+    def act(self, session: Session, event: gr.EventData) -> list[Any]:
+        """One action of a person on the scene, and what the page shows then."""
+        values = event.action if isinstance(event.action, dict) else {}
+        kind = values.get("kind")
+        if kind in EXPORTS:
+            name, address = EXPORTS[kind](session.scene())
+            file = {"name": name, "address": address, "mark": secrets.token_hex(4)}
+            return [gr.update(download=file), gr.skip(), gr.skip()]
+        if kind in ("point", "box") and not self.host.clicks_ready:
+            gr.Info(self.texts("transfer.click_kept"), title=self.texts("transfer.loading"))
+        with session.lock:
+            before, fit = session.draft, session.fit
+            self.actions.act(session, values)
+            session.heard = max(session.heard, int(values.get("serial") or 0))
+            self._tell_lost(before, session.draft, str(kind))
+            return self._show(session, picture=self._refitted(before, session, fit))
 
-    # pictures
+    def _tell_lost(self, before: SceneDraft | None, after: SceneDraft | None, kind: str) -> None:
+        if kind != "fit" or before is None or after is None:
+            return
+        lost = len(before.objects) - len(after.objects)
+        if lost:
+            words = self.texts("transfer.fit_lost", count=lost)
+            gr.Warning(words, title=self.texts("transfer.fit"))
 
-    def pick_example(self, session: Session, fit: str, event: gr.EventData) -> list[Any]:
-        """An example by its name."""
-        example = self.examples.get(str(event.name))
-        if example is None:
-            raise RequestError("that example is not there any more; reload the page")
-        draft = SceneDraft.of(example.picture, fit, self.host.geometry(), example.objects)
-        return self._replace(session, draft)
+    @staticmethod
+    def _refitted(before: SceneDraft | None, session: Session, fit: str) -> bool:
+        if before is None or session.draft is None:
+            return before is not session.draft or fit != session.fit
+        return before.fitted is not session.draft.fitted
 
-    def upload_picture(self, session: Session, fit: str, path: str | None) -> Iterator[list[Any]]:
+    def upload_picture(self, session: Session, path: str | None) -> Iterator[list[Any]]:
         """A picture file. The upload box is emptied first, so that it takes another one even when
         this one is refused."""
         yield [None, *[gr.skip()] * len(self.scene_outputs)]
         if not path:
             raise MediaError("no picture arrived; choose a PNG, JPEG, WebP or HEIC file")
-        picture = read_image(Path(path), limits=self.limits)
-        draft = SceneDraft.of(picture, fit, self.host.geometry())
-        yield [None, *self._replace(session, draft)]
+        with session.lock:
+            self.actions.picture(session, Path(path))
+            yield [gr.skip(), *self._show(session)]
 
-    def change_fit(self, session: Session, fit: str) -> list[Any]:
-        """The same picture in the model's frame in another way; clicks stay on what they marked."""
-        if session.draft is None:
-            return self._show(None, None)
-
-        def refit(draft: SceneDraft) -> SceneDraft:
-            fitted = draft.refitted(fit, self.host.geometry(), self._segment(session))
-            lost = len(draft.objects) - len(fitted.objects)
-            if lost:
-                gr.Warning(f"{lost} marked outside the new frame, and not kept.", title="Fit")
-            return fitted
-
-        return self._edit(session, refit)
-
-    def prepare_clicks(self, session: Session) -> None:
+    def prepare(self, session: Session) -> None:
         """Encode the picture before the first click needs it."""
-        if self.host.clicks_ready and session.draft is not None:
-            with session.lock:
-                self._with_picture(session, session.draft.fitted.image)
+        self.actions.encode(session)
 
-    # clicks
-
-    def click(self, session: Session, kind: str, event: gr.EventData) -> list[Any]:
-        """A click at ``event.x``, ``event.y``, shares of the frame."""
-        height, width = session.scene().fitted.image.shape[:2]
-        positive = (kind == INCLUDE) != bool(event.flip)
-        click = Click(float(event.x) * width, float(event.y) * height, positive)
-        if not self.host.clicks_ready:
-            gr.Info(
-                "Your click is kept and answered as soon as the model is there.", title="Loading"
-            )
-        return self._edit(
-            session,
-            lambda draft: draft.clicked(click, self._segment(session), most=self.limits.objects),
-        )
-
-    def new_object(self, session: Session) -> list[Any]:
-        """The next click begins a new object."""
-        return [INCLUDE, *self._edit(session, lambda draft: draft.changed_selection(None))]
-
-    def undo_click(self, session: Session) -> list[Any]:
-        """Take the last click back."""
-        return self._edit(session, SceneDraft.undone)
-
-    def _segment(self, session: Session) -> Callable[[np.ndarray, Sequence[Click]], np.ndarray]:
-        def segment(image: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
-            self._with_picture(session, image)
-            return session.segmenter.predict(clicks).mask
-
-        return segment
-
-    def _with_picture(self, session: Session, image: np.ndarray) -> None:
-        if session.segmenter is None:
-            session.segmenter = self.host.segmenter()
-        session.segmenter.set_image(image)
-
-    # rows
-
-    def _set_motion(self, row: ObjectRow) -> Callable[[Session, str], list[Any]]:
-        def set_motion(session: Session, name: str) -> list[Any]:
-            motion = self._motion(name)
-            return self._edit_row(session, row, lambda item: item.moved_by(motion), "motion")
-
-        return set_motion
-
-    def _rename(self, row: ObjectRow) -> Callable[[Session, str], list[Any]]:
-        def rename(session: Session, name: str) -> list[Any]:
-            return self._edit_row(session, row, lambda item: item.renamed(name.strip()), "name")
-
-        return rename
-
-    def _set_sentence(self, row: ObjectRow) -> Callable[[Session, str], list[Any]]:
-        def set_sentence(session: Session, sentence: str) -> list[Any]:
-            return self._edit_row(session, row, lambda item: item.rewritten(sentence), "sentence")
-
-        return set_sentence
-
-    def _set_strength(self, row: ObjectRow) -> Callable[[Session, float], list[Any]]:
-        def set_strength(session: Session, strength: float) -> list[Any]:
-            return self._edit_row(
-                session, row, lambda item: item.with_strength(strength), "strength"
-            )
-
-        return set_strength
-
-    def _refine(self, row: ObjectRow) -> Callable[[Session], list[Any]]:
-        def refine(session: Session) -> list[Any]:
-            return self._edit(session, lambda draft: draft.changed_selection(row.index))
-
-        return refine
-
-    def _delete(self, row: ObjectRow) -> Callable[[Session], list[Any]]:
-        def delete(session: Session) -> list[Any]:
-            return self._edit(session, lambda draft: draft.without(row.index))
-
-        return delete
-
-    def _motion(self, name: str | None) -> Motion | None:
-        return None if not name else self.host.library.find(name)
+    def restore(self, session: Session, request_file: RequestFile) -> list[Any]:
+        """The scene of a recipe's request, as updates of ``scene_outputs``. Raises RequestError,
+        MediaError, or MotionFileError for a motion that is not in the library."""
+        with session.lock:
+            self.actions.restore(session, request_file)
+            return self._show(session)
 
     def read_rows(self, session: Session, values: Sequence[Any]) -> SceneDraft:
-        """The draft with what stands in the rows now: text still being typed counts."""
+        """The draft with what is being typed: what stands in the fields now counts."""
+        try:
+            edits = json.loads(str(values[0])) if values and values[0] else []
+            edits = [dict(edit) for edit in edits]
+        except (ValueError, TypeError) as error:
+            raise RequestError(f"the page sent fields that are no JSON: {error}") from error
         with session.lock:
-            draft = session.scene()
-            for row in self.rows[: len(draft.objects)]:
-                start = row.index * len(row.fields)
-                name, motion, sentence, strength = values[start : start + len(row.fields)]
-                change = {
-                    "name": str(name or "").strip(),
-                    "motion": self._motion(motion),
-                    "sentence": str(sentence or "").strip(),
-                    "strength": float(strength),
-                }
-                draft = draft.changed(row.index, lambda item, c=change: replace(item, **c))
-            session.draft = draft
-            return draft
+            for edit in edits:
+                if int(edit.get("serial") or 0) > session.heard:
+                    self.actions.act(session, edit)
+            return session.scene()
 
     # what is shown
 
-    def _replace(self, session: Session, draft: SceneDraft) -> list[Any]:
-        with session.lock:
-            before, session.draft = session.draft, draft
-            return self._show(draft, before)
+    def _show(self, session: Session, *, picture: bool = True) -> list[Any]:
+        """One update for each of ``scene_outputs``; ``picture`` False leaves the fits alone."""
+        session.drawn += 1
+        fit = gr.skip()
+        if picture:
+            geometry = self.host.geometry()
+            fit = gr.update(markup=fit_html(session.draft, session.fit, geometry, self.texts))
+        stage, rows = self._stage(session), self._rows(session)
+        return [gr.update(markup=stage), fit, gr.update(markup=rows)]
 
-    def _edit(self, session: Session, change: Callable[[SceneDraft], SceneDraft]) -> list[Any]:
-        with session.lock:
-            before = session.scene()
-            session.draft = change(before)
-            return self._show(session.draft, before)
+    def _notices(self, session: Session) -> list[Any]:
+        draft = session.draft
+        return [] if draft is None else object_notices(draft, self.host.geometry())
 
-    def _edit_row(
-        self,
-        session: Session,
-        row: ObjectRow,
-        change: Callable[[ObjectDraft], ObjectDraft],
-        written: str,
-    ) -> list[Any]:
-        with session.lock:
-            before = session.draft
-            if before is None or row.index >= len(before.objects):
-                return [gr.skip()] * len(row.outputs)
-            session.draft = before.changed(row.index, change)
-            return self._row_updates(row, session.draft, before, written)
-
-    def _show(self, draft: SceneDraft | None, before: SceneDraft | None) -> list[Any]:
-        updates = [
-            stage_html(draft),
-            note_html("" if draft is None else draft.fitted.summary()),
-            hint_html(draft, self.host),
-            motion_hint_html(draft),
-        ]
-        for row in self.rows:
-            updates += self._row_updates(row, draft, before)
-        return updates
-
-    def _row_updates(
-        self,
-        row: ObjectRow,
-        draft: SceneDraft | None,
-        before: SceneDraft | None,
-        written: str = "",
-    ) -> list[Any]:
-        return row.updates(
-            draft,
-            before=before,
+    def _stage(self, session: Session) -> str:
+        return stage_html(
+            session.draft,
+            history=session.history,
+            grid=session.grid,
+            drawn=session.drawn,
+            notices=self._notices(session),
             geometry=self.host.geometry(),
-            previews=self.previews,
-            written=written,
+            texts=self.texts,
         )
 
-    def library_updates(self) -> list[Any]:
-        """The dropdowns' choices as the library is now."""
-        return [gr.update(choices=motion_choices(self.host.motions()))] * len(self.rows)
-
-
-def hint_html(draft: SceneDraft | None, host: ModelHost) -> str:
-    """What the next click does, and what is wrong with the masks so far."""
-    if draft is None:
-        return note_html("Choose a picture first.")
-    if draft.selected is not None:
-        number = draft.selected + 1
-        text = f"The next click refines object {number}. Press “New object” to mark another thing."
-        warning = object_warning(draft.objects[draft.selected], host.geometry())
-        return note_html(text) + note_html(
-            warning and f"Object {number}: {warning}", kind="warning"
+    def _rows(self, session: Session) -> str:
+        return rows_html(
+            session.draft,
+            notices=self._notices(session),
+            heard=session.heard,
+            drawn=session.drawn,
+            texts=self.texts,
         )
-    if draft.objects:
-        return note_html("Click on the next object.")
-    return note_html("Click on the first object.")
 
-
-def motion_hint_html(draft: SceneDraft | None) -> str:
-    if draft is None or not draft.objects:
-        return note_html("Objects appear here as soon as you mark them.")
-    return ""
+    def library_updates(self, session: Session) -> list[Any]:
+        """One update for each of ``library_outputs``: the cards as the library is now."""
+        return [gr.update(cards=cards_html(self.host.motions(), self.texts))]

@@ -1,263 +1,333 @@
-"""Step 4 of the Transfer tab: settings, Generate, progress, and the video."""
+"""Step 4 of the Transfer tab: settings, Generate, progress, the video; and the gallery below."""
 
 from __future__ import annotations
 
 import html
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from motion_app.assignment import build_request, parse_request
-from motion_app.errors import GenerationCancelled, RequestError
-from motion_app.jobs.generation import GenerationJob
-from motion_app.results import save_result
-from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
-from motion_app.ui.boundary import listen
+from motion_app.assignment import RequestFile, parse_request
+from motion_app.errors import MotionAppError, RequestError
+from motion_app.jobs.store import JobRow
+from motion_app.ui.boundary import listen, shown_error
+from motion_app.ui.finished import Result
+from motion_app.ui.following import Following
+from motion_app.ui.gallery import title_of
+from motion_app.ui.gallery_panel import GalleryPanel
+from motion_app.ui.generation_settings import Chosen, GenerationSettings
 from motion_app.ui.host import ModelHost
-from motion_app.ui.overlay import animation_uri, mask_sheet, preview_frames
-from motion_app.ui.progress import (
-    host_banner,
-    in_words,
-    note_html,
-    progress_html,
-    step_heading,
-)
-from motion_app.ui.results import new_result_folder
+from motion_app.ui.job_stream import KIND, JobStream, Panel
+from motion_app.ui.mask_video import OverlayVideos
+from motion_app.ui.progress import host_banner, note_html, step_heading
+from motion_app.ui.replays import Replay, Runtime, installed_versions, read_replay
+from motion_app.ui.result_panel import ResultPanel
 from motion_app.ui.session import SceneDraft, Session, request_entries
 from motion_app.ui.texts import Texts
 
-if TYPE_CHECKING:
-    from motion_app.engine.pipeline import MotionEngine
-
 ReadRows = Callable[[Session, Sequence[Any]], SceneDraft]
-MOST_STEPS = 100
-MOST_GUIDANCE = 15.0
-CANCEL_READY = {"value": "Cancel", "interactive": True}
-TICK_SECONDS = 1.0  # how often a waiting page is told that time passes
-EMPTY_VIDEO = '<div class="video-empty">The video will appear here.</div>'
+RestoreScene = Callable[[Session, RequestFile], list[Any]]
+ANNOUNCE_JS = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 
 
 class VideoPanel:
-    """The components of step 4 and the generator behind Generate."""
+    """The components of step 4 and what they do. ``build_gallery`` makes the part for below the
+    four steps; then ``wire``, and ``attach_on`` the event that opens the page."""
 
     def __init__(self, host: ModelHost, texts: Texts) -> None:
-        self.host = host
-        self.texts = texts
-        self.folder = host.settings.outputs / "jobs"
-        defaults = host.defaults()
-        gr.HTML(step_heading(4, "Video", "The same seed gives the same video."))
-        with gr.Row(elem_classes="seed-row"):
-            self.seed = gr.Number(
-                value=0, precision=0, minimum=0, label="Seed", min_width=90, elem_id="seed"
-            )
-            self.dice = gr.Button("Random seed", size="sm", min_width=90, scale=0, elem_id="dice")
-        with gr.Accordion("Settings", open=False, elem_id="settings"):
-            self.steps = gr.Slider(
-                *(1, MOST_STEPS), value=defaults.steps, step=1, label="Steps", elem_id="steps-count"
-            )
-            self.guidance = gr.Slider(
-                *(0, MOST_GUIDANCE),
-                value=defaults.guidance,
-                step=0.1,
-                label="Guidance (how strictly text and motions are followed)",
-                elem_id="guidance",
-            )
+        self.host, self.texts = host, texts
+        self.badge_forced = host.settings.badge
+        self.stream = JobStream(host, texts)
+        self.overlays = OverlayVideos(host.defaults().export)
+        self.following = gr.State(Following())
+        gr.HTML(step_heading(4, texts("video.heading"), texts("video.heading_help")))
+        self.settings = GenerationSettings(host.defaults(), texts, badge_forced=self.badge_forced)
+        self.notes = gr.HTML(apply_default_css=False, elem_id="restore-notes")
         with gr.Row():
             self.generate_button = gr.Button(
-                "Generate", variant="primary", min_width=120, elem_id="generate"
+                texts("video.generate"), variant="primary", min_width=120, elem_id="generate"
             )
-            self.cancel_button = gr.Button("Cancel", visible=False, min_width=80, elem_id="cancel")
+            self.cancel_button = gr.Button(
+                texts("video.cancel"), visible=False, min_width=80, elem_id="cancel"
+            )
         self.status = gr.HTML(apply_default_css=False, elem_id="status")
-        self.live = gr.HTML(EMPTY_VIDEO, apply_default_css=False, elem_id="live")
-        with gr.Column(visible=False, elem_id="result") as self.result:
-            self.player = gr.Video(
-                label="The finished video",
-                show_label=False,
-                autoplay=True,
-                loop=True,
-                elem_id="video",
-                buttons=["download"],
-            )
-            with gr.Column() as self.tracks:
-                gr.HTML(note_html("Where the model saw each object, from first frame to last:"))
-                self.sheet = gr.Image(
-                    label="Masks of the objects",
-                    show_label=False,
-                    format="png",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id="sheet",
-                    alt_text="Frames of the video with the mask of each object in its colour",
-                )
-            self.recipe = gr.DownloadButton(
-                "Download the recipe (JSON)", size="sm", elem_id="recipe"
-            )
+        self.announced = gr.HTML(
+            js_on_load=ANNOUNCE_JS, apply_default_css=False, elem_id="announced"
+        )
+        self.live = gr.HTML(self.stream.empty, apply_default_css=False, elem_id="live")
+        self.result = ResultPanel(texts)
+
+    def build_gallery(self) -> GalleryPanel:
+        """The browser's own videos, the comparison and the drop zone, as wide as the page."""
+        self.gallery = GalleryPanel(self.texts, fps=self.host.geometry().fps)
+        return self.gallery
 
     def wire(
-        self, session: gr.State, fields: Sequence[Any], read_rows: ReadRows, banner: gr.HTML
+        self,
+        session: gr.State,
+        fields: Sequence[Any],
+        read_rows: ReadRows,
+        banner: gr.HTML,
+        *,
+        restore: RestoreScene,
+        scene_outputs: Sequence[Any],
     ) -> None:
-        """Bind the buttons. ``fields``: all rows' fields, which ``read_rows`` understands."""
-        self._read_rows = read_rows
-        listen(self.dice.click, self.roll, outputs=[self.seed])
+        """Bind the buttons. ``fields``: all rows' fields, which ``read_rows`` understands;
+        ``banner`` is renewed after each video; ``restore`` makes the updates of ``scene_outputs``
+        for the scene of a recipe."""
+        self._read_rows, self._restore_scene = read_rows, restore
+        self.states = [session, self.following]
+        self.outputs = [
+            *(self.cancel_button, self.status, self.announced, self.live),
+            *(*self.result.outputs, self.gallery.html, banner),
+        ]
+        self.settings.wire()
+        self._wire_generation(fields)
+        self._wire_gallery()
+        restored = [*scene_outputs, *self.settings.restorable, self.notes]
+        self._restored_parts = len(restored)
         listen(
-            self.generate_button.click,
-            self.generate,
-            inputs=[session, self.seed, self.steps, self.guidance, *fields],
-            outputs=self._outputs(banner),
-            api_name="generate",
-            concurrency_limit=None,  # the device lock keeps the order, and says the place in it
+            self.gallery.drop.upload,
+            self.restore_file,
+            inputs=[session, self.gallery.drop],
+            outputs=[self.gallery.drop, *restored],
         )
+        listen(self.result.again.click, self.restore_shown, inputs=self.states, outputs=restored)
+
+    def _wire_generation(self, fields: Sequence[Any]) -> None:
+        submitted = listen(
+            self.generate_button.click,
+            self.submit,
+            inputs=[*self.states, *self.settings.fields, *fields],
+            outputs=[self.settings.seed, self.status, self.notes],
+            concurrency_limit=None,
+        )
+        self._stream_on(submitted.success, self.follow_submitted)
         listen(
             self.cancel_button.click,
             self.cancel,
-            inputs=[session],
+            inputs=self.states,
             outputs=[self.cancel_button],
-            api_name="cancel",
             queue=False,
         )
+        overlay = self.result.overlay
+        listen(
+            overlay.input,
+            self.show_overlay,
+            inputs=[*self.states, overlay],
+            outputs=[self.result.player],
+            show_progress="minimal",  # it is rendered when first asked for
+        )
 
-    def _outputs(self, banner: gr.HTML) -> list[Any]:
-        return [
-            *(self.generate_button, self.cancel_button, self.status, self.live, self.result),
-            *(self.player, self.tracks, self.sheet, self.recipe, banner),
-        ]
+    def _wire_gallery(self) -> None:
+        gallery, compare = self.gallery.html, self.gallery.compare.outputs
+        self._stream_on(gallery.act, self.act)
+        listen(
+            gallery.side,
+            self.choose_side,
+            inputs=self.states,
+            outputs=[gallery, *compare],
+            trigger_mode="multiple",
+        )
+        listen(
+            gallery.remove,
+            self.delete,
+            inputs=self.states,
+            outputs=[*self.outputs, *compare],
+            trigger_mode="multiple",
+        )
 
-    def roll(self) -> int:
-        """A random seed from 0 to 2^31 − 1, which JavaScript keeps exactly."""
-        return secrets.randbelow(2**31)
+    def _stream_on(self, event: Callable[..., Any], handler: Callable[..., Any]) -> None:
+        """Bind a stream of panels. Several may be open in one browser."""
+        options = {"trigger_mode": "multiple", "concurrency_limit": None}
+        listen(event, handler, inputs=self.states, outputs=self.outputs, **options)
 
-    def cancel(self, session: Session) -> Any:
-        """Stop at the end of the current step."""
-        if session.job is not None:
-            session.job.cancel()
-        return gr.update(value="Stopping…", interactive=False)
+    def attach_on(self, event: Callable[..., Any]) -> None:
+        """At ``event``, once the session's owner is known: the browser's running job goes on being
+        told, or its last video is shown again."""
+        self._stream_on(event, self.attach)
 
-    def generate(
-        self, session: Session, seed: float, steps: float, guidance: float, *fields: Any
-    ) -> Iterator[list[Any]]:
-        """One video: yields the panel's state at every step, then the result."""
-        draft = self._read_rows(session, fields)
-        job = self._new_job(session, draft, seed=seed, steps=steps, guidance=guidance)
-        ready = "" if session.finished else EMPTY_VIDEO
+    # one video
+
+    def submit(self, session: Session, following: Following, *values: Any) -> Iterator[list[Any]]:
+        """A new job from what is on the page: yields the seed it uses. A mistake is told in the
+        status line as well as by the toast."""
+        own = len(self.settings.fields)
         try:
-            yield self._panel(busy=True, live=EMPTY_VIDEO, result=gr.update(visible=False))
-            drawn = None
-            for progress in job.progress(every=TICK_SECONDS):
-                status = progress_html(progress, self.host.measured, stopping=job.cancelling)
-                new_step = progress.report is not None and progress.report is not drawn
-                live = self._live(progress.report, draft) if new_step else None
-                drawn = progress.report
-                yield self._panel(busy=True, status=status, live=live)
-            video = job.result()
-            yield self._finished(session, job, video, draft)
-        except GenerationCancelled as stopped:
-            note = note_html(f"{str(stopped).capitalize()}. Everything you chose is kept.")
-            shown = gr.update(visible=session.finished)
-            yield self._panel(busy=False, status=note, live=ready, result=shown)
-        except Exception:
-            shown = gr.update(visible=session.finished)
-            yield self._panel(busy=False, status="", live=ready, result=shown)
-            raise
-        finally:
-            job.cancel()  # a closed browser ends here too, and nobody waits for its video
+            chosen = Chosen.of(values[:own], badge_forced=self.badge_forced)
+            row = self._new_job(session, self._read_rows(session, values[own:]), chosen)
+        except Exception as error:
+            shown = shown_error(error)
+            told = note_html(html.unescape(str(shown.message)), kind="warning")
+            yield [gr.skip(), told, gr.skip()]
+            raise shown from error
+        following.look_at(row.id)
+        yield [chosen.seed, "", ""]
 
-    def _new_job(
-        self, session: Session, draft: SceneDraft, *, seed: float, steps: float, guidance: float
-    ) -> GenerationJob:
-        """Check everything that can be checked without the model, then join the line."""
-        for label, number in (("seed", seed), ("steps", steps), ("guidance", guidance)):
-            if number is None:
-                raise RequestError(f"the {label} is empty; fill in a number")
-        entries = request_entries(draft, seed=int(seed), steps=int(steps), guidance=float(guidance))
-        request_file = parse_request(entries)
+    def _new_job(self, session: Session, draft: SceneDraft, chosen: Chosen) -> JobRow:
+        entries = request_entries(
+            draft, seed=chosen.seed, steps=chosen.steps, guidance=chosen.guidance
+        )
+        entries["method"] = chosen.method
+        inputs = {
+            "request": entries,
+            "badge": chosen.badge,
+            "colours": [item.slot for item in draft.objects],
+        }
+        title = title_of(parse_request(entries), self.texts)
+        return self.host.jobs.submit(KIND, inputs, owner=session.owner, title=title)
 
-        def make_request(engine: MotionEngine | None) -> GenerationRequest:
-            return build_request(
-                request_file,
-                geometry=self.host.geometry(),
-                library=self.host.library,
-                base=None if engine is None else engine.fingerprint,
-                limits=self.host.settings.limits,
-            )
+    def follow_submitted(self, session: Session, following: Following) -> Iterator[list[Any]]:
+        """The progress of the job that was just handed in, then its video."""
+        if following.job is not None:
+            yield from self._told(self.stream.follow(session.owner, following, following.job))
 
-        make_request(None)  # a mistake is told at once, not when its turn comes
-        with session.lock:
-            if session.job is not None and session.job.running:
-                raise RequestError("a video is being made already; wait for it, or cancel it")
-            if len(self.host.lock) >= self.host.settings.limits.jobs:
-                raise RequestError("too many videos are waiting already; try again in a while")
-            session.job = GenerationJob(
-                make_request, wait_for_engine=self.host.wait_for_engine, lock=self.host.lock
-            )
-        return session.job.start()
+    def attach(self, session: Session, following: Following) -> Iterator[list[Any]]:
+        """See ``attach_on``."""
+        for panel in self.stream.attach(session.owner, following):
+            yield self._updates(panel)  # an old failure is in the status line, and no news
 
-    def _panel(
-        self,
-        *,
-        busy: bool,
-        status: Any = None,
-        live: Any = None,
-        result: Any = None,
-        files: Sequence[Any] = (),
-        banner: Any = None,
-    ) -> list[Any]:
-        """One update for each output; None leaves it as it is."""
-        skipped = gr.skip()
+    def cancel(self, session: Session, following: Following) -> Any:
+        """Stop what is in the panel at the end of its current step."""
+        if following.job is not None:
+            self.host.jobs.cancel(self.stream.own(session.owner, following.job).id)
+        return gr.update(value=self.texts("video.stopping_short"), interactive=False)
+
+    def show_overlay(self, session: Session, following: Following, on: bool) -> Any:
+        """The video in the player with its masks, or without."""
+        if following.job is None:
+            return gr.skip()
+        result = self._result(session, following.job)
+        if not on:
+            return str(result.video)
+        badge = bool(result.row.inputs.get("badge"))
+        path = self.overlays(result.folder, result.row.outcome, result.slots, badge=badge)
+        return str(path)
+
+    def _result(self, session: Session, job: str) -> Result:
+        return self.stream.result(self.stream.own(session.owner, job))
+
+    # the gallery
+
+    def act(
+        self, session: Session, following: Following, event: gr.EventData
+    ) -> Iterator[list[Any]]:
+        """Show a card's video or its progress, run it again, or stop it."""
+        owner, action = session.owner, str(event.action)
+        row = self.stream.own(owner, str(event.id))
+        if action == "stop":
+            self.host.jobs.cancel(row.id)
+            yield self._updates(Panel(gallery=self.stream.gallery(owner, following)))
+            return
+        if action == "again":
+            row = self.host.jobs.again(row.id)
+        if row.active:
+            yield from self._told(self.stream.follow(owner, following, row.id))
+        else:
+            yield self._updates(self.stream.show(owner, following, row))
+
+    def choose_side(self, session: Session, following: Following, event: gr.EventData) -> list[Any]:
+        """A card's video comes to side A or B of the comparison, or leaves it."""
+        row = self.stream.own(session.owner, str(event.id))
+        side = "a" if event.action == "side_a" else "b"
+        following.pair = following.pair.chosen(side, row.id)
+        gallery = self.stream.gallery(session.owner, following)
+        return [gallery, *self._pair_updates(session, following)]
+
+    def delete(self, session: Session, following: Following, event: gr.EventData) -> list[Any]:
+        """A card's video goes, from the panel and the comparison too."""
+        row = self.stream.own(session.owner, str(event.id))
+        self.host.jobs.delete(row.id)
+        following.pair = following.pair.without(row.id)
+        panel = Panel()
+        if following.job == row.id:
+            following.look_at(None)
+            panel = Panel(busy=False, status="", live=self.stream.empty, result="hidden")
+        panel = replace(panel, gallery=self.stream.gallery(session.owner, following))
+        return [*self._updates(panel), *self._pair_updates(session, following)]
+
+    def _pair_updates(self, session: Session, following: Following) -> list[Any]:
+        """The two videos chosen for comparison."""
+        results = [
+            None if job is None else self._result(session, job) for job in following.pair.sides
+        ]
+        chosen = [None if found is None else (found.row, found.video) for found in results]
+        return self.gallery.compare.updates(*chosen)
+
+    # recipes
+
+    def restore_file(self, session: Session, path: str | None) -> Iterator[list[Any]]:
+        """A recipe, or a video made here, as a new scene. The drop zone is emptied first, so that
+        it takes another file even when this one is refused."""
+        yield [None, *[gr.skip()] * self._restored_parts]
+        if path is None:
+            raise RequestError("no file arrived; drop a recipe (JSON) or a video made here")
+        yield [None, *self._restored(session, Path(path))]
+
+    def restore_shown(self, session: Session, following: Following) -> list[Any]:
+        """The recipe of the video on show as a new scene."""
+        if following.job is None:
+            raise RequestError("no video is on show; choose one in the gallery")
+        return self._restored(session, self._result(session, following.job).file("recipe"))
+
+    def _restored(self, session: Session, path: Path) -> list[Any]:
+        replay = read_replay(
+            path,
+            library=self.host.library,
+            runtime=self._runtime(),
+            limits=self.host.settings.limits,
+        )
+        scene = self._restore_scene(session, replay.request)
+        return [*scene, *self.settings.restored(replay.request), self._told_notes(replay)]
+
+    def _told_notes(self, replay: Replay) -> str:
+        lines = [note_html(note.text(self.texts), kind=note.kind) for note in replay.notes]
+        return note_html(self.texts("video.replay_ready")) + "".join(lines)
+
+    def _runtime(self) -> Runtime:
+        status = self.host.status()
+        engine = self.host.wait_for_engine(0.0) if status.state == "ready" else None
+        base = None if engine is None else engine.fingerprint
+        return Runtime(status.name, base, status.device, installed_versions())
+
+    # updates
+
+    def _told(self, panels: Iterable[Panel]) -> Iterator[list[Any]]:
+        """The updates of each panel; a failure is a toast too."""
+        for panel in panels:
+            yield self._updates(panel)
+            if panel.failure is not None:
+                raise RequestError(panel.failure)
+
+    def _updates(self, panel: Panel) -> list[Any]:
+        """One update for each of ``outputs``."""
+        busy, stopping = panel.busy, panel.stopping
+        cancel = self.texts("video.stopping_short" if stopping else "video.cancel")
+        ended = busy is False and panel.result is not None
         return [
-            gr.update(interactive=not busy),
-            gr.update(visible=True) if busy else gr.update(visible=False, **CANCEL_READY),
-            skipped if status is None else status,
-            skipped if live is None else live,
-            skipped if result is None else result,
-            *(files or [skipped] * 4),
-            skipped if banner is None else banner,
+            gr.skip()
+            if busy is None
+            else gr.update(visible=busy, value=cancel, interactive=not stopping),
+            *(_or_skip(part) for part in (panel.status, panel.announced, panel.live)),
+            *self._result_updates(panel),
+            _or_skip(panel.gallery),
+            host_banner(self.host, self.texts) if ended else gr.skip(),
         ]
 
-    def _live(self, report: StepReport, draft: SceneDraft) -> str:
-        """A step's picture of the video to be, with the masks the next step will use."""
-        engine = self.host.engine()
-        slots = [item.slot for item in draft.objects]
-        frames = preview_frames(engine.preview(report.latents), report.masks, slots)
-        seconds = engine.geometry.frames / engine.geometry.fps
-        alt = f"Preview after step {report.step} of {report.steps}, with the current masks"
-        return (
-            f'<figure class="live"><img src="{animation_uri(frames, len(frames) / seconds)}"'
-            f' alt="{html.escape(alt)}"><figcaption>rough preview</figcaption></figure>'
-        )
+    def _result_updates(self, panel: Panel) -> list[Any]:
+        if panel.result is None:
+            return self.result.kept()
+        if panel.result == "hidden":
+            return self.result.hidden()
+        try:
+            return self.result.updates(panel.result)
+        except MotionAppError as error:
+            gr.Warning(html.escape(str(error)))
+            return self.result.hidden()
 
-    def _finished(
-        self, session: Session, job: GenerationJob, video: GeneratedVideo, draft: SceneDraft
-    ) -> list[Any]:
-        files = save_result(
-            video, new_result_folder(self.folder), export=self.host.defaults().export
-        )
-        self.host.record(
-            job.seconds,
-            steps=video.recipe["steps"],
-            objects=len(draft.objects),
-            step_seconds=job.step_seconds,
-        )
-        session.finished = True
-        slots = [item.slot for item in draft.objects]
-        # Without a motion the stock model ran, which knows of no masks after the first frame.
-        moving = any(item.motion is not None for item in draft.objects)
-        recipe = video.recipe
-        note = note_html(
-            f"Done in {in_words(job.seconds)}: seed {recipe['seed']}, {recipe['steps']} steps, "
-            f"guidance {recipe['guidance']:g}."
-        )
-        return self._panel(
-            busy=False,
-            status=note,
-            live="",
-            result=gr.update(visible=True),
-            files=[
-                str(files.video),
-                gr.update(visible=moving),
-                mask_sheet(video.frames, video.masks, slots),
-                gr.update(value=str(files.recipe)),
-            ],
-            banner=host_banner(self.host),
-        )
+
+def _or_skip(part: str | None) -> Any:
+    return gr.skip() if part is None else part

@@ -1,0 +1,297 @@
+"""Every metric there is: what it is called, by what it is measured, what it needs, what it means.
+
+A paper's metric measured as the paper does has its plain id. A stand-in has an id of its own, with
+what it is measured by in brackets, and never shares a column with the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+
+from motion_app.errors import MotionAppError
+from motion_app.evaluation import metrics as m
+from motion_app.evaluation import weights as w
+from motion_app.evaluation.extractors import half_warp
+from motion_app.evaluation.features import DIS, RAFT, VideoFeatures
+from motion_app.evaluation.items import JudgedObject
+
+DYNAMIC_FPS = 8.0  # VBench samples about so many frames a second
+Values = tuple[float, ...]  # one for the video, or one for each object that could be measured
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``id`` names its column; ``stand_in_for`` the paper's metric it may not be mistaken for.
+
+    ``implementation``: by what; ``weights``: keys of ``weights.SOURCES``; ``better`` which way is
+    good, "" where there is none; ``measure`` gives the video's value or one for each object;
+    ``features`` instead, for metrics of whole sets of videos against the references.
+    """
+
+    id: str
+    implementation: str
+    paper: Literal["FlexiMMT", "SynMotion", ""]
+    better: Literal["up", "down", ""]
+    weights: tuple[str, ...] = ()
+    stand_in_for: str = ""
+    needs: Literal["", "text", "image", "objects", "references"] = ""
+    measure: Callable[[VideoFeatures], Values] | None = None
+    features: Callable[[VideoFeatures, np.ndarray], np.ndarray] | None = None
+
+    @property
+    def weights_id(self) -> str:
+        """The files it is measured with, or "none"."""
+        return ", ".join(w.SOURCES[name].name for name in self.weights) or "none"
+
+
+def _embedded(metric: Callable[[np.ndarray], float], name: str, video: VideoFeatures) -> Values:
+    return (metric(getattr(video, name)),)
+
+
+def _text(video: VideoFeatures) -> Values:
+    return (m.text_similarity(video.clip_images, video.clip_text),)
+
+
+def _judged(video: VideoFeatures) -> list[JudgedObject]:
+    return [thing for thing in video.opened.objects if thing.reference is not None]
+
+
+def _trajectories(kind: str, video: VideoFeatures) -> Values:
+    values = []
+    for thing in _judged(video):
+        ours, theirs = video.tracks(kind, thing), video.tracks(kind, thing.reference)
+        values.append(
+            m.trajectory_fidelity(
+                ours.points,
+                theirs.points,
+                visible=ours.visible,
+                reference_visible=theirs.visible,
+            )
+        )
+    return tuple(values)
+
+
+def _flows(kind: str, video: VideoFeatures) -> Values:
+    values = []
+    for thing in _judged(video):
+        clip = thing.reference
+        values.append(
+            m.flow_fidelity(
+                video.flow(kind, video.frames).forward,
+                video.masks(kind, thing)[:-1],
+                video.flow(kind, clip.frames).forward,
+                video.masks(kind, clip)[:-1],
+            )
+        )
+    return tuple(values)
+
+
+def _similarities(video: VideoFeatures) -> np.ndarray:
+    """[objects, objects]: how alike object i's track is to the reference of object j."""
+    things = _judged(video)
+    tracks = [video.centroid_track(thing) for thing in things]
+    references = [video.centroid_track(thing.reference) for thing in things]
+    return np.array([[m.assignment_similarity(a, b) for b in references] for a in tracks])
+
+
+def _own(video: VideoFeatures) -> Values:
+    return tuple(np.diag(_similarities(video)).tolist())
+
+
+def _others(alike: np.ndarray) -> np.ndarray:
+    """The most similar other's similarity [objects], 0 where there is no other."""
+    apart = np.where(np.eye(len(alike), dtype=bool), -np.inf, alike)
+    return apart.max(axis=1) if len(alike) > 1 else np.zeros(len(alike))
+
+
+def _other(video: VideoFeatures) -> Values:
+    alike = _similarities(video)
+    if len(alike) < 2:
+        raise MotionAppError("needs two objects with references, which can be confused")
+    return tuple(_others(alike).tolist())
+
+
+def _follows(video: VideoFeatures) -> Values:
+    alike = _similarities(video)
+    pairs = zip(np.diag(alike), _others(alike), strict=True)
+    return tuple(float(m.follows_own(own, other)) for own, other in pairs)
+
+
+def _colours(video: VideoFeatures) -> Values:
+    kept = [video.colours_over_time(thing) for thing in video.opened.objects]
+    if any(np.isnan(values).all() for values in kept):
+        raise MotionAppError("an object was lost in every frame after the first")
+    return tuple(float(np.nanmean(values)) for values in kept)
+
+
+def _flow_length(kind: str, video: VideoFeatures) -> Values:
+    return (m.flow_score(video.flow(kind, video.frames).forward),)
+
+
+def _dynamic(kind: str, video: VideoFeatures) -> Values:
+    step = max(1, round(video.opened.fps / DYNAMIC_FPS))
+    sampled = video.frames if step == 1 else video.frames[::step]
+    if len(sampled) < 2:
+        raise MotionAppError("is too short: two frames at 8 a second are needed")
+    return (float(m.is_dynamic(video.flow(kind, sampled).forward)),)
+
+
+def _smooth_dis(video: VideoFeatures) -> Values:
+    return (m.motion_smoothness(video.frames, half_warp(_three(video))),)
+
+
+def _smooth_amt(video: VideoFeatures) -> Values:
+    made = video.judges.network(w.AMT).middle_frames(_three(video))
+    return (m.motion_smoothness(video.frames, made),)
+
+
+def _three(video: VideoFeatures) -> np.ndarray:
+    if len(video.frames) < 3:
+        raise MotionAppError("is too short: three frames are needed")
+    return video.frames
+
+
+def _flicker(video: VideoFeatures) -> Values:
+    return (m.temporal_flickering(video.frames),)
+
+
+def _i2v(video: VideoFeatures) -> Values:
+    return (m.i2v_subject(video.dino_images, video.dino_picture),)
+
+
+def _rated(source: str, metric: Callable[[np.ndarray], float], video: VideoFeatures) -> Values:
+    return (metric(video.judges.network(source).scores(video.frames)),)
+
+
+def _asked(template: str, video: VideoFeatures) -> Values:
+    from motion_app.evaluation.judge import share_of_yes
+
+    shares = []
+    for thing in video.opened.objects:
+        question = template.format(phrase=thing.phrase, subject=f"the {thing.name}")
+        share = share_of_yes(video.judges.network(w.JUDGE).ask(video.frames, question))
+        if share is None:
+            raise MotionAppError(f'the judge answered neither yes nor no to "{question}"')
+        shares.append(share)
+    return tuple(shares)
+
+
+def _motion_asked(video: VideoFeatures) -> Values:
+    from motion_app.evaluation.judge import MOTION_QUESTION
+
+    return _asked(MOTION_QUESTION, video)
+
+
+def _subject_asked(video: VideoFeatures) -> Values:
+    from motion_app.evaluation.judge import SUBJECT_QUESTION
+
+    return _asked(SUBJECT_QUESTION, video)
+
+
+def _resnet(video: VideoFeatures, frames: np.ndarray) -> np.ndarray:
+    return video.judges.network(w.RESNET3D).resnet_features(frames)
+
+
+def _i3d(video: VideoFeatures, frames: np.ndarray) -> np.ndarray:
+    return video.judges.network(w.I3D).i3d_features(frames)
+
+
+def _clip(id: str, paper: str, metric: Callable[[np.ndarray], float]) -> Metric:
+    measure = partial(_embedded, metric, "clip_images")
+    return Metric(id, "clip-vit-b-32", paper, "up", (w.CLIP,), measure=measure)
+
+
+def _entries() -> list[Metric]:
+    return [*_weightless(), *_fleximmt(), *_synmotion()]
+
+
+def _weightless() -> list[Metric]:
+    """What this machine can measure as it is: stand-ins, measures of our own, and one of VBench's
+    that needs no network."""
+    up, refs = "up", "references"
+    track, flow = partial(_trajectories, DIS), partial(_flows, DIS)
+    length, dynamic = partial(_flow_length, DIS), partial(_dynamic, DIS)
+    return [
+        Metric("TF[dis]", "dis-tracks", "", up, (), "TF", refs, track),
+        Metric("FF[dis]", "dis", "", up, (), "FF", refs, flow),
+        Metric("own_motion[colour]", "colour-track", "", up, needs=refs, measure=_own),
+        Metric("other_motion[colour]", "colour-track", "", "down", needs=refs, measure=_other),
+        Metric("follows_own[colour]", "colour-track", "", up, needs=refs, measure=_follows),
+        Metric("colour_constancy[dis]", "dis", "", up, needs="objects", measure=_colours),
+        Metric("temporal_flickering", "exact", "SynMotion", up, measure=_flicker),
+        Metric(
+            *("motion_smoothness[dis]", "dis-half-warp", "", up),
+            stand_in_for="motion_smoothness",
+            measure=_smooth_dis,
+        ),
+        Metric("flow_score[dis]", "dis", "", "", (), "flow_score", measure=length),
+        Metric("dynamic_degree[dis]", "dis", "", "", (), "dynamic_degree", measure=dynamic),
+    ]
+
+
+def _fleximmt() -> list[Metric]:
+    """The five of FlexiMMT's table 1, by the networks of the paper."""
+    paper, up, refs = "FlexiMMT", "up", "references"
+    tracks, flow = partial(_trajectories, w.COTRACKER), partial(_flows, RAFT)
+    return [
+        _clip("AC", paper, m.appearance_consistency),
+        _clip("TC", paper, m.temporal_consistency),
+        Metric("TS", "clip-vit-b-32", paper, up, (w.CLIP,), needs="text", measure=_text),
+        Metric("TF", "cotracker3", paper, up, (w.COTRACKER,), needs=refs, measure=tracks),
+        Metric("FF", "raft_large", paper, up, (w.RAFT,), needs=refs, measure=flow),
+    ]
+
+
+def _synmotion() -> list[Metric]:
+    """SynMotion's, most of them VBench's, by the networks of the papers."""
+    paper, up, judge = "SynMotion", "up", (w.JUDGE,)
+    dino = partial(_embedded, m.subject_consistency, "dino_images")
+    length, dynamic = partial(_flow_length, RAFT), partial(_dynamic, RAFT)
+    aesthetic = partial(_rated, w.AESTHETIC, m.aesthetic_quality)
+    imaging = partial(_rated, w.MUSIQ, m.imaging_quality)
+    asked = {"needs": "objects"}
+    return [
+        Metric("motion_accuracy", "qwen2.5-vl", paper, up, judge, measure=_motion_asked, **asked),
+        Metric("subject_accuracy", "qwen2.5-vl", paper, up, judge, measure=_subject_asked, **asked),
+        Metric("clip_text", "clip-vit-b-32", paper, up, (w.CLIP,), needs="text", measure=_text),
+        _clip("adjacent_consistency", paper, m.adjacent_consistency),
+        _clip("background_consistency", paper, m.subject_consistency),
+        Metric("subject_consistency", "dino-vitb16", paper, up, (w.DINO,), measure=dino),
+        Metric("i2v_subject", "dino-vitb16", paper, up, (w.DINO,), needs="image", measure=_i2v),
+        Metric("motion_smoothness", "amt-s", paper, up, (w.AMT,), measure=_smooth_amt),
+        Metric("flow_score", "raft_large", paper, "", (w.RAFT,), measure=length),
+        Metric("dynamic_degree", "raft_large", paper, "", (w.RAFT,), measure=dynamic),
+        Metric("aesthetic_quality", "laion-vit-l-14", paper, up, (w.AESTHETIC,), measure=aesthetic),
+        Metric("imaging_quality", "musiq-spaq", paper, up, (w.MUSIQ,), measure=imaging),
+        Metric("fvd_3drn50", "resnet-50-k400", paper, "down", (w.RESNET3D,), features=_resnet),
+        Metric("fvd_3dinception", "i3d-k400", paper, "down", (w.I3D,), features=_i3d),
+    ]
+
+
+METRICS = MappingProxyType({metric.id: metric for metric in _entries()})
+
+
+def lacking(metric: Metric, video: VideoFeatures) -> str:
+    """Why ``metric`` cannot be measured of this video whatever weights there are, or ""."""
+    opened = video.opened
+    if metric.needs == "text" and not opened.text:
+        return "needs the caption: give the request or recipe"
+    if metric.needs == "image" and opened.image is None:
+        return "needs the input picture: give the request or recipe"
+    if metric.needs in ("objects", "references") and not opened.objects:
+        return "needs to know the objects: give the request or recipe, or a reference clip"
+    if metric.needs == "references" and not _judged(video):
+        reasons = dict.fromkeys(thing.problem for thing in opened.objects)
+        return "no object has a reference: " + "; ".join(reasons)
+    return ""
+
+
+def default_ids(store: w.WeightStore) -> list[str]:
+    """The metrics that can be measured on this machine."""
+    return [metric.id for metric in METRICS.values() if not store.missing(metric.weights)]

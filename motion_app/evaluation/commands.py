@@ -1,0 +1,121 @@
+"""``evaluate`` on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motion_app.assignment import parse_request
+from motion_app.errors import RequestError
+from motion_app.evaluation.catalogue import METRICS, default_ids
+from motion_app.evaluation.features import Judges
+from motion_app.evaluation.items import EvaluationItem, Segment
+from motion_app.evaluation.scoring import ScoreProgress, Scores, check_metrics, score_videos
+from motion_app.evaluation.weights import WeightStore
+from motion_app.library import Library
+from motion_app.results import make_folder
+from motion_app.settings import Settings
+
+
+def evaluate_video(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """Score one video of any method. ``--json`` prints no table; ``--out`` writes report.csv,
+    report.md and report.tex there."""
+    for path in (options.request, *options.reference, *options.reference_mask):
+        if path is not None and not path.is_file():
+            raise RequestError(f"there is no file {path}; check the path")
+    kept = options.video.with_name("frames.npz")
+    request = options.request
+    item = EvaluationItem(
+        options.video.stem,
+        options.method or (parse_request(request).method if request else "video"),
+        options.video,
+        frames=kept if kept.is_file() else None,
+        request=request,
+        references=tuple(options.reference),
+        reference_masks=tuple(options.reference_mask),
+        folder=None if request is None else request.parent,
+    )
+    judges = Judges(WeightStore(settings.judges), device=options.device or "cpu")
+    ids = options.metrics.split(",") if options.metrics else default_ids(judges.store)
+    check_metrics(ids)
+    scores = score_videos(
+        [item],
+        ids,
+        judges=judges,
+        library=Library(settings.motion_folders(options.model)),
+        limits=settings.limits,
+        segment=click_once(settings, options.model),
+        on_progress=None if options.json else _show,
+    )
+    return _results(scores, options.out, quiet=options.json)
+
+
+def click_once(settings: Settings, model: str | None) -> Segment:
+    """A segmenter that is loaded when the first clip has to be marked."""
+    loaded = []
+
+    def segment(frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
+        from motion_app.scene import Click
+        from motion_app.segmentation import ClickSegmenter
+
+        if not loaded:
+            loaded.append(ClickSegmenter.load(settings.segmenter_source(model)))
+        loaded[0].set_image(frame)
+        return loaded[0].predict([Click(point[1], point[0])]).mask
+
+    return segment
+
+
+def _show(progress: ScoreProgress) -> bool:
+    sys.stderr.write(f"{progress.done}/{progress.total}  {progress.item}  {progress.metric}\n")
+    return True
+
+
+def _results(scores: Scores, out: Path | None, *, quiet: bool) -> dict[str, Any]:
+    report = scores.report
+    if not quiet:
+        sys.stdout.write(report.to_markdown())
+    result = report.to_json()
+    if out is not None:
+        folder = make_folder(out)
+        files = {
+            "csv": report.to_csv(),
+            "md": report.to_markdown(),
+            "tex": report.to_latex(),
+        }
+        for ending, text in files.items():
+            (folder / f"report.{ending}").write_text(text, encoding="utf-8")
+            result[ending] = str(folder / f"report.{ending}")
+    return result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``evaluate video``."""
+    parser.add_argument("video", type=Path, metavar="VIDEO")
+    parser.add_argument("--request", type=Path, metavar="REQUEST.json", help="or a recipe")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CLIP",
+        help="one for each object, in order; default: the library's clips of its motions",
+    )
+    parser.add_argument(
+        "--reference-mask",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="MASK.png",
+        help="of each reference's first frame; default: one click on what moves",
+    )
+    parser.add_argument("--method", help="its name in the table; default: the request's own")
+    parser.add_argument("--metrics", help=f"with commas between: {', '.join(METRICS)}")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for report.csv, .md and .tex")
+    parser.add_argument("--json", action="store_true", help="only the JSON, no table")
+    parser.add_argument("--model", help="the model whose motions and segmenter are used")
+    parser.add_argument("--device", help="for the judging networks (default: cpu)")

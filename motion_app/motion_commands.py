@@ -1,0 +1,195 @@
+"""The commands about motions: the library's, and learning one. torch is imported only inside those
+that compute."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from motion_app.commands import load_engine, show_progress, silence_loaders
+from motion_app.errors import RequestError
+from motion_app.geometry import ModelGeometry
+from motion_app.library import SUFFIX, Library
+from motion_app.results import make_folder
+from motion_app.scene import Motion
+from motion_app.settings import Settings
+from motion_app.training.inputs import TrainingInputs
+from motion_app.training.selection import ClipSelection
+
+if TYPE_CHECKING:
+    from motion_app.training.mover import Segment
+    from motion_app.training.trainer import TrainingReport
+
+Result = dict[str, Any]
+
+
+def list_motions(options: argparse.Namespace, settings: Settings) -> Result:
+    """The library, and what is wrong with the files in it that cannot be used."""
+    library = Library(settings.motion_folders(options.model))
+    motions = [motion_entry(motion) for motion in library.list()]
+    return {"motions": motions, "problems": library.problems()}
+
+
+def motion_entry(motion: Motion) -> Result:
+    """A motion as plain JSON."""
+    return {
+        "name": motion.name,
+        "phrase": motion.phrase,
+        "noun": motion.noun,
+        "method": motion.method,
+        "base": motion.base,
+        "steps": motion.steps,
+        "created": motion.created,
+        "preview": None if motion.preview is None else str(motion.preview),
+        "track": motion.track,
+        "path": str(motion.path),
+    }
+
+
+def delete_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """Move one motion into the trash; the token in the answer brings it back."""
+    library = Library(settings.motion_folders())
+    library.empty_trash()
+    deleted = library.delete(options.name)
+    return {"deleted": deleted.name, "token": deleted.token}
+
+
+def restore_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """Bring a deleted motion back."""
+    return motion_entry(Library(settings.motion_folders()).restore(options.token))
+
+
+def export_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """One file with the motion and its preview inside."""
+    library = Library(settings.motion_folders(options.model))
+    motion = library.find(options.name)
+    return {"name": motion.name, "file": str(library.export_file(motion, options.out))}
+
+
+def import_exported(options: argparse.Namespace, settings: Settings) -> Result:
+    """An exported motion into the library, checked against the model that is named."""
+    model = options.model or settings.model
+    sizes: dict[str, Any] = {}
+    if Path(model).is_dir():
+        from motion_app.engine.checkpoint import fingerprint
+
+        geometry = ModelGeometry.from_folder(model)
+        base = fingerprint(Path(model) / "transformer")
+        sizes = {"base": base, "layers": geometry.layers, "width": geometry.width_tokens}
+    library = Library(settings.motion_folders(model))
+    motion = library.import_file(options.file, name=options.name, limits=settings.limits, **sizes)
+    return motion_entry(motion)
+
+
+def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """The authors' ``pytorch_model.pt`` as safetensors, bound to the model that is named."""
+    _readable(options.file)
+    _motion_out(options.out)
+
+    from motion_app.engine.motion_tokens import convert_published
+
+    engine = load_engine(options.model or settings.model, options.device or settings.device)
+    saved = convert_published(
+        options.file,
+        options.out,
+        transformer=engine.pipe.transformer,
+        base=engine.fingerprint,
+        name=options.name,
+        phrase=options.phrase,
+        noun=options.noun,
+        limits=settings.limits,
+    )
+    return {"motion": str(options.out), "name": saved.name, "layers": saved.layers}
+
+
+def _readable(path: Path) -> None:
+    if not path.is_file():
+        raise RequestError(f"there is no file {path}; check the path")
+
+
+def _motion_out(path: Path) -> None:
+    if path.suffix != SUFFIX:
+        raise RequestError(f"a motion is saved as {SUFFIX}, got {path.name}")
+    make_folder(path.parent)
+
+
+def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """Learn one motion; the checkpoint's own training settings hold unless told otherwise."""
+    for clip in options.clips:
+        _readable(clip)
+    inputs = TrainingInputs(
+        name=options.name,
+        phrase=options.phrase,
+        noun=options.noun,
+        clips=tuple(
+            ClipSelection(
+                clip, start=options.start, stop=options.stop, box=options.box, mover=options.mover
+            )
+            for clip in options.clips
+        ),
+        method=options.method,
+        steps=options.steps,
+        validate_every=options.validate_every,
+    )
+    inputs.check_count(settings.limits)
+    _motion_out(options.out)
+
+    from motion_app.training import trainer
+
+    model = options.model or settings.model
+    engine = load_engine(model, options.device or settings.device)
+    config = inputs.config(engine.defaults.motion_training)
+    started = time.perf_counter()
+    if len(inputs.clips) == 1:
+        sys.stderr.write("one clip is enough; several of the same motion are learned better\n")
+    news = _News(options.out)
+    motion = trainer.train_motion(
+        inputs.clips,
+        config,
+        engine=engine,
+        out=options.out,
+        segment=_segmenter(options, settings) if options.mover else None,
+        on_progress=news,
+    )
+    return {
+        "motion": str(motion.path),
+        "name": motion.name,
+        "steps": config.steps,
+        "seconds": round(time.perf_counter() - started, 1),
+        "validation": [str(path) for path in news.videos],
+    }
+
+
+def _segmenter(options: argparse.Namespace, settings: Settings) -> Segment:
+    from motion_app.segmentation import ClickSegmenter
+    from motion_app.training.mover import segment_by
+
+    silence_loaders()
+    source = settings.segmenter_source(options.model)
+    device = options.device or settings.device
+    return segment_by(ClickSegmenter.load(source, device=device))
+
+
+class _News:
+    """Shows each step on standard error and keeps the videos made on the way beside ``out``."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.videos: list[Path] = []
+        self._shown = 0
+
+    def __call__(self, report: TrainingReport) -> bool:
+        news = f"loss {report.smoothed:.4f}, {report.seconds_left:.0f} s left"
+        show_progress(report.step, report.steps, news)
+        made = report.validation
+        if made is not None and made.step != self._shown:
+            from motion_app.media import export_video
+
+            path = self.out.with_name(f"{self.out.stem}-step-{made.step}.mp4")
+            export_video(path, made.frames, made.fps, recipe=None)
+            self.videos.append(path)
+            self._shown = made.step
+        return True

@@ -1,0 +1,204 @@
+"""A study in its database, as it was created: config, items, plan, and the links' secret."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from motion_app.errors import RequestError
+from motion_app.study.links import LinkSigner, new_id, new_secret
+from motion_app.study.plan import Plan, StudyConfig, StudyItem, draw_plan
+from motion_app.study.records import VideoFormat
+from motion_app.study.schema import connect, events, items, presentations, raters, studies
+from motion_app.study.sinks import AnswerSink, HubSink
+
+
+class StudyArchive:
+    """One study of one database. ``folder`` holds ``study.json`` (which study), ``media/`` and,
+    unless the database is elsewhere, ``study.sqlite``.
+
+    ``config``, ``video``, ``items`` (id → item) and ``links`` never change after creation.
+    """
+
+    def __init__(
+        self, folder: Path, engine: sa.Engine, study: str, *, sink: AnswerSink | None = None
+    ) -> None:
+        self.folder, self.id, self.sink = folder, study, sink
+        self.engine = engine
+        self.clock: Callable[[], float] = time.time
+        with self.reading() as connection:
+            row = connection.execute(sa.select(studies).where(studies.c.id == study)).first()
+            if row is None:
+                raise RequestError(
+                    f"the database holds no study {study[:8]}…; it was made with another database"
+                )
+            listed = connection.execute(
+                sa.select(items).where(items.c.study == study).order_by(items.c.place)
+            ).all()
+        self.config = StudyConfig.model_validate_json(row.config)
+        self.video = VideoFormat(**json.loads(row.video))
+        self.created: float = row.created
+        self.plan_digest: str = row.plan_digest
+        self.links = LinkSigner(study, row.secret)
+        self.items: Mapping[str, StudyItem] = {entry.id: _item(entry) for entry in listed}
+        self._media = frozenset(
+            name
+            for item in self.items.values()
+            for name in (item.first_frame, *item.references, *item.candidates.values())
+        )
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path | str,
+        config: StudyConfig,
+        items: Sequence[StudyItem],
+        *,
+        video: VideoFormat,
+        database: str | None = None,
+        dataset: str | None = None,
+        sink: AnswerSink | None = None,
+    ) -> Self:
+        """Draw the plan and store it with everything else, in one transaction. ``database`` None:
+        an SQLite file in ``folder``. ``dataset`` names a data set of the Hugging Face Hub that
+        every answer is copied to, whoever opens the study. RequestError where the folder holds a
+        study already."""
+        folder = Path(folder)
+        if (folder / "study.json").exists():
+            raise RequestError(f"{folder} holds a study already; choose another folder")
+        plan = draw_plan(config, items)
+        folder.mkdir(parents=True, exist_ok=True)
+        engine = connect(database or folder / "study.sqlite")
+        study = new_id()
+        with engine.begin() as connection:
+            _insert_study(connection, study, config, items, video, plan)
+        note = {
+            "study": study,
+            "database": "elsewhere" if database else "study.sqlite",
+            "dataset": dataset,
+        }
+        (folder / "study.json").write_text(json.dumps(note), encoding="utf-8")
+        return cls(folder, engine, study, sink=sink or _sink(dataset, folder))
+
+    @classmethod
+    def open(
+        cls, folder: Path | str, *, database: str | None = None, sink: AnswerSink | None = None
+    ) -> Self:
+        """The study made in ``folder``. RequestError where there is none."""
+        folder = Path(folder)
+        try:
+            note = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+            study, home, dataset = str(note["study"]), str(note["database"]), note["dataset"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"{folder} holds no study; make one with: study create SOURCE --out {folder}"
+            ) from error
+        if home == "elsewhere" and not database:
+            raise RequestError(
+                "this study's answers are in another database; name it in "
+                "MOTION_APP_STUDY_DATABASE or with --database"
+            )
+        address = database if home == "elsewhere" and database else folder / "study.sqlite"
+        return cls(folder, connect(address), study, sink=sink or _sink(dataset, folder))
+
+    def close(self) -> None:
+        """Let go of the database and hand on what the sink still holds."""
+        self.engine.dispose()
+        if self.sink is not None:
+            self.sink.close()
+
+    def reading(self) -> sa.Connection:
+        """A connection that takes no lock: ``with store.reading() as connection``."""
+        return self.engine.connect().execution_options(reads=True)
+
+    def media_path(self, name: str) -> Path:
+        """The file of a name that belongs to the study; RequestError for any other name."""
+        if name not in self._media:
+            raise RequestError("there is no such file in this study")
+        return self.folder / "media" / name
+
+    def note(self, connection: sa.Connection, kind: str, detail: Mapping[str, Any]) -> None:
+        """Add to the study's record of what was done to it."""
+        connection.execute(
+            sa.insert(events).values(
+                study=self.id, at=self.clock(), kind=kind, detail=json.dumps(detail)
+            )
+        )
+
+    def _row(self, connection: sa.Connection, rater: str, *, lock: bool = False) -> sa.Row[Any]:
+        query = sa.select(raters).where(raters.c.id == rater, raters.c.study == self.id)
+        row = connection.execute(query.with_for_update() if lock else query).first()
+        if row is None:
+            raise RequestError("this link is not known any more; its data was deleted")
+        return row
+
+
+def _sink(dataset: str | None, folder: Path) -> AnswerSink | None:
+    return None if dataset is None else HubSink(dataset, folder / "answers")
+
+
+def _item(row: sa.Row[Any]) -> StudyItem:
+    return StudyItem(
+        id=row.id,
+        name=row.name,
+        kind=row.kind,
+        caption=row.caption,
+        first_frame=row.first_frame,
+        references=tuple(json.loads(row.references)),
+        candidates=json.loads(row.candidates),
+        answer=row.answer,
+    )
+
+
+def _insert_study(
+    connection: sa.Connection,
+    study: str,
+    config: StudyConfig,
+    given: Sequence[StudyItem],
+    video: VideoFormat,
+    plan: Plan,
+) -> None:
+    connection.execute(
+        sa.insert(studies).values(
+            id=study,
+            created=time.time(),
+            config=config.model_dump_json(),
+            video=json.dumps(asdict(video)),
+            secret=new_secret(),
+            plan_digest=plan.digest(),
+        )
+    )
+    rows = [
+        {
+            **asdict(item),
+            "study": study,
+            "place": place,
+            "references": json.dumps(item.references),
+            "candidates": json.dumps(dict(item.candidates)),
+        }
+        for place, item in enumerate(given)
+    ]
+    connection.execute(sa.insert(items), rows)
+    screens = [
+        {
+            "id": new_id(),
+            "study": study,
+            "slot": slot,
+            "number": screen.number,
+            "item": screen.item,
+            "role": screen.role,
+            "order": json.dumps(screen.order),
+            "repeats": screen.repeats,
+        }
+        for slot, screens in enumerate(plan.slots)
+        for screen in screens
+    ]
+    connection.execute(sa.insert(presentations), screens)
+    slots = [{"id": new_id(), "study": study, "slot": slot} for slot in range(config.raters)]
+    connection.execute(sa.insert(raters), slots)

@@ -1,0 +1,100 @@
+"""A study from its sources, in one step: what ``study create`` and the page's form do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motion_app.errors import RequestError
+from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.study.items import PreparedItems, VideoChoice, prepare_items
+from motion_app.study.plan import StudyConfig
+from motion_app.study.sources import SourceItem
+from motion_app.study.store import StudyStore
+
+GOLD_EVERY = 20  # main items for each gold one, where their number is not given
+
+
+@dataclass(frozen=True)
+class CreatedStudy:
+    """A new study and how its files were made alike."""
+
+    store: StudyStore
+    prepared: PreparedItems
+
+
+def create_study(
+    folder: Path | str,
+    sources: Sequence[SourceItem],
+    *,
+    title: str,
+    database: str | None = None,
+    dataset: str | None = None,
+    video: VideoChoice | None = None,
+    practice: int = 2,
+    gold: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    **options: Any,
+) -> CreatedStudy:
+    """Make the study in ``folder``; its methods are those of the first item, in that order.
+
+    ``gold`` None: one for every 20 items. ``database`` and ``dataset`` as in ``StudyStore.create``.
+    ``options`` are fields of ``StudyConfig``. RequestError
+    or MediaError for what cannot be used; then nothing is left behind.
+    """
+    folder = Path(folder)
+    if (folder / "study.json").exists() or (folder / "media").exists():
+        raise RequestError(f"{folder} holds a study already; choose another folder")
+    if not sources:
+        raise RequestError("a study needs at least one item")
+    if practice < 0 or (gold or 0) < 0:
+        raise RequestError("the numbers of practice and gold items are 0 or more")
+    config = StudyConfig.build(title=title, methods=tuple(sources[0].videos), **options)
+    for source in sources:
+        _check_source(source, config)
+    main = sum(source.kind == "main" for source in sources)
+    if not main:
+        raise RequestError("all items are gold or practice; at least one is needed to compare")
+    try:
+        prepared = prepare_items(
+            sources,
+            folder / "media",
+            config.methods,
+            choice=video,
+            practice=practice,
+            gold=-(-main // GOLD_EVERY) if gold is None else gold,
+            seed=config.seed,
+            limits=limits,
+        )
+        store = StudyStore.create(
+            folder,
+            config,
+            prepared.items,
+            video=prepared.video,
+            database=database,
+            dataset=dataset,
+        )
+    except BaseException:
+        shutil.rmtree(folder / "media", ignore_errors=True)
+        raise
+    return CreatedStudy(store, prepared)
+
+
+def _check_source(source: SourceItem, config: StudyConfig) -> None:
+    """A mistake is told before hours of encoding."""
+    if set(source.videos) != set(config.methods):
+        odd = ", ".join(sorted(set(source.videos) ^ set(config.methods)))
+        raise RequestError(
+            f'the item "{source.name}" must have one video of each method, as the first item; '
+            f"missing or unknown: {odd}"
+        )
+    if not source.references or not source.caption:
+        raise RequestError(f'the item "{source.name}" needs a reference clip and a caption')
+    if source.kind != "main" and source.answer not in config.methods:
+        raise RequestError(
+            f'the {source.kind} item "{source.name}" needs the method that is its right answer, '
+            f'got "{source.answer or ""}"'
+        )

@@ -1,0 +1,127 @@
+"""Who takes part: slots handed out, taken, agreed to, and given back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from motion_app.errors import RequestError
+from motion_app.study.archive import StudyArchive
+from motion_app.study.links import Visitor, new_id
+from motion_app.study.records import Rater
+from motion_app.study.schema import answers, raters
+
+TRIES = 20  # of a transaction that lost a race; each loss means that another one won
+
+
+class Enrolment(StudyArchive):
+    """The raters of a study."""
+
+    def hand_out(self, count: int = 1) -> list[str]:
+        """Keep the first ``count`` free slots back for people who get a personal link; their
+        tokens."""
+        free = self._free().order_by(raters.c.slot).limit(count).with_for_update()
+        with self.engine.begin() as connection:
+            found = list(connection.scalars(free))
+            if len(found) < count:
+                raise RequestError(f"{count} links were asked for; {len(found)} slots are free")
+            connection.execute(
+                sa.update(raters).where(raters.c.id.in_(found)).values(handed_out=self.clock())
+            )
+        return [self.links.token(rater) for rater in found]
+
+    def tokens(self) -> list[str | None]:
+        """The personal links handed out so far, by slot; None where a slot has none."""
+        query = sa.select(raters).where(raters.c.study == self.id).order_by(raters.c.slot)
+        with self.reading() as connection:
+            return [
+                None if row.handed_out is None else self.links.token(row.id)
+                for row in connection.execute(query)
+            ]
+
+    def enter(self, visitor: Visitor | None = None) -> str:
+        """The token of a free slot, or for a visitor who came before, of the same slot again.
+        RequestError where the study is full."""
+        for _ in range(TRIES):
+            try:
+                with self.engine.begin() as connection:
+                    return self.links.token(self._take(connection, visitor))
+            except IntegrityError:  # the same visitor entered in another tab just now
+                continue
+        raise RequestError("the study is busy; try again in a moment")
+
+    def _take(self, connection: sa.Connection, visitor: Visitor | None) -> str:
+        values: dict[str, Any] = {"joined": self.clock()}
+        if visitor is not None:
+            hashed = self.links.hashed
+            values["pid_hash"] = hashed("pid", visitor.pid)
+            values["study_hash"] = hashed("study", visitor.study)
+            values["session_hash"] = hashed("session", visitor.session)
+            known = connection.scalar(
+                sa.select(raters.c.id).where(
+                    raters.c.study == self.id, raters.c.pid_hash == values["pid_hash"]
+                )
+            )
+            if known is not None:
+                return known
+        free = self._free().order_by(raters.c.slot).limit(1).with_for_update(skip_locked=True)
+        found = connection.scalar(free)
+        if found is None:
+            raise RequestError("the study has all the raters it needs; thank you for coming")
+        connection.execute(sa.update(raters).where(raters.c.id == found).values(**values))
+        return found
+
+    def _free(self) -> sa.Select[tuple[str]]:
+        return sa.select(raters.c.id).where(
+            raters.c.study == self.id, raters.c.joined.is_(None), raters.c.handed_out.is_(None)
+        )
+
+    def join(self, token: str) -> Rater:
+        """The rater of a token; the first time it is used is kept. RequestError for a token that is
+        not this study's, or whose data was deleted."""
+        rater = self.rater(self.links.rater(token))
+        if rater.joined is not None:
+            return rater
+        with self.engine.begin() as connection:
+            connection.execute(
+                sa.update(raters)
+                .where(raters.c.id == rater.id, raters.c.joined.is_(None))
+                .values(joined=self.clock())
+            )
+        return self.rater(rater.id)
+
+    def rater(self, rater: str) -> Rater:
+        """RequestError for an id that is not known."""
+        with self.reading() as connection:
+            return _rater(self._row(connection, rater))
+
+    def consent(self, rater: str) -> Rater:
+        """Keep that the rater agreed, and when first."""
+        with self.engine.begin() as connection:
+            row = self._row(connection, rater, lock=True)
+            if row.consented is None:
+                connection.execute(
+                    sa.update(raters)
+                    .where(raters.c.id == rater)
+                    .values(consented=self.clock(), joined=row.joined or self.clock())
+                )
+        return self.rater(rater)
+
+    def delete_rater(self, rater: str) -> int:
+        """Delete everything about a rater and free the slot for somebody else; how many answers
+        went. The link is worth nothing afterwards."""
+        with self.engine.begin() as connection:
+            row = self._row(connection, rater, lock=True)
+            gone = connection.execute(sa.delete(answers).where(answers.c.rater == rater)).rowcount
+            connection.execute(sa.delete(raters).where(raters.c.id == rater))
+            connection.execute(sa.insert(raters).values(id=new_id(), study=self.id, slot=row.slot))
+            self.note(connection, "rater deleted", {"slot": row.slot, "answers": gone})
+        if self.sink is not None:
+            self.sink.append({"study": self.id, "deleted_rater": rater})
+        return gone
+
+
+def _rater(row: sa.Row[Any]) -> Rater:
+    return Rater(row.id, row.slot, row.joined, row.consented, row.finished)

@@ -1,0 +1,1 @@
+"""Alembic's scripts; ``schema.connect`` runs them."""

@@ -1,0 +1,69 @@
+"""One study as a FastAPI application, to be mounted anywhere."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as PlainHTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from motion_app.errors import MotionAppError
+from motion_app.study.pages.admin import admin_router
+from motion_app.study.pages.documents import static_files
+from motion_app.study.pages.door import Door
+from motion_app.study.pages.gate import Gate
+from motion_app.study.pages.rater import rater_router
+from motion_app.study.store import StudyStore
+
+logger = logging.getLogger(__name__)
+
+
+def build_site(store: StudyStore, *, admin_secret: str) -> FastAPI:
+    """The rater's page, the administrator's, and their calls. ``admin_secret`` has 12 letters or
+    more."""
+    site = FastAPI(title="Study", docs_url=None, redoc_url=None, openapi_url=None)
+    site.add_middleware(Gate)
+    site.add_exception_handler(MotionAppError, _mistake)
+    site.add_exception_handler(PlainHTTPException, _refusal)
+    site.add_exception_handler(RequestValidationError, _malformed)
+    site.add_exception_handler(Exception, _fault)
+    files = static_files()
+
+    @site.get("/static/{name}")
+    def static(request: Request, name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404, "there is no such file")
+        return files[name].response(request)
+
+    site.include_router(admin_router(store, Door(admin_secret, name=store.id)))
+    site.include_router(rater_router(store))
+    return site
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": " ".join(message.split())}, status, headers=headers)
+
+
+async def _mistake(request: Request, error: Exception) -> Response:
+    return _error(400, str(error))
+
+
+async def _refusal(request: Request, error: PlainHTTPException) -> Response:
+    return _error(error.status_code, str(error.detail), error.headers)
+
+
+async def _malformed(request: Request, error: RequestValidationError) -> Response:
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"][1:]) or "the body"
+    return _error(400, f"{where} is wrong: {fault['msg']}; reload the page")
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    mark = secrets.token_hex(4)
+    # The path holds a rater's token and is left out.
+    logger.error("unexpected error %s", mark, exc_info=error)
+    return _error(500, f"something went wrong on the server; its log says what, under {mark}")

@@ -1,0 +1,221 @@
+"""The rater's calls. A rater is the token in the ``Authorization`` header; there are no cookies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import FileResponse, HTMLResponse
+
+from motion_app.errors import RequestError
+from motion_app.study.links import Visitor
+from motion_app.study.pages.documents import (
+    consent_text,
+    document,
+    language_of,
+    question_text,
+)
+from motion_app.study.records import Answer, Rater, Trial
+from motion_app.study.store import StudyStore
+
+BACK = 5  # screens a rater may go back from the furthest one
+BREAK_EVERY = 25  # screens between two offers of a break
+RETURN_ADDRESS = "https://app.prolific.com/submissions/complete?cc={code}"
+
+
+class Body(BaseModel):
+    """A JSON body; a key that is not expected is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Entry(Body):
+    """``open``: the study's open link; the ids are a recruiting service's."""
+
+    open: str = Field(max_length=200)
+    prolific_pid: str = Field(default="", max_length=200)
+    study_id: str = Field(default="", max_length=200)
+    session_id: str = Field(default="", max_length=200)
+
+
+class Agreement(Body):
+    agreed: bool
+
+
+class Erasure(Body):
+    sure: bool
+
+
+class Practice(Body):
+    choices: dict[str, int] = Field(max_length=16)
+
+
+class SentAnswer(Body):
+    """As in ``records.Answer``; ``item`` is the trial's id."""
+
+    id: str = Field(max_length=64)
+    number: int
+    item: str = Field(min_length=1, max_length=64)
+    question: str = Field(max_length=32)
+    choice: int
+    coverage: tuple[float, ...] = Field(max_length=16)
+    sequence: int = 0
+    changes: int = 0
+    shown_ms: int = 0
+    client_time: int = 0
+
+    def answer(self) -> Answer:
+        given = self.model_dump()
+        return Answer(trial=given.pop("item"), **given)
+
+
+class MediaResponse(FileResponse):
+    """A file whose headers tell nothing but its size: the time it was made would tell which videos
+    were made together, and so by one method."""
+
+    def set_stat_headers(self, stat_result: os.stat_result) -> None:
+        self.headers.setdefault("content-length", str(stat_result.st_size))
+        name = os.path.basename(self.path).partition(".")[0]
+        self.headers.setdefault("etag", f'"{name}"')
+
+
+def rater_router(store: StudyStore) -> APIRouter:
+    """The routes of one study's raters."""
+    router = APIRouter()
+
+    def known(authorization: Annotated[str, Header()] = "") -> Rater:
+        scheme, _, token = authorization.partition(" ")
+        if scheme != "Rater" or not token:
+            raise HTTPException(401, "this call needs the rater's link; open the page by it")
+        try:
+            return store.join(token)
+        except RequestError as error:
+            raise HTTPException(401, str(error)) from error
+
+    router.add_api_route("/", _page, methods=["GET"])
+    router.add_api_route("/r/{token}", _page, methods=["GET"])
+    _add_visit(router, store, known)
+    _add_answers(router, store, known)
+
+    @router.get("/media/{name}")
+    def media(name: str) -> FileResponse:
+        try:
+            path = store.media_path(name)
+        except RequestError as error:
+            raise HTTPException(404, str(error)) from error
+        return MediaResponse(path, headers={"cache-control": "private, max-age=86400, immutable"})
+
+    return router
+
+
+def _page(request: Request) -> HTMLResponse:
+    """The same page for every address: the script reads the token from it."""
+    return document("rater", request)
+
+
+def _add_visit(router: APIRouter, store: StudyStore, known: Callable[..., Rater]) -> None:
+    @router.post("/api/enter")
+    def enter(entry: Entry) -> dict[str, str]:
+        if not store.links.is_open(entry.open):
+            raise HTTPException(401, "this link is not valid; ask for your link again")
+        visitor = None
+        if entry.prolific_pid:
+            visitor = Visitor(entry.prolific_pid, entry.study_id, entry.session_id)
+        token = store.enter(visitor)
+        return {"token": token, "page": f"r/{token}"}
+
+    @router.get("/api/session")
+    def session(request: Request, rater: Rater = Depends(known)) -> dict[str, Any]:
+        return describe_session(store, rater, language_of(request))
+
+    @router.post("/api/consent")
+    def consent(
+        request: Request, given: Agreement, rater: Rater = Depends(known)
+    ) -> dict[str, Any]:
+        if not given.agreed:
+            raise RequestError("taking part needs your consent; tick the box first")
+        return describe_session(store, store.consent(rater.id), language_of(request))
+
+    @router.post("/api/delete")
+    def delete(erasure: Erasure, rater: Rater = Depends(known)) -> dict[str, int]:
+        if not erasure.sure:
+            raise RequestError('nothing was deleted; send {"sure": true} to delete')
+        return {"deleted": store.delete_rater(rater.id)}
+
+
+def _add_answers(router: APIRouter, store: StudyStore, known: Callable[..., Rater]) -> None:
+    @router.get("/api/items/{number}")
+    def item(number: int, rater: Rater = Depends(known)) -> dict[str, Any]:
+        if rater.consented is None:
+            raise HTTPException(403, "the rater has not agreed to take part yet; agree first")
+        return describe_trial(store.trial(rater.id, number))
+
+    @router.post("/api/practice/{number}")
+    def practice(number: int, given: Practice, rater: Rater = Depends(known)) -> dict[str, Any]:
+        right = store.practise(rater.id, number, given.choices)
+        place = _right_place(store, store.trial(rater.id, number))
+        return {
+            "passed": set(right) == set(store.config.asked) and all(right.values()),
+            "right": right,
+            "expected": {name: None if name.endswith(".worst") else place for name in right},
+        }
+
+    @router.post("/api/answers")
+    def answers(sent: SentAnswer, rater: Rater = Depends(known)) -> dict[str, Any]:
+        return {"saved": True, "done": store.save(rater.id, sent.answer()).done}
+
+    @router.post("/api/finish")
+    def finish(rater: Rater = Depends(known)) -> dict[str, str]:
+        try:
+            code = store.finish(rater.id)
+        except RequestError as error:
+            raise HTTPException(409, str(error)) from error
+        return {"code": code, "return_url": RETURN_ADDRESS.format(code=code)}
+
+
+def describe_session(store: StudyStore, rater: Rater, language: str) -> dict[str, Any]:
+    """What the page needs to know before the first item."""
+    progress, config = store.progress(rater.id), store.config
+    return {
+        "title": config.title,
+        "consent": consent_text(config.consent, language),
+        "form": config.form,
+        "consented": rater.consented is not None,
+        "finished": progress.finished,
+        "practice": progress.practice,
+        "items": progress.items,
+        "done": progress.done,
+        "next": progress.next,
+        "candidates": config.shown,
+        "back": BACK,
+        "break_every": BREAK_EVERY,
+        "fps": store.video.fps,
+        "frames": store.video.frames,
+        "coverage": config.coverage,
+        "questions": [
+            {"id": name, "text": question_text(name, language)} for name in config.questions
+        ],
+    }
+
+
+def describe_trial(trial: Trial) -> dict[str, Any]:
+    """One screen; its media as addresses relative to the application."""
+    return {
+        "number": trial.number,
+        "id": trial.id,
+        "practice": trial.practice,
+        "caption": trial.caption,
+        "first_frame": f"media/{trial.first_frame}",
+        "references": [f"media/{name}" for name in trial.references],
+        "candidates": [f"media/{name}" for name in trial.candidates],
+        "answers": dict(trial.answers),
+    }
+
+
+def _right_place(store: StudyStore, trial: Trial) -> int:
+    """Where the right answer of a practice screen stands."""
+    right = {item.candidates[item.answer] for item in store.items.values() if item.answer}
+    return next(k for k, name in enumerate(trial.candidates, start=1) if name in right)

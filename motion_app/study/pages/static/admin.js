@@ -1,0 +1,156 @@
+// The administrator's page: how the study goes, its links, and once unblinded its results.
+
+import { drawResults } from "./results.js";
+import { Refused, Server } from "./server.js";
+import { text } from "./texts.js";
+
+const $ = (id) => document.getElementById(id);
+const LOOK_MS = 5000;
+const server = new Server();
+const FILES = ["answers.csv", "answers.parquet", "results.json", "table.tex", "codebook.md"];
+
+const when = (seconds) => new Date(seconds * 1000).toLocaleString(document.documentElement.lang);
+
+export function cell(content, className = "") {
+  const td = document.createElement("td");
+  td.className = className;
+  td.append(content);
+  return td;
+}
+
+function drawProgress(study) {
+  const { seats } = study;
+  $("created").textContent = text("admin.created", { when: when(study.created) });
+  $("finished").textContent = `${seats.finished} ${text("admin.finished")}`;
+  $("joined").textContent = text("admin.seats", seats);
+  $("answers").textContent = study.answers.toLocaleString();
+  $("expected").textContent = text("admin.of", { all: study.expected.toLocaleString() });
+  const paces = study.raters.map((rater) => rater.seconds).filter((pace) => pace !== null);
+  paces.sort((a, b) => a - b);
+  const pace = paces[Math.floor(paces.length / 2)];
+  $("pace").textContent = pace === undefined ? text("admin.no_time") : `${pace.toFixed(0)} s`;
+  $("flagged").textContent = seats.flagged;
+  $("overall").value = study.expected ? study.answers / study.expected : 0;
+  $("raters").tBodies[0].replaceChildren(...study.raters.map(drawRater));
+  $("plan").textContent = study.plan_digest;
+  $("record").replaceChildren(
+    ...study.record.map(({ at, kind, detail }) => {
+      const line = document.createElement("li");
+      const facts = Object.entries(detail).map(([name, value]) => `${name} ${value}`);
+      line.textContent = [when(at), kind, ...facts].join(" · ");
+      return line;
+    }),
+  );
+  $("confirm-label").textContent = text("admin.unblind_type", { title: study.title });
+}
+
+function drawRater(rater) {
+  const row = document.createElement("tr");
+  const bar = Object.assign(document.createElement("progress"), { max: rater.screens, value: rater.done });
+  bar.setAttribute("aria-hidden", "true");
+  const done = document.createElement("span");
+  done.append(bar, `${rater.done} / ${rater.screens}`);
+  const flags = document.createElement("span");
+  for (const flag of rater.flags) {
+    const words = text(`admin.flag_${flag.replace(" ", "_")}`);
+    flags.append(Object.assign(document.createElement("span"), { className: "flag", textContent: words }));
+  }
+  const state = rater.finished
+    ? "finished"
+    : rater.joined
+      ? "joined"
+      : rater.handed_out
+        ? "handed_out"
+        : "free";
+  row.append(
+    cell(String(rater.number)),
+    cell(text(`admin.state_${state}`)),
+    cell(done),
+    cell(rater.seconds === null ? "–" : rater.seconds.toFixed(1), "n"),
+    cell(rater.gold ? `${rater.gold_wrong} / ${rater.gold}` : "–", "n"),
+    cell(flags),
+  );
+  return row;
+}
+
+function drawLinks(links) {
+  const whole = (page) => new URL(page, document.baseURI).href;
+  $("open-link").value = whole(links.open);
+  // the service puts its ids where its own signs stand, so they stay as they are
+  $("recruiting-link").value = whole(links.open) + links.recruiting.slice(links.open.length);
+  $("personal-links").value = links.personal.map(({ page }) => whole(page)).join("\n");
+}
+
+let shown = false;
+
+async function showResults(study) {
+  $("blind").hidden = study.unblinded !== null;
+  $("opened").hidden = study.unblinded === null;
+  if (study.unblinded === null || shown) return;
+  shown = true;
+  $("unblinded-at").textContent = text("admin.unblinded_at", { when: when(study.unblinded) });
+  $("downloads").replaceChildren(
+    ...FILES.map((name) => {
+      const link = Object.assign(document.createElement("a"), { href: `admin/download/${name}` });
+      link.textContent = name;
+      link.download = name;
+      return link;
+    }),
+  );
+  try {
+    await drawResults($("results"), await server.get("admin/api/results"));
+    $("computing").hidden = true;
+  } catch (error) {
+    $("computing").textContent = error.message;
+  }
+}
+
+async function look() {
+  try {
+    const study = await server.get("admin/api/progress");
+    drawProgress(study);
+    $("offline").hidden = true;
+    await showResults(study);
+  } catch (error) {
+    if (error instanceof Refused && error.status === 401) location.reload();
+    $("offline").hidden = false;
+  }
+}
+
+function bind() {
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    const label = button.textContent;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText($(button.dataset.copy).value);
+      button.textContent = text("admin.copied");
+      setTimeout(() => (button.textContent = label), 1500);
+    });
+  }
+  $("hand-out").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    $("links-notice").textContent = "";
+    try {
+      drawLinks(await server.post("admin/api/links", { count: Number($("how-many").value) }));
+      await look();
+    } catch (error) {
+      $("links-notice").textContent = error.message;
+    }
+  });
+  $("open-unblind").addEventListener("click", () => $("unblind").showModal());
+  $("cancel-unblind").addEventListener("click", () => $("unblind").close());
+  $("unblind-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      await server.post("admin/api/unblind", { confirm: $("confirm").value });
+      $("unblind").close();
+      await look();
+    } catch (error) {
+      $("unblind-notice").textContent = error.message;
+    }
+  });
+}
+
+bind();
+server.get("admin/api/links").then(drawLinks, () => ($("offline").hidden = false));
+look();
+setInterval(look, LOOK_MS);

@@ -1,0 +1,41 @@
+// Calls to the server. A refusal has a sentence from the server; everything else is a lost connection.
+
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export class Server {
+  constructor(token = null) {
+    this.token = token;
+  }
+
+  get(path) {
+    return this.#call("GET", path);
+  }
+
+  post(path, body = {}) {
+    return this.#call("POST", path, body);
+  }
+
+  async #call(method, path, body) {
+    const headers = this.token ? { Authorization: `Rater ${this.token}` } : {};
+    if (body) headers["Content-Type"] = "application/json";
+    const response = await fetch(path, {
+      method,
+      headers,
+      body: body && JSON.stringify(body),
+      cache: "no-store",
+      credentials: this.token ? "omit" : "same-origin", // a rater is the token alone
+      keepalive: method === "POST",
+    });
+    const answer = await response.json().catch(() => null);
+    if (response.ok && answer) return answer;
+    if (response.status >= 400 && response.status < 500 && answer && response.status !== 429) {
+      throw new Refused(response.status, answer.error);
+    }
+    throw new TypeError(`the server answered ${response.status}`);
+  }
+}

@@ -1,0 +1,269 @@
+"""From answers to the study's results: one frozen report, which figures and exports only show."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+import numpy as np
+
+from motion_app.study import statistics as stats
+from motion_app.study.ledger import answer_rows, rater_flags, screen_seconds
+from motion_app.study.plan import QUESTIONS, StudyConfig
+from motion_app.study.records import AnswerRow
+from motion_app.study.store import StudyStore
+
+PAPER_ORDER = ("AC", "TC", "TS", "MF")  # the columns of Table 1's human half
+
+
+@dataclass(frozen=True)
+class QuestionReport:
+    """The results of one question.
+
+    ``shares`` are of the first screens of main items; ``places`` counts the chosen places from the
+    first; ``scores`` are best–worst scores and ``strengths`` Bradley–Terry strengths, by method,
+    None where the form has none. κ and α are None where they are undefined.
+    """
+
+    id: str
+    text: str
+    shares: tuple[stats.Share, ...]
+    cochran_q: stats.Significance
+    pairs: tuple[stats.PairTest, ...]
+    fleiss_kappa: float | None
+    krippendorff_alpha: float | None
+    self_agreement: stats.Interval | None
+    repeats: int
+    places: tuple[int, ...]
+    position_bias: stats.Significance
+    scores: tuple[stats.Interval, ...] | None
+    strengths: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class RaterReport:
+    """How carefully one rater worked: gold answers wrong, repeats answered alike, median seconds
+    for a screen, flags as in ``ledger.rater_flags``."""
+
+    number: int
+    answers: int
+    gold: int
+    gold_wrong: int
+    repeats: int
+    repeats_alike: int
+    seconds: float
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """Everything the study says. ``left_out`` are the raters whose answers were not counted."""
+
+    title: str
+    form: str
+    methods: tuple[str, ...]
+    raters: tuple[RaterReport, ...]
+    items: int
+    answers: int
+    left_out: tuple[int, ...]
+    plan_digest: str
+    questions: tuple[QuestionReport, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def study_report(store: StudyStore, *, without: Collection[int] = ()) -> StudyReport:
+    """The report of an unblinded study; RequestError before. ``without``: raters' numbers that are
+    not counted."""
+    return report_rows(
+        answer_rows(store),
+        store.config,
+        clip_seconds=store.video.frames / store.video.fps,
+        plan_digest=store.plan_digest,
+        without=without,
+    )
+
+
+def report_rows(
+    rows: Sequence[AnswerRow],
+    config: StudyConfig,
+    *,
+    clip_seconds: float = 0.0,
+    plan_digest: str = "",
+    without: Collection[int] = (),
+    resamples: int = stats.RESAMPLES,
+) -> StudyReport:
+    """The report of ``rows``. Resampling is seeded by the study's seed: same rows, same report."""
+    kept = [row for row in rows if row.rater not in without and row.role != "practice"]
+    rng = np.random.default_rng(config.seed)
+    return StudyReport(
+        title=config.title,
+        form=config.form,
+        methods=config.methods,
+        raters=_rater_reports(kept, config, clip_seconds),
+        items=len({row.item for row in kept if row.role == "main"}),
+        answers=len(kept),
+        left_out=tuple(sorted(set(without))),
+        plan_digest=plan_digest,
+        questions=tuple(
+            _question_report(name, kept, config, rng, resamples) for name in config.questions
+        ),
+    )
+
+
+def _question_report(
+    name: str,
+    rows: Sequence[AnswerRow],
+    config: StudyConfig,
+    rng: np.random.Generator,
+    resamples: int,
+) -> QuestionReport:
+    asked = name + ".best" if config.form == "best_worst" else name
+    methods = config.methods
+    votes = [row for row in rows if row.role == "main" and row.question == asked]
+    chosen, shown = _tensors(votes, methods)
+    one_hot = np.array([[row.chosen == m for m in methods] for row in votes], dtype=int)
+    one_hot = one_hot.reshape(len(votes), len(methods))  # (n, K)
+    wins = _wins(votes, methods)
+    kinds = [0] * config.shown
+    for row in votes:
+        kinds[row.place - 1] += 1
+    same, total = _repeats(rows, asked)
+    counts = _agreement_counts(votes, methods)
+    settings = {"rng": rng, "resamples": resamples}
+    return QuestionReport(
+        id=name,
+        text=QUESTIONS[name],
+        shares=tuple(stats.shares(chosen, shown, methods, **settings)),
+        cochran_q=stats.cochran_q(one_hot[:0] if config.form == "pair" else one_hot),
+        pairs=tuple(stats.mcnemar_pairs(wins, methods)),
+        fleiss_kappa=stats.fleiss_kappa(counts),
+        krippendorff_alpha=stats.krippendorff_alpha(counts),
+        self_agreement=stats.agreement(same, total),
+        repeats=total,
+        places=tuple(kinds),
+        position_bias=stats.position_bias(np.array([r.place for r in votes], int), config.shown),
+        scores=_scores(name, rows, methods, **settings) if config.form == "best_worst" else None,
+        strengths=tuple(stats.bradley_terry(wins).tolist()) if config.form == "pair" else None,
+    )
+
+
+def _scores(
+    name: str, rows: Sequence[AnswerRow], methods: tuple[str, ...], **settings: Any
+) -> tuple[stats.Interval, ...]:
+    """Best–worst scores over the screens that have both answers."""
+    ends = {
+        end: {
+            (row.rater, row.number): row
+            for row in rows
+            if row.role == "main" and row.question == f"{name}.{end}"
+        }
+        for end in ("best", "worst")
+    }
+    both = sorted(ends["best"].keys() & ends["worst"].keys())
+    best, _ = _tensors([ends["best"][key] for key in both], methods)
+    worst, _ = _tensors([ends["worst"][key] for key in both], methods)
+    return tuple(stats.best_worst_scores(best, worst, **settings))
+
+
+def _tensors(votes: Sequence[AnswerRow], methods: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """How often each method was chosen and how often it was shown: two (R, I, K) int arrays."""
+    raters = {number: i for i, number in enumerate(sorted({row.rater for row in votes}))}
+    items = {name: i for i, name in enumerate(sorted({row.item for row in votes}))}
+    place = {method: k for k, method in enumerate(methods)}
+    shape = (max(1, len(raters)), max(1, len(items)), len(methods))
+    chosen, shown = np.zeros(shape, int), np.zeros(shape, int)
+    for row in votes:
+        cell = raters[row.rater], items[row.item]
+        chosen[*cell, place[row.chosen]] += 1
+        for method in row.order:
+            shown[*cell, place[method]] += 1
+    return chosen, shown
+
+
+def _wins(votes: Sequence[AnswerRow], methods: tuple[str, ...]) -> np.ndarray:
+    """(K, K) int: screens that showed both and chose the row's method."""
+    place = {method: k for k, method in enumerate(methods)}
+    wins = np.zeros((len(methods), len(methods)), int)
+    for row in votes:
+        for method in row.order:
+            if method != row.chosen:
+                wins[place[row.chosen], place[method]] += 1
+    return wins
+
+
+def _agreement_counts(votes: Sequence[AnswerRow], methods: tuple[str, ...]) -> np.ndarray:
+    """Raters are compared on the same item with the same candidates: (U, K) int, how many chose
+    each method."""
+    units: dict[tuple[str, frozenset[str]], int] = {}
+    for row in votes:
+        units.setdefault((row.item, frozenset(row.order)), len(units))
+    counts = np.zeros((max(1, len(units)), len(methods)), int)
+    for row in votes:
+        counts[units[row.item, frozenset(row.order)], methods.index(row.chosen)] += 1
+    return counts
+
+
+def _repeats(rows: Sequence[AnswerRow], question: str) -> tuple[int, int]:
+    """(answered alike, answered twice)."""
+    first = {
+        (row.rater, row.number): row.chosen
+        for row in rows
+        if row.role == "main" and row.question == question
+    }
+    again = [
+        first[row.rater, row.repeats] == row.chosen
+        for row in rows
+        if row.role == "repeat"
+        and row.question == question
+        and row.repeats is not None
+        and (row.rater, row.repeats) in first
+    ]
+    return sum(again), len(again)
+
+
+def _rater_reports(
+    rows: Sequence[AnswerRow], config: StudyConfig, clip_seconds: float
+) -> tuple[RaterReport, ...]:
+    by_rater: dict[int, list[AnswerRow]] = defaultdict(list)
+    for row in rows:
+        by_rater[row.rater].append(row)
+    seconds = {number: screen_seconds(given) for number, given in by_rater.items()}
+    typical = float(np.median(list(seconds.values()))) if seconds else 0.0
+    found = []
+    for number, given in sorted(by_rater.items()):
+        gold = [row.right for row in given if row.role == "gold"]
+        repeats = [_repeats(given, question) for question in config.asked]
+        found.append(
+            RaterReport(
+                number=number,
+                answers=len(given),
+                gold=len(gold),
+                gold_wrong=gold.count(False),
+                repeats=sum(total for _, total in repeats),
+                repeats_alike=sum(same for same, _ in repeats),
+                seconds=round(seconds[number], 2),
+                flags=rater_flags(
+                    given, shown=config.shown, clip_seconds=clip_seconds, typical=typical
+                ),
+            )
+        )
+    return tuple(found)
+
+
+def percent(votes: int, total: int, digits: int = 3) -> str:
+    """Votes in percent as the paper prints them, rounded in decimal: 3,070 of 4,000 is 76.750."""
+    value = Decimal(100 * votes) / Decimal(total) if total else Decimal(0)
+    return str(value.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_HALF_UP))
+
+
+def paper_row(report: StudyReport, method: str) -> list[str]:
+    """One method's human columns of Table 1, those that were asked, in the paper's order."""
+    column = report.methods.index(method)
+    by_id = {question.id: question.shares[column] for question in report.questions}
+    return [percent(by_id[q].votes, by_id[q].total) for q in PAPER_ORDER if q in by_id]

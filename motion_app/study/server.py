@@ -1,0 +1,140 @@
+"""Studies over HTTP, alone or beside the rest of the app; needs neither torch nor gradio."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from motion_app.errors import MotionAppError, RequestError
+from motion_app.study.pages.app import build_site
+from motion_app.study.pages.door import SHORTEST_SECRET
+from motion_app.study.pages.gate import Gate
+from motion_app.study.store import StudyStore
+
+logger = logging.getLogger(__name__)
+
+SECRET_FILE = "admin-secret"
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Which studies are served, and where.
+
+    ``folder`` holds one study, or studies in folders of their own: each is then served below its
+    folder's name. ``database``: a PostgreSQL address, for studies that were made with one.
+    ``admin_secret`` None: each study's own, in its file ``admin-secret``. ``root_path``: the path a
+    proxy strips.
+    """
+
+    folder: Path
+    database: str | None = field(default=None, repr=False)
+    admin_secret: str | None = field(default=None, repr=False)
+    host: str = "127.0.0.1"
+    port: int = 7860
+    root_path: str = ""
+
+
+def build_study_app(settings: StudySettings) -> FastAPI:
+    """The application for one study, or for a folder of studies; mount it under any path.
+
+    RequestError for a folder without a study whose parent is not there either, or a secret that is
+    too short.
+    """
+    if settings.admin_secret is not None and len(settings.admin_secret) < SHORTEST_SECRET:
+        raise RequestError(
+            f"the admin secret has {len(settings.admin_secret)} letters; "
+            f"at least {SHORTEST_SECRET} are expected"
+        )
+    if (settings.folder / "study.json").exists():
+        return open_site(settings.folder, settings)
+    if not settings.folder.is_dir():
+        raise RequestError(
+            f"{settings.folder} is no folder; make a study first: study create SOURCE --out FOLDER"
+        )
+    hall = FastAPI(title="Studies", docs_url=None, redoc_url=None, openapi_url=None)
+    hall.mount("/", Gate(StudyHall(settings)))
+    return hall
+
+
+def open_site(folder: Path, settings: StudySettings) -> FastAPI:
+    """One study's application."""
+    store = StudyStore.open(folder, database=settings.database)
+    return build_site(store, admin_secret=settings.admin_secret or study_secret(folder))
+
+
+def study_secret(folder: Path) -> str:
+    """The study's own admin secret: made once, kept in a file that its owner alone may read."""
+    path = folder / SECRET_FILE
+    with suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(secrets.token_urlsafe(18) + "\n")
+        logger.info("the secret of the study's admin page is in %s", path)
+    return path.read_text(encoding="utf-8").strip()
+
+
+class StudyHall:
+    """Many studies, each below the name of its folder, opened when first asked for."""
+
+    def __init__(self, settings: StudySettings) -> None:
+        self.settings = settings
+        self._sites: dict[str, FastAPI] = {}
+        self._lock = threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        root = scope.get("root_path", "").rstrip("/")
+        name = scope["path"].removeprefix(root).lstrip("/").partition("/")[0]
+        try:
+            site = await run_in_threadpool(self.site, name)
+        except MotionAppError as error:  # its database is away, or was made elsewhere
+            logger.error("the study in %s cannot be opened: %s", name, error)
+            await _refused(503, "this study cannot be opened now")(scope, receive, send)
+            return
+        if site is None:
+            refused = _refused(404, "there is no such study; check its address")
+            await refused(scope, receive, send)
+            return
+        await site({**scope, "root_path": f"{root}/{name}", "app_root_path": root}, receive, send)
+
+    def site(self, name: str) -> FastAPI | None:
+        """The application of the study in the folder ``name``; None where there is none."""
+        folder = self.settings.folder / name
+        known = {path.name for path in self.settings.folder.iterdir()}  # a name, never a path
+        if name not in known or not (folder / "study.json").is_file():
+            return None
+        with self._lock:
+            if name not in self._sites:
+                self._sites[name] = open_site(folder, self.settings)
+            return self._sites[name]
+
+
+def _refused(status: int, why: str) -> JSONResponse:
+    return JSONResponse({"error": why}, status)
+
+
+def serve(settings: StudySettings) -> None:
+    """Serve until stopped. Addresses are not logged: they hold raters' tokens."""
+    import uvicorn
+
+    uvicorn.run(
+        build_study_app(settings),
+        host=settings.host,
+        port=settings.port,
+        root_path=settings.root_path,
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        proxy_headers=True,
+    )

@@ -1,0 +1,121 @@
+"""How one motion is learned: a training's settings, some of which a checkpoint overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+from motion_app.errors import CheckpointError, RequestError
+from motion_app.scene import NEUTRAL_PHRASE
+
+MASK_SOURCES = ("dmem", "given", "none")
+COUNTS = ("steps", "batch", "views", "checkpoint_every", "validate_every", "validation_steps")
+WATCHING = ("checkpoint_every", "validate_every", "validation_steps")
+
+
+@dataclass(frozen=True)
+class ClipTraining:
+    """What learning from reference clips needs, whatever is learned. Defaults are the FlexiMMT
+    release's for CogVideoX-5B-I2V.
+
+    ``phrase`` are the motion words and ``noun`` the moving thing's words in the caption
+    "A {noun} {phrase}.". AdamW at ``learning_rate`` with a cosine over ``steps``, gradients clipped
+    at ``clip_norm``. Timesteps are uniform over the noisier ``noisy_share``. ``moving_weight``
+    weighs the squared error where the clip differs from its first frame. The caption is emptied and
+    the first frame's latents are dropped with the probabilities given. ``validate_every``: a short
+    video with what is learned so far after every so many steps, None for none; what is learned is
+    the same either way. ``validation_steps``: denoising steps of it.
+    """
+
+    method: ClassVar[str] = ""
+    counts: ClassVar[tuple[str, ...]] = COUNTS
+
+    name: str
+    phrase: str = NEUTRAL_PHRASE
+    noun: str = "thing"
+    steps: int = 2000
+    batch: int = 1
+    learning_rate: float = 3e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    noisy_share: float = 1.0
+    moving_weight: float = 1.0
+    caption_dropout: float = 0.10
+    image_dropout: float = 0.05
+    views: int = 12
+    zoom: tuple[float, float] = (1.0, 1.3)
+    shift: float = 0.1
+    permute_colours: bool = False
+    checkpoint_every: int = 50
+    validate_every: int | None = None
+    validation_steps: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.counts:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise RequestError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.name.strip():
+            raise RequestError("the motion has no name; give it one, for example --name jump")
+        if not self.phrase.strip() or not self.noun.strip():
+            raise RequestError("phrase and noun must not be empty: the caption needs both")
+
+    @classmethod
+    def for_checkpoint(cls, defaults: Mapping[str, Any], **given: Any) -> Self:
+        """The checkpoint's own settings under what was ``given``; None means not given."""
+        known = {entry.name: entry for entry in fields(cls)}
+        unknown = sorted((set(defaults) | set(given)) - set(known))
+        if unknown:
+            raise CheckpointError(f"unknown training settings {', '.join(unknown)}")
+        chosen = {name: setting for name, setting in given.items() if setting is not None}
+        merged = {**defaults, **chosen}
+        for name, setting in merged.items():
+            if isinstance(setting, list):  # JSON has no tuples
+                merged[name] = tuple(setting)
+        return cls(**merged)
+
+    @property
+    def caption(self) -> str:
+        """ "A tiger walks on snow." """
+        return training_caption(self.noun, self.phrase)
+
+    def learned_with(self) -> dict[str, Any]:
+        """The settings on which what is learned depends, as plain JSON: all but those of
+        watching."""
+        entries = asdict(self)
+        return {name: entries[name] for name in entries if name not in WATCHING}
+
+
+@dataclass(frozen=True)
+class MotionTraining(ClipTraining):
+    """How the motion tokens of one motion are learned; a checkpoint's ``generation.json`` overrides
+    the defaults under ``motion_training``.
+
+    ``tokens`` is M. ``init_distribution`` and ``init_scale``: uniform in ±0.003. ``delta_weight``
+    weighs the released loss on adjacent latent frames (the paper does not print it). ``mask``: who
+    sees the tokens: "dmem" (section 4, ``mask_drop`` of it let go), "given" masks of the clip, or
+    "none" (concat).
+    """
+
+    method: ClassVar[str] = "fleximmt"
+    counts: ClassVar[tuple[str, ...]] = (*COUNTS, "tokens")
+
+    tokens: int = 226
+    init_distribution: str = "uniform"
+    init_scale: float = 0.003
+    delta_weight: float = 1.0
+    mask: str = "dmem"
+    mask_drop: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask not in MASK_SOURCES:
+            raise RequestError(f'unknown mask "{self.mask}"; choose {", ".join(MASK_SOURCES)}')
+
+
+def training_caption(noun: str, phrase: str) -> str:
+    """tiger, walks on snow → "A tiger walks on snow."; both must not be empty."""
+    article = "An" if noun[0].lower() in "aeiou" else "A"
+    return f"{article} {noun} {phrase}."

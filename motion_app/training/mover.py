@@ -1,0 +1,111 @@
+"""Following one of several moving things through a reference clip, from one point on it.
+
+The mask of one frame is carried to the next by dense optical flow (OpenCV's DIS), which keeps its
+identity; the segmenter then draws its edge anew from points inside it, so that errors of the flow
+do not add up. A new mask that disagrees with the carried one is some other thing, and is not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from motion_app.errors import MediaError
+from motion_app.scene import Click
+
+
+class Segmenter(Protocol):
+    """What is needed of ``segmentation.ClickSegmenter``."""
+
+    def set_image(self, image: np.ndarray) -> None:
+        """The picture (H, W, 3) uint8 that clicks are on."""
+
+    def predict(self, clicks: Sequence[Click]) -> Any:
+        """The answer to some clicks; its ``mask`` is (H, W) bool."""
+
+
+Segment = Callable[[np.ndarray, Sequence[Click]], np.ndarray]
+AGREEMENT = 0.5  # IoU with the carried mask below which the segmenter has found something else
+GROWTH = 1.6  # most that a mask's area may differ from the carried one's
+
+
+def segment_by(segmenter: Segmenter) -> Segment:
+    """The function that ``follow_mover`` asks, from a segmenter of one's own."""
+
+    def segment(image: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
+        segmenter.set_image(image)
+        return segmenter.predict(clicks).mask
+
+    return segment
+
+
+def follow_mover(
+    frames: np.ndarray, point: tuple[float, float], segment: Segment, *, name: str = "the clip"
+) -> np.ndarray:
+    """Masks (T, H, W) bool of the thing at ``point``, (x, y) in pixels of the first frame.
+
+    ``frames`` (T, H, W, 3) uint8; ``segment`` gives the mask (H, W) bool of some clicks on a
+    picture. MediaError where nothing is at the point, or where it is lost on the way.
+    """
+    mask = segment(frames[0], [Click(*point)])
+    if not mask.any():
+        raise MediaError(
+            f"nothing was found in {name} at ({point[0]:.0f}, {point[1]:.0f}); point at the middle "
+            "of what moves"
+        )
+    masks = [mask]
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    channel = clearest_channel(frames[0], mask)
+    greys = [np.ascontiguousarray(frame[..., channel]) for frame in frames]
+    for t in range(1, len(frames)):
+        carried = carry_mask(masks[-1], flow.calc(greys[t], greys[t - 1], None))
+        if not carried.any():
+            raise MediaError(
+                f"the moving thing in {name} is lost after {t} of {len(frames)} frames; trim the "
+                "clip to where it is in sight"
+            )
+        masks.append(_redrawn(frames[t], carried, segment))
+    return np.stack(masks)
+
+
+def clearest_channel(image: np.ndarray, mask: np.ndarray) -> int:
+    """The colour of ``image`` (H, W, 3) uint8 in which ``mask`` (H, W) bool differs most from what
+    is around it: a thing as bright as its background has no edge for a flow of brightness."""
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool) & ~mask
+    if not near.any():
+        return 1
+    return int(np.abs(image[mask].mean(axis=0) - image[near].mean(axis=0)).argmax())
+
+
+def carry_mask(mask: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """``mask`` (H, W) bool of the frame before, moved to this frame by ``flow`` (H, W, 2) float32:
+    pixel (x, y) of this frame was at (x, y) + flow."""
+    height, width = mask.shape
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    soft = mask.astype(np.float32)
+    return cv2.remap(soft, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR) > 0.5
+
+
+def _redrawn(frame: np.ndarray, carried: np.ndarray, segment: Segment) -> np.ndarray:
+    """The segmenter's mask from points inside ``carried`` where it is the same thing."""
+    found = segment(frame, inner_points(carried))
+    overlap = (found & carried).sum() / max(1, (found | carried).sum())
+    ratio = found.sum() / carried.sum()
+    same = overlap >= AGREEMENT and 1 / GROWTH <= ratio <= GROWTH
+    return found if same else carried
+
+
+def inner_points(mask: np.ndarray, *, count: int = 3) -> list[Click]:
+    """Up to ``count`` points well inside ``mask`` (H, W) bool, far from its edge and each other."""
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    deepest = depth.max()
+    rows, columns = np.indices(mask.shape)
+    clicks: list[Click] = []
+    while len(clicks) < count and depth.max() > deepest / 2:
+        y, x = np.unravel_index(int(depth.argmax()), mask.shape)
+        clicks.append(Click(float(x), float(y)))
+        depth[np.hypot(rows - y, columns - x) < 2 * deepest] = 0
+    return clicks

@@ -1,0 +1,344 @@
+"""One training: what its steps draw from, and its state, which can be saved and taken up again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from motion_app.engine.layout import SequenceLayout, Span
+from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
+from motion_app.engine.pipeline import MotionEngine
+from motion_app.engine.steering import TrainingSample, TrainingSteering, steered
+from motion_app.errors import RequestError
+from motion_app.phrases import find_phrases
+from motion_app.scene import Motion, SceneObject
+from motion_app.training.clips import CachedViews, ViewConfig, cache_views
+from motion_app.training.config import ClipTraining, MotionTraining
+from motion_app.video import Clip
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Everything a step draws from, computed once. ``text`` and ``empty_text`` are (L, text
+    width)."""
+
+    views: CachedViews
+    text: Tensor
+    empty_text: Tensor
+    layout: SequenceLayout
+    noun: Span
+    rotary: tuple[Tensor, Tensor] | None
+
+
+def prepare_lesson(
+    clips: Sequence[Clip],
+    config: MotionTraining,
+    engine: MotionEngine,
+    *,
+    masks: Sequence[np.ndarray] | None = None,
+) -> Lesson:
+    """Encodes views and captions once; the encoders are not needed afterwards."""
+    geometry, pipe = engine.geometry, engine.pipe
+    views = cache_views(
+        pipe.vae,
+        clips,
+        geometry,
+        ViewConfig(config.views, config.zoom, config.shift, config.permute_colours),
+        seed=config.seed,
+        masks=masks if config.mask == "given" else None,
+    )
+    subject = SceneObject(
+        mask=np.ones((1, 1), bool),
+        sentence=config.caption,
+        phrase=config.phrase,
+        motion=Motion(config.name, config.phrase, Path(), engine.fingerprint),
+    )
+    length = geometry.text_tokens
+    phrase = find_phrases(config.caption, [subject], pipe.tokenizer, length)[0]
+    named = replace(subject, phrase=config.noun)
+    noun = find_phrases(config.caption, [named], pipe.tokenizer, length)[0]
+    with torch.no_grad():
+        text, empty = pipe.encode_prompt(
+            config.caption,
+            "",
+            do_classifier_free_guidance=True,
+            max_sequence_length=length,
+            device=pipe.transformer.device,
+        )  # (1, L, text width) each
+    layout = SequenceLayout(
+        text=length, phrases=[phrase], motion=[config.tokens], grid=geometry.grid
+    )
+    return Lesson(views, text[0], empty[0], layout, noun, engine.rotary_embedding())
+
+
+class LearningRun(ABC):
+    """``learned``, optimiser and step of one training; ``save`` and the constructor resume it.
+
+    ``groups``: AdamW's parameter groups, each with its ``params`` and its highest ``lr``.
+    """
+
+    def __init__(
+        self,
+        learned: nn.Module,
+        groups: Sequence[dict[str, Any]],
+        config: ClipTraining,
+        engine: MotionEngine,
+        out: Path,
+    ) -> None:
+        self.learned, self.config, self.engine, self.out = learned, config, engine, Path(out)
+        self.file = self.out.with_name(self.out.name + ".training")
+        self.optimiser = torch.optim.AdamW(
+            list(groups), betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.generator = torch.Generator()
+        self.step = 0
+        self.losses: list[float] = []
+        self._highest = [group["lr"] for group in groups]
+        engine.pipe.transformer.requires_grad_(False)
+        if self.file.exists():
+            self._resume()
+
+    @abstractmethod
+    def loss(self) -> Tensor:
+        """The loss of one step, drawn from (seed, step) alone."""
+
+    @abstractmethod
+    def installed(self) -> AbstractContextManager:
+        """What must act on the transformer while ``advance`` is called."""
+
+    @abstractmethod
+    def view_frames(self) -> np.ndarray:
+        """(F, H, W, 3) uint8: the first view of the last step, one frame per latent frame."""
+
+    @abstractmethod
+    def view_mask(self) -> np.ndarray | None:
+        """(F, h, w) bool: who saw in it what is learned; None where all did."""
+
+    @abstractmethod
+    def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
+        """Write what is learned so far as a motion file."""
+
+    def hold_still(self) -> None:
+        """After the gradients are there: drop those this step may not follow. Without gradient
+        (None, not zero) AdamW leaves a parameter alone, momentum and decay included."""
+
+    def save(self) -> None:
+        """One file, replaced at once: a kill leaves the old or the new state, never half."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_suffix(".partial")
+        state = {
+            "config": json.dumps(self.config.learned_with()),
+            "base": self.engine.fingerprint,
+            "tokens": self.learned.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+        }
+        torch.save(state, partial)
+        partial.replace(self.file)
+
+    def _resume(self) -> None:
+        state = torch.load(self.file, weights_only=True)
+        expected = (json.dumps(self.config.learned_with()), self.engine.fingerprint)
+        if (state["config"], state["base"]) != expected:
+            raise RequestError(
+                f"{self.file.name} is an unfinished training with other settings or another base "
+                "model; finish it with those, or delete it to start anew"
+            )
+        self.learned.load_state_dict(state["tokens"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+        self.losses = list(state["losses"])
+        log.info("%s: resumed at step %d", self.config.name, self.step)
+
+    def advance(self) -> float:
+        """One optimiser step, drawn from (seed, step) alone; returns its loss. RequestError, with
+        the state before it saved, where loss or gradient are not finite."""
+        config = self.config
+        angle = math.pi * self.step / config.steps
+        for group, highest in zip(self.optimiser.param_groups, self._highest, strict=True):
+            group["lr"] = highest * 0.5 * (1 + math.cos(angle))
+        loss = self.loss()
+        loss.backward()
+        self.hold_still()
+        size = nn.utils.clip_grad_norm_(self.learned.parameters(), config.clip_norm)
+        if not (math.isfinite(float(loss.detach())) and math.isfinite(float(size))):
+            self.optimiser.zero_grad(set_to_none=True)
+            self.save()
+            raise RequestError(
+                f"the training of {config.name} broke off in step {self.step + 1} of "
+                f"{config.steps}: loss {float(loss.detach()):g}, gradient {float(size):g}; the "
+                f"{self.step} good steps are kept in {self.file.name}; delete it and train with a "
+                f"learning rate below {config.learning_rate:g}"
+            )
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        self.losses.append(float(loss.detach()))
+        return self.losses[-1]
+
+
+class TrainingRun(LearningRun):
+    """Motion tokens, learned with DMEM, given masks or none."""
+
+    config: MotionTraining
+
+    def __init__(
+        self, lesson: Lesson, config: MotionTraining, engine: MotionEngine, out: Path
+    ) -> None:
+        geometry = engine.geometry
+        self.lesson = lesson
+        self.tokens = MotionTokens.fresh(
+            layers=geometry.layers,
+            tokens=config.tokens,
+            width=geometry.width_tokens,
+            scale=config.init_scale,
+            distribution=config.init_distribution,
+            generator=torch.Generator().manual_seed(config.seed),
+        ).to(engine.pipe.transformer.device)
+        self._view = 0
+        groups = [{"params": list(self.tokens.parameters()), "lr": config.learning_rate}]
+        super().__init__(self.tokens, groups, config, engine, out)
+        self.steering = TrainingSteering(
+            self.tokens.project, drop=config.mask_drop, generator=self.generator
+        )
+
+    def installed(self) -> AbstractContextManager:
+        return steered(self.engine.pipe.transformer, self.steering)
+
+    def view_frames(self) -> np.ndarray:
+        return self.lesson.views.frames[self._view]
+
+    def view_mask(self) -> np.ndarray | None:
+        if self.config.mask == "none":
+            return None
+        if self.config.mask == "given":
+            return self.lesson.views.object_masks[self._view].numpy()
+        return self.steering.layer_masks().cpu().numpy()
+
+    def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
+        self.tokens.save(path, metadata, dtype=torch.float16)
+
+    def loss(self) -> Tensor:
+        """x0 error weighted 1 / (1 - ᾱ), which for v-prediction is the v error, plus the released
+        delta term mean[(√2 e_{i+1} - e_i)²] on one adjacent latent-frame pair, e = x̂0 - x0."""
+        config, lesson = self.config, self.lesson
+        rng = np.random.default_rng([config.seed, self.step])
+        self.generator.manual_seed(int(rng.integers(2**62)))
+        picked = rng.integers(len(lesson.views.latents), size=config.batch)
+        self._view = int(picked[0])
+        draws = draw_noise(
+            lesson.views.latents[picked], config, self.engine, rng=rng, generator=self.generator
+        )
+        spoken = rng.random(config.batch) >= config.caption_dropout
+        text = torch.stack([lesson.text if said else lesson.empty_text for said in spoken])
+        self.steering.begin([self._sample(int(i)) for i in picked])
+        miss, kept = velocity_miss(draws, text, self.engine, rotary=lesson.rotary)
+        error = -(1 - kept).sqrt() * miss  # x̂0 - x0
+        pair = int(rng.integers(error.shape[1] - 1)) if error.shape[1] > 1 else None
+        delta = error.new_zeros(())
+        if pair is not None and config.delta_weight:
+            delta = (math.sqrt(2) * error[:, pair + 1] - error[:, pair]).square().mean()
+        return weighted_error(miss, draws, config) + config.delta_weight * delta
+
+    def _sample(self, view: int) -> TrainingSample:
+        lesson, masks = self.lesson, self.lesson.views.object_masks
+        if self.config.mask == "given":
+            return TrainingSample(lesson.layout, object_masks=masks[view][None])
+        if self.config.mask == "dmem":
+            return TrainingSample(lesson.layout, noun=lesson.noun)
+        return TrainingSample(lesson.layout)
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyViews:
+    """A batch on its way into the transformer: ``latents``, ``noise`` and ``condition`` (the first
+    frame's latents, then zeros) are (B, F, C, H', W') float32, ``timesteps`` (B,) int64."""
+
+    latents: Tensor
+    noise: Tensor
+    condition: Tensor
+    timesteps: Tensor
+
+
+def draw_noise(
+    latents: Tensor,
+    config: ClipTraining,
+    engine: MotionEngine,
+    *,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    image_noise: tuple[float, ...] = (),
+) -> NoisyViews:
+    """Noise, timesteps and first frames of ``latents`` (B, F, C, H', W'), on the transformer's
+    device. ``image_noise``: mean and deviation of ln σ of the noise on the first frame."""
+    device = engine.pipe.transformer.device
+    noise = torch.randn(latents.shape, generator=generator)
+    total = engine.pipe.scheduler.config.num_train_timesteps
+    shares = 1 - config.noisy_share * torch.rand(len(latents), generator=generator)
+    timesteps = (shares * total).long().clamp(0, total - 1)  # (B,)
+    keep = torch.from_numpy(rng.random(len(latents)) >= config.image_dropout).to(latents)
+    first = latents[:, 0]
+    if image_noise:
+        mean, deviation = image_noise
+        sigma = (mean + deviation * torch.randn(len(latents), generator=generator)).exp()
+        added = torch.randn(first.shape, generator=generator)
+        first = first + sigma[:, None, None, None] * added
+    condition = torch.zeros_like(latents)
+    condition[:, 0] = first * keep[:, None, None, None]
+    return NoisyViews(*(part.to(device) for part in (latents, noise, condition, timesteps)))
+
+
+def velocity_miss(
+    draws: NoisyViews,
+    text: Tensor,
+    engine: MotionEngine,
+    *,
+    rotary: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """Predicted minus true velocity (B, F, C, H', W') float32, and ᾱ (B, 1, 1, 1, 1); ``text``
+    (B, L, text width)."""
+    transformer, scheduler = engine.pipe.transformer, engine.pipe.scheduler
+    noisy = scheduler.add_noise(draws.latents, draws.noise, draws.timesteps)
+    with _fast_bfloat16(transformer):
+        velocity = transformer(
+            hidden_states=torch.cat([noisy, draws.condition], dim=2).to(transformer.dtype),
+            encoder_hidden_states=text.to(transformer.dtype),
+            timestep=draws.timesteps,
+            image_rotary_emb=rotary,
+            return_dict=False,
+        )[0].float()  # (B, F, C, H', W')
+    kept = scheduler.alphas_cumprod.to(draws.latents)[draws.timesteps].view(-1, 1, 1, 1, 1)
+    target = kept.sqrt() * draws.noise - (1 - kept).sqrt() * draws.latents
+    return velocity - target, kept
+
+
+def weighted_error(miss: Tensor, draws: NoisyViews, config: ClipTraining) -> Tensor:
+    """The mean square of ``miss``, places that differ from the first frame ``moving_weight`` times
+    as heavy as others."""
+    latents = draws.latents
+    moving = (latents - latents[:, :1]).abs().mean(dim=2, keepdim=True) > 0.2
+    weights = 1 + (config.moving_weight - 1) * moving.float()
+    return (miss.square() * weights / weights.mean()).mean()
+
+
+def _fast_bfloat16(transformer: nn.Module) -> AbstractContextManager:
+    """bfloat16 where it is the fast type: a float32 model on a CPU with AVX-512 BF16 computes its
+    matrix products four times as fast. Tokens and optimiser stay float32."""
+    wanted = transformer.device.type == "cpu" and transformer.dtype == torch.float32
+    if wanted and torch.cpu._is_avx512_bf16_supported():
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()

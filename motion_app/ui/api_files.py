@@ -1,0 +1,85 @@
+"""Files at the endpoints: uploads and ``data:`` URIs in, files out, mistakes in words."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from motion_app.errors import MediaError, MotionAppError
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+File = dict[str, Any] | str  # an upload as gradio describes it, or a data URI
+
+
+def told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """``endpoint`` with its mistakes as one line of plain text, and nothing else of the server."""
+
+    @functools.wraps(endpoint)
+    def answer(*arguments: Any, **named: Any) -> Any:
+        try:
+            return endpoint(*arguments, **named)
+        except MotionAppError as error:
+            raise gr.Error(" ".join(str(error).split()), print_exception=False) from error
+        except Exception as error:
+            mark = secrets.token_hex(4)
+            logger.error("unexpected error %s", mark, exc_info=error)
+            raise gr.Error(
+                f"something went wrong on the server; its log says what, under {mark}",
+                print_exception=False,
+            ) from error
+
+    return answer
+
+
+def received(file: File | None, *, most_megabytes: float) -> Path:
+    """The file on disk that an upload or a ``data:`` URI stands for.
+
+    Raises MediaError for anything else, for a path outside the folder of uploads, and for more than
+    ``most_megabytes``.
+    """
+    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
+    if isinstance(file, Mapping) and isinstance(file.get("path"), str):
+        path = Path(file["path"]).resolve()
+        if path.is_relative_to(folder.resolve()) and path.is_file():
+            return path
+        raise MediaError("that is no uploaded file; upload it first (gradio_client.handle_file)")
+    if isinstance(file, str) and file.startswith("data:"):
+        return _written(file, folder, most_megabytes)
+    raise MediaError(
+        "a file must come as an upload (gradio_client.handle_file) or as a data: URI; paths and "
+        f"addresses are not read; got {str(file)[:60]!r}"
+    )
+
+
+def _written(uri: str, folder: Path, most_megabytes: float) -> Path:
+    head, comma, body = uri.partition(",")
+    if not (comma and head.endswith(";base64")):
+        raise MediaError(f'expected "data:TYPE;base64,…", got "{head[:40]}"')
+    if len(body) * 0.75 > most_megabytes * 2**20:
+        raise MediaError(
+            f"the file has {len(body) * 0.75 / 2**20:.0f} MB; at most {most_megabytes:g} MB"
+        )
+    try:
+        content = base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise MediaError(f"the file inside the data: URI is damaged: {error}") from error
+    path = folder / secrets.token_hex(16) / "upload"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return path
+
+
+def handed_out(path: Path) -> Json:
+    """A file as gradio sends it: the client downloads it, a browser gets a link."""
+    return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}

@@ -1,0 +1,101 @@
+"""The endpoints of the library of motions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from motion_app.errors import RequestError
+from motion_app.motion_commands import motion_entry
+from motion_app.scene import Motion
+from motion_app.ui.api_files import File, Json, handed_out, received
+from motion_app.ui.host import ModelHost
+from motion_app.ui.motion_import import bring_in
+
+SERVER_PATHS = ("path", "preview")  # what the command line shows and a stranger need not know
+
+
+class MotionEndpoints:
+    """Listing is for everybody; changing the library only where learning motions is on."""
+
+    def __init__(self, host: ModelHost) -> None:
+        self.host = host
+
+    def motions(self) -> Json:
+        """The motions that can be given to objects.
+
+        Returns:
+            {"motions": [{"name", "phrase", "noun", "method", "base", "steps", "created", "track"},
+            ...], "problems": [...]}; "problems" has a line for each file of the library that cannot
+            be used
+        """
+        entries = [_entry(motion) for motion in self.host.motions()]
+        return {"motions": entries, "problems": self.host.library.problems()}
+
+    def import_motion(self, file: File, name: str = "", phrase: str = "") -> Json:
+        """Bring a motion file into the library: one that was exported here, or the authors' own.
+
+        Args:
+            file: the .safetensors or .pt file, as an upload
+            name: another name than its own
+            phrase: the motion's words, for a .pt file, which does not know them
+
+        Returns:
+            the motion, as ``motions`` lists it
+        """
+        self._check_writable()
+        path = received(file, most_megabytes=self.host.settings.limits.motion_megabytes)
+        return _entry(bring_in(self.host, path, name=name, phrase=phrase))
+
+    def export_motion(self, name: str) -> Json:
+        """A motion as one file, its preview inside.
+
+        Args:
+            name: its name in the library
+
+        Returns:
+            {"name", "file"}
+        """
+        folder = tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))
+        motion = self._named(name)
+        file = self.host.library.export_file(motion, Path(folder))
+        return {"name": motion.name, "file": handed_out(file)}
+
+    def delete_motion(self, name: str) -> Json:
+        """Move a motion that was learned or imported here into the trash.
+
+        Args:
+            name: its name in the library
+
+        Returns:
+            {"deleted": its name, "token": what ``restore_motion`` takes}
+        """
+        self._check_writable()
+        deleted = self.host.library.delete(self._named(name).name)
+        return {"deleted": deleted.name, "token": deleted.token}
+
+    def restore_motion(self, token: str) -> Json:
+        """Bring a deleted motion back.
+
+        Args:
+            token: what ``delete_motion`` gave
+
+        Returns:
+            the motion, as ``motions`` lists it
+        """
+        self._check_writable()
+        return _entry(self.host.library.restore(token))
+
+    def _named(self, name: str) -> Motion:
+        if "/" in name or "\\" in name or name.endswith(".safetensors"):
+            raise RequestError(f'"{name[:60]}" is a file; use the name of a motion in the library')
+        return self.host.library.find(name)
+
+    def _check_writable(self) -> None:
+        if not self.host.settings.training:
+            raise RequestError("the library cannot be changed here; run the app on your machine")
+
+
+def _entry(motion: Motion) -> Json:
+    return {key: value for key, value in motion_entry(motion).items() if key not in SERVER_PATHS}

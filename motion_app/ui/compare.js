@@ -1,0 +1,108 @@
+// Two videos on one clock. The bar drives both; what is done to one of them is done to the other.
+const root = element.closest("#compare");
+const bar = element;
+const DRIFT = 0.08; // s the two may be apart before the later one is moved
+const clock = { playing: false, loop: true, own: false };
+
+const videos = () => [...root.querySelectorAll("video")].filter((video) => video.readyState > 0);
+const length = () => Math.max(0, ...videos().map((video) => video.duration || 0));
+const time = () => Math.max(0, ...videos().map((video) => video.currentTime));
+const part = (name) => bar.querySelector(`[data-part="${name}"]`);
+
+function seek(seconds) {
+  const goal = Math.min(Math.max(seconds, 0), length());
+  for (const video of videos()) {
+    video.currentTime = Math.min(goal, Math.max(0, video.duration - 0.01));
+  }
+  draw();
+}
+
+function play() {
+  if (!videos().length) return;
+  if (time() >= length() - 0.05) seek(0);
+  clock.playing = true;
+  for (const video of videos()) if (!video.ended) video.play().catch(() => {});
+  draw();
+}
+
+function pause() {
+  clock.playing = false;
+  for (const video of videos()) video.pause();
+  draw();
+}
+
+function draw() {
+  const button = part("play");
+  const label = clock.playing ? button.dataset.pause : button.dataset.play;
+  button.setAttribute("aria-label", label);
+  button.title = label;
+  button.dataset.playing = clock.playing ? "yes" : "no";
+  part("loop").setAttribute("aria-pressed", String(clock.loop));
+  const slider = part("seek");
+  slider.max = length().toFixed(3);
+  slider.value = time();
+  part("time").textContent = `${time().toFixed(1)} / ${length().toFixed(1)} s`;
+}
+
+function follow() {
+  if (!root.isConnected) return;
+  const pair = videos();
+  for (const video of pair) {
+    video.loop = false; // the clock begins both anew
+    video.muted = true;
+  }
+  if (clock.playing && pair.length) {
+    const running = pair.filter((video) => !video.ended);
+    if (running.length === 0) {
+      if (clock.loop) {
+        seek(0);
+        play();
+      } else {
+        pause();
+      }
+    } else if (running.length === 2 && running[0].seeking === running[1].seeking) {
+      const [lead, other] = running;
+      if (Math.abs(lead.currentTime - other.currentTime) > DRIFT) {
+        other.currentTime = lead.currentTime;
+      }
+    }
+    draw();
+  } else if (Number(part("seek").max) !== Number(length().toFixed(3))) {
+    draw(); // another video has come
+  }
+  requestAnimationFrame(follow);
+}
+
+bar.addEventListener("click", (event) => {
+  const name = event.target.closest("[data-part]")?.dataset.part;
+  if (name === "play") (clock.playing ? pause : play)();
+  if (name === "loop") clock.loop = !clock.loop;
+  if (name === "back") { pause(); seek(time() - Number(bar.firstElementChild.dataset.frame)); }
+  if (name === "on") { pause(); seek(time() + Number(bar.firstElementChild.dataset.frame)); }
+  if (name) draw();
+});
+
+bar.addEventListener("input", (event) => {
+  if (event.target !== part("seek")) return;
+  const goal = Number(event.target.value); // before pausing draws the slider where it was
+  pause();
+  seek(goal);
+});
+
+// A press on one of the pictures plays or pauses both.
+root.addEventListener("click", (event) => {
+  if (event.target.tagName !== "VIDEO") return;
+  event.stopPropagation();
+  event.preventDefault();
+  (clock.playing ? pause : play)();
+}, true);
+
+root.addEventListener("keydown", (event) => {
+  if (event.target.closest("input, textarea, select, button") && event.key === " ") return;
+  if (event.key !== " ") return;
+  event.preventDefault();
+  (clock.playing ? pause : play)();
+});
+
+draw();
+requestAnimationFrame(follow);

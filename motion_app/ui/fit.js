@@ -1,0 +1,6 @@
+// How the picture is fitted to the model's frame.
+draw(mount, props.markup);
+watch("markup", () => draw(mount, props.markup));
+element.addEventListener("change", (event) => {
+  if (event.target.name === "fit") act({ kind: "fit", fit: event.target.value });
+});

@@ -1,0 +1,36 @@
+"""Below the four steps: a browser's own videos, two of them compared, and the way back in for a
+recipe."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from motion_app.ui.compare import ComparePanel
+from motion_app.ui.gallery import GALLERY_JS
+from motion_app.ui.texts import Texts
+
+RECIPE_FILES = [".json", ".mp4"]
+
+
+class GalleryPanel:
+    """The components; build it inside ``gr.Blocks``. ``html`` has the events ``act``
+    (show, run again, stop), ``side`` (of the comparison) and ``remove``, each with ``id`` and
+    ``action``; ``drop`` takes a recipe or a video; ``fps`` of the checkpoint's videos."""
+
+    def __init__(self, texts: Texts, *, fps: float) -> None:
+        with gr.Column(elem_id="videos"):
+            with gr.Row(elem_classes="videos-head"):
+                gr.HTML(
+                    f"<h2>{texts('video.gallery')}</h2>"
+                    f'<p class="quiet">{texts("video.gallery_help")}</p>',
+                    apply_default_css=False,
+                )
+                self.drop = gr.File(
+                    label=texts("video.drop"),
+                    file_types=RECIPE_FILES,
+                    height=84,
+                    min_width=240,
+                    elem_id="recipe-drop",
+                )
+            self.html = gr.HTML(js_on_load=GALLERY_JS, apply_default_css=False, elem_id="gallery")
+            self.compare = ComparePanel(texts, fps=fps)

@@ -1,0 +1,40 @@
+// The library: search happens here, at once; everything else is the server's.
+const root = element;
+let query = "";
+
+function filter() {
+  const input = root.querySelector("input[type=search]");
+  if (!input) return;
+  if (input.value !== query && document.activeElement !== input) input.value = query;
+  const wanted = query.toLowerCase().split(/\s+/).filter(Boolean);
+  let found = 0;
+  const cards = root.querySelectorAll(".motion-card");
+  for (const card of cards) {
+    const hit = wanted.every((word) => card.dataset.search.includes(word));
+    card.hidden = !hit;
+    if (hit) found += 1;
+  }
+  const count = root.querySelector(".motion-search span");
+  count.textContent = count.dataset.count.replace("{n}", found).replace("{all}", cards.length);
+  root.querySelector(".motion-unfound").hidden = found > 0 || cards.length === 0;
+}
+
+root.addEventListener("input", (event) => {
+  if (!event.target.matches("input[type=search]")) return;
+  query = event.target.value;
+  filter();
+});
+
+root.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.restore) trigger("restore", { token: button.dataset.restore });
+  const card = button.closest(".motion-card");
+  if (card && button.dataset.what) {
+    button.disabled = button.dataset.what === "delete";
+    trigger("act", { what: button.dataset.what, digest: card.dataset.digest });
+  }
+});
+
+watch("value", filter);
+filter();

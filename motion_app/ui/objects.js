@@ -1,0 +1,163 @@
+// The objects' rows. A field is sent when typing pauses or the field is left; until the server has
+// heard it, it stands in the component's value, which Generate reads.
+const PAUSE = 500; // ms
+const unheard = new Map(); // field and object → the edit that is on its way
+let serial = 0;
+let turn = serial; // a new one each time a field gets the focus: what it undoes is one step
+let timer = null;
+
+function fieldName(field) {
+  return `${field.dataset.field} ${field.dataset.object}`;
+}
+
+function settle() {
+  props.value = unheard.size ? JSON.stringify([...unheard.values()]) : "";
+}
+
+function note(field) {
+  serial += 1;
+  unheard.set(fieldName(field), {
+    kind: field.dataset.field,
+    object: Number(field.dataset.object),
+    text: field.value,
+    serial,
+    turn,
+    sent: false,
+  });
+  settle();
+}
+
+function flush() {
+  clearTimeout(timer);
+  for (const edit of unheard.values()) {
+    if (edit.sent) continue;
+    edit.sent = true;
+    act(edit);
+  }
+}
+
+// the mirror behind a text field
+
+function pieces(text, marks) {
+  const phrases = [...new Set(marks.map((mark) => mark.phrase))].filter(Boolean);
+  phrases.sort((one, other) => other.length - one.length);
+  if (!phrases.length) return [[text, null]];
+  const escaped = phrases.map((phrase) => phrase.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const letters = "[\\p{L}\\p{N}_]";
+  const pattern = new RegExp(`(?<!${letters})(?:${escaped.join("|")})(?!${letters})`, "gu");
+  const found = [];
+  const used = new Map();
+  let end = 0;
+  for (const match of text.matchAll(pattern)) {
+    const owners = marks.filter((mark) => mark.phrase === match[0]);
+    const count = used.get(match[0]) ?? 0;
+    used.set(match[0], count + 1);
+    found.push([text.slice(end, match.index), null], [match[0], owners[count] ?? null]);
+    end = match.index + match[0].length;
+  }
+  return [...found, [text.slice(end), null]];
+}
+
+function reflect(field) {
+  const label = field.closest(".mirrored");
+  if (!label) return;
+  const mirror = label.querySelector(".mirror");
+  mirror.replaceChildren(...pieces(field.value, JSON.parse(label.dataset.marks)).map(
+    ([text, mark]) => {
+      if (!mark) return document.createTextNode(text);
+      const node = document.createElement("mark");
+      node.textContent = text;
+      node.style.setProperty("--colour", mark.colour);
+      return node;
+    },
+  ), document.createTextNode("\u200b"));
+}
+
+function showStrength(field) {
+  field.parentElement.querySelector("output").textContent = Number(field.value).toFixed(2);
+}
+
+// drawing
+
+function near(focused) {
+  const row = focused.closest(".object-row");
+  const rows = [...element.querySelectorAll(".object-row")];
+  const at = rows.indexOf(row);
+  return () => {
+    const left = element.querySelectorAll(".object-row .refine");
+    if (at < 0) return element.querySelector(".prompt textarea, .prompt button");
+    return left[Math.min(at, left.length - 1)] ?? document.querySelector(".stage-frame");
+  };
+}
+
+function redraw() {
+  if (overtaken(props.markup)) return;
+  const heard = Number(/data-heard="(\d+)"/.exec(props.markup)?.[1] ?? 0);
+  for (const [name, edit] of unheard) if (edit.serial <= heard) unheard.delete(name);
+  settle();
+  draw(mount, props.markup, { keep: (field) => unheard.has(fieldName(field)), near });
+  for (const field of element.querySelectorAll("textarea")) reflect(field);
+  awaitPreviews(mount);
+}
+
+// what a person does
+
+element.addEventListener("focusin", (event) => {
+  if (event.target.dataset.field) turn = serial += 1;
+});
+element.addEventListener("input", (event) => {
+  const field = event.target;
+  if (!field.dataset.field) return;
+  if (field.type === "range") showStrength(field);
+  reflect(field);
+  note(field);
+  clearTimeout(timer);
+  timer = setTimeout(flush, PAUSE);
+});
+element.addEventListener("change", flush);
+element.addEventListener("focusout", flush);
+element.addEventListener("keydown", (event) => {
+  const field = event.target;
+  if (event.key === "Enter" && field.dataset.field && field.type !== "range") {
+    event.preventDefault(); // a sentence is one line
+    flush();
+  }
+  if (event.key === "Escape") {
+    const open = field.closest("details[open]");
+    if (open) {
+      open.open = false;
+      open.querySelector("summary").focus();
+    }
+  }
+  const row = field.closest(".object-row");
+  if (row && event.altKey && /^Arrow(Up|Down)$/.test(event.key)) {
+    event.preventDefault();
+    flush();
+    const step = event.key === "ArrowUp" ? -1 : 1;
+    act({ kind: "move", object: Number(row.dataset.object), step });
+  }
+  if (field.matches(".swatch")) roam(event, [...field.parentElement.children], { columns: 4 });
+});
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button || sheet.contains(button) || !usable(button)) return;
+  if (button.dataset.local === "cards") openCards(button);
+  if (!button.dataset.act) return;
+  flush();
+  const { act: kind, step, slot } = button.dataset;
+  const object = button.closest("[data-object]")?.dataset.object;
+  const pressed = button.getAttribute("aria-pressed") === "true";
+  act({ kind: kind === "select" && pressed ? "fresh" : kind, object, step, slot });
+  const open = button.closest("details");
+  if (open) {
+    open.querySelector("summary").focus();
+    open.open = false;
+  }
+});
+listenWhileHere(document, "pointerdown", (event) => {
+  for (const open of element.querySelectorAll("details[open]")) {
+    if (!open.contains(event.target)) open.open = false;
+  }
+});
+watch("markup", redraw);
+redraw();

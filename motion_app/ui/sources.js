@@ -1,0 +1,73 @@
+// Pictures from the clipboard, the camera, or dropped on the stage: all go the way of a chosen file.
+draw(mount, props.markup);
+const dialog = element.querySelector(".camera-dialog");
+const video = dialog.querySelector("video");
+const refusal = dialog.querySelector(".note");
+
+function give(file) {
+  const input = document.querySelector("#upload input[type=file]");
+  if (!input || !file) return;
+  const files = new DataTransfer();
+  files.items.add(file);
+  input.files = files.files;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+function pictureOf(transfer) {
+  return [...(transfer?.files ?? [])].find((file) => /^image\//.test(file.type)
+    || /\.(heic|heif|avif)$/i.test(file.name));
+}
+
+listenWhileHere(document, "paste", (event) => {
+  const file = pictureOf(event.clipboardData);
+  if (!file || element.offsetParent === null) return;
+  event.preventDefault();
+  give(file);
+});
+listenWhileHere(document, "dragover", (event) => {
+  if (event.target.closest?.("#stage")) event.preventDefault();
+});
+listenWhileHere(document, "drop", (event) => {
+  if (!event.target.closest?.("#stage")) return;
+  event.preventDefault();
+  give(pictureOf(event.dataTransfer));
+});
+
+function stopCamera() {
+  for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+  video.srcObject = null;
+}
+
+async function startCamera() {
+  refusal.hidden = true;
+  dialog.showModal();
+  try {
+    video.srcObject = await navigator.mediaDevices.getUserMedia({
+      video: { width: { ideal: 1920 }, facingMode: "environment" },
+    });
+    if (!dialog.open) stopCamera();
+  } catch {
+    refusal.textContent = dialog.dataset.refused;
+    refusal.hidden = false;
+  }
+}
+
+function shoot() {
+  if (!video.videoWidth) return;
+  const canvas = document.createElement("canvas");
+  canvas.width = video.videoWidth;
+  canvas.height = video.videoHeight;
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  canvas.toBlob((blob) => {
+    give(new File([blob], "camera.png", { type: "image/png" }));
+    dialog.close();
+  }, "image/png");
+}
+
+dialog.addEventListener("close", stopCamera);
+element.addEventListener("click", (event) => {
+  const local = event.target.closest("[data-local]")?.dataset.local;
+  if (local === "camera") startCamera();
+  else if (local === "shoot") shoot();
+  else if (local === "close-camera") dialog.close();
+});

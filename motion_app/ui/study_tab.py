@@ -1,0 +1,209 @@
+"""The study tab: what a study is, how to make one here or on the command line, where its pages are.
+
+The studies themselves run beside the page (``motion_app.study.server``), below ``/study``.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import gradio as gr
+
+from motion_app.errors import RequestError
+from motion_app.study.creation import create_study
+from motion_app.study.ledger import overview
+from motion_app.study.plan import Form
+from motion_app.study.server import study_secret
+from motion_app.study.sources import ResultFolder, sources_from_results
+from motion_app.study.store import StudyStore
+from motion_app.ui.boundary import listen
+from motion_app.ui.host import ModelHost
+from motion_app.ui.session import Session
+from motion_app.ui.texts import Texts
+
+FOLDER = "studies"  # inside the outputs; the application mounted at /study serves it
+OWNER_FILE = "owner"
+MOST_RATERS = 500
+COMMAND = 'python -m motion_app study create ITEMS --out FOLDER --title "…"'
+
+
+@dataclass(frozen=True)
+class MadeStudy:
+    """A study of this browser. ``name`` is its folder's name and its address below ``/study``."""
+
+    name: str
+    title: str
+    created: float
+    raters: int
+    finished: int
+
+
+class StudyDesk:
+    """Studies made in the page, each in a folder of its own below ``folder``. Whoever made one
+    finds it by the browser's token and sees nobody else's."""
+
+    def __init__(self, host: ModelHost) -> None:
+        self.host = host
+        self.folder = host.settings.outputs / FOLDER
+        secret = host.settings.study_database
+        self._database = None if secret is None else secret.get_secret_value()
+
+    def results(self, owner: str) -> list[tuple[str, str]]:
+        """(title, job id) of the videos this browser has made, newest first."""
+        rows = self.host.jobs.rows(owner, kind="generate")
+        return [
+            (f"{row.title or row.id[:8]} · {time.strftime('%H:%M', time.localtime(row.created))}",
+             row.id)
+            for row in rows
+            if row.state == "done"
+        ]  # fmt: skip
+
+    def create(
+        self, owner: str, jobs: Sequence[str], *, title: str, raters: int, form: str
+    ) -> MadeStudy:
+        """A study from results of this browser. Scenes must have been made with the same methods.
+
+        RequestError for no title, fewer than two results, or another browser's.
+        """
+        if not title.strip():
+            raise RequestError("the study has no title; give it one")
+        mine = {job for _, job in self.results(owner)}
+        if len(jobs) < 2 or not mine.issuperset(jobs):
+            raise RequestError(
+                f"a study compares two results or more, {len(jobs)} were chosen; make the same "
+                "scene with two methods, then choose both"
+            )
+        folders = [ResultFolder(self.host.jobs.folder(job)) for job in jobs]
+        clips = {motion.name: motion.preview for motion in self.host.library.list()}
+        sources = sources_from_results(folders, reference=clips.get)
+        told = [m for m in sources[0].videos if re.search(rf"(?i)\b{re.escape(m)}\b", title)]
+        if told:
+            raise RequestError(
+                f'raters see the title, and it names the method "{told[0]}"; choose another title'
+            )
+        folder = self.folder / secrets.token_hex(8)
+        made = create_study(
+            folder,
+            sources,
+            title=title.strip(),
+            database=self._database,
+            raters=raters,
+            form=form,
+        )
+        made.store.close()
+        (folder / OWNER_FILE).write_text(owner, encoding="utf-8")
+        return self._made(folder)
+
+    def list(self, owner: str) -> list[MadeStudy]:
+        """The studies of this browser, newest first."""
+        if not self.folder.is_dir():
+            return []
+        mine = [path for path in self.folder.iterdir() if self._owner(path) == owner]
+        return sorted(map(self._made, mine), key=lambda study: -study.created)
+
+    def secret(self, owner: str, name: str) -> str:
+        """The admin secret of one of this browser's studies."""
+        folder = self.folder / name
+        if not re.fullmatch("[0-9a-f]{16}", name) or self._owner(folder) != owner:
+            raise RequestError("this browser has made no such study; reload the page")
+        return study_secret(folder)
+
+    def _owner(self, folder: Path) -> str | None:
+        file = folder / OWNER_FILE
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+    def _made(self, folder: Path) -> MadeStudy:
+        store = StudyStore.open(folder, database=self._database)
+        try:
+            raters = overview(store).raters
+            finished = sum(rater.finished is not None for rater in raters)
+            return MadeStudy(folder.name, store.config.title, store.created, len(raters), finished)
+        finally:
+            store.close()
+
+
+class StudyTab:
+    """Built inside a ``gr.Tab``; ``wire`` binds its events."""
+
+    def __init__(self, host: ModelHost, texts: Texts) -> None:
+        self.desk, self.texts = StudyDesk(host), texts
+        gr.HTML(about_html(texts), apply_default_css=False)
+        with gr.Row():
+            with gr.Column(elem_classes="step"):
+                gr.Markdown(f"### {texts('study.make')}")
+                self.results = gr.CheckboxGroup(
+                    label=texts("study.results"), info=texts("study.results_info"), choices=[]
+                )
+                self.title = gr.Textbox(label=texts("study.title"), max_length=200)
+                forms = [(texts(f"study.form_{form}"), form) for form in get_args(Form)]
+                self.form = gr.Dropdown(forms, value="single", label=texts("study.form"))
+                self.raters = gr.Number(
+                    20, label=texts("study.raters"), precision=0, minimum=1, maximum=MOST_RATERS
+                )
+                self.create = gr.Button(
+                    texts("study.create"), variant="primary", elem_id="study-create"
+                )
+            with gr.Column(elem_classes="step"):
+                gr.Markdown(f"### {texts('study.yours')}")
+                self.studies = gr.HTML(apply_default_css=False, elem_id="studies")
+                self.secret = gr.Textbox(
+                    label=texts("study.secret"), info=texts("study.secret_info"),
+                    interactive=False, buttons=["copy"], visible=False,
+                )  # fmt: skip
+
+    def wire(self, session: gr.State, tab: gr.Tab) -> None:
+        """``tab``: looked at whenever it is opened."""
+        listen(tab.select, self._look, inputs=[session], outputs=[self.results, self.studies])
+        listen(
+            self.create.click,
+            self._create,
+            inputs=[session, self.results, self.title, self.form, self.raters],
+            outputs=[self.studies, self.secret],
+        )
+
+    def _look(self, session: Session) -> list[Any]:
+        choices = self.desk.results(session.owner)
+        return [gr.CheckboxGroup(choices=choices), self._shown(session.owner)]
+
+    def _create(
+        self, session: Session, jobs: list[str], title: str, form: str, raters: float
+    ) -> list[Any]:
+        owner = session.owner
+        count = max(1, min(int(raters or 1), MOST_RATERS))
+        made = self.desk.create(owner, jobs or [], title=title or "", raters=count, form=form)
+        secret = self.desk.secret(owner, made.name)
+        return [self._shown(owner), gr.Textbox(value=secret, visible=True)]
+
+    def _shown(self, owner: str) -> str:
+        return studies_html(self.desk.list(owner), self.texts)
+
+
+def about_html(texts: Texts) -> str:
+    """What a study is, in three sentences, and the command that makes one."""
+    return (
+        f'<div class="step-heading"><h2>{html.escape(texts("study.heading"))}</h2>'
+        f"<p>{html.escape(texts('study.about'))}</p>"
+        f"<p>{html.escape(texts('study.command'))} <code>{html.escape(COMMAND)}</code></p></div>"
+    )
+
+
+def studies_html(studies: Sequence[MadeStudy], texts: Texts) -> str:
+    """The studies as a list with the links of their pages."""
+    if not studies:
+        return f"<p>{html.escape(texts('study.none'))}</p>"
+    lines = []
+    for study in studies:
+        count = texts("study.count", finished=study.finished, raters=study.raters)
+        lines.append(
+            f"<li><strong>{html.escape(study.title)}</strong> · {html.escape(count)}<br>"
+            f'<a href="./study/{study.name}/admin/" target="_blank" rel="noopener">'
+            f"{html.escape(texts('study.admin'))}</a></li>"
+        )
+    return f"<ul>{''.join(lines)}</ul>"

@@ -1,0 +1,227 @@
+"""The Evaluate tab in a real browser: results of this browser and uploads of another method."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from motion_app.assignment import request_to_json
+from motion_app.evaluation.benchmark import Case, draw_cases
+from motion_app.jobs.store import JobRow
+from motion_app.library import Library
+from motion_app.media import write_video
+from motion_app.results import save_result
+from motion_app.scene import GeneratedVideo
+from motion_app.settings import ROOT, Settings
+from motion_app.ui.evaluate_tab import EvaluateTab
+from motion_app.ui.host import ModelHost
+from motion_app.ui.page import launch_options
+from motion_app.ui.session import Session
+from motion_app.ui.texts import Texts
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+CHROMIUM_FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+PATIENCE = 120_000  # ms
+OWNER = secrets.token_hex(16)
+
+
+class OwnedSession(Session):
+    """A browser whose token is known, so that it has results from the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner = OWNER
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        return OwnedSession()
+
+
+def rendered_result(case: Case, method: str) -> GeneratedVideo:
+    """A perfect video of a case: the renderer's own. ``method`` "still" repeats its first frame."""
+    frames = case.rendered.frames
+    if method == "still":
+        frames = frames[:1].repeat(len(frames), axis=0)
+    request = request_to_json(case.request())
+    recipe = {"request": {**request, "method": "fleximmt"}, "base": "pocket", "seed": 0}
+    masks = np.zeros((2, 4, 8, 12), bool)
+    return GeneratedVideo(frames, masks, recipe, 8.0)
+
+
+def add_results(host: ModelHost, cases: list[Case]) -> None:
+    for number, case in enumerate(cases):
+        job = secrets.token_hex(16)
+        saved = save_result(rendered_result(case, "fleximmt"), host.jobs.folder(job))
+        files = {"video": saved.video.name, "recipe": saved.recipe.name, "frames": "frames.npz"}
+        host.jobs.store.add(
+            JobRow(
+                id=job,
+                kind="generate",
+                owner=OWNER,
+                state="done",
+                title=" · ".join(f"creature: {m.name}" for m in case.motions),
+                created=time.time() + number,
+                inputs={"request": request_to_json(case.request()), "badge": False},
+                outcome=files,
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return draw_cases(Library([ROOT / "checkpoints" / "pocket" / "motions"]).list(), 3)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, cases: list[Case]) -> Iterator[str]:
+    """The tab alone, in English and, at /zh, in Chinese."""
+    host = ModelHost(Settings(outputs=tmp_path_factory.mktemp("outputs"), model=str(POCKET)))
+    add_results(host, cases)
+    with gr.Blocks(analytics_enabled=False, fill_width=True) as page:
+        evaluate_page(host, "en")
+    with page.route("中文", "/zh", show_in_navbar=False):
+        evaluate_page(host, "zh")
+    _, url, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=None,
+        prevent_thread_lock=True,
+        quiet=True,
+        allowed_paths=[str(host.jobs.files)],
+        **launch_options(),
+    )
+    host.start()
+    yield url
+    page.close()
+    host.stop()
+
+
+POCKET = ROOT / "checkpoints" / "pocket"
+
+
+def evaluate_page(host: ModelHost, language: str) -> None:
+    session = gr.State(OwnedSession())
+    gr.Navbar(visible=False)
+    with gr.Tabs():
+        with gr.Tab("One"):
+            gr.Markdown("Another tab")
+        with gr.Tab("Evaluate", id="evaluate") as tab:
+            evaluate = EvaluateTab(host, Texts(language))
+    evaluate.wire(session, tab=tab)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def open_tab(browser: Browser, url: str, *, width: int = 1366, dark: bool = False) -> Page:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+    )
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    page.get_by_role("tab", name="Evaluate").click()
+    expect(page.locator(".evaluate-card").first).to_be_visible(timeout=PATIENCE)
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, server: str) -> Iterator[Page]:
+    opened = open_tab(browser, server)
+    yield opened
+    opened.context.close()
+
+
+def score(page: Page) -> None:
+    page.locator("#evaluate-score").click()
+    expect(page.locator("#evaluate-table table").first).to_be_visible(timeout=PATIENCE)
+
+
+def test_chosen_results_get_a_table_plots_and_files(page: Page) -> None:
+    cards = page.locator(".evaluate-card")
+    expect(cards).to_have_count(3)
+    for k in range(2):
+        cards.nth(k).click()
+        expect(cards.nth(k)).to_have_attribute("aria-checked", "true")
+    score(page)
+    by_method, by_video = page.locator("#evaluate-table table").all()
+    expect(by_method.locator("tbody tr")).to_have_count(1)
+    expect(by_video.locator("tbody tr")).to_have_count(2)
+    expect(by_method).to_contain_text("TF[dis] ↑ *")
+    expect(page.locator("#evaluate-table")).to_contain_text("Scored from lossless frames")
+    follows = by_method.locator("thead th").all_inner_texts().index("follows_own[colour] ↑")
+    value = by_method.locator("tbody tr").first.locator("th, td").nth(follows).inner_text()
+    assert float(value.split()[0]) >= 0.75  # the renderer's own video does what was asked
+    expect(page.locator("#evaluate-flow .js-plotly-plot")).to_be_visible()
+    expect(page.locator("#evaluate-tracks img")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="LaTeX table").click()
+    assert "\\toprule" in Path(download.value.path()).read_text()
+
+
+def test_uploads_are_paired_named_by_method_and_a_broken_one_is_listed(
+    page: Page, cases: list[Case], tmp_path: Path
+) -> None:
+    good, broken = tmp_path / "good.mp4", tmp_path / "broken.mp4"
+    write_video(good, cases[0].rendered.frames.repeat(2, 1).repeat(2, 2), 8.0, comment="")
+    broken.write_bytes(b"no video at all")
+    reference = tmp_path / "good.1.mp4"
+    reference.write_bytes(cases[0].motions[0].preview.read_bytes())
+    page.locator("#evaluate-videos input[type=file]").set_input_files([good, broken])
+    expect(page.locator("#evaluate-methods")).to_contain_text("good.mp4")
+    page.locator("#evaluate-extras input[type=file]").set_input_files([reference])
+    expect(page.locator("#evaluate-methods")).to_contain_text("1 reference clip")
+    score(page)
+    report = page.locator("#evaluate-table")
+    expect(report).to_contain_text("Not scored: broken")
+    expect(report).to_contain_text("compressed as it came: good")
+    expect(report.locator("table").nth(1).locator("tbody tr").nth(1)).to_contain_text("–")
+
+
+def test_nothing_chosen_is_told_in_words(page: Page) -> None:
+    page.locator("#evaluate-score").click()
+    expect(page.locator(".toast-body").first).to_contain_text("No video is chosen")
+    expect(page.locator("#evaluate-score")).to_be_enabled()
+
+
+def test_cancel_stops_and_keeps_the_choice(page: Page) -> None:
+    page.get_by_role("button", name="Choose all").click()
+    expect(page.locator('.evaluate-card[aria-checked="true"]')).to_have_count(3)
+    page.locator("#evaluate-score").click()
+    page.locator("#evaluate-cancel").click()
+    expect(page.locator("#evaluate-status")).to_contain_text("Stopped", timeout=PATIENCE)
+    expect(page.locator('.evaluate-card[aria-checked="true"]')).to_have_count(3)
+    expect(page.locator("#evaluate-cancel")).to_be_hidden()
+
+
+def test_metrics_without_weights_say_what_they_need(page: Page) -> None:
+    absent = page.locator("#evaluate-explained details").nth(1)
+    absent.locator("summary").click()
+    expect(absent).to_contain_text("needs CLIP ViT-B/32, not measured")
+    assert page.locator("#evaluate-metrics label").filter(has_text=re.compile("^AC$")).count() == 0
+
+
+@pytest.mark.parametrize("width", [390, 1366])
+def test_nothing_overflows_in_either_language(browser: Browser, server: str, width: int) -> None:
+    for path in ("", "zh"):
+        page = open_tab(browser, server + path, width=width)
+        page.locator(".evaluate-card").first.click()
+        score(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.context.close()

@@ -1,0 +1,348 @@
+"""A rater's whole visit in a real browser, on a real store."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from tiny_study import SECRET, make_study, served
+
+from motion_app.study.ledger import answer_rows, unblind
+from motion_app.study.pages.app import build_site
+from motion_app.study.store import StudyStore
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+CHROMIUM_FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+PATIENCE = 60_000  # ms; on a free machine everything here takes a few seconds
+DESKTOP = {"width": 1366, "height": 768}
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StudyStore:
+    return make_study(tmp_path / "study")
+
+
+@pytest.fixture
+def address(store: StudyStore) -> Iterator[str]:
+    with served(build_site(store, admin_secret=SECRET)) as url:
+        yield url
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    opened = browser.new_context(viewport=DESKTOP, locale="en-GB")
+    opened.set_default_timeout(PATIENCE)
+    yield opened
+    opened.close()
+
+
+def visit(context: BrowserContext, address: str, token: str) -> Page:
+    page = context.new_page()
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.goto(f"{address}/r/{token}")
+    return page
+
+
+def begin(page: Page) -> None:
+    page.locator("#agree").check()
+    page.locator("#begin").click()
+    page.locator("#start-practice").click()
+    expect(page.locator("#place")).to_have_text("Practice 1 of 2")
+
+
+def watch(page: Page) -> None:
+    expect(page.locator("#panel:not(.locked)")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".tile.watched")).to_have_count(page.locator(".tile").count())
+
+
+def answer(page: Page, place: int) -> None:
+    for row in page.locator(".choices").all():
+        row.locator(f"input[value='{place}']").check(force=True)
+
+
+def practise(page: Page, store: StudyStore, token: str) -> None:
+    """Both practice items, right at once, and on to the first item of the study."""
+    rater = store.links.rater(token)
+    right = {item.candidates[item.answer] for item in store.items.values() if item.answer}
+    for number in (0, 1):
+        expect(page.locator("#place")).to_have_text(f"Practice {number + 1} of 2")
+        watch(page)
+        shown = store.trial(rater, number).candidates
+        answer(page, next(k for k, name in enumerate(shown, start=1) if name in right))
+        page.locator("#next").click()
+        expect(page.locator("fieldset.right")).to_have_count(4)
+        expect(page.locator("#next")).to_have_text("Continue")
+        page.locator("#next").click()
+    page.locator("#start-study").click()
+    expect(page.locator("#place")).to_have_text("Item 1 of 2")
+
+
+def test_a_whole_visit_ends_with_a_completion_code(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    token = store.hand_out(1)[0]
+    page = visit(context, address, token)
+    expect(page.locator("#begin")).to_be_disabled()
+    begin(page)
+    practise(page, store, token)
+    for number in (1, 2):
+        expect(page.locator("#place")).to_have_text(f"Item {number} of 2")
+        expect(page.locator("#next")).to_be_disabled()
+        watch(page)
+        answer(page, number)
+        page.locator("#next").click()
+    code = page.locator("#code")
+    expect(code).to_have_text(store.links.completion_code(store.links.rater(token)))
+    expect(page.locator("#return")).to_be_hidden()  # nobody's recruit
+    unblind(store)
+    main = [row for row in answer_rows(store) if row.role == "main"]
+    assert [row.place for row in main] == [1] * 4 + [2] * 4
+    assert min(row.coverage for row in main) >= 0.95
+    assert len({row.sequence for row in main}) == len(main)  # the browser counts its answers
+    assert page.faults == []
+
+
+def test_questions_stay_shut_until_every_candidate_was_watched(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    page = visit(context, address, store.hand_out(1)[0])
+    begin(page)
+    expect(page.locator("#stage:not(.busy)")).to_be_visible()
+    page.keyboard.press("Space")  # pause
+    expect(page.locator("#play.playing")).to_have_count(0)
+    for _ in range(6):  # seeking over the clip is not watching it
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(1500)
+    expect(page.locator("#panel.locked")).to_be_visible()
+    expect(page.locator("#questions")).to_have_js_property("inert", True)
+    page.keyboard.press("Space")
+    watch(page)
+
+
+def test_practice_tells_what_was_right_and_lets_one_correct_it(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    token = store.hand_out(1)[0]
+    page = visit(context, address, token)
+    begin(page)
+    watch(page)
+    item = next(item for item in store.items.values() if item.kind == "practice")
+    shown = store.trial(store.links.rater(token), 0).candidates
+    right = shown.index(item.candidates[item.answer]) + 1
+    answer(page, right % 3 + 1)
+    page.locator("#next").click()
+    expect(page.locator(".wrong .note").first).to_have_text(
+        f"Look again: here it is candidate {right}."
+    )
+    expect(page.locator("#next")).to_have_text("Check my answers")
+    answer(page, right)
+    page.locator("#next").click()
+    expect(page.locator("fieldset.right")).to_have_count(4)
+    expect(page.locator("#next")).to_have_text("Continue")
+
+
+def test_the_keyboard_plays_seeks_enlarges_and_answers(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    page = visit(context, address, store.hand_out(1)[0])
+    begin(page)
+    watch(page)
+    page.keyboard.press("Space")
+    expect(page.locator("#play.playing")).to_have_count(0)
+    page.keyboard.press("Home")
+    expect(page.locator("#clock")).to_have_text("0.0 / 2.0 s")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#clock")).to_have_text("0.5 / 2.0 s")
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator("#clock")).to_have_text(re.compile("0.6"))
+    times = page.locator(".tile video").evaluate_all("videos => videos.map((v) => v.currentTime)")
+    assert max(times) - min(times) < 0.01  # all show the same frame
+    page.keyboard.press("2")
+    expect(page.locator(".tile:visible")).to_have_count(1)
+    expect(page.locator(".tile.enlarged")).to_have_attribute("data-place", "2")
+    page.keyboard.press("Escape")
+    expect(page.locator(".tile:visible")).to_have_count(3)
+    page.keyboard.press("l")
+    expect(page.locator("#loop")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("q")
+    for _ in range(4):
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Tab")
+    checked = page.locator("#questions input:checked")
+    expect(checked).to_have_count(4)
+    assert checked.evaluate_all("inputs => inputs.map((input) => input.value)") == ["2"] * 4
+    expect(page.locator("#next")).to_be_enabled()
+
+
+def test_a_reload_comes_back_to_the_same_place_with_what_was_done(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    token = store.hand_out(1)[0]
+    page = visit(context, address, token)
+    begin(page)
+    practise(page, store, token)
+    watch(page)
+    page.locator("input[name='MF'][value='3']").check(force=True)
+    expect(page.locator("#saved")).to_have_attribute("data-state", "saved")
+    page.wait_for_timeout(1200)  # what was watched is noted once a second
+    page.reload()
+    expect(page.locator("#place")).to_have_text("Item 1 of 2")
+    expect(page.locator("input[name='MF'][value='3']")).to_be_checked()
+    expect(page.locator(".tile.watched")).to_have_count(3)
+    other = context.browser.new_context(viewport=DESKTOP)  # another device: the server knows
+    elsewhere = visit(other, address, token)
+    expect(elsewhere.locator("#place")).to_have_text("Item 1 of 2")
+    expect(elsewhere.locator("input[name='MF'][value='3']")).to_be_checked()
+    other.close()
+
+
+def test_one_may_go_back_and_change_an_answer(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    token = store.hand_out(1)[0]
+    page = visit(context, address, token)
+    begin(page)
+    practise(page, store, token)
+    expect(page.locator("#back")).to_be_disabled()  # the practice is over
+    watch(page)
+    answer(page, 1)
+    page.locator("#next").dblclick()
+    expect(page.locator("#place")).to_have_text("Item 2 of 2")
+    page.locator("#back").click()
+    expect(page.locator("#place")).to_have_text("Item 1 of 2")
+    watch(page)
+    page.locator("input[name='TC'][value='2']").check(force=True)
+    expect(page.locator("#saved")).to_have_attribute("data-state", "saved")
+    unblind(store)
+    changed = [row for row in answer_rows(store) if row.question == "TC" and row.role == "main"]
+    assert [(row.place, row.revisions) for row in changed] == [(2, 1)]
+
+
+def test_answers_given_offline_are_kept_shown_and_sent_later(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    token = store.hand_out(1)[0]
+    page = visit(context, address, token)
+    begin(page)
+    practise(page, store, token)
+    watch(page)
+    page.wait_for_timeout(1000)  # the next item is fetched meanwhile
+    context.set_offline(True)
+    answer(page, 2)
+    expect(page.locator("#saved")).to_have_text(re.compile("No connection. 4 kept here"))
+    page.locator("#next").click()
+    expect(page.locator("#place")).to_have_text("Item 2 of 2")
+    watch(page)  # it was fetched ahead of time
+    answer(page, 3)
+    expect(page.locator("#saved")).to_have_text(re.compile("8 kept here"))
+    context.set_offline(False)
+    expect(page.locator("#saved")).to_have_attribute("data-state", "saved", timeout=PATIENCE)
+    page.locator("#next").click()
+    expect(page.locator("#code")).not_to_be_empty()
+    unblind(store)
+    places = [row.place for row in answer_rows(store) if row.role == "main"]
+    assert places == [2] * 4 + [3] * 4
+
+
+def test_a_tab_closed_offline_loses_no_answer(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    token = store.hand_out(1)[0]
+    page = visit(context, address, token)
+    begin(page)
+    practise(page, store, token)
+    watch(page)
+    context.set_offline(True)
+    answer(page, 2)
+    expect(page.locator("#saved")).to_have_text(re.compile("4 kept here"))
+    page.close()
+    context.set_offline(False)
+    again = visit(context, address, token)
+    expect(again.locator("#place")).to_have_text("Item 2 of 2")
+
+
+def test_a_recruit_comes_by_ids_and_goes_back_with_the_code(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    store = make_study(tmp_path / "short", items=1, practice=0)
+    with served(build_site(store, admin_secret=SECRET)) as address:
+        link = f"{store.links.open_token()}?PROLIFIC_PID=p1&STUDY_ID=s&SESSION_ID=x"
+        page = visit(context, address, link)
+        expect(page.locator("#agree")).to_be_visible()
+        assert "p1" not in page.url and "/r/" in page.url
+        page.locator("#agree").check()
+        page.locator("#begin").click()
+        page.locator("#start-practice").click()
+        watch(page)
+        answer(page, 1)
+        page.locator("#next").click()
+        expect(page.locator("#code")).not_to_be_empty()
+        code = page.locator("#code").inner_text()
+        expect(page.locator("#return")).to_have_attribute("href", re.compile(f"cc={code}$"))
+
+
+def test_deleting_ones_data_ends_the_link(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    token = store.hand_out(1)[0]
+    page = visit(context, address, token)
+    begin(page)
+    page.locator("#open-delete").click()
+    page.locator("#delete button[value=yes]").click()
+    expect(page.locator("#deleted-heading")).to_be_visible()
+    assert page.evaluate("Object.keys(localStorage).filter((k) => k.startsWith('study/'))") == []
+    page.reload()
+    expect(page.locator("#problem-text")).to_contain_text("not known any more")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_overflows_and_everything_is_labelled(
+    browser: Browser, store: StudyStore, address: str, scheme: str
+) -> None:
+    context = browser.new_context(viewport=PHONE, color_scheme=scheme, locale="zh-CN")
+    page = visit(context, address, store.hand_out(1)[0])
+    expect(page.locator("#consent-heading")).to_have_text("开始之前")
+    page.locator("#agree").check()
+    page.locator("#begin").click()
+    page.locator("#start-practice").click()
+    watch(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    expect(page.locator("legend").first).to_contain_text("哪段视频")
+    unnamed = "els => els.filter((e) => !(e.ariaLabel || e.labels?.length || e.textContent.trim()))"
+    for kind in ("button:visible", "input", "video"):
+        named = page.locator(kind)
+        assert named.count() > 0
+        assert named.evaluate_all(f"{unnamed}.map((e) => e.outerHTML)") == []
+    assert page.locator("img:not([alt])").count() == 0
+    context.close()
+
+
+def test_on_a_laptop_all_videos_and_controls_fit_without_scrolling(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    page = visit(context, address, store.hand_out(1)[0])
+    begin(page)
+    watch(page)
+    bottoms = page.locator("video, #play, #next").evaluate_all(
+        "all => all.map((one) => one.getBoundingClientRect().bottom)"
+    )
+    assert max(bottoms) <= DESKTOP["height"]
+    assert page.evaluate("document.documentElement.scrollHeight") <= DESKTOP["height"]

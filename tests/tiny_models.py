@@ -1,0 +1,82 @@
+"""A CogVideoX image-to-video checkpoint with random weights, small enough for laws."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXDPMScheduler,
+    CogVideoXImageToVideoPipeline,
+    CogVideoXTransformer3DModel,
+)
+from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+WORDS = "a the red blue robot fox cat is moving jumping spinning walks and left right up then"
+
+
+def tiny_tokenizer() -> T5TokenizerFast:
+    """Words as pieces, letters for all other words; offsets and round trip as in the real one."""
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,'!?-"
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    vocab += [("▁" + word, -3.0) for word in [*WORDS.split(), "A", "The"]]
+    vocab += [(letter, -8.0) for letter in letters]
+    return T5TokenizerFast(vocab=vocab, extra_ids=0)
+
+
+def tiny_pipeline(**transformer_options) -> CogVideoXImageToVideoPipeline:
+    """Two layers of width 32, rotary and learned positions as in 5B-I2V, 13 frames of 48×32 pixels
+    as 7 latent frames of 8×12 tokens, 24 text tokens."""
+    torch.manual_seed(0)
+    sizes = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "in_channels": 8,
+        "out_channels": 4,
+        "time_embed_dim": 16,
+        "text_embed_dim": 32,
+        "num_layers": 2,
+        "sample_width": 24,
+        "sample_height": 16,
+        "sample_frames": 13,
+        "patch_size": 2,
+        "temporal_compression_ratio": 2,
+        "max_text_seq_length": 24,
+        "spatial_interpolation_scale": 1.0,
+        "use_rotary_positional_embeddings": True,
+        "use_learned_positional_embeddings": True,
+    }
+    transformer = CogVideoXTransformer3DModel(**{**sizes, **transformer_options})
+    vae = AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 2,
+        up_block_types=("CogVideoXUpBlock3D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        temporal_compression_ratio=2,
+        sample_height=32,
+        sample_width=48,
+    )
+    text_encoder = T5EncoderModel(
+        T5Config(
+            vocab_size=128, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0
+        )
+    )
+    scheduler = CogVideoXDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        snr_shift_scale=1.0,
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+    return CogVideoXImageToVideoPipeline(
+        tokenizer=tiny_tokenizer(),
+        text_encoder=text_encoder.eval(),
+        vae=vae.eval(),
+        transformer=transformer.eval(),
+        scheduler=scheduler,
+    )

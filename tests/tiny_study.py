@@ -1,0 +1,100 @@
+"""A study small enough for laws: clips of 2 s in 96×64, drawn here, in a real store."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import uvicorn
+
+from motion_app.study.links import new_id
+from motion_app.study.plan import StudyConfig, StudyItem
+from motion_app.study.records import VideoFormat
+from motion_app.study.store import StudyStore
+from motion_app.video import write_video
+
+METHODS = ("FlexiMMT", "Go-with-the-Flow", "I2VEdit")
+VIDEO = VideoFormat(width=96, height=64, fps=8, frames=16)
+SECRET = "the secret of the tests"
+
+
+def make_study(
+    folder: Path,
+    *,
+    methods: tuple[str, ...] = METHODS,
+    items: int = 2,
+    practice: int = 2,
+    gold: int = 0,
+    names: Mapping[int, str] | None = None,
+    **options: object,
+) -> StudyStore:
+    """A study whose items are named ``scene 0`` … or as ``names`` says by place."""
+    kinds = ["practice"] * practice + ["gold"] * gold + ["main"] * items
+    (folder / "media").mkdir(parents=True)
+    made = [
+        StudyItem(
+            id=new_id(),
+            name=(names or {}).get(place, f"scene {place}"),
+            kind=kind,
+            caption=f"A ball rolls to the left in scene {place}.",
+            first_frame=_picture(folder / "media", place),
+            references=(_clip(folder / "media", 90 + place),),
+            candidates={m: _clip(folder / "media", 10 * place + k) for k, m in enumerate(methods)},
+            answer=None if kind == "main" else methods[0],
+        )
+        for place, kind in enumerate(kinds)
+    ]
+    settings = {"title": "Rolling balls", "raters": 3, "repeat_share": 0.0, **options}
+    config = StudyConfig.build(methods=methods, **settings)
+    return StudyStore.create(folder, config, made, video=VIDEO)
+
+
+@contextmanager
+def served(app: object, **options: object) -> Iterator[str]:
+    """``app`` on a port of its own; its address without a slash at the end."""
+    config = uvicorn.Config(app, port=0, log_level="warning", server_header=False, **options)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+def _frame(seed: int, time: int) -> np.ndarray:
+    frame = np.full((VIDEO.height, VIDEO.width, 3), (40 * seed % 200, 120, 160), np.uint8)
+    cv2.circle(frame, (80 - 4 * time, 20 + seed % 30), 9, (250, 220, 60), -1)
+    return frame
+
+
+@cache
+def _clip_bytes(seed: int) -> bytes:
+    frames = np.stack([_frame(seed, time) for time in range(VIDEO.frames)])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(path, frames, VIDEO.fps)
+        return path.read_bytes()
+
+
+def _clip(media: Path, seed: int) -> str:
+    name = new_id() + ".mp4"
+    (media / name).write_bytes(_clip_bytes(seed))
+    return name
+
+
+def _picture(media: Path, seed: int) -> str:
+    name = new_id() + ".png"
+    cv2.imwrite(str(media / name), _frame(seed, 0)[..., ::-1])
+    return name
