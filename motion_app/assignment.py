@@ -25,17 +25,23 @@ from motion_app.settings import DEFAULT_LIMITS, Limits
 __all__ = [
     "ABLATIONS",
     "METHODS",
+    "PACK_ABLATIONS",
     "ObjectEntry",
     "RequestFile",
     "build_request",
+    "check_method",
     "check_request",
     "find_phrases",
     "parse_request",
     "request_to_json",
 ]
 
-METHODS = ("fleximmt", "concat", "none")
+METHODS = ("fleximmt", "concat", "none", "synmotion", "both", "lora-average")
+# What a method needs of every motion: motion tokens, what SynMotion learned, or both.
+TOKEN_METHODS = ("fleximmt", "concat", "both")
+PACK_METHODS = ("synmotion", "both", "lora-average")
 ABLATIONS = ("m2v", "m2m", "t2v", "t2t", "t2m", "m2x", "t2x", "infer_mask", "rmpm")
+PACK_ABLATIONS = ("mot", "sub", "refiner", "lora")  # parts of what SynMotion learned
 SCOPES = ("released", "paper")
 MAX_STRENGTH = 4.0  # a factor on the softmax weight; beyond it a motion drowns the picture
 
@@ -84,7 +90,7 @@ class RequestFile(_Entry):
     @field_validator("without")
     @classmethod
     def _known_ablations(cls, without: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_one_of(name, ABLATIONS) for name in without)
+        return tuple(_one_of(name, (*ABLATIONS, *PACK_ABLATIONS)) for name in without)
 
 
 def _one_of(value: str, known: Sequence[str]) -> str:
@@ -177,6 +183,7 @@ def build_request(
         scope=request_file.scope,
     )
     check_request(request, geometry=geometry, limits=limits)
+    check_method(request, library=library)
     return request
 
 
@@ -247,6 +254,54 @@ def check_request(
     if not request.full_prompt().strip() and request.objects:
         raise RequestError("the prompt is empty; say in words what the objects do")
     phrase_spans(request.full_prompt(), request.objects)
+
+
+def check_method(request: GenerationRequest, *, library: Library | None = None) -> None:
+    """RequestError for a method or an ablation that is unknown or does not fit the other, and for
+    a motion that lacks what the method needs; ``library``: whose motions that have it are named."""
+    method = request.method
+    if method not in METHODS:
+        raise RequestError(f'unknown method "{method}"; choose one of {", ".join(METHODS)}')
+    allowed = _ablations_of(method)
+    unknown = sorted(request.without - {*ABLATIONS, *PACK_ABLATIONS})
+    if unknown:
+        raise RequestError(
+            f'unknown ablation "{unknown[0]}"; choose from '
+            + ", ".join((*ABLATIONS, *PACK_ABLATIONS))
+        )
+    wrong = sorted(request.without - allowed)
+    if wrong:
+        takes = f"it takes {', '.join(sorted(allowed))}" if allowed else "it takes none"
+        raise RequestError(
+            f'the ablation "{wrong[0]}" is none of the method "{method}", {takes}; leave one of '
+            "them out"
+        )
+    motions = [] if library is None else library.list()
+    for number, item in enumerate(request.objects, start=1):
+        motion = item.motion
+        if motion is None:
+            continue
+        for needs, has, what in (
+            (TOKEN_METHODS, "has_tokens", "motion tokens"),
+            (PACK_METHODS, "has_pack", "embeddings and an adapter learned by SynMotion"),
+        ):
+            if method in needs and not getattr(motion, has):
+                able = [m.name for m in motions if getattr(m, has) and m.base == motion.base]
+                offer = f"these have them: {', '.join(able)}" if able else "no motion here has them"
+                raise RequestError(
+                    f'the method "{method}" needs {what}, which the motion "{motion.name}" of '
+                    f'object {number} lacks (it was learned by "{motion.method}"); {offer}'
+                )
+
+
+def _ablations_of(method: str) -> frozenset[str]:
+    """The names that ``without`` may hold."""
+    return {
+        "fleximmt": frozenset(ABLATIONS),
+        "both": frozenset({*ABLATIONS, *PACK_ABLATIONS}),
+        "synmotion": frozenset({"t2v", "t2t", "t2x", "infer_mask", "rmpm", *PACK_ABLATIONS}),
+        "lora-average": frozenset(PACK_ABLATIONS),
+    }.get(method, frozenset())
 
 
 def _check_count(count: int, limits: Limits) -> None:

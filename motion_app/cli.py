@@ -243,6 +243,13 @@ def _add_evaluation(actions: Any) -> None:
     scored = parser.add_subparsers(dest="action", required=True, parser_class=_Parser)
     video = _command(scored, "video", evaluation_commands.evaluate_video, "score one video")
     evaluation_commands.add_arguments(video)
+    benchmark = _command(
+        scored,
+        "benchmark",
+        evaluation_commands.evaluate_benchmark,
+        "compare methods and ablations on scenes with ground truth",
+    )
+    evaluation_commands.add_benchmark_arguments(benchmark)
 
 
 def _add_study(actions: Any) -> None:

@@ -220,9 +220,9 @@ class GenerationDefaults:
 
     The values here are the method's (FlexiMMT's released settings for CogVideoX-5B-I2V) and hold
     where the file or a key is missing. ``height``, ``width``, ``frames`` None take the
-    transformer's config. ``rmpm`` and ``motion_training`` hold keyword arguments for the
-    configuration dataclasses of the propagation and of the motion training, which reject unknown
-    names. ``segmenter`` is a folder inside the checkpoint, a path or a hub id of a SAM-2 model.
+    transformer's config. ``rmpm``, ``motion_training`` and ``synmotion_training`` hold keyword
+    arguments for the configuration dataclasses of the propagation and of the two ways to learn a
+    motion, which reject unknown names. ``segmenter`` is a folder inside the checkpoint, a path or a hub id of a SAM-2 model.
     """
 
     name: str = ""
@@ -236,7 +236,12 @@ class GenerationDefaults:
     export: ExportSize | None = None
     rmpm: Mapping[str, Any] = field(default_factory=dict)
     motion_training: Mapping[str, Any] = field(default_factory=dict)
+    synmotion_training: Mapping[str, Any] = field(default_factory=dict)
     segmenter: str | None = None
+
+    def training_of(self, method: str) -> Mapping[str, Any]:
+        """The checkpoint's own settings of learning a motion by ``method``."""
+        return self.synmotion_training if method == "synmotion" else self.motion_training
 
     @classmethod
     def read(cls, folder: Path | str) -> GenerationDefaults:

@@ -112,10 +112,10 @@ def test_the_videos_score_comes_with_its_stand_ins_named(
 ) -> None:
     made = client.predict(request_json, api_name="/generate")
     scores = client.predict(
-        handle_file(made["video"]), None, None, ["flickering"], api_name="/evaluate"
+        handle_file(made["video"]), None, None, ["temporal_flickering"], api_name="/evaluate"
     )
     (row,) = scores["rows"]
-    assert row["weights"] == "none" and 0.5 < row["value"] <= 1
+    assert row["weights"] == "none" and 0.5 < row["value"] <= 1, row
 
 
 def test_quotas_are_told_in_words(app: RunningApp, request_json: dict[str, Any]) -> None:

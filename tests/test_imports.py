@@ -47,11 +47,22 @@ ALLOWED: dict[str, set[str]] = {
     "engine.propagation": REQUESTS | {"engine.layout"},
     "engine": REQUESTS | ENGINE,
     "training": REQUESTS | ENGINE | {"training"},
-    "evaluation.ablation": REQUESTS | ENGINE | {"evaluation", "training", "pocket"},
+    # The pocket's subject prior videos are drawn by its world, which needs neither torch nor model.
+    "training.spv": REQUESTS | ENGINE | {"training", "pocket.world", "pocket.motions"},
     "evaluation.benchmark": REQUESTS | ENGINE | {"evaluation", "training", "pocket"},
     "evaluation.showcase": REQUESTS | ENGINE | {"evaluation", "pocket"},
     "evaluation.figures": REQUESTS | ENGINE | {"evaluation", "training", "pocket", "segmentation"},
     "evaluation.commands": REQUESTS | {"evaluation", "results", "segmentation"},
+    **{
+        f"evaluation.{name}": REQUESTS
+        | ENGINE
+        | {"evaluation", "training", "pocket", "segmentation", "results"}
+        for name in (
+            *("cases", "strata", "suites", "case_scores", "propagation_study", "tasks"),
+            *("ablation", "campaign", "external", "result_store", "benchmark_report"),
+            *("benchmark_command",),
+        )
+    },
     "evaluation": REQUESTS | {"evaluation"},
     "pocket": REQUESTS | ENGINE | {"training", "segmentation", "pocket"},
     "jobs": REQUESTS | ENGINE | {"segmentation", "training", "evaluation", "results", "jobs"},
@@ -74,6 +85,7 @@ WITHOUT_TORCH = {
     "training.inputs",
     "training.mover",
     "training.selection",
+    "training.synmotion_config",
     "phrases",
     "assignment",
     "results",

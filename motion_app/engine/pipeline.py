@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,16 @@ from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from motion_app.assignment import METHODS, check_request, find_phrases, request_to_json
+from motion_app.assignment import (
+    ABLATIONS,
+    PACK_METHODS,
+    TOKEN_METHODS,
+    check_method,
+    check_request,
+    find_phrases,
+    request_to_json,
+)
+from motion_app.engine.adapters import GatedAdapters, adapted
 from motion_app.engine.attention import KeyValues, check_ablations
 from motion_app.engine.checkpoint import (
     checkpoint_folder,
@@ -30,14 +39,17 @@ from motion_app.engine.checkpoint import (
     one_line,
 )
 from motion_app.engine.decoding import LatentDecoder
-from motion_app.engine.layout import SequenceLayout
+from motion_app.engine.layout import SequenceLayout, Span
 from motion_app.engine.memory import DeviceProfile
+from motion_app.engine.motion_pack import MotionPack
 from motion_app.engine.motion_tokens import MotionTokens
 from motion_app.engine.propagation import MaskTrack, PropagationConfig
-from motion_app.engine.steering import GenerationSteering, steered
+from motion_app.engine.steering import AdapterSteering, GenerationSteering, steered
+from motion_app.engine.synmotion import check_words
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry, mask_to_grid
 from motion_app.library import file_digest
+from motion_app.phrases import Clause, find_clauses
 from motion_app.scene import GeneratedVideo, GenerationRequest, SceneObject, StepReport
 from motion_app.settings import Limits
 
@@ -134,11 +146,8 @@ class MotionEngine:
             request = self._resolve(request)
             scene = self._prepare(request)
             run = _Run(self, request, scene, on_step)
-            installed = nullcontext()
-            if scene.steering is not None:
-                installed = steered(self.pipe.transformer, scene.steering)
-            with installed, run.watching():
-                latents = self._denoise(request, run)
+            with scene.installed(self.pipe.transformer), run.watching():
+                latents = self._denoise(request, scene, run)
             if run.cancelled:
                 raise GenerationCancelled(
                     f"stopped after step {run.step} of {request.steps}, as asked"
@@ -162,16 +171,8 @@ class MotionEngine:
         # How many objects a page may ask for is the deployment's affair, not the engine's.
         limits = Limits(objects=max(1, len(request.objects)))
         check_request(request, geometry=self.geometry, limits=limits)
-        check_ablations(request.without, request.scope)
-        if request.without and request.method != "fleximmt":
-            raise RequestError(
-                f'ablations ({", ".join(sorted(request.without))}) are for the method "fleximmt", '
-                f'the request has "{request.method}"; leave one of them out'
-            )
-        if request.method not in METHODS:
-            raise RequestError(
-                f'unknown method "{request.method}"; choose one of {", ".join(METHODS)}'
-            )
+        check_method(request)
+        check_ablations(request.without & set(ABLATIONS), request.scope)
         if not 0 <= request.seed < 2**63:
             raise RequestError(f"the seed is {request.seed}; it must lie between 0 and 2^63 - 1")
         steps = self.defaults.steps if request.steps is None else request.steps
@@ -191,37 +192,65 @@ class MotionEngine:
         # Also where nothing is steered: the stock pipeline cuts a long prompt off in silence.
         spans = find_phrases(request.full_prompt(), objects, self.pipe.tokenizer, g.text_tokens)
         if request.method == "none" or all(item.motion is None for item in objects):
-            return _Scene(track, None, ())
-        motions, digests = self._load_motions(objects)
+            return _Scene(track)
+        motions = self._load_motions(objects, request.method)
+        packs = self._load_packs(objects, request.method)
+        adapters = self._adapters(request, packs, track)
+        steering = None
+        if request.method in TOKEN_METHODS or not _everywhere(request):
+            steering = self._steering(request, track, spans, motions, packs, adapters)
+        return _Scene(
+            track,
+            steering,
+            tuple("" if item.motion is None else file_digest(item.motion.path) for item in objects),
+            adapters,
+            self._text(request, packs),
+        )
+
+    def _steering(
+        self,
+        request: GenerationRequest,
+        track: MaskTrack,
+        spans: Sequence[Span | None],
+        motions: Sequence[MotionTokens | None],
+        packs: Sequence[MotionPack | None],
+        adapters: AdapterSteering | None,
+    ) -> GenerationSteering:
+        """MDMA for every object with a motion, whether it has motion tokens or not."""
+        g, objects = self.geometry, request.objects
         layout = SequenceLayout(
             text=g.text_tokens,
             phrases=spans,
             motion=[0 if motion is None else motion.tokens for motion in motions],
             grid=g.grid,
+            members=[k for k, item in enumerate(objects) if item.motion is not None],
         )
         without = {"infer_mask"} if request.method == "concat" else set(request.without)
+        without &= set(ABLATIONS)
         strengths = [item.strength for item in objects]
         halves = [strengths]
         if request.guidance > 1:  # the stock pipeline then runs an unconditional half first
             unconditional = [0.0] * len(objects)
             halves.insert(0, strengths if self.defaults.motion_in_unconditional else unconditional)
         propagates = without.isdisjoint({"infer_mask", "rmpm"})
-        steering = GenerationSteering(
+        return GenerationSteering(
             layout,
             track.masks,
-            self._key_values(motions),
+            self._key_values(motions, packs if "lora" not in request.without else (), strengths),
             halves=halves,
             scope=request.scope,
             without=without,
             feature_layers=self.propagation.feature_layers(g.layers) if propagates else 0,
             nouns=self._nouns(request) if "rmpm" in without else None,
+            adapters=adapters,
         )
-        return _Scene(track, steering, digests)
 
     def _load_motions(
-        self, objects: Sequence[SceneObject]
-    ) -> tuple[list[MotionTokens | None], tuple[str, ...]]:
-        """Each object's motion (None without one) and the files' sha256, "" without one."""
+        self, objects: Sequence[SceneObject], method: str
+    ) -> list[MotionTokens | None]:
+        """Each object's motion tokens; None without a motion, or where the method uses none."""
+        if method not in TOKEN_METHODS:
+            return [None] * len(objects)
         paths = {item.motion.path for item in objects if item.motion is not None}
         g = self.geometry
         loaded = {
@@ -230,22 +259,114 @@ class MotionEngine:
             )
             for path in paths
         }
-        digests = {path: file_digest(path) for path in paths}
-        chosen = [None if item.motion is None else item.motion.path for item in objects]
-        return (
-            [None if path is None else loaded[path] for path in chosen],
-            tuple("" if path is None else digests[path] for path in chosen),
-        )
+        return [None if item.motion is None else loaded[item.motion.path] for item in objects]
 
-    def _key_values(self, motions: Sequence[MotionTokens | None]) -> list[KeyValues]:
-        """Per layer the keys and values of all objects' motions, (1, heads, ΣM, d) each."""
-        transformer = self.pipe.transformer
-        projected = {
-            id(motion): motion.to(transformer.device).key_values(transformer)
-            for motion in motions
-            if motion is not None
+    def _load_packs(self, objects: Sequence[SceneObject], method: str) -> list[MotionPack | None]:
+        """What SynMotion learned of each object's motion; None as in ``_load_motions``."""
+        if method not in PACK_METHODS:
+            return [None] * len(objects)
+        loaded = {
+            path: MotionPack.load(
+                path,
+                transformer=self.pipe.transformer,
+                text_width=self.pipe.transformer.config.text_embed_dim,
+                base=self.fingerprint,
+            ).to(self.profile.device)
+            for path in {item.motion.path for item in objects if item.motion is not None}
         }
-        per_object = [projected[id(motion)] for motion in motions if motion is not None]
+        return [None if item.motion is None else loaded[item.motion.path] for item in objects]
+
+    def _clauses(
+        self, request: GenerationRequest, packs: Sequence[MotionPack | None]
+    ) -> list[Clause | None]:
+        """Each object's words; RequestError for other motion words than a pack was learned with."""
+        clauses = find_clauses(
+            request.full_prompt(), request.objects, self.pipe.tokenizer, self.geometry.text_tokens
+        )
+        for item, pack, clause in zip(request.objects, packs, clauses, strict=True):
+            if pack is not None:
+                motion = item.motion
+                check_words(pack.pieces, clause.pieces, name=motion.name, phrase=motion.phrase)
+        return clauses
+
+    def _text(
+        self, request: GenerationRequest, packs: Sequence[MotionPack | None]
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """The prompt's states with every clause enriched and those of the empty one (None where no
+        unconditional half runs), (1, L, text width) each; None where no pack is used."""
+        if all(pack is None for pack in packs):
+            return None
+        prompt, empty = self.pipe.encode_prompt(
+            request.full_prompt(),
+            None,
+            do_classifier_free_guidance=request.guidance > 1,
+            max_sequence_length=self.geometry.text_tokens,
+            device=self.profile.device,
+        )
+        states = prompt[0]  # (L, text width)
+        clauses = self._clauses(request, packs)
+        for item, pack, clause in zip(request.objects, packs, clauses, strict=True):
+            if pack is not None:
+                states = pack.branch(
+                    states, clause, strength=item.strength, without=request.without
+                )
+        return states[None], empty
+
+    def _adapters(
+        self, request: GenerationRequest, packs: Sequence[MotionPack | None], track: MaskTrack
+    ) -> AdapterSteering | None:
+        """The objects' adapters, gated by the masks of step 0; None where there are none."""
+        clauses = self._clauses(request, packs) if any(packs) else []
+        acting = [
+            k
+            for k, pack in enumerate(packs)
+            if pack is not None and pack.adapter is not None and "lora" not in request.without
+        ]
+        if not acting:
+            return None
+        halves = [True]
+        if request.guidance > 1:
+            halves.insert(0, self.defaults.motion_in_unconditional)
+        adapters = AdapterSteering(
+            [packs[k].adapter for k in acting],
+            acting,
+            [clauses[k].spans for k in acting],
+            strengths=[request.objects[k].strength for k in acting],
+            halves=halves,
+            text=self.geometry.text_tokens,
+            everywhere=_everywhere(request),
+        )
+        adapters.set_masks(track.masks)
+        return adapters
+
+    def _key_values(
+        self,
+        motions: Sequence[MotionTokens | None],
+        packs: Sequence[MotionPack | None],
+        strengths: Sequence[float],
+    ) -> list[KeyValues]:
+        """Per layer the keys and values of all objects' motions, (1, heads, ΣM, d) each. An
+        object's own adapter acts on its motion tokens too."""
+        g, transformer = self.geometry, self.pipe.transformer
+        projected: dict[tuple[int, float], list[KeyValues]] = {}
+        chosen: list[tuple[int, float]] = []
+        for k, motion in enumerate(motions):
+            if motion is None:
+                continue
+            adapter = packs[k].adapter if packs and packs[k] is not None else None
+            key = (id(motion), 1.0 if adapter is None else strengths[k])
+            chosen.append(key)
+            if key in projected:
+                continue
+            motion = motion.to(transformer.device)
+            gates = torch.full((1, 1, motion.tokens), key[1], device=transformer.device)
+            adapters = GatedAdapters([] if adapter is None else [adapter], gates)
+            with adapted(transformer, adapters):
+                projected[key] = motion.key_values(transformer)
+        if not chosen:
+            nothing = torch.zeros(1, g.heads, 0, g.head_dim, device=self.profile.device)
+            return [(nothing, nothing)] * g.layers
+        per_object = [projected[key] for key in chosen]
         return [
             tuple(
                 torch.cat([pairs[layer][part] for pairs in per_object], dim=2).to(
@@ -270,12 +391,15 @@ class MotionEngine:
             request.full_prompt(), named, self.pipe.tokenizer, self.geometry.text_tokens
         )
 
-    def _denoise(self, request: GenerationRequest, run: _Run) -> Tensor:
+    def _denoise(self, request: GenerationRequest, scene: _Scene, run: _Run) -> Tensor:
         """The stock pipeline's own call; latents (1, F, C, H', W'), padding included."""
         g = self.geometry
+        words: dict[str, Any] = {"prompt": request.full_prompt()}
+        if scene.text is not None:
+            words = {"prompt_embeds": scene.text[0], "negative_prompt_embeds": scene.text[1]}
         return self.pipe(
             image=Image.fromarray(request.image),
-            prompt=request.full_prompt(),
+            **words,
             height=g.height,
             width=g.width,
             num_frames=g.frames,
@@ -330,12 +454,33 @@ class MotionEngine:
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """A request made ready: masks for step 0, the steering (None: the stock model), and the digests
-    of the motion files in the objects' order."""
+    """A request made ready: masks for step 0, the steering (None: stock attention), the digests of
+    the motion files in the objects' order, SynMotion's adapters and the text states (conditional,
+    unconditional); None where there are none."""
 
     track: MaskTrack
-    steering: GenerationSteering | None
-    motion_digests: tuple[str, ...]
+    steering: GenerationSteering | None = None
+    motion_digests: tuple[str, ...] = ()
+    adapters: AdapterSteering | None = None
+    text: tuple[Tensor, Tensor | None] | None = None
+
+    @contextmanager
+    def installed(self, transformer: nn.Module) -> Iterator[None]:
+        """What acts on the transformer during the generation; nothing for a stock one."""
+        with ExitStack() as acting:
+            if self.steering is not None:
+                acting.enter_context(steered(transformer, self.steering))
+            if self.adapters is not None:
+                acting.enter_context(adapted(transformer, self.adapters.bank))
+            yield
+
+
+def _everywhere(request: GenerationRequest) -> bool:
+    """Whether adapters act on all tokens: averaged, without masks, or for an object that is alone
+    in its request, as SynMotion itself has it."""
+    if request.method == "lora-average" or "infer_mask" in request.without:
+        return True
+    return request.method == "synmotion" and len(request.objects) == 1
 
 
 class _Run:

@@ -10,6 +10,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from motion_app.engine.adapters import Adapter, GatedAdapters, token_gates
 from motion_app.engine.attention import (
     AttentionPlan,
     KeyValues,
@@ -35,6 +36,40 @@ def steered(transformer: nn.Module, steering: Steering) -> Iterator[None]:
             attn.set_processor(processor)
 
 
+class AdapterSteering:
+    """SynMotion's adapters of one generation, which follow the masks.
+
+    ``adapters``: one for each of the ``objects`` (numbers in the request's order); ``words``: each
+    one's own text positions; ``strengths``: factors on them. ``halves``: for each share of the
+    batch whether they act there. ``everywhere``: they act on all tokens alike, masks or not.
+    """
+
+    def __init__(
+        self,
+        adapters: Sequence[Adapter],
+        objects: Sequence[int],
+        words: Sequence[Sequence[Span]],
+        *,
+        strengths: Sequence[float],
+        halves: Sequence[bool],
+        text: int,
+        everywhere: bool,
+    ) -> None:
+        self.bank = GatedAdapters(adapters)
+        self.objects, self.words = list(objects), words
+        self.strengths, self.halves = strengths, halves
+        self.text, self.everywhere = text, everywhere
+
+    def set_masks(self, object_masks: Tensor) -> None:
+        """Act inside ``object_masks`` (N, F, h, w) bool of all objects from the next forward on."""
+        gates = token_gates(
+            object_masks[self.objects], self.words, text=self.text, everywhere=self.everywhere
+        )  # (K, L + V)
+        gates = gates * torch.tensor(self.strengths).to(gates)[:, None]
+        acts = torch.tensor([float(half) for half in self.halves]).to(gates)
+        self.bank.gates = acts[:, None, None] * gates  # (shares, K, L + V)
+
+
 class GenerationSteering:
     """The one steering object of a generation.
 
@@ -43,6 +78,7 @@ class GenerationSteering:
     strengths use one plan. ``feature_layers``: how many of the first layers RMPM's features are
     averaged over.
     ``nouns``: give them to take DMEM's masks in every layer instead (ablation ``rmpm``).
+    ``adapters`` are told of every change of the masks.
     """
 
     def __init__(
@@ -56,8 +92,10 @@ class GenerationSteering:
         without: Collection[str] = (),
         feature_layers: int = 0,
         nouns: Sequence[Span | None] | None = None,
+        adapters: AdapterSteering | None = None,
     ) -> None:
         self.layout = layout
+        self.adapters = adapters
         self.scope, self.without = scope, tuple(without)
         self.halves = [tuple(half) for half in halves]
         self.feature_layers = feature_layers
@@ -77,6 +115,8 @@ class GenerationSteering:
         """Use ``object_masks`` (N, F, h, w) bool from the next forward on."""
         self.object_masks = object_masks
         self._plans = self._build(object_masks)
+        if self.adapters is not None:
+            self.adapters.set_masks(object_masks)
 
     def begin_step(self) -> None:
         """Forget the features of the step before."""
@@ -88,8 +128,12 @@ class GenerationSteering:
         return (self._features / self.feature_layers).view(*self.layout.grid, -1)  # (F, h, w, D)
 
     def layer_masks(self) -> Tensor:
-        """What most layers of this step took for the objects by DMEM, (N, F, h, w) bool."""
-        return torch.stack(self._noun_masks).float().mean(0) > 0.5
+        """What most layers of this step took for the objects by DMEM, (N, F, h, w) bool. Adapters,
+        which act before a layer's own masks are known, follow these."""
+        masks = torch.stack(self._noun_masks).float().mean(0) > 0.5
+        if self.adapters is not None:
+            self.adapters.set_masks(masks)
+        return masks
 
     def key_values(self, layer: int, attn: Attention) -> KeyValues:
         return self._key_values[layer]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from motion_app.assignment import parse_request
+from motion_app.assignment import METHODS, parse_request
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
 from motion_app.evaluation.features import Judges
@@ -119,3 +119,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="only the JSON, no table")
     parser.add_argument("--model", help="the model whose motions and segmenter are used")
     parser.add_argument("--device", help="for the judging networks (default: cpu)")
+
+
+def evaluate_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """Methods and ablations on scenes with ground truth. Standard error tells the progress."""
+    from motion_app.evaluation.benchmark_command import run_benchmark
+
+    return run_benchmark(options, settings)
+
+
+def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``evaluate benchmark``."""
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"), metavar="DIR")
+    parser.add_argument(
+        "--cases", default="1:20,2:40,3:20", help="objects:scenes (default: 1:20,2:40,3:20)"
+    )
+    parser.add_argument("--methods", help=f"default: {','.join(METHODS)}")
+    parser.add_argument(
+        "--without",
+        help='ablations of fleximmt, "" for none (default: m2x,t2x,m2v,t2m,infer_mask,rmpm)',
+    )
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--motions",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="one more folder of the library",
+    )
+    parser.add_argument(
+        "--unmasked",
+        type=Path,
+        metavar="DIR",
+        help="the same motions learned without masks, as concat learns them",
+    )
+    parser.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="another method's videos, one file for each case id",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="the authors' benchmark instead of drawn scenes"
+    )
+    parser.add_argument(
+        "--strata", default="bodies,limbs,movers", help="limits run apart, or none (default: all)"
+    )
+    parser.add_argument("--strata-cases", type=int, default=12, help="scenes of each limit")
+    parser.add_argument(
+        "--rmpm-cases", type=int, default=20, help="scenes on which RMPM's rules are compared"
+    )
+    parser.add_argument("--steps", type=int, help="of denoising (default: the checkpoint's)")
+    parser.add_argument("--training-steps", type=int, help="of motions learned for a limit")
+    parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video model")
+    parser.add_argument("--device", help="cpu, cuda … (default: a GPU where there is one)")

@@ -89,12 +89,22 @@ class HttpClient:
         content = None
         if body is not None:
             content, headers["Content-Type"] = json.dumps(body), "application/json"
-        self._connection.request(method, f"{self._path}/{path}", content, headers)
-        response = self._connection.getresponse()
-        came = response.read()
-        if response.status != http.client.OK:
-            raise RequestError(f"the study answered {response.status} to {path}: {came[:300]!r}")
+        request = (method, f"{self._path}/{path}", content, headers)
+        try:
+            status, came = self._exchange(*request)
+        except ConnectionError:  # the server lets go of a connection that was idle for seconds
+            self._connection.close()
+            status, came = self._exchange(*request)
+        if status != http.client.OK:
+            raise RequestError(f"the study answered {status} to {path}: {came[:300]!r}")
         return came
+
+    def _exchange(
+        self, method: str, path: str, content: str | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        self._connection.request(method, path, content, headers)
+        response = self._connection.getresponse()
+        return response.status, response.read()
 
     def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         return json.loads(self._bytes(method, path, body))

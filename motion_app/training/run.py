@@ -117,7 +117,8 @@ class LearningRun(ABC):
 
     @abstractmethod
     def installed(self) -> AbstractContextManager:
-        """What must act on the transformer while ``advance`` is called."""
+        """What acts on the transformer in a step; whoever generates in between meets none of
+        it."""
 
     @abstractmethod
     def view_frames(self) -> np.ndarray:
@@ -131,9 +132,9 @@ class LearningRun(ABC):
     def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
         """Write what is learned so far as a motion file."""
 
-    def hold_still(self) -> None:
-        """After the gradients are there: drop those this step may not follow. Without gradient
-        (None, not zero) AdamW leaves a parameter alone, momentum and decay included."""
+    def held(self) -> Sequence[nn.Parameter]:
+        """What the step at hand may not move."""
+        return ()
 
     def save(self) -> None:
         """One file, replaced at once: a kill leaves the old or the new state, never half."""
@@ -171,9 +172,13 @@ class LearningRun(ABC):
         angle = math.pi * self.step / config.steps
         for group, highest in zip(self.optimiser.param_groups, self._highest, strict=True):
             group["lr"] = highest * 0.5 * (1 + math.cos(angle))
-        loss = self.loss()
-        loss.backward()
-        self.hold_still()
+        with self.installed():
+            loss = self.loss()
+            if loss.requires_grad:  # where no caption was spoken, embeddings take no part
+                loss.backward()
+        for parameter in self.held():
+            # None, not zero: else AdamW moves it on by momentum and decay.
+            parameter.grad = None
         size = nn.utils.clip_grad_norm_(self.learned.parameters(), config.clip_norm)
         if not (math.isfinite(float(loss.detach())) and math.isfinite(float(size))):
             self.optimiser.zero_grad(set_to_none=True)

@@ -1,4 +1,5 @@
-"""Learns the motion tokens of one motion from its reference clips (method.md, sections 4 and 5)."""
+"""Learns one motion from its reference clips: motion tokens (method.md, sections 4 and 5) or what
+SynMotion learns (synmotion.md)."""
 
 from __future__ import annotations
 
@@ -10,18 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.engine.steering import steered
 from motion_app.errors import GenerationCancelled, RequestError
 from motion_app.library import read_motion
 from motion_app.scene import Motion
-from motion_app.training.config import MASK_SOURCES, MotionTraining
+from motion_app.training.config import MASK_SOURCES, ClipTraining, MotionTraining
 from motion_app.training.mover import Segment, follow_mover
-from motion_app.training.run import TrainingRun, prepare_lesson
+from motion_app.training.run import LearningRun, TrainingRun, prepare_lesson
 from motion_app.training.selection import ClipSelection, SelectedClip, read_selection
+from motion_app.training.synmotion import SynMotionRun, prepare_synmotion
+from motion_app.training.synmotion_config import SynMotionTraining
 from motion_app.training.validation import (
     ValidationScene,
     ValidationVideo,
@@ -70,13 +71,14 @@ OnProgress = Callable[[TrainingReport], bool | None]
 
 def train_motion(
     clips: Sequence[Path | Clip | ClipSelection],
-    config: MotionTraining,
+    config: ClipTraining,
     *,
     engine: MotionEngine,
     out: Path,
     masks: Sequence[np.ndarray] | None = None,
     track: Sequence[Sequence[float]] | None = None,
     segment: Segment | None = None,
+    tokens: Path | None = None,
     validation: ValidationScene | None = None,
     on_progress: OnProgress | None = None,
 ) -> Motion:
@@ -85,8 +87,10 @@ def train_motion(
     ``clips`` are files, selections of files, or clips already at the model's frame rate; ``masks``
     their objects, (T', H0, W0) bool each, for ``mask="given"``; ``track`` the reference's true
     centroids where known. Where selections point at a mover, ``segment`` finds its masks and they
-    are what is "given". ``validation``: the picture of ``validate_every``, None for the first
-    clip's first frame in other colours.
+    are what is "given". ``config`` decides what is learned: MotionTraining motion tokens,
+    SynMotionTraining embeddings and an adapter, which look at the whole picture; ``tokens`` is a
+    motion file whose motion tokens are then kept beside them. ``validation``: the picture of
+    ``validate_every``, None for the first clip's first frame in other colours.
 
     ``on_progress`` returning False stops with GenerationCancelled and keeps the checkpoint ``out``
     + ".training", from which the next call with the same config continues: it ends with the same
@@ -99,16 +103,30 @@ def train_motion(
     read = [chosen.clip for chosen in selected]
     if any(chosen.mover is not None for chosen in selected):
         masks = mover_masks(selected, segment)
-        config = replace(config, mask="given")
-    if config.mask == "given" and masks is None:
-        raise RequestError('mask "given" needs the object masks of every clip')
-    lesson = prepare_lesson(read, config, engine, masks=masks)
-    run = TrainingRun(lesson, config, engine, out)
+        if isinstance(config, MotionTraining):
+            config = replace(config, mask="given")
+    if isinstance(config, SynMotionTraining):
+        lesson = prepare_synmotion(read, config, engine, tokens=tokens)
+        run: LearningRun = SynMotionRun(lesson, config, engine, out)
+        pointed = masks is not None
+    else:
+        run, pointed = _token_run(read, config, engine, out, masks), config.mask == "given"
     if config.validate_every is not None and validation is None:
-        first_mask = masks[0][0] if config.mask == "given" else None
-        validation = held_out_scene(read[0], engine, mask=first_mask)
+        validation = held_out_scene(read[0], engine, mask=masks[0][0] if pointed else None)
     _learn(run, validation, on_progress)
     return _finish(run, read[0], track)
+
+
+def _token_run(
+    clips: Sequence[Clip],
+    config: MotionTraining,
+    engine: MotionEngine,
+    out: Path,
+    masks: Sequence[np.ndarray] | None,
+) -> TrainingRun:
+    if config.mask == "given" and masks is None:
+        raise RequestError('mask "given" needs the object masks of every clip')
+    return TrainingRun(prepare_lesson(clips, config, engine, masks=masks), config, engine, out)
 
 
 def read_clips(clips: Sequence[Path | Clip | ClipSelection], *, fps: float) -> list[SelectedClip]:
@@ -140,49 +158,48 @@ def mover_masks(clips: Sequence[SelectedClip], segment: Segment | None) -> list[
     ]
 
 
-def _learn(run: TrainingRun, scene: ValidationScene | None, on_progress: OnProgress | None) -> None:
+def _learn(run: LearningRun, scene: ValidationScene | None, on_progress: OnProgress | None) -> None:
     """All steps from where ``run`` stands, with checkpoints and news."""
     config = run.config
     started, first = time.monotonic(), run.step
     validation: ValidationVideo | None = None
-    with steered(run.engine.pipe.transformer, run.steering):
-        while run.step < config.steps:
-            loss = run.advance()
-            if scene is not None and run.step % config.validate_every == 0:
-                validation = make_validation(
-                    run.tokens,
-                    scene,
-                    config,
-                    run.engine,
-                    step=run.step,
-                    file=run.file.with_suffix(".validation.safetensors"),
-                )
-            seconds = time.monotonic() - started
-            per_step = seconds / (run.step - first)
-            report = TrainingReport(
+    while run.step < config.steps:
+        loss = run.advance()
+        if scene is not None and run.step % config.validate_every == 0:
+            validation = make_validation(
+                run.save_motion,
+                scene,
+                config,
+                run.engine,
                 step=run.step,
-                steps=config.steps,
-                loss=loss,
-                seconds=seconds,
-                seconds_left=per_step * (config.steps - run.step),
-                learning_rate=run.optimiser.param_groups[0]["lr"],
-                step_seconds=per_step,
-                losses=tuple(run.losses),
-                view_frames=run.view_frames(),
-                view_mask=run.view_mask(),
-                validation=validation,
+                file=run.file.with_suffix(".validation.safetensors"),
             )
-            stop = on_progress is not None and on_progress(report) is False
-            if stop or run.step % config.checkpoint_every == 0:
-                run.save()
-            if stop:
-                raise GenerationCancelled(
-                    f"training stopped at step {run.step} of {config.steps}; start it again with "
-                    "the same settings to go on"
-                )
+        seconds = time.monotonic() - started
+        per_step = seconds / (run.step - first)
+        report = TrainingReport(
+            step=run.step,
+            steps=config.steps,
+            loss=loss,
+            seconds=seconds,
+            seconds_left=per_step * (config.steps - run.step),
+            learning_rate=run.optimiser.param_groups[0]["lr"],
+            step_seconds=per_step,
+            losses=tuple(run.losses),
+            view_frames=run.view_frames(),
+            view_mask=run.view_mask(),
+            validation=validation,
+        )
+        stop = on_progress is not None and on_progress(report) is False
+        if stop or run.step % config.checkpoint_every == 0:
+            run.save()
+        if stop:
+            raise GenerationCancelled(
+                f"training stopped at step {run.step} of {config.steps}; start it again with "
+                "the same settings to go on"
+            )
 
 
-def _finish(run: TrainingRun, clip: Clip, track: Sequence[Sequence[float]] | None) -> Motion:
+def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | None) -> Motion:
     """Writes the motion and its preview, then lets the checkpoint go."""
     config, out, engine = run.config, run.out, run.engine
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -201,6 +218,6 @@ def _finish(run: TrainingRun, clip: Clip, track: Sequence[Sequence[float]] | Non
         preview_sha256=hashlib.sha256(preview.read_bytes()).hexdigest(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    run.tokens.save(out, metadata, dtype=torch.float16)
+    run.save_motion(out, metadata)
     run.file.unlink(missing_ok=True)
     return read_motion(out)

@@ -225,7 +225,7 @@ class MotionsTab:
         listen(self.editor.remove, self.remove, inputs=[desk], outputs=clips)
         for field in (self.noun, self.phrase):
             listen(
-                field.input,
+                field.change,
                 lambda noun, phrase: caption_html(noun, phrase, self.texts),
                 inputs=[self.noun, self.phrase],
                 outputs=[self.caption],

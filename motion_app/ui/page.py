@@ -39,8 +39,8 @@ def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
         analytics_enabled=False,
         fill_width=True,
     ) as page:
+        register_api(host)  # first: gradio gives a name to who comes first
         LanguagePage(host, Texts(first), examples).wire(page)
-        register_api(host)
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
             LanguagePage(host, Texts(language), examples).wire(page)

@@ -12,7 +12,7 @@ from motion_app.media import upscale
 from motion_app.ui.drafts import SceneDraft
 from motion_app.ui.icons import icon
 from motion_app.ui.notices import Notice, object_grids
-from motion_app.ui.object_draft import ObjectDraft
+from motion_app.ui.object_draft import Candidates, ObjectDraft
 from motion_app.ui.overlay import (
     css_colour,
     display_size,
@@ -168,11 +168,11 @@ def _count(item: ObjectDraft) -> int:
 
 
 def _candidate_html(draft: SceneDraft, item: ObjectDraft, k: int, texts: Texts) -> str:
-    height, width = draft.frame_size
-    size = (CANDIDATE_WIDTH, round(height * CANDIDATE_WIDTH / width))
-    small = upscale(draft.fitted.image[None], *size)[0]
-    mask = enlarge_masks(item.candidates.mask(k)[None], *size)
-    drawn = draw_objects(small, mask, [item.slot], numbered=False)
+    top, bottom, left, right = _closeup(item.candidates)
+    size = (CANDIDATE_WIDTH, round((bottom - top) * CANDIDATE_WIDTH / (right - left)))
+    part = np.ascontiguousarray(draft.fitted.image[None, top:bottom, left:right])
+    mask = enlarge_masks(item.candidates.mask(k)[None, top:bottom, left:right], *size)
+    drawn = draw_objects(upscale(part, *size)[0], mask, [item.slot], numbered=False)
     score = round(100 * float(np.clip(item.candidates.scores[k], 0, 1)))
     chosen = k == item.candidates.chosen
     words = html.escape(texts("transfer.candidate", number=k + 1, score=score))
@@ -183,6 +183,22 @@ def _candidate_html(draft: SceneDraft, item: ObjectDraft, k: int, texts: Texts) 
         f'<img src="{picture_uri(drawn)}" alt=""><span>{score} %</span>'
         f'<kbd aria-hidden="true">{k + 1}</kbd></button>'
     )
+
+
+def _closeup(candidates: Candidates) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of the part of the frame that all candidates lie in, with a margin
+    and as wide for its height as the frame is."""
+    height, width = candidates.shape
+    covered = np.any([candidates.mask(k) for k in range(len(candidates.scores))], axis=0)
+    if not covered.any():
+        return 0, height, 0, width
+    rows, columns = np.nonzero(covered)
+    spans = (np.ptp(rows) + 1) / height, (np.ptp(columns) + 1) / width
+    share = min(1.0, 1.35 * max(spans))
+    tall, wide = max(2, round(share * height)), max(2, round(share * width))
+    top = round(np.clip((rows.min() + rows.max() + 1 - tall) / 2, 0, height - tall))
+    left = round(np.clip((columns.min() + columns.max() + 1 - wide) / 2, 0, width - wide))
+    return top, top + tall, left, left + wide
 
 
 def _buttons_html(draft: SceneDraft | None, history: History, grid: bool, texts: Texts) -> str:

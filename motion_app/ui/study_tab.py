@@ -135,7 +135,7 @@ class StudyTab:
     def __init__(self, host: ModelHost, texts: Texts) -> None:
         self.desk, self.texts = StudyDesk(host), texts
         gr.HTML(about_html(texts), apply_default_css=False)
-        with gr.Row():
+        with gr.Row(elem_id="study-tab"):
             with gr.Column(elem_classes="step"):
                 gr.Markdown(f"### {texts('study.make')}")
                 self.results = gr.CheckboxGroup(

@@ -1,0 +1,71 @@
+"""Other methods' videos, by folder: one file for each case, named by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from motion_app.errors import RequestError
+from motion_app.evaluation.cases import BenchmarkCase
+from motion_app.evaluation.result_store import write_json
+from motion_app.evaluation.sheets import png_bytes
+from motion_app.media import write_video
+from motion_app.results import make_folder, mask_png
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif")
+
+
+@dataclass(frozen=True)
+class ExternalMethod:
+    """``name`` in the tables; ``folder`` holds ``{case id}.mp4`` and so on."""
+
+    name: str
+    folder: Path
+
+    def find(self, case: str) -> Path | None:
+        """The file of a case, None where there is none."""
+        files = (self.folder / f"{case}{suffix}" for suffix in VIDEO_SUFFIXES)
+        return next((file for file in files if file.is_file()), None)
+
+
+def parse_external(text: str) -> ExternalMethod:
+    """``NAME=FOLDER``; RequestError where it is not that, or the folder is not there."""
+    name, sign, folder = text.partition("=")
+    if not (name.strip() and sign and folder):
+        raise RequestError(
+            f'"{text}" is not NAME=FOLDER; write for example --external AnyV2V=videos/anyv2v'
+        )
+    if not Path(folder).is_dir():
+        raise RequestError(f"the folder {folder} of {name.strip()} does not exist; check the path")
+    return ExternalMethod(name.strip(), Path(folder))
+
+
+def write_inputs(cases: Iterable[BenchmarkCase], folder: Path, *, fps: float) -> None:
+    """What another method needs to take part: of each case its picture, masks and words, and the
+    reference clips, once each. What is there already is left alone."""
+    for case in cases:
+        place = folder / case.id
+        if (place / "case.json").is_file():
+            continue
+        make_folder(place / "masks")
+        (place / "first_frame.png").write_bytes(png_bytes(case.image))
+        for k, thing in enumerate(case.objects):
+            (place / "masks" / f"{k}.png").write_bytes(mask_png(thing.mask))
+            _write_reference(thing.reference.frames, folder / _reference_name(thing.motion), fps)
+        facts = case.facts()
+        for entry, thing in zip(facts["objects"], case.objects, strict=True):
+            entry["reference"] = f"../{_reference_name(thing.motion)}"
+        write_json(place / "case.json", {**facts, "prompt": case.caption})
+
+
+def _reference_name(motion: str) -> str:
+    return f"references/{motion.replace(' ', '-')}.mp4"
+
+
+def _write_reference(frames: np.ndarray, path: Path, fps: float) -> None:
+    if not path.is_file():
+        make_folder(path.parent)
+        write_video(path, frames, fps)

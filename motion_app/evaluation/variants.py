@@ -1,0 +1,89 @@
+"""What is compared: a method, what it does without, and which files its motions come from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from motion_app.assignment import ABLATIONS, METHODS
+from motion_app.errors import RequestError
+from motion_app.evaluation.cases import BenchmarkCase
+from motion_app.scene import Motion
+
+# The ablations of the papers that can show: "m2m" opens nothing that acts.
+DEFAULT_WITHOUT = ("m2x", "t2x", "m2v", "t2m", "infer_mask", "rmpm")
+LIBRARY, UNMASKED = "library", "unmasked"  # the tokens' own name for where they come from
+UNMASKED_METHOD = "concat"  # learns, as it generates, without masks
+PAPER_NAMES = MappingProxyType(  # rows of the papers' tables that show the same
+    {
+        "fleximmt": "full",
+        "none": "CogVideoX-5B-I2V",
+        "concat": "FlexiAct",
+        "w/o m2x": "w/o M2X",
+        "w/o t2x": "w/o T2X",
+        "w/o m2v": "w/o M2V",
+        "w/o t2m": "w/o T2M",
+        "w/o infer_mask": "w/o infer mask",
+        "w/o rmpm": "w/o RMPM",
+        "w/o train mask": "w/o train mask",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table. ``tokens``: which set of motion files; ``rule``: RMPM's, "" for the
+    checkpoint's own."""
+
+    name: str
+    method: str = "fleximmt"
+    without: tuple[str, ...] = ()
+    tokens: str = LIBRARY
+    rule: str = ""
+
+
+FULL = Variant("fleximmt")
+
+# Which file each movement has, by (method, tokens).
+Roster = Mapping[tuple[str, str], Mapping[str, Motion]]
+
+
+def choose_variants(
+    methods: Sequence[str] = METHODS,
+    without: Sequence[str] = DEFAULT_WITHOUT,
+    *,
+    unmasked: bool = False,
+) -> tuple[Variant, ...]:
+    """The rows of the main table, full FlexiMMT first, as all others are compared with it.
+
+    ``unmasked``: there are motion files learned without masks; ``concat`` then takes those, and
+    "w/o train mask" joins. RequestError for an unknown method or ablation.
+    """
+    for names, known, what in ((methods, METHODS, "method"), (without, ABLATIONS, "ablation")):
+        for name in names:
+            if name not in known:
+                raise RequestError(f'unknown {what} "{name}"; choose from {", ".join(known)}')
+    variants = [FULL]
+    for method in dict.fromkeys(methods):
+        if method != FULL.method:
+            tokens = UNMASKED if unmasked and method == UNMASKED_METHOD else LIBRARY
+            variants.append(Variant(method, method, tokens=tokens))
+    variants += [Variant(f"w/o {name}", FULL.method, (name,)) for name in dict.fromkeys(without)]
+    if unmasked:
+        variants.append(Variant("w/o train mask", FULL.method, tokens=UNMASKED))
+    return tuple(variants)
+
+
+def files_for(case: BenchmarkCase, variant: Variant, roster: Roster) -> tuple[Motion, ...] | None:
+    """The file of each object's motion for ``variant``; None where one of them has none."""
+    files = roster.get((variant.method, variant.tokens), {})
+    if any(thing.motion not in files for thing in case.objects):
+        return None
+    return tuple(files[thing.motion] for thing in case.objects)
+
+
+def lacking(case: BenchmarkCase, variant: Variant, roster: Roster) -> Collection[str]:
+    """The movements of ``case`` for which ``variant`` has no file."""
+    files = roster.get((variant.method, variant.tokens), {})
+    return sorted({thing.motion for thing in case.objects} - set(files))
