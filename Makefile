@@ -1,9 +1,10 @@
-# make run · make test · make bench: each sets up everything it needs, then does its job.
+# make run · make test · make bench · make simulate · make soak · make screenshots: each sets up
+# everything it needs, then does its job.
 # Needs Python 3.11 or 3.12. What is installed lies in .venv and can be deleted at any time.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
-.PHONY: run test bench
+.PHONY: run test bench simulate soak screenshots
 
 # The first Python that runs and is new enough; a name on the path alone may be an empty shim.
 PYTHON ?= $(shell for name in python3.12 python3.11 python3 python; do \
@@ -26,6 +27,18 @@ test: $(VENV)/.installed-dev $(VENV)/.chromium $(VENV)/.postgres
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m motion_app bench $(ARGS)
+
+# The paper's human study, 20 raters by 200 items, with synthetic raters over HTTP.
+simulate: $(VENV)/.installed
+	$(BIN)/python -m motion_app study simulate --raters 20 --items 200 $(ARGS)
+
+# Sixty videos for four clients at a time from a fresh server, and the memory it holds meanwhile.
+soak: $(VENV)/.installed
+	$(BIN)/python -m motion_app.soak $(ARGS)
+
+# The README's pictures: a real session in a real browser, into assets/screenshots.
+screenshots: $(VENV)/.installed-dev $(VENV)/.chromium
+	PYTHONPATH=.:tests $(BIN)/python tests/browser/screenshots.py $(ARGS)
 
 # uv comes from the machine, else by pip into the environment's own folder.
 define install

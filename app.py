@@ -12,12 +12,11 @@ import logging
 import os
 import signal
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motion_app.errors import MotionAppError
 from motion_app.settings import ROOT, Settings, load_settings
+from motion_app.ui.upload_folder import UploadFolder
 
 if TYPE_CHECKING:
     from motion_app.study.server import StudySettings
@@ -40,9 +39,10 @@ def main(argv: list[str] | None = None) -> int:
             _serve_studies(settings)
             return 0
         credentials = _credentials(options.auth)
-        settings.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="run-", dir=settings.cache) as folder:
-            _serve(settings, Path(folder), credentials=credentials, mcp=options.mcp)
+        with UploadFolder(
+            settings.cache, most_bytes=settings.limits.upload_gigabytes * 2**30
+        ) as uploads:
+            _serve(settings, uploads, credentials=credentials, mcp=options.mcp)
     except MotionAppError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -94,16 +94,17 @@ def _study_settings(settings: Settings) -> StudySettings:
 
 
 def _serve(
-    settings: Settings, folder: Path, *, credentials: tuple[str, str] | None, mcp: bool
+    settings: Settings, uploads: UploadFolder, *, credentials: tuple[str, str] | None, mcp: bool
 ) -> None:
     # Read when gradio is imported: its uploads and copies go where they are deleted at the end.
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.path)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
     from starlette.routing import Mount
 
     from motion_app.study.server import build_study_app
     from motion_app.ui.examples import load_examples
+    from motion_app.ui.gateway import server_options
     from motion_app.ui.host import ModelHost
     from motion_app.ui.page import build_page, launch_options
 
@@ -120,10 +121,14 @@ def _serve(
         allowed_paths=[str(host.jobs.files)],
         mcp_server=mcp,
         prevent_thread_lock=True,
+        app_kwargs=server_options(limits),
         **launch_options(),
     )
     # Before gradio's own routes, of which one takes every path.
     server.router.routes.insert(0, Mount("/study", build_study_app(_study_settings(settings))))
+    uploads.start(
+        file for block in page.blocks.values() for file in getattr(block, "keep_in_cache", ())
+    )
     host.start()  # after the page is up: importing torch takes longer than opening it
     try:
         page.block_thread()

@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from motion_app import commands, motion_commands
-from motion_app.assignment import ABLATIONS, METHODS
+from motion_app import batch_commands, commands, motion_commands
+from motion_app.assignment import ABLATIONS, METHODS, PACK_ABLATIONS
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation import commands as evaluation_commands
 from motion_app.scene import Box, Click
 from motion_app.settings import Settings, load_settings
 from motion_app.study import commands as study_commands
+from motion_app.training.inputs import METHODS as TRAINING_METHODS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,7 +35,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run one command; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C, or the one
+    that its result names."""
     parser = _parser()
     try:
         options, rest = parser.parse_known_args(argv)
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: stopped", file=sys.stderr)
         return 130
     print(json.dumps(result, ensure_ascii=False))
-    return 0
+    return result.get("exit_code", 0)
 
 
 def _parser() -> _Parser:
@@ -60,7 +62,7 @@ def _parser() -> _Parser:
     actions = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     for add in (
         *(_add_generate, _add_verify, _add_segment, _add_motions),
-        *(_add_training, _add_pocket, _add_evaluation, _add_study, _add_bench),
+        *(_add_training, _add_pocket, _add_evaluation, _add_batch, _add_study, _add_bench),
     ):
         add(actions)
     return parser
@@ -89,7 +91,8 @@ def _add_generate(actions: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--without", help=f"ablations, with commas between: {', '.join(ABLATIONS)}")
+    parts = ", ".join((*ABLATIONS, *PACK_ABLATIONS))
+    parser.add_argument("--without", help=f"ablations, with commas between: {parts}")
     parser.add_argument("--method", help="one of " + ", ".join(METHODS))
     _add_model(parser)
 
@@ -190,9 +193,21 @@ def _add_training(actions: Any) -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument(
         "--method",
-        choices=("fleximmt", "concat"),
+        choices=tuple(TRAINING_METHODS),
         default="fleximmt",
-        help="concat: without masks, for comparison",
+        help="concat: without masks, for comparison; synmotion: embeddings and an adapter",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE.safetensors",
+        help="synmotion: motion tokens to keep in the same file, for the method both",
+    )
+    parser.add_argument("--alpha", type=float, help="synmotion: share of steps on the clips")
+    parser.add_argument("--rank", type=int, help="synmotion: of the adapter")
+    parser.add_argument("--parts", help="synmotion: what is learned, of mot,sub,refiner,lora")
+    parser.add_argument(
+        "--spv", type=Path, metavar="DIR", help="synmotion: subject prior videos (make-spv)"
     )
     parser.add_argument("--start", type=float, default=0.0, help="seconds; of every clip")
     parser.add_argument("--stop", type=float, help="seconds; of every clip")
@@ -212,6 +227,17 @@ def _add_training(actions: Any) -> None:
         "--validate-every", type=int, metavar="STEPS", help="write a short video on the way"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    _add_model(parser)
+    parser = _command(
+        actions, "make-spv", motion_commands.make_spv, "subject prior videos for SynMotion"
+    )
+    parser.add_argument(
+        "pictures", type=Path, nargs="+", metavar="PICTURE", help="named by subject: polar-bear.jpg"
+    )
+    parser.add_argument("--actions", help='with commas between: "walks,runs,sits down"')
+    parser.add_argument("--steps", type=int, help="denoising steps of each clip")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     _add_model(parser)
 
 
@@ -250,6 +276,12 @@ def _add_evaluation(actions: Any) -> None:
         "compare methods and ablations on scenes with ground truth",
     )
     evaluation_commands.add_benchmark_arguments(benchmark)
+
+
+def _add_batch(actions: Any) -> None:
+    parser = _command(actions, "batch", batch_commands.run, "make all that a manifest asks for")
+    batch_commands.add_arguments(parser)
+    _add_model(parser)
 
 
 def _add_study(actions: Any) -> None:

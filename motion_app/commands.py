@@ -83,9 +83,10 @@ def verify(options: argparse.Namespace, settings: Settings) -> Result:
 
 def load_engine(model: str, device: str | None) -> MotionEngine:
     """The engine of a command; loading says nothing on standard error."""
+    silence_loaders()  # some of them talk while they are imported
+
     from motion_app.engine.pipeline import MotionEngine
 
-    silence_loaders()
     return MotionEngine.load(model, device=device)
 
 

@@ -248,7 +248,7 @@ class GenerationDefaults:
         """Read ``folder/generation.json``; CheckpointError for broken JSON or an unknown key."""
         path = Path(folder) / DEFAULTS_FILE
         if not path.is_file():
-            return cls(name=Path(folder).name)
+            return cls(name=_checkpoint_name(Path(folder)), **_published_sizes(Path(folder)))
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -270,6 +270,27 @@ class GenerationDefaults:
                 f'{DEFAULTS_FILE}: "export" needs exactly "width" and "height", got {export!r}'
             ) from error
         return cls(**{"name": Path(folder).name, **entries})
+
+
+def _checkpoint_name(folder: Path) -> str:
+    """The folder's name, or the hub id of a copy in the hub client's cache."""
+    cached = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
+def _published_sizes(folder: Path) -> dict[str, Any]:
+    """Settings of CogVideoX 1.5 by its transformer's config, which names a latent square of 300
+    that it was never meant to generate: 81 frames of 1360×768 at 16 per second are its own."""
+    path = folder / "transformer" / "config.json"
+    if not path.is_file():
+        return {}
+    config = read_config(folder, "transformer")
+    square = (config.get("sample_height"), config.get("sample_width")) == (300, 300)
+    if not config.get("patch_size_t") or not square:
+        return {}
+    return {"height": 768, "width": 1360, "frames": 81, "fps": 16.0}
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library import SUFFIX, Library
 from motion_app.results import make_folder
-from motion_app.scene import Motion
+from motion_app.scene import Motion, StepReport
 from motion_app.settings import Settings
 from motion_app.training.inputs import TrainingInputs
 from motion_app.training.selection import ClipSelection
@@ -135,16 +135,24 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         validate_every=options.validate_every,
     )
     inputs.check_count(settings.limits)
+    given = _synmotion_settings(options)
+    if options.tokens is not None:
+        _readable(options.tokens)
     _motion_out(options.out)
 
     from motion_app.training import trainer
 
     model = options.model or settings.model
     engine = load_engine(model, options.device or settings.device)
-    config = inputs.config(engine.defaults.motion_training)
+    config = inputs.config(engine.defaults.training_of(inputs.method), **given)
     started = time.perf_counter()
     if len(inputs.clips) == 1:
-        sys.stderr.write("one clip is enough; several of the same motion are learned better\n")
+        few = (
+            "one clip is easily learned by heart, subject and all; SynMotion wants some 20"
+            if options.method == "synmotion"
+            else "one clip is enough; several of the same motion are learned better"
+        )
+        sys.stderr.write(few + "\n")
     news = _News(options.out)
     motion = trainer.train_motion(
         inputs.clips,
@@ -152,6 +160,7 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         engine=engine,
         out=options.out,
         segment=_segmenter(options, settings) if options.mover else None,
+        tokens=options.tokens,
         on_progress=news,
     )
     return {
@@ -161,6 +170,49 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         "seconds": round(time.perf_counter() - started, 1),
         "validation": [str(path) for path in news.videos],
     }
+
+
+def _synmotion_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that only SynMotion has, where they were given."""
+    settings = {
+        "alpha": options.alpha,
+        "rank": options.rank,
+        "spv": None if options.spv is None else str(options.spv),
+        "parts": None if options.parts is None else tuple(options.parts.split(",")),
+    }
+    given = {name: setting for name, setting in settings.items() if setting is not None}
+    named = [*given, *(["tokens"] if options.tokens is not None else [])]
+    if named and options.method != "synmotion":
+        raise RequestError(
+            f"--{named[0]} belongs to --method synmotion, not to {options.method}; leave it out"
+        )
+    return given
+
+
+def make_spv(options: argparse.Namespace, settings: Settings) -> Result:
+    """Subject prior videos from pictures, by the model as it came."""
+    for picture in options.pictures:
+        _readable(picture)
+
+    from motion_app.training.spv import ACTIONS, make_subjects
+
+    actions = options.actions.split(",") if options.actions else ACTIONS
+    engine = load_engine(options.model or settings.model, options.device or settings.device)
+    manifest = make_subjects(
+        options.pictures,
+        engine,
+        options.out,
+        actions=[action.strip() for action in actions],
+        steps=options.steps,
+        seed=options.seed,
+        on_step=_generated,
+    )
+    return {"manifest": str(manifest), "clips": len(options.pictures) * len(actions)}
+
+
+def _generated(report: StepReport) -> bool:
+    show_progress(report.step, report.steps, f"{report.seconds:.1f} s")
+    return True
 
 
 def _segmenter(options: argparse.Namespace, settings: Settings) -> Segment:

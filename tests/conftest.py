@@ -1,17 +1,48 @@
-"""What tests share: a checkpoint with random weights."""
+"""What tests share: a checkpoint with random weights, and the databases a study may lie in."""
 
 from __future__ import annotations
 
+import gc
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+import postgres
 import pytest
-from tiny_models import tiny_pipeline
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny pipeline saved as an ordinary diffusers folder. Do not write into it."""
+    from tiny_models import tiny_pipeline  # here: most of the study's tests need no torch
+
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     tiny_pipeline().save_pretrained(folder)
     (folder / "generation.json").write_text('{"name": "tiny", "steps": 3, "guidance": 3.0}')
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_heap() -> Iterator[None]:
+    """For tests that write many videos: the encoder's library collects garbage twice for each, and
+    with torch loaded by other tests that would be most of the time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The socket folder of a real PostgreSQL."""
+    with postgres.running() as folder:
+        yield folder
+
+
+@pytest.fixture(params=postgres.backends())
+def database(request: pytest.FixtureRequest) -> str | None:
+    """A new, empty database for a study; None: SQLite in the study's folder."""
+    if request.param == "sqlite":
+        return None
+    folder = request.getfixturevalue("postgres_server")
+    return postgres.new_database(folder, "t" + uuid.uuid4().hex)

@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "study": REQUESTS | {"study"},
     "results": BASE,
     "segmentation": REQUESTS,
+    "soak": BASE | LIBRARY,
     "engine.layout": REQUESTS,
     "engine.motion_tokens": REQUESTS | {"engine.layout"},
     "engine.attention": REQUESTS | {"engine.layout"},
@@ -73,6 +74,7 @@ EVERYTHING = {
     "cli",
     "commands",
     "motion_commands",
+    "batch_commands",
     "bench",
     "ui",
 }  # the shell around the rest
@@ -95,6 +97,7 @@ WITHOUT_TORCH = {
 WITHOUT_TORCH |= {"evaluation.motion_fidelity", "evaluation.video_quality", "evaluation.report"}
 WITHOUT_TORCH |= {"evaluation.plots", "evaluation.extractors", "evaluation.weights"}
 WITHOUT_TORCH |= {"evaluation.metrics", "cli", "commands", "motion_commands", "__main__", ""}
+WITHOUT_TORCH |= {"batch_commands"}
 
 
 def modules() -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
@@ -20,14 +19,7 @@ from motion_app.study.store import StudyStore
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small_heap():
-    """The encoder's library collects garbage twice for each video; with torch loaded by other tests
-    that would be most of the time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 def call(capsys, *arguments: object) -> tuple[int, dict, str]:

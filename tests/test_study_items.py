@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from motion_app.errors import MediaError, MotionAppError, RequestError
 from motion_app.media import encode_data_uri, export_video, read_clip, write_video
+from motion_app.study.blinding import named_method
 from motion_app.study.creation import create_study
 from motion_app.study.items import (
     VideoChoice,
@@ -34,14 +34,7 @@ from motion_app.study.sources import (
 METHODS = ("our method", "baseline")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small_heap():
-    """The encoder's library collects garbage twice for each video; with torch loaded by other tests
-    that would be most of the time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 def frames(count: int = 8, height: int = 32, width: int = 48, *, value: int = 60) -> np.ndarray:
@@ -200,6 +193,34 @@ def test_what_is_missing_is_named_and_nothing_is_left_behind(tmp_path, missing, 
     with pytest.raises(RequestError, match=said):
         create_study(tmp_path / "study", read_sources(source), title="T")
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"title": "Is OUR-METHOD better?"}, 'the title and it names the method "our method"'),
+        ({"title": "与baseline比较"}, "the title"),
+        ({"consent": "You will see the Baseline, too."}, "the consent"),
+        ({"completion_code": "baseline-77"}, "the completion code"),
+        ({"folder": "baseline_study"}, "the folder's name"),
+        ({"caption": "A fox, made by our_method."}, 'the caption of "item-1"'),
+    ],
+)
+def test_a_text_that_names_a_method_is_refused_before_anything_is_made(tmp_path, changed, said):
+    source = draw_items(tmp_path / "source", 2)
+    if "caption" in changed:
+        (source / "item-1" / "caption.txt").write_text(changed.pop("caption"))
+    folder = tmp_path / changed.pop("folder", "study")
+    with pytest.raises(RequestError, match=said):
+        create_study(folder, read_sources(source), **{"title": "T", **changed})
+    assert not folder.exists()
+
+
+def test_words_that_only_look_like_a_method_are_left_alone():
+    methods = ("A", "both", "I2V", "C++")
+    for text in ("A cat and a dog, both asleep", "I2VEdit is I2Vx", "Vitamin C"):
+        assert named_method(text, methods) is None
+    assert named_method("with i2v.", methods) == "I2V" and named_method("c++", methods) == "C++"
 
 
 def test_a_broken_video_leaves_no_half_study(tmp_path):

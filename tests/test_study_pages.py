@@ -2,79 +2,47 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import inspect
-import io
 import json
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-import cv2
-import httpx
-import numpy as np
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from tiny_study import METHODS, SECRET, make_study
+from test_study_items import draw_items
+from tiny_study import METHODS, SECRET, Caller, answer_everything, make_study
 
 from motion_app.errors import RequestError
+from motion_app.media import read_recipe
+from motion_app.study import schema
+from motion_app.study.creation import create_study
 from motion_app.study.ledger import answer_rows, unblind
 from motion_app.study.links import Visitor
 from motion_app.study.pages import documents
 from motion_app.study.pages.app import build_site
-from motion_app.study.pages.door import COOKIE, TRIES, TRIES_SECONDS, Door, TooManyTries
 from motion_app.study.pages.gate import MAX_BODY_BYTES
 from motion_app.study.plan import CONSENT, QUESTIONS
 from motion_app.study.server import StudySettings, build_study_app, study_secret
+from motion_app.study.sources import read_sources
 from motion_app.study.store import StudyStore
-from motion_app.ui.study_tab import MadeStudy, StudyDesk, studies_html
-from motion_app.ui.texts import Texts
-from motion_app.video import write_video
 
-WATCHED = [1.0, 1.0, 1.0]
+pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> StudyStore:
-    return make_study(tmp_path / "study")
+def store(tmp_path: Path, database: str | None) -> Iterator[StudyStore]:
+    made = make_study(tmp_path / "study", database=database)
+    yield made
+    made.close()
 
 
 @pytest.fixture
 def client(store: StudyStore) -> Iterator[TestClient]:
     with TestClient(build_site(store, admin_secret=SECRET), raise_server_exceptions=False) as made:
         yield made
-
-
-class Caller:
-    """A rater who calls the endpoints as the page does."""
-
-    def __init__(self, client: TestClient, token: str) -> None:
-        self.client = client
-        self.headers = {"Authorization": f"Rater {token}"}
-
-    def get(self, path: str) -> httpx.Response:
-        return self.client.get(path, headers=self.headers)
-
-    def post(self, path: str, body: object) -> httpx.Response:
-        return self.client.post(path, headers=self.headers, json=body)
-
-    def answer(
-        self, number: int, question: str, choice: int, /, **changed: object
-    ) -> httpx.Response:
-        body = {
-            "id": secrets.token_hex(16),
-            "number": number,
-            "item": self.get(f"/api/items/{number}").json()["id"],
-            "question": question,
-            "choice": choice,
-            "coverage": WATCHED,
-        }
-        return self.post("/api/answers", {**body, **changed})
 
 
 @pytest.fixture
@@ -89,13 +57,6 @@ def rater(client: TestClient, store: StudyStore) -> Caller:
 def admin(client: TestClient) -> TestClient:
     assert client.post("/admin/login", data={"secret": SECRET}).status_code == 200
     return client
-
-
-def answer_everything(caller: Caller, choice: int = 1) -> None:
-    session = caller.get("/api/session").json()
-    for number in range(session["practice"] + session["items"]):
-        for question in session["questions"]:
-            assert caller.answer(number, question["id"], choice).status_code == 200
 
 
 # --- the rater
@@ -113,10 +74,10 @@ def test_a_visit_over_http_ends_with_the_raters_code(rater: Caller, store: Study
     assert rater.get("/api/session").json()["finished"]
 
 
-def test_nothing_a_raters_browser_receives_names_a_method(
-    client: TestClient, rater: Caller
-) -> None:
-    addresses = ["/", "/r/x", "/?lang=zh", "/api/session", "/api/items/99", "/nothing"]
+def everything_received(rater: Caller) -> dict[str, bytes]:
+    """Every byte a rater's browser may ever get, headers included, by address."""
+    addresses = ["/", "/r/x", "/r/x?lang=zh", "/?lang=zh", "/api/session", "/api/items/99"]
+    addresses += ["/nothing", "/favicon.ico", "/admin/"]
     addresses += ["/static/" + name for name in documents.static_files()]
     session = rater.get("/api/session").json()
     for number in range(session["practice"] + session["items"]):
@@ -124,16 +85,45 @@ def test_nothing_a_raters_browser_receives_names_a_method(
         item = rater.get(f"/api/items/{number}").json()
         addresses += ["/" + item["first_frame"]]
         addresses += ["/" + media for media in (*item["references"], *item["candidates"])]
-    received = [(address, rater.get(address)) for address in addresses]
-    received.append(("practice", rater.post("/api/practice/0", {"choices": {"MF": 1}})))
-    received.append(("answer", rater.answer(2, "MF", 9)))
-    received.append(("finish", rater.post("/api/finish", {})))
+    received = {address: rater.get(address) for address in addresses}
+    received["practice"] = rater.post("/api/practice/0", {"choices": {"MF": 1}})
+    received["answer"] = rater.answer(session["practice"], "MF", 9)
+    received["finish"] = rater.post("/api/finish", {})
+    return {
+        address: f"{address}\n{response.headers}\n".encode() + response.content
+        for address, response in received.items()
+    }
+
+
+def test_nothing_a_raters_browser_receives_names_a_method(rater: Caller) -> None:
+    received = everything_received(rater)
     names = [name.lower() for method in METHODS for name in (method, method.replace("-", " "))]
-    for address, response in received:
-        everything = f"{address}\n{response.headers}\n".encode() + response.content
-        told = [name for name in names if name.encode() in everything.lower()]
+    for address, content in received.items():
+        told = [name for name in names if name.encode() in content.lower()]
         assert not told, f"{address} tells {told}"
     assert len(received) > 30
+
+
+def test_videos_of_a_created_study_tell_neither_method_nor_file_nor_recipe(
+    tmp_path: Path, database: str | None
+) -> None:
+    source = draw_items(tmp_path / "results of spring", 1, methods=METHODS)
+    files = [*source.rglob("*.mp4"), *source.rglob("*.png")]
+    assert read_recipe(source / "item-0" / "FlexiMMT.mp4") == {"method": "FlexiMMT"}
+    store = create_study(
+        tmp_path / "study", read_sources(source), title="T", raters=1, database=database
+    ).store
+    with TestClient(build_site(store, admin_secret=SECRET)) as client:
+        caller = Caller(client, store.hand_out(1)[0])
+        caller.post("/api/consent", {"agreed": True})
+        received = everything_received(caller)
+    store.close()
+    names = {*METHODS, *(path.name for path in files), "item-0", "results of spring", "recipe"}
+    names |= {"AI-generated", str(tmp_path)}
+    for address, content in received.items():
+        told = [name for name in names if name.lower().encode() in content.lower()]
+        assert not told, f"{address} tells {told}"
+    assert sum(address.endswith(".mp4") for address in received) == 4 * (1 + len(METHODS))
 
 
 def test_headers_of_clips_do_not_tell_which_were_made_together(rater: Caller) -> None:
@@ -151,7 +141,7 @@ def test_headers_of_clips_do_not_tell_which_were_made_together(rater: Caller) ->
 def test_a_rater_page_knows_nothing_of_what_the_administrator_watches_for(
     client: TestClient,
 ) -> None:
-    page = client.get("/").text
+    page = client.get("/r/x").text
     assert "gold" not in page.lower()
     assert "admin" not in page.lower()
 
@@ -211,14 +201,14 @@ def test_a_wrong_token_opens_nothing(client: TestClient, header: str) -> None:
 def test_one_recruit_has_one_place_however_often_the_link_is_opened(
     client: TestClient, store: StudyStore
 ) -> None:
-    ids = {"prolific_pid": "p", "study_id": "s", "session_id": "x"}
+    ids = {"prolific_pid": "a person", "study_id": "a project", "session_id": "a visit"}
     entry = {"open": store.links.open_token(), **ids}
     tokens = {client.post("/api/enter", json=entry).json()["token"] for _ in range(3)}
-    assert tokens == {store.enter(Visitor("p"))}
+    assert tokens == {store.enter(Visitor("a person"))}
     assert client.post("/api/enter", json={**entry, "open": "open.wrong"}).status_code == 401
-    database = (store.folder / "study.sqlite").read_bytes()
-    wal = store.folder / "study.sqlite-wal"
-    assert b"prolific" not in database.lower() + (wal.read_bytes() if wal.exists() else b"")
+    with store.reading() as connection:
+        tables = [connection.execute(sa.select(t)).all() for t in schema.metadata.sorted_tables]
+    assert not [given for given in ids.values() if given in str(tables)]
 
 
 def test_deleted_data_is_gone_and_the_link_with_it(rater: Caller, store: StudyStore) -> None:
@@ -304,127 +294,6 @@ def test_templates_and_tables_are_not_served_as_files(client: TestClient) -> Non
         assert client.get(f"/media/{name}").status_code == 404
 
 
-# --- the administrator
-
-
-def test_the_admin_pages_open_by_the_secret_alone(client: TestClient) -> None:
-    closed = ("progress", "links", "results")
-    for name in closed:
-        assert client.get(f"/admin/api/{name}").status_code == 401
-    assert client.get("/admin/download/answers.csv").status_code == 401
-    assert client.post("/admin/api/unblind", json={"confirm": "Rolling balls"}).status_code == 401
-    assert 'name="secret"' in client.get("/admin/").text
-    wrong = client.post("/admin/login", data={"secret": "wrong"})
-    assert wrong.status_code == 403 and COOKIE not in wrong.cookies
-    right = client.post("/admin/login", data={"secret": SECRET}, follow_redirects=False)
-    assert right.status_code == 303 and SECRET not in right.headers["location"]
-    flags = right.headers["set-cookie"].lower()
-    assert "httponly" in flags and "samesite=strict" in flags and "path=/admin" in flags
-    assert SECRET not in flags
-    assert client.get("/admin/api/progress").status_code == 200
-    client.post("/admin/logout")
-    assert client.get("/admin/api/progress").status_code == 401
-
-
-def test_over_https_the_cookie_is_secure(store: StudyStore) -> None:
-    site = build_site(store, admin_secret=SECRET)
-    with TestClient(site, base_url="https://testserver") as client:
-        response = client.post("/admin/login", data={"secret": SECRET}, follow_redirects=False)
-    assert "secure" in response.headers["set-cookie"].lower()
-
-
-def test_a_secret_in_the_address_opens_nothing(client: TestClient) -> None:
-    assert client.get(f"/admin/api/progress?secret={SECRET}").status_code == 401
-    assert client.post(f"/admin/login?secret={SECRET}").status_code == 403
-
-
-def test_a_cookie_that_was_changed_or_is_old_or_of_another_study_is_refused() -> None:
-    now = [1000.0]
-    door = Door(SECRET, name="a", clock=lambda: now[0])
-    cookie = door.knock(SECRET, "here")
-    assert door.admits(cookie)
-    assert not Door(SECRET, name="b", clock=lambda: now[0]).admits(cookie)
-    assert not Door(SECRET + "!", name="a", clock=lambda: now[0]).admits(cookie)
-    assert not door.admits("9" + cookie)
-    assert not door.admits(cookie[:-1]) and not door.admits("") and not door.admits("ä.b")
-    now[0] += 13 * 3600
-    assert not door.admits(cookie)
-
-
-def test_wrong_secrets_close_the_door_for_a_minute_to_who_sent_them() -> None:
-    now = [0.0]
-    door = Door(SECRET, clock=lambda: now[0])
-    for _ in range(TRIES):
-        assert door.knock("wrong", "there") is None
-    with pytest.raises(TooManyTries):
-        door.knock(SECRET, "there")
-    assert door.knock(SECRET, "elsewhere")
-    now[0] += TRIES_SECONDS + 1
-    assert door.knock(SECRET, "there")
-
-
-def test_secrets_are_compared_in_constant_time() -> None:
-    for method in (Door.knock, Door.admits):
-        assert "compare_digest" in inspect.getsource(method)
-
-
-def test_too_many_tries_are_told_with_when_to_come_back(client: TestClient) -> None:
-    for _ in range(TRIES):
-        client.post("/admin/login", data={"secret": "wrong"})
-    response = client.post("/admin/login", data={"secret": SECRET})
-    assert response.status_code == 429
-    assert 0 < int(response.headers["retry-after"]) <= TRIES_SECONDS + 1
-
-
-def test_results_stay_hidden_until_the_title_is_typed_and_it_is_recorded(
-    admin: TestClient, rater: Caller
-) -> None:
-    answer_everything(rater)
-    before = admin.get("/admin/api/progress")
-    assert all(method not in before.text for method in METHODS)
-    for path in ("/admin/api/results", "/admin/download/answers.csv"):
-        assert admin.get(path).status_code == 403
-    assert admin.post("/admin/api/unblind", json={"confirm": "Rolling"}).status_code == 400
-    assert admin.post("/admin/api/unblind", json={"confirm": "Rolling balls"}).status_code == 200
-    record = admin.get("/admin/api/progress").json()["record"]
-    assert [entry["kind"] for entry in record] == ["unblinded"]
-    results = admin.get("/admin/api/results").json()
-    for question in results["questions"]:
-        assert sum(share["votes"] for share in question["shares"]) == 2
-    assert results["figures"]["shares"]["figure"]["data"]
-    assert b"Plotly" in admin.get("/admin/plots.js").content
-
-
-def test_every_download_is_there_and_cells_are_guarded(tmp_path: Path) -> None:
-    evil = '=HYPERLINK("http://evil.example","x")'
-    store = make_study(tmp_path / "study", names={2: evil})
-    with TestClient(build_site(store, admin_secret=SECRET)) as client:
-        caller = Caller(client, store.hand_out(1)[0])
-        caller.post("/api/consent", {"agreed": True})
-        answer_everything(caller)
-        client.post("/admin/login", data={"secret": SECRET})
-        client.post("/admin/api/unblind", json={"confirm": "Rolling balls"})
-        files = ("answers.csv", "answers.parquet", "results.json", "table.tex", "codebook.md")
-        found = {name: client.get(f"/admin/download/{name}") for name in files}
-        assert client.get("/admin/download/study.sqlite").status_code == 404
-    for name, response in found.items():
-        assert response.status_code == 200 and response.content
-        assert response.headers["content-disposition"] == f'attachment; filename="{name}"'
-    rows = list(csv.DictReader(io.StringIO(found["answers.csv"].text)))
-    assert "'" + evil in {row["item"] for row in rows}
-    assert not [cell for row in rows for cell in row.values() if cell.startswith(tuple("=+-@"))]
-    assert found["answers.parquet"].content[:4] == b"PAR1"
-
-
-def test_links_that_were_handed_out_open_the_study(admin: TestClient, store: StudyStore) -> None:
-    links = admin.post("/admin/api/links", json={"count": 2}).json()
-    assert [link["number"] for link in links["personal"]] == [0, 1]
-    for link in links["personal"]:
-        assert Caller(admin, link["page"].removeprefix("r/")).get("/api/session").status_code == 200
-    assert links["recruiting"].endswith("&SESSION_ID={{%SESSION_ID%}}")
-    assert admin.post("/admin/api/links", json={"count": 9}).status_code == 400
-
-
 # --- mounted anywhere
 
 
@@ -461,6 +330,45 @@ def test_a_folder_of_studies_serves_each_below_its_name(tmp_path: Path) -> None:
         assert client.get("/study/three/").status_code == 200
         for name in ("four", "..", "%2e%2e", ""):
             assert client.get(f"/study/{name}/api/session").status_code == 404
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def test_without_a_link_a_person_is_asked_for_it_and_told_of_no_study(tmp_path: Path) -> None:
+    make_study(tmp_path / "secret-name", title="Secret title").close()
+    with TestClient(build_study_app(StudySettings(tmp_path))) as client:
+        for address in ("/", "/secret-name/"):
+            page = client.get(address, headers=BROWSER)
+            assert page.status_code == 200 and "Please use your own link" in page.text
+            assert "secret title" not in page.text.lower() and 'href="r/' not in page.text
+        assert "secret" not in client.get("/", headers=BROWSER).text.lower()
+        chinese = client.get("/", headers={**BROWSER, "Accept-Language": "zh-CN"})
+        assert "请使用您的链接" in chinese.text
+
+
+def test_a_wrong_address_is_a_page_for_people_and_json_for_scripts(tmp_path: Path) -> None:
+    make_study(tmp_path / "one").close()
+    with TestClient(build_study_app(StudySettings(tmp_path))) as client:
+        for address in ("/two", "/one/nothing", "/one/r/x/y", "/one/media/x.mp4", "/one/r/"):
+            page = client.get(address, headers=BROWSER)
+            assert page.status_code == 404 and "There is no such page" in page.text
+            assert page.headers["content-security-policy"]
+            assert list(client.get(address).json()) == ["error"]
+        for address in ("/favicon.ico", "/one/favicon.ico"):
+            assert client.get(address).headers["content-type"] == "image/svg+xml"
+        assert client.get("/static/notice.css").status_code == 200
+        assert client.get("/static/notice.html").status_code == 404
+
+
+def test_a_study_whose_database_is_away_says_so_in_words(tmp_path: Path) -> None:
+    make_study(tmp_path / "one").close()
+    note = json.loads((tmp_path / "one" / "study.json").read_text())
+    (tmp_path / "one" / "study.json").write_text(json.dumps({**note, "database": "elsewhere"}))
+    with TestClient(build_study_app(StudySettings(tmp_path))) as client:
+        page = client.get("/one/r/x", headers=BROWSER)
+        assert page.status_code == 503 and "cannot be opened now" in page.text
+        assert list(client.get("/one/api/session").json()) == ["error"]
 
 
 def test_a_studys_secret_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
@@ -508,74 +416,28 @@ def test_every_text_the_scripts_ask_for_is_in_the_table() -> None:
     assert len(asked) > 40
 
 
-def test_the_page_follows_the_browsers_language(client: TestClient) -> None:
-    chinese = client.get("/", headers={"Accept-Language": "zh-CN,zh;q=0.9"}).text
-    assert '<html lang="zh-Hans">' in chinese and "开始之前" in chinese
-    assert '<html lang="en">' in client.get("/", headers={"Accept-Language": "fr"}).text
-    assert '<html lang="en">' in client.get("/?lang=en", headers={"Accept-Language": "zh"}).text
-
-
-# --- the app's own tab
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> StudyDesk:
-    """Two results of one scene, made by the browser "ann"."""
-    clip = tmp_path / "reference.mp4"
-    write_video(clip, np.full((8, 64, 96, 3), 90, np.uint8), 8)
-    picture = cv2.imencode(".png", np.full((64, 96, 3), 90, np.uint8))[1].tobytes()
-    request = {
-        "image": "data:image/png;base64," + base64.b64encode(picture).decode(),
-        "objects": [{"motion": "roll"}],
-    }
-    rows = []
-    for place, method in enumerate(("fleximmt", "none")):
-        folder = tmp_path / "jobs" / f"{place:032x}"
-        folder.mkdir(parents=True)
-        shutil.copy(clip, folder / "video.mp4")
-        recipe = {"method": method, "prompt": "A ball rolls.", "request": request}
-        (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-        rows.append(SimpleNamespace(id=folder.name, title=method, state="done", created=0.0))
-    host = SimpleNamespace(
-        settings=SimpleNamespace(outputs=tmp_path / "outputs", study_database=None),
-        jobs=SimpleNamespace(
-            rows=lambda owner, kind: rows if owner == "ann" else [],
-            folder=lambda job: tmp_path / "jobs" / job,
-        ),
-        library=SimpleNamespace(list=lambda: [SimpleNamespace(name="roll", preview=clip)]),
-    )
-    return StudyDesk(host)
-
-
-def test_a_study_made_in_the_page_is_served_and_its_maker_alone_has_the_secret(
-    desk: StudyDesk,
+@pytest.mark.parametrize(
+    ("page", "scripts"),
+    [
+        ("/r/x", ("rater", "item", "player", "clips", "screens", "entrance", "copying", "outbox")),
+        ("/admin/", ("admin", "results", "copying")),
+    ],
+)
+def test_a_page_holds_the_texts_of_its_scripts(
+    client: TestClient, page: str, scripts: tuple[str, ...]
 ) -> None:
-    jobs = [job for _, job in desk.results("ann")]
-    made = desk.create("ann", jobs, title="Balls", raters=2, form="single")
-    assert desk.list("ann") == [made] and desk.list("ben") == []
-    with TestClient(build_study_app(StudySettings(desk.folder))) as client:
-        secret = desk.secret("ann", made.name)
-        client.post(f"/{made.name}/admin/login", data={"secret": secret})
-        assert client.get(f"/{made.name}/admin/api/progress").json()["title"] == "Balls"
-    for owner, name in (("ben", made.name), ("ann", "../jobs"), ("ann", "0" * 16)):
-        with pytest.raises(RequestError, match="no such study"):
-            desk.secret(owner, name)
+    client.post("/admin/login", data={"secret": SECRET})
+    given = re.search(r'id="texts">(.*?)</script>', client.get(page).text, re.S)
+    texts = json.loads(given[1])
+    known = documents.table("en").keys()
+    for name in scripts:
+        script = (documents.STATIC / f"{name}.js").read_text(encoding="utf-8")
+        asked = set(re.findall(r'"([a-z]+\.[a-z_]+)"', script)) & known
+        assert asked <= texts.keys(), name
 
 
-def test_nobody_makes_a_study_of_anothers_results(desk: StudyDesk) -> None:
-    jobs = [job for _, job in desk.results("ann")]
-    for owner, chosen in (("ben", jobs), ("ann", jobs[:1]), ("ann", [*jobs, "f" * 32])):
-        with pytest.raises(RequestError, match="two results or more"):
-            desk.create(owner, chosen, title="Balls", raters=2, form="single")
-    with pytest.raises(RequestError, match="no title"):
-        desk.create("ann", jobs, title=" ", raters=2, form="single")
-    with pytest.raises(RequestError, match="names the method"):
-        desk.create("ann", jobs, title="Is FlexiMMT better?", raters=2, form="single")
-    assert desk.list("ann") == []
-
-
-def test_a_title_in_the_list_is_shown_as_written() -> None:
-    made = MadeStudy("0" * 16, "<b>x</b>", 0.0, 3, 1)
-    shown = studies_html([made], Texts("zh"))
-    assert "&lt;b&gt;" in shown and "<b>x" not in shown
-    assert f"./study/{made.name}/admin/" in shown
+def test_the_page_follows_the_browsers_language(client: TestClient) -> None:
+    chinese = client.get("/r/x", headers={"Accept-Language": "zh-CN,zh;q=0.9"}).text
+    assert '<html lang="zh-Hans">' in chinese and "开始之前" in chinese
+    assert '<html lang="en">' in client.get("/r/x", headers={"Accept-Language": "fr"}).text
+    assert '<html lang="en">' in client.get("/r/x?lang=en", headers={"Accept-Language": "zh"}).text

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import random
+from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
@@ -223,6 +224,15 @@ def test_the_page_holds_every_number_and_escapes_names():
 
 def test_figures_are_plain_json(paper_report):
     found = figures_json(paper_report)
-    assert set(found) == {"shares", "places", "raters"}
+    assert set(found) == {"shares", "places"}  # nothing is repeated in the paper's counts
     text = json.dumps(found)
     assert "FlexiMMT" in text and all(len(f["figure"]["data"]) for f in found.values())
+
+
+def test_raters_are_drawn_where_something_was_repeated():
+    study = StudyConfig.build(title="T", methods=("A", "B"), questions=("MF",))
+    rows = [row(r, n, chosen="A", order=("A", "B")) for r in range(2) for n in range(3)]
+    again = [replace(one, number=9, role="repeat", repeats=0) for one in rows if one.number == 0]
+    found = figures_json(report_rows([*rows, *again], study, resamples=20))
+    assert set(found) == {"shares", "places", "raters"}
+    assert sum(len(trace["x"]) for trace in found["raters"]["figure"]["data"]) == 2

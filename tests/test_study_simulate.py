@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 
 import pytest
@@ -11,15 +10,7 @@ from motion_app import cli
 from motion_app.errors import RequestError
 from motion_app.study.simulate import known_preference, simulate_study, summary
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_heap():
-    """The encoder's library collects garbage twice for each video; with torch loaded by other tests
-    that would be most of the time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.mark.parametrize("form", ["single", "pair", "best_worst"])

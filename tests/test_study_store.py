@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 
-import postgres
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -22,20 +21,6 @@ from motion_app.study.sinks import JsonlSink
 from motion_app.study.store import StudyStore
 
 VIDEO = VideoFormat(48, 32, 8.0, 16)
-
-
-@pytest.fixture(scope="session")
-def server():
-    with postgres.running() as folder:
-        yield folder
-
-
-@pytest.fixture(params=postgres.backends())
-def database(request) -> str | None:
-    """None: SQLite in the study's folder."""
-    if request.param == "sqlite":
-        return None
-    return postgres.new_database(request.getfixturevalue("server"), "t" + uuid.uuid4().hex)
 
 
 @pytest.fixture
@@ -313,6 +298,66 @@ def test_a_deleted_rater_leaves_nothing_and_frees_the_slot(make):
     assert successor.number == rater.number and successor.id != rater.id
     assert store.progress(successor.id).done == 0
     assert [entry["kind"] for entry in ledger.record(store)] == ["rater deleted"]
+
+
+def test_a_released_place_is_free_for_somebody_else_and_that_is_recorded(make):
+    store = make(raters=1)
+    token = store.enter(Visitor("somebody"))
+    rater = store.join(token)
+    store.consent(rater.id)
+    store.save(rater.id, answer(1))
+    with pytest.raises(RequestError, match="all the raters"):
+        store.enter()
+    assert store.release(0, joined=rater.joined) == 1 and count(store) == 0
+    with pytest.raises(RequestError, match="place given back"):
+        store.save(rater.id, answer(2))
+    successor = store.join(store.enter())
+    assert successor.number == 0 and store.progress(successor.id).done == 0
+    (entry,) = ledger.record(store)
+    assert (entry["kind"], entry["detail"]) == ("place released", {"rater": 0, "answers": 1})
+
+
+def test_a_link_nobody_used_can_be_taken_back(make):
+    store = make(raters=1)
+    (token,) = store.hand_out()
+    assert store.release(0, joined=None) == 0 and store.tokens() == [None]
+    with pytest.raises(RequestError, match="not known any more"):
+        store.join(token)
+
+
+def test_no_place_is_released_that_is_free_or_finished_or_was_taken_by_another(make):
+    store = make(main=1, gold=0, practice=0)
+    rater = store.join(store.enter())
+    for number in (1, 99, -1):
+        with pytest.raises(RequestError, match="free already"):
+            store.release(number, joined=None)
+    with pytest.raises(RequestError, match="somebody else"):
+        store.release(0, joined=rater.joined - 1)
+    store.consent(rater.id)
+    fill(store, rater.id)
+    store.finish(rater.id)
+    with pytest.raises(RequestError, match="--without 0"):
+        store.release(0, joined=rater.joined)
+    assert count(store) == 4 and ledger.record(store) == []
+
+
+def test_a_release_while_answers_come_leaves_none_behind(make):
+    store = make(main=50, gold=0, practice=0, raters=2, repeat_share=0)
+    rater = store.join(store.enter())
+    store.consent(rater.id)
+    barrier = threading.Barrier(25)
+
+    def write(number: int) -> None:
+        barrier.wait()
+        if number == 0:
+            store.release(0, joined=rater.joined)
+            return
+        with suppress(RequestError):  # the place is gone
+            store.save(rater.id, answer(number))
+
+    with ThreadPoolExecutor(25) as pool:
+        list(pool.map(write, range(25)))
+    assert count(store) == 0 and store.progress(store.join(store.enter()).id).done == 0
 
 
 def test_a_rater_resumes_where_the_first_answer_is_missing(make):

@@ -1,7 +1,9 @@
-"""A study small enough for laws: clips of 2 s in 96×64, drawn here, in a real store."""
+"""A study small enough for laws: clips of 2 s in 96×64, drawn here, in a real store; and somebody
+to take part in it over HTTP."""
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 import threading
 import time
@@ -11,8 +13,10 @@ from functools import cache
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import uvicorn
+from fastapi.testclient import TestClient
 
 from motion_app.study.links import new_id
 from motion_app.study.plan import StudyConfig, StudyItem
@@ -33,6 +37,7 @@ def make_study(
     practice: int = 2,
     gold: int = 0,
     names: Mapping[int, str] | None = None,
+    database: str | None = None,
     **options: object,
 ) -> StudyStore:
     """A study whose items are named ``scene 0`` … or as ``names`` says by place."""
@@ -53,7 +58,41 @@ def make_study(
     ]
     settings = {"title": "Rolling balls", "raters": 3, "repeat_share": 0.0, **options}
     config = StudyConfig.build(methods=methods, **settings)
-    return StudyStore.create(folder, config, made, video=VIDEO)
+    return StudyStore.create(folder, config, made, video=VIDEO, database=database)
+
+
+class Caller:
+    """A rater who calls the endpoints as the page does. The study shows three candidates."""
+
+    def __init__(self, client: TestClient, token: str) -> None:
+        self.client = client
+        self.headers = {"Authorization": f"Rater {token}"}
+
+    def get(self, path: str) -> httpx.Response:
+        return self.client.get(path, headers=self.headers)
+
+    def post(self, path: str, body: object) -> httpx.Response:
+        return self.client.post(path, headers=self.headers, json=body)
+
+    def answer(
+        self, number: int, question: str, choice: int, /, **changed: object
+    ) -> httpx.Response:
+        body = {
+            "id": secrets.token_hex(16),
+            "number": number,
+            "item": self.get(f"/api/items/{number}").json()["id"],
+            "question": question,
+            "choice": choice,
+            "coverage": [1.0, 1.0, 1.0],
+        }
+        return self.post("/api/answers", {**body, **changed})
+
+
+def answer_everything(caller: Caller, choice: int = 1) -> None:
+    session = caller.get("/api/session").json()
+    for number in range(session["practice"] + session["items"]):
+        for question in session["questions"]:
+            assert caller.answer(number, question["id"], choice).status_code == 200
 
 
 @contextmanager

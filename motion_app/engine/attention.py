@@ -7,7 +7,7 @@ FlexiMMT sections 3.2 and 3.3.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol
@@ -20,6 +20,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from einops import rearrange
 from torch import Tensor
 
+from motion_app.engine.kernels import Kernel, torch_kernel
 from motion_app.engine.layout import SequenceLayout, Span
 from motion_app.errors import RequestError
 
@@ -40,6 +41,7 @@ ABLATIONS = tuple(OPENS)
 MOST_ENUMERATED = 10  # 2^10 video classes; a plan needs only the sets that occur
 
 KeyValues = tuple[Tensor, Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, "AttentionPlan"], Tensor]
 
 
 def visibility(
@@ -117,11 +119,13 @@ Index = slice | Tensor
 @dataclass(frozen=True, eq=False)
 class AttentionGroup:
     """Query rows that may see the same keys. ``rows`` and ``keys`` are slices where contiguous,
-    else int64 positions. ``bias`` (keys,) float32 holds log strengths, None where all are 0."""
+    else int64 positions. ``bias`` (keys,) float32 holds log strengths, None where all are 0.
+    ``label`` is the class of its first rows, by which a group is known when masks change."""
 
     rows: Index
     keys: Index
     bias: Tensor | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,20 +167,31 @@ class AttentionPlan:
         key_class = classes.keys.unique(return_inverse=True)[1]  # (L + ΣM + V,)
         bias = _strength_bias(layout, strengths)
         rows_of: dict[tuple[bool, ...], list[Tensor]] = {}
+        label_of: dict[tuple[bool, ...], str] = {}
         for row_class in classes.queries.unique().tolist():
             rows = (classes.queries == row_class).nonzero().flatten()
-            rows_of.setdefault(tuple(table[row_class].tolist()), []).append(rows)
+            visible = tuple(table[row_class].tolist())
+            rows_of.setdefault(visible, []).append(rows)
+            label_of.setdefault(visible, _class_name(row_class, layout.objects, classes.sets))
         groups, laid = [], []
         for visible, parts in rows_of.items():
             rows = torch.cat(parts).sort().values
             seen = torch.tensor(visible, dtype=torch.bool)[key_class] & (bias > -math.inf)
             keys = seen.nonzero().flatten()
             key_bias = bias[keys].to(device) if bool(bias[keys].any()) else None
-            groups.append(AttentionGroup(_index(rows, device), _index(keys, device), key_bias))
+            index = (_index(rows, device), _index(keys, device))
+            groups.append(AttentionGroup(*index, key_bias, label_of[visible]))
             laid.append(rows)
         order = torch.cat(laid).argsort() if laid else torch.zeros(0, dtype=torch.long)
         in_order = len(laid) <= 1 or bool((order[1:] > order[:-1]).all())
         return cls(layout, tuple(groups), None if in_order else order.to(device))
+
+
+def _class_name(number: int, objects: int, sets: Sequence[frozenset[int]]) -> str:
+    """The name ``visibility`` gives to a class that queries can have."""
+    if number <= objects:
+        return "free" if number == 0 else f"phrase_{number - 1}"
+    return "video_{" + ",".join(map(str, sorted(sets[number - 1 - 2 * objects]))) + "}"
 
 
 def _strength_bias(layout: SequenceLayout, strengths: Sequence[float] | None) -> Tensor:
@@ -210,13 +225,21 @@ def _take(tokens: Tensor, index: Index) -> Tensor:
     return tokens[:, :, index] if isinstance(index, slice) else tokens.index_select(2, index)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: AttentionPlan,
+    *,
+    kernel: Kernel = torch_kernel,
+) -> Tensor:
     """Attention in which every row sees exactly the keys the plan allows it.
 
     ``query``: (B, heads, L + V, d); ``key``, ``value``: (B, heads, L + ΣM + V, d), after QK norm
     and RoPE. Returns (B, heads, L + V, d). Per group one plain unmasked softmax attention over the
     group's keys, so it is exact (equal to a softmax whose closed logits are -inf); a group without
-    keys gives zeros. Raises ValueError for tensors that do not fit the plan's layout.
+    keys gives zeros. ``kernel`` computes each. Raises ValueError for tensors that do not fit the
+    plan's layout.
     """
     layout = plan.layout
     if query.shape[2] != layout.queries or key.shape[2] != layout.keys or key.shape != value.shape:
@@ -226,7 +249,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Te
         )
     outputs = [
         _attend_group(
-            _take(query, group.rows), _take(key, group.keys), _take(value, group.keys), group.bias
+            *(_take(query, group.rows), _take(key, group.keys), _take(value, group.keys)),
+            group.bias,
+            kernel,
         )
         for group in plan.groups
     ]  # each (B, heads, rows, d)
@@ -236,7 +261,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Te
     return laid if plan.order is None else laid.index_select(2, plan.order)  # (B, heads, L + V, d)
 
 
-def _attend_group(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+def _attend_group(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, kernel: Kernel
+) -> Tensor:
     """Plain attention of (B, heads, rows, d) over (B, heads, keys, d).
 
     A bias on the logits rides along as one more channel, query 1 and key bias·√d: the dot product
@@ -247,7 +274,7 @@ def _attend_group(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
     if query.requires_grad and query.device.type == "cpu" and value.dtype == torch.bfloat16:
         return _explicit_attention(query.to(value), key.to(value), value, bias)
     if bias is None:
-        return F.scaled_dot_product_attention(query, key, value)
+        return kernel(query, key, value)
     width = query.shape[-1]
     extra = 8  # one channel, padded: flash kernels want head sizes in multiples of 8
     column = F.pad((bias * math.sqrt(width))[:, None], (0, extra - 1)).to(key)  # (keys, 8)
@@ -256,7 +283,7 @@ def _attend_group(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
     query[..., width] = 1.0
     value = F.pad(value, (0, extra))
     scale = 1 / math.sqrt(width)
-    return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
+    return kernel(query, key, value, scale=scale)[..., :width]
 
 
 def _explicit_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
@@ -315,11 +342,13 @@ class MotionAttnProcessor:
     """CogVideoX attention with motion tokens as extra keys and values, for inference and training.
 
     Motion tokens have no query rows: each layer has its own, and their outputs go nowhere.
+    ``attention``: ``attend``, with a kernel of one's choice or compiled.
     """
 
-    def __init__(self, layer: int, steering: Steering) -> None:
+    def __init__(self, layer: int, steering: Steering, attention: Attend = attend) -> None:
         self.layer = layer
         self.steering = steering
+        self.attention = attention
 
     def __call__(
         self,
@@ -342,13 +371,14 @@ class MotionAttnProcessor:
         if image_rotary_emb is not None:
             query[:, :, text:] = apply_rotary_emb(query[:, :, text:], image_rotary_emb)
             key[:, :, text:] = apply_rotary_emb(key[:, :, text:], image_rotary_emb)
-        plans = self.steering.plans(self.layer, query, key)
+        # A cache may leave out the unconditional half; the conditional one is the last.
+        plans = self.steering.plans(self.layer, query, key)[-len(query) :]
         motion_key, motion_value = self.steering.key_values(self.layer, attn)
         key = _insert(key, motion_key, text)  # (B, heads, L + ΣM + V, d)
         value = _insert(value, motion_value, text)
         output = torch.cat(
             [
-                attend(*share, plan)
+                self.attention(*share, plan)
                 for *share, plan in zip(
                     *(part.chunk(len(plans)) for part in (query, key, value)), plans, strict=True
                 )

@@ -6,29 +6,31 @@ import hashlib
 import json
 from pathlib import Path
 
-from diffusers import CogVideoXImageToVideoPipeline
-
 from motion_app.errors import CheckpointError
+from motion_app.hub import PIPELINE_FILES, OnBytes, Repository, fetch, one_line
+
+__all__ = ["checkpoint_folder", "fingerprint", "one_line"]
 
 
-def checkpoint_folder(path_or_hub_id: str | Path) -> Path:
-    """The folder of a checkpoint; one named by hub id is downloaded where it is not cached yet.
-    Raises CheckpointError."""
+def checkpoint_folder(path_or_hub_id: str | Path, *, on_bytes: OnBytes | None = None) -> Path:
+    """The folder of a checkpoint; one named by hub id (``owner/model`` at its pinned revision, or
+    ``owner/model@revision``) is fetched where it is not cached yet. Raises CheckpointError."""
     folder = Path(path_or_hub_id)
     if (folder / "model_index.json").is_file():
         return folder
-    name = str(path_or_hub_id)
-    if folder.exists() or name.startswith((".", "/")) or name.count("/") != 1:
+    repository = Repository.parse(str(path_or_hub_id))
+    if folder.exists() or repository is None:
         raise CheckpointError(
             f"{folder.name} holds no model_index.json; expected a folder saved by diffusers, or a "
             "hub id such as zai-org/CogVideoX-5b-I2V"
         )
-    try:
-        return Path(CogVideoXImageToVideoPipeline.download(name))
-    except (OSError, ValueError, RuntimeError) as error:
+    fetched = fetch(repository, PIPELINE_FILES, on_bytes=on_bytes)
+    if not (fetched / "model_index.json").is_file():
         raise CheckpointError(
-            f'"{name}" is neither a folder nor a model that can be downloaded: {one_line(error)}'
-        ) from error
+            f"{repository} is no diffusers pipeline: it has no model_index.json; choose an "
+            "image-to-video model such as zai-org/CogVideoX-5b-I2V"
+        )
+    return fetched
 
 
 def fingerprint(transformer_folder: Path) -> str:
@@ -52,8 +54,3 @@ def fingerprint(transformer_folder: Path) -> str:
             while chunk := file.read(2**22):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def one_line(error: Exception) -> str:
-    """The first line of another library's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -130,7 +130,10 @@ class MotionTokens(nn.Module):
     def project(self, layer: int, attn: Attention) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, (1, heads, M, d) each: to_k, to_v and the key's norm; no
         RoPE, since a motion token has no place in the video. With gradient to the tokens."""
-        tokens = self.layers[layer].to(attn.to_k.weight)[None]  # (1, M, D)
+        weight = attn.to_k.weight
+        if weight.dtype.itemsize == 1:  # stored in eight bits, computed in the type of its norm
+            weight = attn.norm_k.weight.to(weight.device)
+        tokens = self.layers[layer].to(weight.device, weight.dtype)[None]  # (1, M, D)
         key = rearrange(attn.to_k(tokens), "b m (heads d) -> b heads m d", heads=attn.heads)
         value = rearrange(attn.to_v(tokens), "b m (heads d) -> b heads m d", heads=attn.heads)
         return (key if attn.norm_k is None else attn.norm_k(key)), value

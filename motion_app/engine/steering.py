@@ -12,24 +12,29 @@ from torch import Tensor, nn
 
 from motion_app.engine.adapters import Adapter, GatedAdapters, token_gates
 from motion_app.engine.attention import (
+    Attend,
     AttentionPlan,
     KeyValues,
     MotionAttnProcessor,
     Steering,
+    attend,
     noun_mask,
 )
+from motion_app.engine.fixed_plans import FixedShapes
 from motion_app.engine.layout import SequenceLayout, Span
 
 
 @contextmanager
-def steered(transformer: nn.Module, steering: Steering) -> Iterator[None]:
+def steered(
+    transformer: nn.Module, steering: Steering, *, attention: Attend = attend
+) -> Iterator[None]:
     """Install ``MotionAttnProcessor`` in every layer of a CogVideoX transformer; whatever happens
     inside, the processors found on entry are back on leaving."""
     layers = [block.attn1 for block in transformer.transformer_blocks]
     before = [attn.processor for attn in layers]
     try:
         for layer, attn in enumerate(layers):
-            attn.set_processor(MotionAttnProcessor(layer, steering))
+            attn.set_processor(MotionAttnProcessor(layer, steering, attention))
         yield
     finally:
         for attn, processor in zip(layers, before, strict=True):
@@ -102,9 +107,15 @@ class GenerationSteering:
         self.nouns = nouns
         self.recording = feature_layers > 0
         self._key_values = key_values
+        self._shapes: dict[tuple[float, ...], FixedShapes] | None = None
         self._features: Tensor | None = None
         self._noun_masks: list[Tensor] = []
         self.set_masks(object_masks)
+
+    def fix_shapes(self) -> None:
+        """Keep the plans' shapes when masks change, for compiled attention."""
+        self._shapes = {half: FixedShapes() for half in self.halves}
+        self.set_masks(self.object_masks)
 
     @property
     def tracks_masks(self) -> bool:
@@ -168,6 +179,8 @@ class GenerationSteering:
             )
             for strengths in dict.fromkeys(self.halves)
         }
+        if self._shapes is not None:
+            built = {half: self._shapes[half].fit(plan) for half, plan in built.items()}
         return list(built.values()) if len(built) == 1 else [built[half] for half in self.halves]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.errors import GenerationCancelled, MotionFileError, RequestError
+from motion_app.errors import GenerationCancelled, MotionAppError
 from motion_app.evaluation.cases import BenchmarkCase
 from motion_app.evaluation.extractors import FlowPair
 from motion_app.evaluation.features import Judges
@@ -94,7 +94,7 @@ class Bench:
             self.engine.generate(request, on_step=lambda report: False)
         except GenerationCancelled:
             return ""
-        except (RequestError, MotionFileError) as error:
+        except MotionAppError as error:
             return str(error)
         return ""
 

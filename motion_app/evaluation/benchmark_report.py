@@ -77,8 +77,8 @@ def _with_stops(outcome: Outcome) -> list[Suite]:
 
 
 def _suite_table(outcome: Outcome, suite: Suite) -> Table | None:
-    metrics = (FOLLOWS, MARGIN, "TF[dis]", "FF[dis]", "leak_change", "rmpm_iou[colour]")
-    titles = {name: f"Limit, {name}" for name in STRATA}
+    metrics = (FOLLOWS, MARGIN, "TF[dis]", "FF[dis]", "leak_change", "mask_iou[colour]")
+    titles = {name: f"Limit, {name}" for name in STRATA} | {RULES: "RMPM's rules"}
     title = titles.get(suite.name, suite.name.capitalize())
     return tables.metric_table(
         outcome, suite, metrics, title, f"{suite.about[0].upper()}{suite.about[1:]}."
@@ -212,7 +212,7 @@ def charts(outcome: Outcome) -> dict[str, str]:
     for metric, name, words in (
         (MARGIN, "differences.svg", "own − other"),
         (FOLLOWS, "follow_differences.svg", "share on their own motion"),
-        ("TF[dis]", "tf_differences.svg", "TF[dis]"),
+        ("TF[colour]", "tf_differences.svg", "TF[colour]"),
     ):
         found = tables.differences(outcome, main, metric)
         if found:
@@ -274,4 +274,4 @@ def contact_sheet(outcome: Outcome, suite: Suite, case: BenchmarkCase) -> np.nda
 
 def _score_words(outcome: Outcome, case: BenchmarkCase, row: str) -> str:
     values = outcome.scores[case.id, row].values.get(MARGIN, ())
-    return f"own − other {', '.join(f'{v:.2f}' for v in values)}" if values else ""
+    return f"own - other {', '.join(f'{v:.2f}' for v in values)}" if values else ""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from motion_app.engine.checkpoint import checkpoint_folder
+from motion_app.engine.propagation import PropagationConfig
 from motion_app.evaluation.case_scores import SCORING, CaseScores, metric_ids
 from motion_app.evaluation.cases import BenchmarkCase, Movement, movements
 from motion_app.evaluation.external import ExternalMethod, write_inputs
@@ -98,6 +99,7 @@ class _Run:
         self.geometry = ModelGeometry.from_folder(self.folder)
         self.store = ResultStore(campaign.out)
         self.library = movements(Library(campaign.motions).list())
+        self.rule = GenerationDefaults.read(self.folder).rmpm.get("rule", PropagationConfig().rule)
         self.made_with = self._made_with()
         self.ids = metric_ids(WeightStore(campaign.judges), rendered=campaign.data is None)
         self.gaps: list[str] = []
@@ -221,8 +223,15 @@ class _Run:
             tasks.append(LearnTask(name, marked, out, steps))
         words = (f"learn {task.name} from a crowded clip" for task in tasks)
         learned = dict(zip(tasks, self._all(crew, tasks, words), strict=True))
+        for task, answer in learned.items():
+            if isinstance(answer, str):
+                self.gaps.append(f"{task.name} was not learned from a crowded clip: {answer}")
         for marked, tokens in ((True, MARKED), (False, BY_NOUN)):
-            files = {task.name: m for task, m in learned.items() if task.marked == marked}
+            files = {
+                task.name: answer
+                for task, answer in learned.items()
+                if task.marked == marked and not isinstance(answer, str)
+            }
             roster[FULL.method, tokens] = files
         return roster
 
@@ -264,15 +273,16 @@ class _Run:
     def _video_task(
         self, case: BenchmarkCase, variant: Variant, motions: tuple[Motion, ...]
     ) -> VideoTask:
+        rule = "" if variant.rule == self.rule else variant.rule
         key = content_key(
             {
                 **self.made_with,
                 "case": case.digest(),
-                "variant": [variant.method, *sorted(variant.without), variant.rule],
+                "variant": [variant.method, *sorted(variant.without), rule],
                 "motions": [self._digest(motion.path) for motion in motions],
             }
         )
-        name = f"{case.id}.{variant.name}"
+        name = " ".join([case.id, variant.method, *sorted(variant.without), rule])
         video = self.store.path("videos", name, key, ".npz")
         scores = self._score_path(case, variant.name, key)
         return VideoTask(case, variant, motions, self.ids, video, scores, self.campaign.steps)
@@ -283,7 +293,7 @@ class _Run:
     def _score_path(self, case: BenchmarkCase, name: str, key: str) -> Path:
         about = {"video": key, "scoring": SCORING, "ids": self.ids}
         scored = content_key({**about, "references": case.reference_digest()})
-        return self.store.path("scores", f"{case.id}.{name}", scored, ".json")
+        return self.store.path("scores", f"{case.id} {name}", scored, ".json")
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:

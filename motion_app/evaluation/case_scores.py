@@ -19,8 +19,8 @@ from motion_app.errors import MotionAppError
 from motion_app.evaluation import metrics as m
 from motion_app.evaluation.cases import BenchmarkCase
 from motion_app.evaluation.catalogue import METRICS, Metric, lacking
-from motion_app.evaluation.extractors import FlowPair, colour_masks, colour_track
-from motion_app.evaluation.features import DIS, Judges, VideoFeatures
+from motion_app.evaluation.extractors import MOVING_CONTRAST, FlowPair, colour_masks, colour_track
+from motion_app.evaluation.features import Judges, VideoFeatures
 from motion_app.evaluation.items import LOSSLESS, EvaluationItem, JudgedObject, OpenedItem
 from motion_app.evaluation.weights import WeightStore
 from motion_app.geometry import ModelGeometry
@@ -48,8 +48,9 @@ class CaseScores:
 
 
 class CaseVideo(VideoFeatures):
-    """Features of a video of ``case``. ``token_masks`` (N, F, h, w) bool are RMPM's last, None
-    where none were made; the references' flow is kept in ``shared`` for all videos."""
+    """Features of a video of ``case``. ``token_masks`` (N, F, h, w) bool are those its last step
+    used, None where they are no more than the first frame's; the references' flow is kept in
+    ``shared`` for all videos."""
 
     def __init__(
         self,
@@ -116,16 +117,21 @@ def background(video: VideoFeatures) -> np.ndarray:
     return outside
 
 
-def _leaking_flow(video: VideoFeatures) -> tuple[float, ...]:
-    outside = background(video)[:-1]
-    lengths = np.linalg.norm(video.flow(DIS, video.frames).forward, axis=-1)
-    return (float(lengths[outside].mean()),)
+def _changes(video: VideoFeatures) -> np.ndarray:
+    """[pixels of the background of frames 2 to T]: the mean over the colours of how far each is
+    from its colour in the first frame. The renderer's backgrounds stand still, so that any change
+    is something that has left its object."""
+    outside = background(video)[1:]
+    change = np.abs(video.frames[1:].astype(float) - video.frames[0]).mean(axis=-1)
+    return change[outside]
 
 
 def _leaking_change(video: VideoFeatures) -> tuple[float, ...]:
-    outside = background(video)[1:]
-    change = np.abs(video.frames[1:].astype(float) - video.frames[0]).mean(axis=-1)
-    return (float(change[outside].mean()),)
+    return (float(_changes(video).mean()),)
+
+
+def _leaking_share(video: VideoFeatures) -> tuple[float, ...]:
+    return (float((_changes(video) > MOVING_CONTRAST).mean()),)
 
 
 def _propagated(video: CaseVideo) -> tuple[float, ...]:
@@ -147,9 +153,9 @@ OWN_METRICS = MappingProxyType(
                 stand_in_for="TF",
                 measure=_centroid_trajectories,
             ),
-            Metric("leak_flow[dis]", "dis", "", "down", measure=_leaking_flow),
+            Metric("leak_share", "exact", "", "down", measure=_leaking_share),
             Metric("leak_change", "exact", "", "down", measure=_leaking_change),
-            Metric("rmpm_iou[colour]", "colour-masks", "", "up", measure=_propagated),
+            Metric("mask_iou[colour]", "colour-masks", "", "up", measure=_propagated),
         )
     }
 )
@@ -157,10 +163,10 @@ ALL_METRICS = MappingProxyType({**METRICS, **OWN_METRICS})
 # The catalogue's weightless ones that say something of a rendered scene.
 RENDERED = (
     *("follows_own[colour]", "own_motion[colour]", "other_motion[colour]"),
-    *("own_minus_other[colour]", "TF[dis]", "TF[colour]", "FF[dis]", "leak_flow[dis]"),
-    *("leak_change", "colour_constancy[dis]", "rmpm_iou[colour]"),
+    *("own_minus_other[colour]", "TF[dis]", "TF[colour]", "FF[dis]", "leak_share"),
+    *("leak_change", "colour_constancy[dis]", "mask_iou[colour]"),
 )
-PICTURED = ("TF[dis]", "FF[dis]", "leak_flow[dis]", "leak_change", "temporal_flickering")
+PICTURED = ("TF[dis]", "FF[dis]", "leak_share", "leak_change", "temporal_flickering")
 OF_PAPERS = ("AC", "TC", "TS", "TF", "FF")
 
 

@@ -9,7 +9,7 @@ from motion_app.evaluation.plots import COLOURS
 from motion_app.evaluation.report import Average
 
 WIDTH, LABELS, NUMBERS = 760, 190, 150  # pixels: the whole, names left, figures right
-ROW, TOP, FOOT = 26, 44, 34
+ROW, TOP, FOOT = 26, 48, 40
 QUIET = "#7a8793"  # readable on light and on dark
 GRID = "#7a879344"
 
@@ -51,7 +51,8 @@ def line_chart(
     axes: tuple[str, str],
     height: int = 330,
 ) -> str:
-    """``lines`` over ``at``, values from 0 to 1; each is named where it ends."""
+    """``lines`` over ``at``, values from 0 to 1; each is named where it ends. Lines whose names
+    begin alike, up to a comma, share a colour, the ones with more to say dashed."""
     left, right, bottom = 64, WIDTH - 170, height - FOOT - 8
 
     def x(value: float) -> float:
@@ -66,16 +67,18 @@ def line_chart(
         parts.append(_text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", colour=QUIET))
     parts += [_text(x(v), bottom + 16, f"{v:g}", anchor="middle", colour=QUIET) for v in at]
     ends = _apart({name: y(values[-1]) for name, values in lines.items()})
-    for k, (name, values) in enumerate(lines.items()):
+    families = list(dict.fromkeys(name.partition(", ")[0] for name in lines))
+    for name, values in lines.items():
         points = " ".join(f"{x(a):.1f},{y(v):.1f}" for a, v in zip(at, values, strict=True))
-        dash = ' stroke-dasharray="6 4"' if k >= len(lines) / 2 and len(lines) > 3 else ""
-        colour = COLOURS[k % 3] if len(lines) > 3 else COLOURS[k]
+        family, _, kind = name.partition(", ")
+        colour = COLOURS[families.index(family) % len(COLOURS)]
+        dash = ' stroke-dasharray="6 4"' if kind else ""
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.2"{dash}/>'
         )
         parts.append(_text(right + 8, ends[name] + 4, name, colour=colour))
     parts.append(_text((left + right) / 2, height - 6, axes[0], anchor="middle", colour=QUIET))
-    parts.append(_text(8, TOP - 8, axes[1], colour=QUIET))
+    parts.append(_text(8, TOP - 3, axes[1], colour=QUIET, size=12))
     return _svg(height, parts)
 
 

@@ -38,7 +38,7 @@ class ResultStore:
 
     def path(self, kind: str, name: str, key: str, suffix: str) -> Path:
         """Where the result of ``kind`` with this ``key`` lies, or will; ``name`` is for people."""
-        slug = re.sub(r"[^\w.-]+", "-", name).strip("-")
+        slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")
         return make_folder(self.folder / kind) / f"{slug}.{key[:KEY_LETTERS]}{suffix}"
 
 

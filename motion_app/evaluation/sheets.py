@@ -67,5 +67,5 @@ def draw_sheet(
 def png_bytes(picture: np.ndarray) -> bytes:
     """(H, W, 3) uint8 as a PNG."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", optimize=True)
+    Image.fromarray(picture).save(file, format="PNG")
     return file.getvalue()

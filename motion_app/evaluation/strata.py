@@ -15,7 +15,6 @@ from motion_app.evaluation.cases import (
     draw_cases,
     pocket_case,
     reference_of,
-    visible_scene,
     world_of,
 )
 from motion_app.geometry import ModelGeometry, mask_to_grid
@@ -44,8 +43,9 @@ def stretched_cases(
     cases = []
     for i in range(count):
         for attempt in itertools.count():
-            key = [STRETCH_SEED, i, attempt]
-            scene, picked = visible_scene(names, 2, config, geometry, key)
+            rng = np.random.default_rng([STRETCH_SEED, i, attempt])
+            picked = [names[j] for j in rng.permutation(len(names))[:2]]
+            scene = draw_scene(rng, config, objects=2, motions=picked)
             wide = replace(
                 scene,
                 creatures=tuple(

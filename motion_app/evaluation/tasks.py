@@ -60,14 +60,13 @@ class VideoTask:
                     frames=made.frames,
                     masks=made.masks,
                     fps=np.float64(made.fps),
-                    settled=np.int64(made.settled),
+                    settled=np.int64(made.settled if propagated(made.masks) else 0),
                     seconds=np.float64(made.seconds),
                 )
             with np.load(self.video, allow_pickle=False) as kept:
                 frames, masks, fps = kept["frames"], kept["masks"], float(kept["fps"])
         except MotionAppError as error:
             return str(error)
-        propagated = _propagates(self.variant)
         video = CaseVideo(
             self.case,
             frames,
@@ -75,16 +74,15 @@ class VideoTask:
             judges=bench.judges,
             shared=bench.flows,
             geometry=bench.engine.geometry,
-            token_masks=masks if propagated else None,
+            token_masks=masks if propagated(masks) else None,
         )
         write_json(self.scores, score_case(video, self.ids).to_json())
         return ""
 
 
-def _propagates(variant: Variant) -> bool:
-    """Whether the masks of its videos are RMPM's own."""
-    methods = ("none", "concat")
-    return variant.method not in methods and not {"infer_mask", "rmpm"} & set(variant.without)
+def propagated(masks: np.ndarray) -> bool:
+    """Whether the masks (N, F, h, w) bool of a video are more than the first frame's, repeated."""
+    return bool((masks != masks[:, :1]).any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,17 +128,21 @@ class ProbeTask:
 
 @dataclass(frozen=True)
 class LearnTask:
-    """Learn a movement from its crowded reference; the answer is the motion."""
+    """Learn a movement from its crowded reference; the answer is the motion, or why there is
+    none."""
 
     name: str
     marked: bool
     out: Path
     steps: int | None = None
 
-    def run(self, bench: Bench) -> Motion:
+    def run(self, bench: Bench) -> Motion | str:
         if self.out.is_file():
             return read_motion(self.out)
-        return bench.learn_crowded(self.name, self.marked, self.out, steps=self.steps)
+        try:
+            return bench.learn_crowded(self.name, self.marked, self.out, steps=self.steps)
+        except MotionAppError as error:
+            return str(error)
 
 
 @dataclass(frozen=True, eq=False)

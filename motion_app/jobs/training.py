@@ -71,7 +71,7 @@ class TrainingRunner:
         if missing:
             raise RequestError(f"the clip {missing[0]} did not come; upload it with the training")
         self._library.new_path(asked.name)  # raises where the name is taken or cannot be
-        asked.config(self._defaults().motion_training)
+        asked.config(self._defaults().training_of(asked.method))
         return dict(inputs)
 
     def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
@@ -81,7 +81,8 @@ class TrainingRunner:
             raise RequestError(f'a motion "{name}" is being learned already; choose another name')
 
     def size(self, inputs: Mapping[str, Any]) -> JobSize:
-        own = self._defaults().motion_training.get("steps", DEFAULT_STEPS)
+        method = inputs.get("method") or "fleximmt"
+        own = self._defaults().training_of(method).get("steps", DEFAULT_STEPS)
         return JobSize(inputs.get("steps") or own, objects=1)
 
     def run(self, work: Work) -> dict[str, Any]:
@@ -91,7 +92,7 @@ class TrainingRunner:
         engine = engine_for(work, self._wait_for_engine)
         work.enter("encoding_clips")
         asked = TrainingInputs.from_json(work.row.inputs, work.folder)
-        config = asked.config(engine.defaults.motion_training)
+        config = asked.config(engine.defaults.training_of(asked.method))
         steps = _Steps(work)
         learned = _finished(work.folder / MOTION_FILE) or train_motion(
             asked.clips,

@@ -44,6 +44,27 @@ GENERATION = {
         "shift": 0.12,
         "permute_colours": True,
     },
+    "synmotion_training": {
+        "steps": 200,
+        "batch": 3,
+        "learning_rate": 0.003,
+        "lora_learning_rate": 0.003,
+        "rank": 8,
+        "lora_alpha": 8.0,
+        "refiner_width": 64,
+        "refiner_heads": 4,
+        "refiner_feed_forward": 128,
+        "noisy_share": 0.7,
+        "moving_weight": 4.0,
+        "image_dropout": 0.0,
+        "image_noise": [],
+        "views": 16,
+        "zoom": [0.85, 1.2],
+        "shift": 0.12,
+        "permute_colours": True,
+        "spv": "rendered",
+        "spv_clips": 24,
+    },
 }
 
 

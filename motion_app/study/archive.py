@@ -135,7 +135,9 @@ class StudyArchive:
         query = sa.select(raters).where(raters.c.id == rater, raters.c.study == self.id)
         row = connection.execute(query.with_for_update() if lock else query).first()
         if row is None:
-            raise RequestError("this link is not known any more; its data was deleted")
+            raise RequestError(
+                "this link is not known any more; its data was deleted, or its place given back"
+            )
         return row
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from motion_app.errors import RequestError
 from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.study.blinding import check_blind
 from motion_app.study.items import PreparedItems, VideoChoice, prepare_items
 from motion_app.study.plan import StudyConfig
 from motion_app.study.sources import SourceItem
@@ -42,8 +43,8 @@ def create_study(
     """Make the study in ``folder``; its methods are those of the first item, in that order.
 
     ``gold`` None: one for every 20 items. ``database`` and ``dataset`` as in ``StudyStore.create``.
-    ``options`` are fields of ``StudyConfig``. RequestError
-    or MediaError for what cannot be used; then nothing is left behind.
+    ``options`` are fields of ``StudyConfig``. RequestError or MediaError for what cannot be used,
+    and for a text that would tell raters a method's name; then nothing is left behind.
     """
     folder = Path(folder)
     if (folder / "study.json").exists() or (folder / "media").exists():
@@ -55,6 +56,7 @@ def create_study(
     config = StudyConfig.build(title=title, methods=tuple(sources[0].videos), **options)
     for source in sources:
         _check_source(source, config)
+    check_blind(config, sources, folder=folder.resolve().name)
     main = sum(source.kind == "main" for source in sources)
     if not main:
         raise RequestError("all items are gold or practice; at least one is needed to compare")

@@ -114,13 +114,43 @@ class Enrolment(StudyArchive):
         went. The link is worth nothing afterwards."""
         with self.engine.begin() as connection:
             row = self._row(connection, rater, lock=True)
-            gone = connection.execute(sa.delete(answers).where(answers.c.rater == rater)).rowcount
-            connection.execute(sa.delete(raters).where(raters.c.id == rater))
-            connection.execute(sa.insert(raters).values(id=new_id(), study=self.id, slot=row.slot))
-            self.note(connection, "rater deleted", {"slot": row.slot, "answers": gone})
+            gone = self._vacate(connection, row, "rater deleted")
+        self._tell_sink(row.id)
+        return gone
+
+    def release(self, number: int, *, joined: float | None) -> int:
+        """Free the slot of somebody who gave up, or of a personal link that nobody used; how many
+        answers were deleted. ``joined``: when who sits there joined, as the caller saw it.
+
+        RequestError for a slot that is free, of a rater who finished, or taken by another one by
+        now.
+        """
+        query = sa.select(raters).where(raters.c.study == self.id, raters.c.slot == number)
+        with self.engine.begin() as connection:
+            row = connection.execute(query.with_for_update()).first()
+            if row is None or (row.joined is None and row.handed_out is None):
+                raise RequestError(f"place {number} is free already; nothing was released")
+            if row.joined != joined:
+                raise RequestError(f"somebody else has taken place {number} by now; look again")
+            if row.finished is not None:
+                raise RequestError(
+                    f"rater {number} has finished and keeps the place; to leave the answers out, "
+                    f"report with --without {number}"
+                )
+            gone = self._vacate(connection, row, "place released")
+        self._tell_sink(row.id)
+        return gone
+
+    def _vacate(self, connection: sa.Connection, row: sa.Row[Any], kind: str) -> int:
+        gone = connection.execute(sa.delete(answers).where(answers.c.rater == row.id)).rowcount
+        connection.execute(sa.delete(raters).where(raters.c.id == row.id))
+        connection.execute(sa.insert(raters).values(id=new_id(), study=self.id, slot=row.slot))
+        self.note(connection, kind, {"rater": row.slot, "answers": gone})
+        return gone
+
+    def _tell_sink(self, rater: str) -> None:
         if self.sink is not None:
             self.sink.append({"study": self.id, "deleted_rater": rater})
-        return gone
 
 
 def _rater(row: sa.Row[Any]) -> Rater:

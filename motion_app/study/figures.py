@@ -4,7 +4,7 @@ shows everything and needs nothing else."""
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -126,8 +126,14 @@ def figures_json(report: StudyReport) -> dict[str, dict[str, Any]]:
     """Name → ``{"title", "figure"}``, plain JSON as plotly.js takes it."""
     return {
         name: {"title": title, "figure": draw(report).to_plotly_json()}
-        for name, title, draw in FIGURES
+        for name, title, draw in _figures(report)
     }
+
+
+def _figures(report: StudyReport) -> Sequence[tuple[str, str, Callable[[StudyReport], go.Figure]]]:
+    """Those that have something to show: without repeats nobody's agreement can be drawn."""
+    repeated = any(rater.repeats for rater in report.raters)
+    return [entry for entry in FIGURES if entry[0] != "raters" or repeated]
 
 
 def _panels(report: StudyReport) -> go.Figure:
@@ -186,7 +192,7 @@ def report_html(report: StudyReport) -> str:
             config={"displayModeBar": False, "responsive": True},
         )
         + "</div></section>"
-        for _, title, draw in FIGURES
+        for _, title, draw in _figures(report)
     )
     left_out = ", ".join(str(number) for number in report.left_out)
     return (

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import sqlalchemy as sa
-from scipy.special import bdtrc
 
 from motion_app.errors import RequestError
 from motion_app.study.records import AnswerRow, Overview, RaterState
@@ -147,6 +146,7 @@ def overview(store: StudyStore) -> Overview:
                 done=_whole_screens(given, asked),
                 screens=planned[seat.slot],
                 seconds=seconds.get(seat.slot),
+                answered=max((row.server_time for row in given), default=None),
                 gold=len(gold),
                 gold_wrong=gold.count(False),
                 flags=rater_flags(
@@ -203,6 +203,8 @@ def rater_flags(
     question = min((row.question for row in rows), default="")
     places = [row.place for row in rows if row.role == "main" and row.question == question]
     if places:
+        from scipy.special import bdtrc  # here: a server that starts has no answers to look at
+
         most = max(places.count(place) for place in set(places))
         if shown * bdtrc(most - 1, len(places), 1 / shown) < PLACE_CHANCE:
             flags.append("one place")

@@ -124,8 +124,9 @@ class AnswerRow:
 @dataclass(frozen=True)
 class RaterState:
     """A rater as the administrator sees one before unblinding. ``seconds`` is the median time for a
-    screen, None before the first; ``gold_wrong`` of ``gold`` answers were wrong; ``flags`` are
-    words: "gold", "fast", "one place"."""
+    screen, None before the first; ``answered`` is when the last answer came, unix seconds or None;
+    ``gold_wrong`` of ``gold`` answers were wrong; ``flags`` are words: "gold", "fast", "one
+    place"."""
 
     number: int
     handed_out: bool
@@ -134,6 +135,7 @@ class RaterState:
     done: int
     screens: int
     seconds: float | None
+    answered: float | None
     gold: int
     gold_wrong: int
     flags: tuple[str, ...]

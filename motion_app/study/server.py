@@ -12,11 +12,13 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.study.pages.app import build_site
+from motion_app.study.pages.documents import asks_for_page, notice, static_files
 from motion_app.study.pages.door import SHORTEST_SECRET
 from motion_app.study.pages.gate import Gate
 from motion_app.study.store import StudyStore
@@ -84,10 +86,12 @@ def study_secret(folder: Path) -> str:
 
 
 class StudyHall:
-    """Many studies, each below the name of its folder, opened when first asked for."""
+    """Many studies, each below the name of its folder, opened when first asked for. Which there are
+    is told to nobody."""
 
     def __init__(self, settings: StudySettings) -> None:
         self.settings = settings
+        self._files = static_files()
         self._sites: dict[str, FastAPI] = {}
         self._lock = threading.Lock()
 
@@ -95,18 +99,28 @@ class StudyHall:
         if scope["type"] != "http":
             return
         root = scope.get("root_path", "").rstrip("/")
-        name = scope["path"].removeprefix(root).lstrip("/").partition("/")[0]
+        name, _, rest = scope["path"].removeprefix(root).lstrip("/").partition("/")
+        request = Request(scope)
         try:
             site = await run_in_threadpool(self.site, name)
         except MotionAppError as error:  # its database is away, or was made elsewhere
             logger.error("the study in %s cannot be opened: %s", name, error)
-            await _refused(503, "this study cannot be opened now")(scope, receive, send)
+            response = _refused(request, 503, "closed", "this study cannot be opened now")
+            await response(scope, receive, send)
             return
         if site is None:
-            refused = _refused(404, "there is no such study; check its address")
-            await refused(scope, receive, send)
+            await self._own(request, name, rest)(scope, receive, send)
             return
         await site({**scope, "root_path": f"{root}/{name}", "app_root_path": root}, receive, send)
+
+    def _own(self, request: Request, name: str, rest: str) -> Response:
+        """What is not below any study: the page without a link, and what it is drawn with."""
+        file = {"favicon.ico": "icon.svg", "static": rest}.get(name)
+        if file in self._files:
+            return self._files[file].response(request)
+        if not name:
+            return notice("link", request)
+        return _refused(request, 404, "missing", "there is no such study; check its address")
 
     def site(self, name: str) -> FastAPI | None:
         """The application of the study in the folder ``name``; None where there is none."""
@@ -120,7 +134,9 @@ class StudyHall:
             return self._sites[name]
 
 
-def _refused(status: int, why: str) -> JSONResponse:
+def _refused(request: Request, status: int, page: str, why: str) -> Response:
+    if asks_for_page(request):
+        return notice(page, request, status=status)
     return JSONResponse({"error": why}, status)
 
 

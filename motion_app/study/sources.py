@@ -148,7 +148,7 @@ def sources_from_results(
     scenes: dict[str, list[tuple[str, Path, dict[str, Any]]]] = {}
     for result in results:
         recipe = _recipe(result.path)
-        label = result.label or _label(recipe)
+        label = result.label or method_label(recipe)
         scenes.setdefault(_scene(recipe), []).append((label, result.path / "video.mp4", recipe))
     every = {label for found in scenes.values() for label, _, _ in found}
     return [
@@ -179,7 +179,9 @@ def _scene(recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(scene).encode()).hexdigest()
 
 
-def _label(recipe: Mapping[str, Any]) -> str:
+def method_label(recipe: Mapping[str, Any]) -> str:
+    """What a result is compared under: the method of its recipe or request, and what it went
+    without."""
     without = recipe.get("without") or []
     ending = f" without {', '.join(without)}" if without else ""
     return str(recipe.get("method", "fleximmt")) + ending

@@ -9,11 +9,12 @@ from typing import Any
 
 from motion_app.errors import RequestError
 from motion_app.settings import DEFAULT_LIMITS, Limits
-from motion_app.training.config import MotionTraining
+from motion_app.training.config import ClipTraining, MotionTraining
 from motion_app.training.selection import ClipSelection
+from motion_app.training.synmotion_config import SynMotionTraining
 
 # Method → who sees the tokens while they are learned (None: the checkpoint's own way).
-METHODS: Mapping[str, str | None] = {"fleximmt": None, "concat": "none"}
+METHODS: Mapping[str, str | None] = {"fleximmt": None, "concat": "none", "synmotion": None}
 MOST_STEPS = 20_000
 MOST_LETTERS = 240
 
@@ -104,17 +105,20 @@ class TrainingInputs:
             validate_every=entries.get("validate_every"),
         )
 
-    def config(self, defaults: Mapping[str, Any]) -> MotionTraining:
-        """The settings of the training, over the checkpoint's own ``defaults``."""
-        return MotionTraining.for_checkpoint(
-            defaults,
-            name=self.name.strip(),
-            phrase=self.phrase.strip(),
-            noun=self.noun.strip(),
-            steps=self.steps,
-            validate_every=self.validate_every,
-            mask=METHODS[self.method],
-        )
+    def config(self, defaults: Mapping[str, Any], **given: Any) -> ClipTraining:
+        """The settings of the training, over the checkpoint's own ``defaults`` for the method;
+        ``given`` are settings of the method beyond what is asked here."""
+        chosen = {
+            "name": self.name.strip(),
+            "phrase": self.phrase.strip(),
+            "noun": self.noun.strip(),
+            "steps": self.steps,
+            "validate_every": self.validate_every,
+            **given,
+        }
+        if self.method == "synmotion":
+            return SynMotionTraining.for_checkpoint(defaults, **chosen)
+        return MotionTraining.for_checkpoint(defaults, mask=METHODS[self.method], **chosen)
 
 
 def _column(entries: Mapping[str, Any], key: str, count: int) -> list[Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
+import inspect
 import logging
 import os
 import secrets
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from motion_app.errors import MediaError, MotionAppError
 
@@ -23,12 +26,16 @@ File = dict[str, Any] | str  # an upload as gradio describes it, or a data URI
 
 
 def told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """``endpoint`` with its mistakes as one line of plain text, and nothing else of the server."""
+    """``endpoint`` with its mistakes as one line of plain text, and nothing else of the server; it
+    sees only values of the types it names."""
+    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(endpoint)
 
     @functools.wraps(endpoint)
     def answer(*arguments: Any, **named: Any) -> Any:
         try:
-            return endpoint(*arguments, **named)
+            return checked(*arguments, **named)
+        except ValidationError as error:
+            raise gr.Error(_what_is_wrong(endpoint, error), print_exception=False) from error
         except MotionAppError as error:
             raise gr.Error(" ".join(str(error).split()), print_exception=False) from error
         except Exception as error:
@@ -42,6 +49,17 @@ def told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
+def _what_is_wrong(endpoint: Callable[..., Any], error: ValidationError) -> str:
+    """The first value of the wrong type, by its name."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    names = list(inspect.signature(endpoint).parameters)
+    head, *rest = first["loc"]
+    place = [names[head] if isinstance(head, int) and head < len(names) else head]
+    place += [part for part in rest if isinstance(part, int)]  # the others name types
+    where = ".".join(str(part) for part in place)[:80]
+    return f"the value {where} of {endpoint.__name__} does not fit: {first['msg'][:200]}"
+
+
 def received(file: File | None, *, most_megabytes: float) -> Path:
     """The file on disk that an upload or a ``data:`` URI stands for.
 
@@ -50,9 +68,10 @@ def received(file: File | None, *, most_megabytes: float) -> Path:
     """
     folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
     if isinstance(file, Mapping) and isinstance(file.get("path"), str):
-        path = Path(file["path"]).resolve()
-        if path.is_relative_to(folder.resolve()) and path.is_file():
-            return path
+        with contextlib.suppress(OSError, ValueError):  # no path at all: too long, a zero byte
+            path = Path(file["path"]).resolve()
+            if path.is_relative_to(folder.resolve()) and path.is_file():
+                return path
         raise MediaError("that is no uploaded file; upload it first (gradio_client.handle_file)")
     if isinstance(file, str) and file.startswith("data:"):
         return _written(file, folder, most_megabytes)

@@ -159,9 +159,10 @@ class MotionsTab:
                 label=texts("motions.method"),
                 elem_id="training-method",
             )
+            own = [self._own_steps(defaults.training_of(method)) for method in METHODS]
             self.steps = gr.Slider(
-                *(1, max(1000, 2 * self._own_steps(defaults.motion_training))),
-                value=self._own_steps(defaults.motion_training),
+                *(1, max(1000, 2 * max(own))),
+                value=own[0],
                 step=1,
                 label=texts("motions.steps"),
                 elem_id="training-steps",
@@ -223,6 +224,12 @@ class MotionsTab:
             trigger_mode="multiple",  # none of a person's choices is dropped
         )
         listen(self.editor.remove, self.remove, inputs=[desk], outputs=clips)
+        listen(
+            self.method.change,
+            lambda method: self._own_steps(self.host.defaults().training_of(method)),
+            inputs=[self.method],
+            outputs=[self.steps],
+        )
         for field in (self.noun, self.phrase):
             listen(
                 field.change,

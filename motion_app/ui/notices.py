@@ -58,8 +58,9 @@ def _overlaps(draft: SceneDraft, grids: np.ndarray, k: int) -> list[Notice]:
     for other, item in enumerate(draft.objects):
         shared = int((grids[k] & grids[other]).sum())
         if other != k and shared:
-            values = {"number": other + 1, "name": item.name, "tokens": shared}
-            values["share"] = round(100 * shared / int(grids[k].sum()))
+            share = round(100 * shared / int(grids[k].sum()))
+            name = item.name and f" ({item.name})"
+            values = {"number": other + 1, "name": name, "tokens": shared, "share": share}
             notices.append(Notice("transfer.notice_overlap", values, fatal=False))
     return notices
 

@@ -118,6 +118,7 @@ element.addEventListener("change", flush);
 element.addEventListener("focusout", flush);
 element.addEventListener("keydown", (event) => {
   const field = event.target;
+  if (event.isComposing) return; // Enter ends a word of an input method, not the sentence
   if (event.key === "Enter" && field.dataset.field && field.type !== "range") {
     event.preventDefault(); // a sentence is one line
     flush();

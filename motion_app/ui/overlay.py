@@ -116,15 +116,6 @@ def _numbered(
     return np.asarray(picture)
 
 
-def picture_with_objects(
-    frame: np.ndarray, masks: np.ndarray, slots: Sequence[int], *, selected: int | None = None
-) -> np.ndarray:
-    """A model frame (H, W, 3) uint8 enlarged for display, with its objects on it."""
-    width, height = display_size(*frame.shape[:2])
-    large = upscale(frame[None], width, height)[0]  # (height, width, 3)
-    return draw_objects(large, enlarge_masks(masks, width, height), slots, selected=selected)
-
-
 def mask_sheet(
     frames: np.ndarray, masks: np.ndarray, slots: Sequence[int], *, cell_width: int = 288
 ) -> np.ndarray:

@@ -14,6 +14,7 @@ from motion_app.ui.api import register_api
 from motion_app.ui.boundary import listen
 from motion_app.ui.evaluate_tab import EvaluateTab
 from motion_app.ui.examples import Example
+from motion_app.ui.gateway import GuardedBlocks
 from motion_app.ui.host import ModelHost
 from motion_app.ui.motions_tab import MotionsTab
 from motion_app.ui.progress import host_banner
@@ -33,7 +34,7 @@ def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
     """The whole app as gradio serves it: the first language at ``/``, each other one at its own
     path, and the endpoints of ``api`` once."""
     first, *others = LANGUAGES
-    with gr.Blocks(
+    with GuardedBlocks(
         title=Texts(first)("page.title"),
         delete_cache=CLEAN_UP,
         analytics_enabled=False,
@@ -44,7 +45,7 @@ def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
             LanguagePage(host, Texts(language), examples).wire(page)
-    return page
+    return page.queue(api_open=False)  # every call takes its place in the line
 
 
 class LanguagePage:

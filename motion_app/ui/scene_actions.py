@@ -88,12 +88,11 @@ class SceneActions:
     def restore(self, session: Session, request_file: RequestFile) -> None:
         """The scene of a request that is complete in itself. RequestError, MediaError, or
         MotionFileError for a motion that is not in the library."""
-        engine = self.host.wait_for_engine(0)
         request = build_request(
             request_file,
             geometry=self.host.geometry(),
             library=self.host.library,
-            base=None if engine is None else engine.fingerprint,
+            base=self.host.base(),
             limits=self.limits,
         )
         session.put(SceneDraft.of_request(request), Action("transfer.did_restore"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ class Session:
         self.history = History()
         self.fit = FIT_MODES[0]
         self.grid = False
-        self.drawn = 0
+        self.drawn = time.time_ns() // 1_000_000  # above the count of any session before it
         self.heard = 0
         self.segmenter: ClickSegmenter | None = None
         self.lock = threading.RLock()

@@ -6,22 +6,22 @@ The studies themselves run beside the page (``motion_app.study.server``), below 
 from __future__ import annotations
 
 import html
-import re
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
 
 from motion_app.errors import RequestError
+from motion_app.jobs.store import JobRow
 from motion_app.study.creation import create_study
 from motion_app.study.ledger import overview
 from motion_app.study.plan import Form
 from motion_app.study.server import study_secret
-from motion_app.study.sources import ResultFolder, sources_from_results
+from motion_app.study.sources import ResultFolder, method_label, sources_from_results
 from motion_app.study.store import StudyStore
 from motion_app.ui.boundary import listen
 from motion_app.ui.host import ModelHost
@@ -36,13 +36,15 @@ COMMAND = 'python -m motion_app study create ITEMS --out FOLDER --title "…"'
 
 @dataclass(frozen=True)
 class MadeStudy:
-    """A study of this browser. ``name`` is its folder's name and its address below ``/study``."""
+    """A study of this browser. ``name`` is its folder's name and its address below ``/study``;
+    ``secret`` opens its admin page."""
 
     name: str
     title: str
     created: float
     raters: int
     finished: int
+    secret: str = field(repr=False)
 
 
 class StudyDesk:
@@ -56,14 +58,9 @@ class StudyDesk:
         self._database = None if secret is None else secret.get_secret_value()
 
     def results(self, owner: str) -> list[tuple[str, str]]:
-        """(title, job id) of the videos this browser has made, newest first."""
+        """(title, method and time; job id) of the videos this browser has made, newest first."""
         rows = self.host.jobs.rows(owner, kind="generate")
-        return [
-            (f"{row.title or row.id[:8]} · {time.strftime('%H:%M', time.localtime(row.created))}",
-             row.id)
-            for row in rows
-            if row.state == "done"
-        ]  # fmt: skip
+        return [(_result_title(row), row.id) for row in rows if row.state == "done"]
 
     def create(
         self, owner: str, jobs: Sequence[str], *, title: str, raters: int, form: str
@@ -83,11 +80,6 @@ class StudyDesk:
         folders = [ResultFolder(self.host.jobs.folder(job)) for job in jobs]
         clips = {motion.name: motion.preview for motion in self.host.library.list()}
         sources = sources_from_results(folders, reference=clips.get)
-        told = [m for m in sources[0].videos if re.search(rf"(?i)\b{re.escape(m)}\b", title)]
-        if told:
-            raise RequestError(
-                f'raters see the title, and it names the method "{told[0]}"; choose another title'
-            )
         folder = self.folder / secrets.token_hex(8)
         made = create_study(
             folder,
@@ -108,13 +100,6 @@ class StudyDesk:
         mine = [path for path in self.folder.iterdir() if self._owner(path) == owner]
         return sorted(map(self._made, mine), key=lambda study: -study.created)
 
-    def secret(self, owner: str, name: str) -> str:
-        """The admin secret of one of this browser's studies."""
-        folder = self.folder / name
-        if not re.fullmatch("[0-9a-f]{16}", name) or self._owner(folder) != owner:
-            raise RequestError("this browser has made no such study; reload the page")
-        return study_secret(folder)
-
     def _owner(self, folder: Path) -> str | None:
         file = folder / OWNER_FILE
         return file.read_text(encoding="utf-8") if file.is_file() else None
@@ -124,9 +109,21 @@ class StudyDesk:
         try:
             raters = overview(store).raters
             finished = sum(rater.finished is not None for rater in raters)
-            return MadeStudy(folder.name, store.config.title, store.created, len(raters), finished)
+            return MadeStudy(
+                name=folder.name,
+                title=store.config.title,
+                created=store.created,
+                raters=len(raters),
+                finished=finished,
+                secret=study_secret(folder),
+            )
         finally:
             store.close()
+
+
+def _result_title(row: JobRow) -> str:
+    made = time.strftime("%d %b, %H:%M", time.localtime(row.created))
+    return f"{row.title or row.id[:8]} · {method_label(row.inputs['request'])} · {made}"
 
 
 class StudyTab:
@@ -141,11 +138,18 @@ class StudyTab:
                 self.results = gr.CheckboxGroup(
                     label=texts("study.results"), info=texts("study.results_info"), choices=[]
                 )
-                self.title = gr.Textbox(label=texts("study.title"), max_length=200)
+                self.title = gr.Textbox(
+                    label=texts("study.title"), max_length=200, elem_id="study-title"
+                )
                 forms = [(texts(f"study.form_{form}"), form) for form in get_args(Form)]
                 self.form = gr.Dropdown(forms, value="single", label=texts("study.form"))
                 self.raters = gr.Number(
-                    20, label=texts("study.raters"), precision=0, minimum=1, maximum=MOST_RATERS
+                    20,
+                    label=texts("study.raters"),
+                    precision=0,
+                    minimum=1,
+                    maximum=MOST_RATERS,
+                    elem_id="study-raters",
                 )
                 self.create = gr.Button(
                     texts("study.create"), variant="primary", elem_id="study-create"
@@ -153,10 +157,6 @@ class StudyTab:
             with gr.Column(elem_classes="step"):
                 gr.Markdown(f"### {texts('study.yours')}")
                 self.studies = gr.HTML(apply_default_css=False, elem_id="studies")
-                self.secret = gr.Textbox(
-                    label=texts("study.secret"), info=texts("study.secret_info"),
-                    interactive=False, buttons=["copy"], visible=False,
-                )  # fmt: skip
 
     def wire(self, session: gr.State, tab: gr.Tab) -> None:
         """``tab``: looked at whenever it is opened."""
@@ -165,7 +165,7 @@ class StudyTab:
             self.create.click,
             self._create,
             inputs=[session, self.results, self.title, self.form, self.raters],
-            outputs=[self.studies, self.secret],
+            outputs=[self.studies, self.results, self.title],
         )
 
     def _look(self, session: Session) -> list[Any]:
@@ -178,8 +178,8 @@ class StudyTab:
         owner = session.owner
         count = max(1, min(int(raters or 1), MOST_RATERS))
         made = self.desk.create(owner, jobs or [], title=title or "", raters=count, form=form)
-        secret = self.desk.secret(owner, made.name)
-        return [self._shown(owner), gr.Textbox(value=secret, visible=True)]
+        shown = studies_html(self.desk.list(owner), self.texts, new=made.name)
+        return [shown, gr.CheckboxGroup(value=[]), gr.Textbox(value="")]
 
     def _shown(self, owner: str) -> str:
         return studies_html(self.desk.list(owner), self.texts)
@@ -194,16 +194,24 @@ def about_html(texts: Texts) -> str:
     )
 
 
-def studies_html(studies: Sequence[MadeStudy], texts: Texts) -> str:
-    """The studies as a list with the links of their pages."""
+def studies_html(studies: Sequence[MadeStudy], texts: Texts, *, new: str = "") -> str:
+    """The studies as cards with the way to their admin pages; ``new``: the name of the one that was
+    made just now, whose secret is shown at once."""
     if not studies:
-        return f"<p>{html.escape(texts('study.none'))}</p>"
-    lines = []
-    for study in studies:
-        count = texts("study.count", finished=study.finished, raters=study.raters)
-        lines.append(
-            f"<li><strong>{html.escape(study.title)}</strong> · {html.escape(count)}<br>"
-            f'<a href="./study/{study.name}/admin/" target="_blank" rel="noopener">'
-            f"{html.escape(texts('study.admin'))}</a></li>"
-        )
-    return f"<ul>{''.join(lines)}</ul>"
+        return f'<p class="quiet">{html.escape(texts("study.none"))}</p>'
+    return "".join(_study_html(study, texts, is_new=study.name == new) for study in studies)
+
+
+def _study_html(study: MadeStudy, texts: Texts, *, is_new: bool) -> str:
+    count = html.escape(texts("study.count", finished=study.finished, raters=study.raters))
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(study.created))
+    return (
+        f'<article class="study-card"><h3>{html.escape(study.title)}</h3>'
+        f'<p class="quiet">{made} · {count}</p>'
+        f'<progress max="{study.raters}" value="{study.finished}" aria-label="{count}"></progress>'
+        f'<a class="tool primary" href="./study/{study.name}/admin/?lang={texts.language}"'
+        f' target="_blank" rel="noopener">{html.escape(texts("study.admin"))}</a>'
+        f"<details{' open' if is_new else ''}><summary>{html.escape(texts('study.secret'))}"
+        f"</summary><code>{html.escape(study.secret)}</code>"
+        f'<p class="note quiet">{html.escape(texts("study.secret_info"))}</p></details></article>'
+    )

@@ -157,7 +157,7 @@ class TransferTab:
         with session.lock:
             before, fit = session.draft, session.fit
             self.actions.act(session, values)
-            session.heard = max(session.heard, int(values.get("serial") or 0))
+            session.heard = max(session.heard, _serial(values))
             self._tell_lost(before, session.draft, str(kind))
             return self._show(session, picture=self._refitted(before, session, fit))
 
@@ -205,7 +205,7 @@ class TransferTab:
             raise RequestError(f"the page sent fields that are no JSON: {error}") from error
         with session.lock:
             for edit in edits:
-                if int(edit.get("serial") or 0) > session.heard:
+                if _serial(edit) > session.heard:
                     self.actions.act(session, edit)
             return session.scene()
 
@@ -248,3 +248,9 @@ class TransferTab:
     def library_updates(self, session: Session) -> list[Any]:
         """One update for each of ``library_outputs``: the cards as the library is now."""
         return [gr.update(cards=cards_html(self.host.motions(), self.texts))]
+
+
+def _serial(values: dict[str, Any]) -> int:
+    """The number of an edit, by which the page knows that it was heard; 0 for other actions."""
+    serial = values.get("serial")
+    return serial if isinstance(serial, int) else 0

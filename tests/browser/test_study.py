@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tiny_study import SECRET, make_study, served
 
 from motion_app.study.ledger import answer_rows, unblind
+from motion_app.study.pages import rater as rater_page
 from motion_app.study.pages.app import build_site
 from motion_app.study.store import StudyStore
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-CHROMIUM_FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-PATIENCE = 60_000  # ms; on a free machine everything here takes a few seconds
+PATIENCE = 120_000  # ms; on a free machine everything here takes a few seconds
 DESKTOP = {"width": 1366, "height": 768}
 PHONE = {"width": 390, "height": 844}
+expect.set_options(timeout=PATIENCE)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
+pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> StudyStore:
-    return make_study(tmp_path / "study")
+def store(tmp_path: Path, database: str | None) -> Iterator[StudyStore]:
+    made = make_study(tmp_path / "study", database=database)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -94,6 +88,24 @@ def practise(page: Page, store: StudyStore, token: str) -> None:
     expect(page.locator("#place")).to_have_text("Item 1 of 2")
 
 
+@contextmanager
+def one_item(folder: Path) -> Iterator[tuple[StudyStore, str]]:
+    """A study of one item without practice, and its address."""
+    store = make_study(folder, items=1, practice=0)
+    with served(build_site(store, admin_secret=SECRET)) as address:
+        yield store, address
+    store.close()
+
+
+def answer_one_item(page: Page) -> None:
+    page.locator("#agree").check()
+    page.locator("#begin").click()
+    page.locator("#start-practice").click()
+    watch(page)
+    answer(page, 1)
+    page.locator("#next").click()
+
+
 def test_a_whole_visit_ends_with_a_completion_code(
     context: BrowserContext, store: StudyStore, address: str
 ) -> None:
@@ -111,6 +123,11 @@ def test_a_whole_visit_ends_with_a_completion_code(
     code = page.locator("#code")
     expect(code).to_have_text(store.links.completion_code(store.links.rater(token)))
     expect(page.locator("#return")).to_be_hidden()  # nobody's recruit
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#copy-code").click()
+    expect(page.locator("#copy-code")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == code.inner_text()
+    expect(page.locator("#copy-code")).to_have_text("Copy the code")  # the note goes away
     unblind(store)
     main = [row for row in answer_rows(store) if row.role == "main"]
     assert [row.place for row in main] == [1] * 4 + [2] * 4
@@ -190,6 +207,74 @@ def test_the_keyboard_plays_seeks_enlarges_and_answers(
     expect(checked).to_have_count(4)
     assert checked.evaluate_all("inputs => inputs.map((input) => input.value)") == ["2"] * 4
     expect(page.locator("#next")).to_be_enabled()
+
+
+def test_full_screen_shows_the_stage_and_goes_away_again(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    page = visit(context, address, store.hand_out(1)[0])
+    begin(page)
+    expect(page.locator("#stage:not(.busy)")).to_be_visible()
+    page.locator("#full-screen").click()
+    page.wait_for_function("document.fullscreenElement?.id === 'stage'")
+    expect(page.locator(".tile:visible")).to_have_count(3)
+    expect(page.locator("#play")).to_be_in_viewport()
+    page.keyboard.press("f")
+    page.wait_for_function("document.fullscreenElement === null")
+    assert page.faults == []
+
+
+def test_a_browser_that_does_not_tell_its_frames_can_take_part(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    context.add_init_script("delete HTMLVideoElement.prototype.requestVideoFrameCallback")
+    page = visit(context, address, store.hand_out(1)[0])
+    begin(page)
+    expect(page.locator("#stage:not(.busy)")).to_be_visible()
+    page.keyboard.press("Space")
+    expect(page.locator("#play.playing")).to_have_count(0)
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(1500)
+    expect(page.locator("#panel.locked")).to_be_visible()  # here, too, seeking is not watching
+    page.keyboard.press("Space")
+    watch(page)
+    assert page.faults == []
+
+
+def test_where_the_browser_gives_no_clipboard_copying_works_all_the_same(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    context.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    with one_item(tmp_path / "short") as (store, address):
+        page = visit(context, address, store.hand_out(1)[0])
+        answer_one_item(page)
+        expect(page.locator("#code")).not_to_be_empty()
+        page.locator("#copy-code").click()
+        expect(page.locator("#copy-code")).to_have_text("Copied")
+        assert page.evaluate("getSelection().toString()") == page.locator("#code").inner_text()
+
+
+def test_a_break_is_offered_once_and_everything_goes_on_after_it(
+    context: BrowserContext, store: StudyStore, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rater_page, "BREAK_EVERY", 1)
+    token = store.hand_out(1)[0]
+    page = visit(context, address, token)
+    begin(page)
+    practise(page, store, token)
+    watch(page)
+    answer(page, 1)
+    page.locator("#next").click()
+    expect(page.locator("#break-text")).to_contain_text("1 of 2 are done")
+    page.locator("#after-break").click()
+    expect(page.locator("#place")).to_have_text("Item 2 of 2")
+    page.locator("#back").click()
+    expect(page.locator("#place")).to_have_text("Item 1 of 2")
+    watch(page)
+    page.locator("#next").click()
+    expect(page.locator("#place")).to_have_text("Item 2 of 2")  # not offered again
+    assert page.faults == []
 
 
 def test_a_reload_comes_back_to_the_same_place_with_what_was_done(
@@ -282,18 +367,12 @@ def test_a_tab_closed_offline_loses_no_answer(
 def test_a_recruit_comes_by_ids_and_goes_back_with_the_code(
     context: BrowserContext, tmp_path: Path
 ) -> None:
-    store = make_study(tmp_path / "short", items=1, practice=0)
-    with served(build_site(store, admin_secret=SECRET)) as address:
+    with one_item(tmp_path / "short") as (store, address):
         link = f"{store.links.open_token()}?PROLIFIC_PID=p1&STUDY_ID=s&SESSION_ID=x"
         page = visit(context, address, link)
         expect(page.locator("#agree")).to_be_visible()
         assert "p1" not in page.url and "/r/" in page.url
-        page.locator("#agree").check()
-        page.locator("#begin").click()
-        page.locator("#start-practice").click()
-        watch(page)
-        answer(page, 1)
-        page.locator("#next").click()
+        answer_one_item(page)
         expect(page.locator("#code")).not_to_be_empty()
         code = page.locator("#code").inner_text()
         expect(page.locator("#return")).to_have_attribute("href", re.compile(f"cc={code}$"))

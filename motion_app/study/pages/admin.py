@@ -34,6 +34,15 @@ class More(BaseModel):
     count: int = Field(ge=1, le=1000)
 
 
+class Release(BaseModel):
+    """Whose place is given back, and when they joined as the page shows it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    joined: float | None
+
+
 class Confirmation(BaseModel):
     """The study's title, typed by who unblinds it."""
 
@@ -113,6 +122,10 @@ def _add_running(router: APIRouter, store: StudyStore, inside: Callable[..., Non
     def more_links(more: More) -> dict[str, Any]:
         store.hand_out(more.count)
         return describe_links(store)
+
+    @router.post("/api/release", dependencies=[Depends(inside)])
+    def release(given: Release) -> dict[str, int]:
+        return {"deleted": store.release(given.number, joined=given.joined)}
 
 
 def _add_outcome(router: APIRouter, store: StudyStore, inside: Callable[..., None]) -> None:

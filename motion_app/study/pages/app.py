@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from motion_app.errors import MotionAppError
 from motion_app.study.pages.admin import admin_router
-from motion_app.study.pages.documents import static_files
+from motion_app.study.pages.documents import asks_for_page, notice, static_files
 from motion_app.study.pages.door import Door
 from motion_app.study.pages.gate import Gate
 from motion_app.study.pages.rater import rater_router
@@ -39,6 +39,10 @@ def build_site(store: StudyStore, *, admin_secret: str) -> FastAPI:
             raise HTTPException(404, "there is no such file")
         return files[name].response(request)
 
+    @site.get("/favicon.ico")
+    def favicon(request: Request) -> Response:
+        return files["icon.svg"].response(request)
+
     site.include_router(admin_router(store, Door(admin_secret, name=store.id)))
     site.include_router(rater_router(store))
     return site
@@ -53,6 +57,8 @@ async def _mistake(request: Request, error: Exception) -> Response:
 
 
 async def _refusal(request: Request, error: PlainHTTPException) -> Response:
+    if error.status_code == 404 and asks_for_page(request):
+        return notice("missing", request, status=404)
     return _error(error.status_code, str(error.detail), error.headers)
 
 

@@ -27,6 +27,11 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+ADMIN_TEXTS = frozenset({"admin", "copy"})  # what each page's scripts are given
+RATER_TEXTS = frozenset(
+    {"consent", "intro", "ready", "item", "transport", "saved", "break", "done", "deleted"}
+    | {"problem", "copy"}
+)
 FIELD = re.compile(r"\{\{([\w.]+)\}\}")
 
 
@@ -62,9 +67,8 @@ def document(name: str, request: Request, *, status: int = 200, **values: str) -
     none of the administrator's words: they tell what is watched for."""
     language = language_of(request)
     texts = table(language)
-    own = {
-        key: words for key, words in texts.items() if key.startswith("admin.") == (name == "admin")
-    }
+    prefixes = ADMIN_TEXTS if name == "admin" else RATER_TEXTS
+    own = {key: words for key, words in texts.items() if key.partition(".")[0] in prefixes}
     script = json.dumps(own, ensure_ascii=False).replace("<", "\\u003c")
     fields = {
         **texts,
@@ -78,6 +82,18 @@ def document(name: str, request: Request, *, status: int = 200, **values: str) -
         (STATIC / f"{name}.html").read_text(encoding="utf-8"),
     )
     return HTMLResponse(page, status, headers={"vary": "Accept-Language"})
+
+
+def notice(name: str, request: Request, *, status: int = 200) -> HTMLResponse:
+    """A page that says one thing: ``link`` (use your own), ``missing`` or ``closed``."""
+    texts = table(language_of(request))
+    heading, text = texts[f"notice.{name}_heading"], texts[f"notice.{name}_text"]
+    return document("notice", request, status=status, heading=heading, text=text)
+
+
+def asks_for_page(request: Request) -> bool:
+    """Whether a person looks for a page here, not a script for an answer."""
+    return request.method == "GET" and "text/html" in request.headers.get("accept", "")
 
 
 def base(request: Request) -> str:

@@ -16,6 +16,7 @@ from motion_app.study.pages.documents import (
     consent_text,
     document,
     language_of,
+    notice,
     question_text,
 )
 from motion_app.study.records import Answer, Rater, Trial
@@ -95,8 +96,15 @@ def rater_router(store: StudyStore) -> APIRouter:
         except RequestError as error:
             raise HTTPException(401, str(error)) from error
 
-    router.add_api_route("/", _page, methods=["GET"])
-    router.add_api_route("/r/{token}", _page, methods=["GET"])
+    @router.get("/")
+    def without_link(request: Request) -> HTMLResponse:
+        return notice("link", request)
+
+    @router.get("/r/{token}")
+    def page(request: Request) -> HTMLResponse:
+        """The same page for every token: the script reads it from the address."""
+        return document("rater", request)
+
     _add_visit(router, store, known)
     _add_answers(router, store, known)
 
@@ -109,11 +117,6 @@ def rater_router(store: StudyStore) -> APIRouter:
         return MediaResponse(path, headers={"cache-control": "private, max-age=86400, immutable"})
 
     return router
-
-
-def _page(request: Request) -> HTMLResponse:
-    """The same page for every address: the script reads the token from it."""
-    return document("rater", request)
 
 
 def _add_visit(router: APIRouter, store: StudyStore, known: Callable[..., Rater]) -> None:

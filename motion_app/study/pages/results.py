@@ -1,4 +1,8 @@
-"""The outcome of an unblinded study, as the administrator's page shows it and hands it out."""
+"""The outcome of an unblinded study, as the administrator's page shows it and hands it out.
+
+The statistics are imported when they are asked for: they take longer to load than all the rest, and
+until a study is unblinded its pages do without.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from motion_app.study import exports
 from motion_app.study.ledger import answer_rows
-from motion_app.study.report import StudyReport, percent, study_report
 from motion_app.study.store import StudyStore
 
 DOWNLOADS: Mapping[str, str] = MappingProxyType(
@@ -24,7 +26,8 @@ DOWNLOADS: Mapping[str, str] = MappingProxyType(
 
 def describe_results(store: StudyStore) -> dict[str, Any]:
     """The report as JSON, each share also in percent as the paper prints it, and the figures."""
-    from motion_app.study.figures import figures_json  # plotly takes a third of a second
+    from motion_app.study.figures import figures_json
+    from motion_app.study.report import percent, study_report
 
     report = study_report(store)
     shown = report.to_json()
@@ -36,11 +39,14 @@ def describe_results(store: StudyStore) -> dict[str, Any]:
 
 def download(store: StudyStore, name: str) -> bytes:
     """The file ``name`` of DOWNLOADS, made from the latest answers."""
+    from motion_app.study import exports
+    from motion_app.study.report import study_report
+
     if name == "answers.csv":
         return exports.to_csv(answer_rows(store))
     if name == "answers.parquet":
         return exports.to_parquet(answer_rows(store))
-    report: StudyReport = study_report(store)
+    report = study_report(store)
     if name == "results.json":
         return exports.to_json(report)
     if name == "table.tex":

@@ -1,5 +1,6 @@
 // The administrator's page: how the study goes, its links, and once unblinded its results.
 
+import { copyFrom } from "./copying.js";
 import { drawResults } from "./results.js";
 import { Refused, Server } from "./server.js";
 import { text } from "./texts.js";
@@ -7,11 +8,14 @@ import { text } from "./texts.js";
 const $ = (id) => document.getElementById(id);
 const LOOK_MS = 5000;
 const server = new Server();
+let drawn = ""; // the raters in the table
+let releasing = null; // the rater whose place the dialog is about
 const FILES = ["answers.csv", "answers.parquet", "results.json", "table.tex", "codebook.md"];
 
-const when = (seconds) => new Date(seconds * 1000).toLocaleString(document.documentElement.lang);
+const clock = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "medium", timeStyle: "short" });
+const when = (seconds) => clock.format(new Date(seconds * 1000));
 
-export function cell(content, className = "") {
+function cell(content, className = "") {
   const td = document.createElement("td");
   td.className = className;
   td.append(content);
@@ -31,17 +35,53 @@ function drawProgress(study) {
   $("pace").textContent = pace === undefined ? text("admin.no_time") : `${pace.toFixed(0)} s`;
   $("flagged").textContent = seats.flagged;
   $("overall").value = study.expected ? study.answers / study.expected : 0;
-  $("raters").tBodies[0].replaceChildren(...study.raters.map(drawRater));
+  drawRaters(study.raters);
   $("plan").textContent = study.plan_digest;
-  $("record").replaceChildren(
-    ...study.record.map(({ at, kind, detail }) => {
-      const line = document.createElement("li");
-      const facts = Object.entries(detail).map(([name, value]) => `${name} ${value}`);
-      line.textContent = [when(at), kind, ...facts].join(" · ");
-      return line;
-    }),
-  );
+  $("record").replaceChildren(...study.record.map(drawEvent));
+  $("record-none").hidden = study.record.length > 0;
   $("confirm-label").textContent = text("admin.unblind_type", { title: study.title });
+}
+
+/** The table anew, where something changed: a button in it may have the focus. */
+function drawRaters(raters) {
+  const minute = Math.floor(Date.now() / 60000);
+  const state = JSON.stringify([raters, minute]);
+  if (state === drawn) return;
+  drawn = state;
+  $("raters").tBodies[0].replaceChildren(...raters.map(drawRater));
+}
+
+function drawEvent({ at, kind, detail }) {
+  const line = document.createElement("li");
+  const facts = Object.entries(detail).map(([name, value]) => text(`admin.detail_${name}`, { value }));
+  line.textContent = [when(at), text(`admin.event_${kind.replaceAll(" ", "_")}`), ...facts].join(" · ");
+  return line;
+}
+
+/** How long ago a rater answered: who gave up is seen by it. */
+function ago(seconds) {
+  if (seconds === null) return "–";
+  const minutes = Math.floor((Date.now() / 1000 - seconds) / 60);
+  if (minutes < 1) return text("admin.ago_now");
+  if (minutes < 90) return text("admin.ago_minutes", { count: minutes });
+  const hours = Math.round(minutes / 60);
+  if (hours < 36) return text("admin.ago_hours", { count: hours });
+  return text("admin.ago_days", { count: Math.round(hours / 24) });
+}
+
+function releaseButton(rater) {
+  if (rater.finished || !(rater.joined || rater.handed_out)) return "";
+  const button = document.createElement("button");
+  Object.assign(button, { type: "button", className: "quiet release", textContent: text("admin.release") });
+  button.setAttribute("aria-label", text("admin.release_of", rater));
+  button.addEventListener("click", () => {
+    releasing = rater;
+    $("release-heading").textContent = text("admin.release_heading", rater);
+    $("release-text").textContent = text("admin.release_text", { done: rater.done, all: rater.screens });
+    $("release-notice").textContent = "";
+    $("release").showModal();
+  });
+  return button;
 }
 
 function drawRater(rater) {
@@ -68,7 +108,9 @@ function drawRater(rater) {
     cell(done),
     cell(rater.seconds === null ? "–" : rater.seconds.toFixed(1), "n"),
     cell(rater.gold ? `${rater.gold_wrong} / ${rater.gold}` : "–", "n"),
+    cell(ago(rater.answered)),
     cell(flags),
+    cell(releaseButton(rater), "n"),
   );
   return row;
 }
@@ -119,12 +161,7 @@ async function look() {
 
 function bind() {
   for (const button of document.querySelectorAll("[data-copy]")) {
-    const label = button.textContent;
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText($(button.dataset.copy).value);
-      button.textContent = text("admin.copied");
-      setTimeout(() => (button.textContent = label), 1500);
-    });
+    button.addEventListener("click", () => copyFrom($(button.dataset.copy), button));
   }
   $("hand-out").addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -134,6 +171,19 @@ function bind() {
       await look();
     } catch (error) {
       $("links-notice").textContent = error.message;
+    }
+  });
+  $("cancel-release").addEventListener("click", () => $("release").close());
+  $("release-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      const { number, joined } = releasing;
+      await server.post("admin/api/release", { number, joined });
+      $("release").close();
+      drawLinks(await server.get("admin/api/links"));
+      await look();
+    } catch (error) {
+      $("release-notice").textContent = error.message;
     }
   });
   $("open-unblind").addEventListener("click", () => $("unblind").showModal());

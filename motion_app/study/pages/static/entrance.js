@@ -6,9 +6,7 @@ import { Server } from "./server.js";
 /** The token in this page's address. The study's open link gives a place of one's own: by a recruiting
  * service's ids the same one every time, without ids the one this browser was given before. */
 export async function findToken() {
-  const found = location.pathname.match(/\/r\/([^/]+)$/);
-  if (!found) return null;
-  const link = decodeURIComponent(found[1]);
+  const link = decodeURIComponent(location.pathname.match(/[^/]*$/)[0]);
   if (!link.startsWith("open.")) return link;
   const given = new URLSearchParams(location.search);
   const pid = given.get("PROLIFIC_PID") ?? "";

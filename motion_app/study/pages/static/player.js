@@ -28,6 +28,7 @@ export class Coverage {
 class Track {
   constructor(video, coverage, fps) {
     Object.assign(this, { video, coverage, fps, last: null, visible: true, live: true });
+    this.tells = Boolean(video.requestVideoFrameCallback); // some browsers do not say what they show
     this.observer = new IntersectionObserver(
       ([entry]) => (this.visible = entry.intersectionRatio >= 0.5),
       { threshold: [0, 0.5, 1] },
@@ -171,6 +172,10 @@ export class Player {
     const duration = this.duration;
     const time = this.time;
     this.onTick(time, duration, this.#playing);
+    for (const track of this.#tracks) {
+      const { video } = track;
+      if (!track.tells && !video.seeking) track.show(video.currentTime, this.#playing && !this.#moving);
+    }
     if (!this.#playing || this.#moving || !duration) return;
     if (time >= duration) {
       for (const track of this.#tracks) track.end();
@@ -192,10 +197,7 @@ export class Player {
 
   #watch(track) {
     const { video } = track;
-    if (!video.requestVideoFrameCallback) {
-      video.addEventListener("timeupdate", () => track.live && track.show(video.currentTime, this.#playing));
-      return;
-    }
+    if (!track.tells) return;
     const look = (now, { mediaTime }) => {
       if (!track.live) return;
       track.show(mediaTime, this.#playing && !this.#moving);

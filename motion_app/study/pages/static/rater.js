@@ -1,6 +1,7 @@
 // The rater's way through the study: consent, practice, items one at a time, code.
 
 import { Clips } from "./clips.js";
+import { copyFrom } from "./copying.js";
 import { findToken } from "./entrance.js";
 import { ItemView } from "./item.js";
 import { forgetRater, Memory } from "./memory.js";
@@ -300,10 +301,7 @@ class Visit {
       event.preventDefault();
       if (!$("next").disabled) guard(this.#next());
     });
-    $("copy-code").addEventListener("click", async () => {
-      await navigator.clipboard.writeText($("code").textContent);
-      $("copy-code").textContent = text("done.copied");
-    });
+    $("copy-code").addEventListener("click", () => copyFrom($("code"), $("copy-code")));
     $("open-delete").addEventListener("click", () => $("delete").showModal());
     $("delete").addEventListener("close", () => {
       if ($("delete").returnValue === "yes") guard(this.#delete());
@@ -330,9 +328,7 @@ async function main() {
   });
   $("open-keys").addEventListener("click", () => $("keys").showModal());
   $("again").addEventListener("click", () => location.reload());
-  const token = await findToken();
-  if (token) await new Visit(token).start();
-  else showProblem(text("problem.no_link"));
+  await new Visit(await findToken()).start();
 }
 
 guard(main());

@@ -54,7 +54,7 @@ function facts(question) {
     ["admin.cochran", significance(question.cochran_q)],
     ["admin.kappa", number(question.fleiss_kappa)],
     ["admin.alpha", number(question.krippendorff_alpha)],
-    ["admin.self_agreement", self ? `${percent(self.value)} (${percent(self.low)} – ${percent(self.high)})` : "–"],
+    ...(self ? [["admin.self_agreement", `${percent(self.value)} (${percent(self.low)} – ${percent(self.high)})`]] : []),
     ["admin.position", significance(question.position_bias)],
   ];
   const words = (key) => text(key, { count: question.repeats });

@@ -1,0 +1,58 @@
+"""How a checkpoint is run: options that change its speed and its memory, not what it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from motion_app.engine.step_cache import StepCache
+
+COMPILED_BUCKET = 256
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """``profile``: a name of ``memory.PLACEMENTS``, None chosen by what is free. ``kernel``: see
+    ``kernels.attention_kernel``. ``compiled``: torch.compile for the blocks and for attention over
+    plans of fixed shape; ``compiler`` its backend. ``cache``: steps that reuse others.
+    ``second_device``: where the conditional half of guidance runs, None for one device.
+    ``keep_text_encoder``: False loads it for every new prompt and drops it again."""
+
+    profile: str | None = None
+    kernel: str = "torch"
+    compiled: bool = False
+    compiler: str = "inductor"
+    cache: StepCache | None = None
+    second_device: str | None = None
+    keep_text_encoder: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """What of it a recipe says: all that may change a video's numbers."""
+        entries = asdict(self)
+        return {name: entries[name] for name in ("kernel", "compiled", "cache", "second_device")}
+
+
+STOCK = Acceleration()
+
+
+def compile_blocks(transformer: nn.Module, *, compiler: str = "inductor") -> None:
+    """torch.compile each transformer block, which are alike, so that one compilation serves all.
+    The attention processors stay out: they differ from layer to layer and compile what they share
+    themselves."""
+    for block in transformer.transformer_blocks:
+        block.compile(backend=compiler)
+
+
+def is_compiled(transformer: nn.Module) -> bool:
+    """Whether ``compile_blocks`` has been there."""
+    return transformer.transformer_blocks[0]._compiled_call_impl is not None
+
+
+def compiled_attention(compiler: str) -> Any:
+    """``attend`` compiled for fixed shapes: a change of the masks compiles nothing anew."""
+    from motion_app.engine.attention import attend
+
+    return torch.compile(attend, backend=compiler, dynamic=False)

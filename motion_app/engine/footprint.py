@@ -1,0 +1,184 @@
+"""How much memory a checkpoint needs, told before its weights are read.
+
+Weights are counted from the safetensors headers, in the type they will be used in (CogVideoX 1.5
+stores its text encoder in float32). Activations follow from the sizes: what a forward pass keeps
+at its fullest moment, fitted to ``PeakMemory`` on small models, to which tests hold it. A GPU's own
+context and fragmentation are left out; ``memory.RESERVE`` is for those.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motion_app.geometry import GenerationDefaults, ModelGeometry, read_config
+from motion_app.hub import PARTS, weight_header
+
+BLOCK = re.compile(r"(.*?blocks?\.\d+)\.")
+GIGABYTE = 1e9
+# Fitted: tensors of the transformer's width per token, at 2 and 4 bytes a number, for the stock
+# attention; and those that motion keys, gathered groups and their outputs add.
+STOCK_UNITS = {2: 13.0, 4: 12.1}
+STEERED_UNITS = 5.0
+# Fitted: the VAE's decoder beside its caches, in tensors of its last stage's input and of latents.
+DECODER_UNITS, DECODER_LATENT_UNITS = 4.1, 3.3
+ENCODER_UNITS = 8.5
+
+
+@dataclass(frozen=True)
+class PartWeights:
+    """One model of a checkpoint: its number of weights, those of its largest block, and those that
+    are in no block."""
+
+    weights: int
+    largest_block: int
+    outside: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes. ``item`` of one number in use; ``denoising``, ``decoding`` (whole frames),
+    ``decoding_tiled`` and ``encoding`` are activations."""
+
+    parts: Mapping[str, PartWeights]
+    item: int
+    denoising: int
+    decoding: int
+    decoding_tiled: int
+    encoding: int
+
+    def bytes_of(self, part: str, item: float | None = None) -> int:
+        """All weights of ``part``; 0 where the checkpoint has none."""
+        found = self.parts.get(part)
+        return 0 if found is None else round(found.weights * (self.item if item is None else item))
+
+    def streamed_bytes(self, part: str, item: float | None = None) -> int:
+        """What of ``part`` is on the device while blocks come and go: two of them, one at work and
+        one on its way, and what is in none."""
+        found = self.parts.get(part)
+        if found is None:
+            return 0
+        item = self.item if item is None else item
+        return round((2 * found.largest_block + found.outside) * item)
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights of all parts."""
+        return sum(self.bytes_of(part) for part in self.parts)
+
+
+def read_footprint(folder: Path, *, item: int) -> Footprint:
+    """The footprint of a checkpoint on disk at its own sizes; reads headers and JSON alone.
+    CheckpointError for a broken one."""
+    geometry = ModelGeometry.from_folder(folder)
+    parts = {part: read_part(folder / part) for part in PARTS}
+    return footprint_of(
+        geometry,
+        read_config(folder, "vae"),
+        parts,
+        item=item,
+        guided=GenerationDefaults.read(folder).guidance > 1,
+    )
+
+
+def footprint_of(
+    geometry: ModelGeometry,
+    vae: Mapping[str, Any],
+    parts: Mapping[str, PartWeights],
+    *,
+    item: int,
+    guided: bool = True,
+) -> Footprint:
+    """The footprint of sizes alone."""
+    tile = (vae.get("sample_height", 480) // 2, vae.get("sample_width", 720) // 2)
+    whole = (geometry.height, geometry.width)
+    tiled = (min(whole[0], tile[0]), min(whole[1], tile[1]))
+    return Footprint(
+        parts=parts,
+        item=item,
+        denoising=denoising_bytes(geometry, batch=2 if guided else 1, item=item),
+        decoding=decoding_bytes(geometry, vae, size=whole, item=item),
+        decoding_tiled=decoding_bytes(geometry, vae, size=tiled, item=item),
+        encoding=encoding_bytes(geometry, vae, item=item),
+    )
+
+
+def read_part(folder: Path) -> PartWeights:
+    """Counts of one model's safetensors files."""
+    counts = {
+        name: math.prod(entry["shape"])
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, entry in weight_header(file).items()
+    }
+    return count_part(counts)
+
+
+def count_part(counts: Mapping[str, int]) -> PartWeights:
+    """``counts``: numbers of each tensor by its name."""
+    blocks: dict[str, int] = {}
+    outside = 0
+    for name, count in counts.items():
+        found = BLOCK.match(name)
+        if found:
+            blocks[found[1]] = blocks.get(found[1], 0) + count
+        else:
+            outside += count
+    return PartWeights(sum(counts.values()), max(blocks.values(), default=0), outside)
+
+
+def denoising_bytes(geometry: ModelGeometry, *, batch: int, item: int, steered: bool = True) -> int:
+    """Activations of one forward pass of the transformer, motions of a text's length included
+    where ``steered``."""
+    tokens = geometry.text_tokens + geometry.video_tokens
+    units = STOCK_UNITS[4 if item >= 4 else 2] + (STEERED_UNITS if steered else 0.0)
+    return round(batch * tokens * geometry.width_tokens * units * item)
+
+
+def decoding_bytes(
+    geometry: ModelGeometry, vae: Mapping[str, Any], *, size: tuple[int, int], item: int
+) -> int:
+    """Activations of decoding pictures of ``size`` (height, width), frames two latents at a time:
+    every normalisation keeps the latents of its batch and every convolution two frames for the
+    next, and while a batch is decoded those of the one before are still there."""
+    channels = list(vae["block_out_channels"])[::-1]
+    depth = vae.get("layers_per_block", 3) + 1
+    latents = geometry.latent_channels
+    time_steps = round(math.log2(geometry.temporal_ratio))
+    copies = 2 if geometry.latent_frames > 3 else 1
+    first = min(geometry.latent_frames, 3)  # an odd latent joins the first batch
+    kept = 0.0
+    frames, scale = first, 2 ** (len(channels) - 1)
+    for stage, width in enumerate(channels):
+        area = size[0] * size[1] / scale**2
+        kept += depth * (4 * latents * frames + 4 * width) * area
+        if stage < time_steps:
+            frames = 2 * frames - 1
+        scale //= 2 if stage < len(channels) - 1 else 1
+    area = size[0] * size[1]
+    work = (DECODER_UNITS * channels[-2] + DECODER_LATENT_UNITS * latents) * frames * area
+    video = 2 * 3 * geometry.frames * geometry.height * geometry.width
+    return round((copies * kept + work + video) * item)
+
+
+def encoding_bytes(geometry: ModelGeometry, vae: Mapping[str, Any], *, item: int) -> int:
+    """Activations of encoding a clip, nine frames at a time; for training alone."""
+    frames = min(geometry.frames, 9)
+    area = geometry.height * geometry.width
+    return round(ENCODER_UNITS * frames * area * vae["block_out_channels"][0] * item)
+
+
+def training_bytes(
+    geometry: ModelGeometry, footprint: Footprint, *, tokens: int, batch: int
+) -> int:
+    """Learning one motion at this size: the transformer, each layer's input kept for gradient
+    checkpointing, one layer computed again with what its backward pass needs, and four float32
+    copies of the motion (weights, gradient and AdamW's two moments). Encoders are elsewhere."""
+    rows = geometry.text_tokens + geometry.video_tokens
+    kept = geometry.layers * batch * rows * geometry.width_tokens * footprint.item
+    again = 2 * denoising_bytes(geometry, batch=batch, item=footprint.item)
+    learned = 4 * 4 * geometry.layers * tokens * geometry.width_tokens
+    return footprint.bytes_of("transformer") + kept + again + learned

@@ -1,0 +1,50 @@
+"""The most memory that tensors held at once, on any device, the CPU included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of every storage that is made while the mode is on: ``peak`` is the most of
+    them that lived at once. What a kernel takes for itself and gives back is not seen, nor what
+    lived before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._living: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._known: set[int] = set()
+
+    def watch_out(self, tensors: Any) -> None:
+        """Storages of ``tensors`` are not new, for example weights or inputs."""
+        self._known |= {storage_key(t) for t in tree_leaves(tensors) if isinstance(t, torch.Tensor)}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        given = tree_leaves((args, kwargs or {}))
+        old = {storage_key(t) for t in given if isinstance(t, torch.Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            key = storage_key(tensor)
+            if key in self._living or key in self._known or key in old:
+                continue
+            storage = tensor.untyped_storage()
+            self._living[key] = (StorageWeakRef(storage), storage.nbytes())
+        self._living = {key: entry for key, entry in self._living.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._living.values()))
+        return result
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """What two tensors on the same storage have in common while it lives."""
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,97 @@
+"""Steps that reuse what earlier steps computed: diffusers' caches, once the masks have settled.
+
+Before that RMPM needs every layer's own output, and a cached one would hold the old masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import CogVideoXTransformer3DModel
+
+from motion_app.errors import RequestError
+
+CACHES = ("first-block", "faster", "pab", "taylorseer", "mag")
+
+
+@dataclass(frozen=True)
+class StepCache:
+    """One of ``CACHES``. ``strength`` 0 to 1 says how much is skipped: a threshold for first-block
+    and mag, a number of steps for the others; None is the library's own. ``ratios``: of mag alone,
+    one a step, measured on this very model (diffusers ships none for CogVideoX). ``warm_steps`` are
+    computed in full where no masks are propagated."""
+
+    kind: str
+    strength: float | None = None
+    ratios: Sequence[float] = ()
+    warm_steps: int = 5
+
+    def __post_init__(self) -> None:
+        if self.kind not in CACHES:
+            raise RequestError(f'unknown cache "{self.kind}"; choose one of {", ".join(CACHES)}')
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise RequestError(f"the cache's strength is {self.strength}; it lies above 0 up to 1")
+        if self.kind == "mag" and len(self.ratios) < 2:
+            raise RequestError(
+                "the cache mag needs the model's own magnitude ratios, one a step; give them, or "
+                "choose first-block"
+            )
+
+    def config(self, *, step: int, steps: int, timestep: Callable[[], int]) -> Any:
+        """diffusers' configuration for the ``steps`` - ``step`` steps that are left."""
+        import diffusers
+
+        amount = 0.5 if self.strength is None else self.strength
+        every = 2 + round(3 * amount)  # computed anew every so many steps
+        if self.kind == "first-block":
+            return diffusers.FirstBlockCacheConfig(threshold=0.1 * amount)
+        if self.kind == "faster":
+            return diffusers.FasterCacheConfig(
+                spatial_attention_block_skip_range=every,
+                unconditional_batch_skip_range=every,
+                current_timestep_callback=timestep,
+                attention_weight_callback=lambda module: 0.3,
+                tensor_format="BFCHW",
+            )
+        if self.kind == "pab":
+            return diffusers.PyramidAttentionBroadcastConfig(
+                spatial_attention_block_skip_range=every, current_timestep_callback=timestep
+            )
+        if self.kind == "taylorseer":
+            return diffusers.TaylorSeerCacheConfig(
+                cache_interval=every, disable_cache_before_step=2, max_order=1
+            )
+        share = slice(round(step * len(self.ratios) / steps), None)
+        return diffusers.MagCacheConfig(
+            threshold=0.12 * amount,
+            retention_ratio=0.0,
+            num_inference_steps=max(1, steps - step),
+            mag_ratios=list(self.ratios[share]) or [self.ratios[-1]],
+        )
+
+
+class CacheSwitch:
+    """Turns a cache on for what is left of one generation, and off again at its end."""
+
+    def __init__(self, transformer: CogVideoXTransformer3DModel, cache: StepCache | None) -> None:
+        self.transformer, self.cache = transformer, cache
+        self.started_at: int | None = None
+
+    def step_ended(
+        self, step: int, steps: int, *, masks_move: bool, timestep: Callable[[], int]
+    ) -> None:
+        """``step`` from 1 has ended; ``masks_move``: they may still change."""
+        if self.cache is None or self.started_at is not None or masks_move or step >= steps:
+            return
+        if step < self.cache.warm_steps:
+            return
+        self.transformer.enable_cache(self.cache.config(step=step, steps=steps, timestep=timestep))
+        self.started_at = step
+
+    def off(self) -> None:
+        """The model as it was."""
+        if self.started_at is not None:
+            self.transformer.disable_cache()
+            self.started_at = None

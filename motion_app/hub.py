@@ -1,0 +1,208 @@
+"""Models by hub id: a fixed revision of each, only the files that are used, resumed and checked.
+
+A file that is in the cache is not asked for again, so a model that was fetched once needs no
+network. What came is compared with what the hub promised before anything loads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motion_app.errors import CheckpointError
+
+OnBytes = Callable[[int, int], None]
+
+# What each name means until somebody asks for another revision: a repository may change.
+PINNED: Mapping[str, str] = {
+    "zai-org/CogVideoX-5b-I2V": "a6f0f4858a8395e7429d82493864ce92bf73af11",
+    "THUDM/CogVideoX-5b-I2V": "a6f0f4858a8395e7429d82493864ce92bf73af11",
+    "zai-org/CogVideoX1.5-5B-I2V": "9f310b78e4ed32a15fec50712149d4785d3d0fc4",
+    "THUDM/CogVideoX1.5-5B-I2V": "9f310b78e4ed32a15fec50712149d4785d3d0fc4",
+    "facebook/sam2.1-hiera-small": "ee5bba1d82bb8749febdf90f45e84b687142ba03",
+    "facebook/sam2.1-hiera-base-plus": "b7320756a13354e7530a63935656d35b2f91a290",
+    "facebook/sam2.1-hiera-large": "665f8e2ad61cf5f53d65644ff27c8ee525124610",
+    "IDEA-Research/grounding-dino-tiny": "a2bb814dd30d776dcf7e30523b00659f4f141c71",
+}
+PARTS = ("transformer", "vae", "text_encoder")
+PIPELINE_FILES = (
+    *("model_index.json", "generation.json", "tokenizer/*", "scheduler/*.json"),
+    *(f"{part}/*.{ending}" for part in PARTS for ending in ("json", "safetensors")),
+)
+TRANSFORMERS_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+MOST_HEADER_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Repository:
+    """``name`` owner/model at ``revision``: a commit, tag or branch; None is the hub's newest."""
+
+    name: str
+    revision: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Repository | None:
+        """``owner/model`` at its pinned revision, or ``owner/model@revision``; None for what is
+        no hub id."""
+        found = NAME.fullmatch(text)
+        if not found or text.startswith("."):
+            return None
+        return cls(found[1], found[2] or PINNED.get(found[1]))
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision[:12]}"
+
+
+def fetch(
+    repository: Repository,
+    files: Sequence[str],
+    *,
+    on_bytes: OnBytes | None = None,
+    cache: Path | None = None,
+    endpoint: str | None = None,
+) -> Path:
+    """The folder of ``repository`` with the files that fit the patterns ``files``.
+
+    A download that broke off goes on where it stopped. ``on_bytes`` hears (bytes so far, bytes in
+    all). ``cache`` and ``endpoint`` None are the hub client's own. Raises CheckpointError: no
+    connection and not in the cache, no such model, or files that are not what was promised.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted: dict[str, Any] = {
+        "repo_id": repository.name,
+        "revision": repository.revision,
+        "allow_patterns": list(files),
+        "cache_dir": cache,
+        "endpoint": endpoint,
+    }
+    try:
+        folder = Path(snapshot_download(**wanted, local_files_only=True))
+        check_complete(folder)
+        return folder
+    except (LocalEntryNotFoundError, CheckpointError):
+        pass  # not here yet, or not all of it
+    try:
+        folder = Path(snapshot_download(**wanted, tqdm_class=_progress_class(on_bytes)))
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{repository} is not on this machine and the hub cannot be reached; connect once to "
+            "fetch it, or give the folder of a copy"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{repository} cannot be fetched: {one_line(error)}") from error
+    check_complete(folder)
+    check_digests(folder)
+    return folder
+
+
+def _progress_class(on_bytes: OnBytes | None) -> type:
+    """A progress bar that draws nothing and tells ``on_bytes`` what it counts."""
+    from tqdm.auto import tqdm
+
+    class Counting(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            options.update(file=io.StringIO(), disable=False)
+            options.pop("name", None)
+            super().__init__(*arguments, **options)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if on_bytes is not None and self.unit == "B":
+                on_bytes(int(self.n), int(self.total or 0))
+            return shown
+
+    return Counting
+
+
+def check_complete(folder: Path) -> None:
+    """Raises CheckpointError unless every part that model_index.json names is there, every shard an
+    index names too, and every safetensors file is as long as its own header says."""
+    index = folder / "model_index.json"
+    if index.is_file():
+        parts = [name for name in read_json(index) if not name.startswith("_")]
+        missing = [name for name in parts if not (folder / name).is_dir()]
+        missing += [
+            name
+            for name in parts
+            if name in PARTS and not any((folder / name).glob("*.safetensors"))
+        ]
+        if missing:
+            raise CheckpointError(
+                f"{folder.name} lacks {', '.join(dict.fromkeys(missing))}; fetch it again"
+            )
+    for shards in folder.rglob("*.safetensors.index.json"):
+        names = set(read_json(shards).get("weight_map", {}).values())
+        missing = sorted(name for name in names if not (shards.parent / name).is_file())
+        if missing:
+            raise CheckpointError(
+                f"{shards.parent.name} lacks {len(missing)} of {len(names)} weight files, the "
+                f"first is {missing[0]}; fetch it again"
+            )
+    for file in folder.rglob("*.safetensors"):
+        weight_header(file)
+
+
+def weight_header(file: Path) -> dict[str, dict[str, Any]]:
+    """Name → {"dtype", "shape", "data_offsets"} of a safetensors file, compared with its length.
+    Raises CheckpointError for one that is cut off or none."""
+    broken = f"{file.parent.name}/{file.name} is cut off or no safetensors file; fetch it again"
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            start = opened.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
+                raise CheckpointError(broken)
+            header = json.loads(opened.read(length))
+        header.pop("__metadata__", None)
+        promised = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(broken) from error
+    if promised != size - 8 - length:
+        raise CheckpointError(broken)
+    return header
+
+
+def check_digests(folder: Path) -> None:
+    """Raises CheckpointError where a cached file is not what its name in the cache says: the hub
+    names large files by their sha256."""
+    for file in sorted(folder.rglob("*")):
+        blob = file.resolve()
+        if not file.is_file() or not SHA256.fullmatch(blob.name):
+            continue
+        with blob.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        if digest != blob.name:
+            blob.unlink()
+            raise CheckpointError(
+                f"{file.name} is not the file the hub promised, it was removed; fetch it again"
+            )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """One JSON object; CheckpointError for anything else."""
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file.parent.name}/{file.name} is not JSON; fetch it again") from (
+            error
+        )
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{file.parent.name}/{file.name} holds no JSON object")
+    return entries
+
+
+def one_line(error: Exception) -> str:
+    """The first line of another library's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

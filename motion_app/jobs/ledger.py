@@ -1,0 +1,124 @@
+"""Results on disk, each in a folder that is whole or not there.
+
+    <out>/results/<name>/       what an item made, and ``result.json`` about it
+    <out>/unfinished/<name>.0/  where it is being made; a training's state survives a kill there
+    <out>/logs/<name>.log       all that was said meanwhile, attempt after attempt
+
+Any number of workers and programs may share ``out``, also two with the same item: a folder is made
+under a name of its own and then renamed, which succeeds once. ``out`` must lie where a rename is
+atomic and where all see it: a disk or a network file system, not an object store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from motion_app.jobs.manifest import Item
+from motion_app.results import make_folder
+
+RECORD = "result.json"
+TRAINING_STATE = ".training"  # the ending of what the trainer resumes from
+
+
+class Ledger:
+    """The results in ``out``, which is made with the first of them."""
+
+    def __init__(self, out: Path | str) -> None:
+        self.out = Path(out).resolve()
+        self.results = self.out / "results"
+        self._unfinished = self.out / "unfinished"
+
+    def place(self, item: Item) -> Path:
+        """Where the result of ``item`` lies, or will."""
+        return self.results / item.name
+
+    def log(self, item: Item) -> Path:
+        return make_folder(self.out / "logs") / f"{item.name}.log"
+
+    def record(self, item: Item) -> dict[str, Any] | None:
+        """What is known of a finished item; None where it is not finished."""
+        try:
+            return json.loads((self.place(item) / RECORD).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def workspace(self, item: Item) -> Iterator[Path]:
+        """A folder of this process alone to make ``item`` in: the one that a worker left behind
+        where there is one, with a training's state and nothing else in it. Afterwards only that
+        state is kept, and only where the item was not committed."""
+        folder, lock = self._claim(item)
+        with lock:
+            try:
+                _keep_training(folder)
+                yield folder
+            finally:
+                if folder.is_dir():
+                    _keep_training(folder)
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
+                Path(lock.name).unlink(missing_ok=True)
+
+    def _claim(self, item: Item) -> tuple[Path, IO[str]]:
+        """The first folder nobody works in. The claim is the kernel's lock on a file, so that a
+        killed worker leaves none."""
+        make_folder(self._unfinished)
+        number = 0
+        while True:
+            folder = self._unfinished / f"{item.name}.{number}"
+            lock = folder.with_name(f"{folder.name}.lock").open("a")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock.fileno()).st_ino == os.stat(lock.name).st_ino:
+                    return make_folder(folder), lock
+            except BlockingIOError:
+                number += 1
+            except FileNotFoundError:
+                pass  # whose lock it was has just finished and taken it away
+            lock.close()
+
+    def commit(self, item: Item, folder: Path, record: Mapping[str, Any]) -> bool:
+        """Make ``folder`` the result of ``item``; False, and the folder is gone, where another
+        worker was first."""
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        (folder / RECORD).write_text(text, encoding="utf-8")
+        for path in (*folder.rglob("*"), folder):
+            _to_disk(path)
+        make_folder(self.results)
+        try:
+            os.rename(folder, self.place(item))
+        except OSError:
+            if self.record(item) is None:
+                raise
+            shutil.rmtree(folder)
+            return False
+        _to_disk(self.results)
+        return True
+
+    def discard(self, folder: Path) -> None:
+        """Forget what was made of an item, its training's state too."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_training(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif not path.name.endswith(TRAINING_STATE):
+            path.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    """A power cut after the rename finds the bytes there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,122 @@
+"""What the server says to a call that no handler can be asked about: too long, of an endpoint that
+is not there, with values that do not fit. Never a stack trace, never a path of the server's."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+import gradio as gr
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from gradio.exceptions import InvalidPathError
+from gradio.route_utils import FnIndexInferError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from motion_app.settings import Limits
+
+logger = logging.getLogger(__name__)
+
+JSON_TYPE = b"application/json"
+
+
+class GuardedBlocks(gr.Blocks):
+    """``gr.Blocks`` that tells why a call could not be read. gradio's own errors come before a
+    handler is asked and go out empty; their texts name what only the server need know."""
+
+    async def process_api(self, block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> Any:
+        """As gradio's; whatever is raised is a ``gr.Error`` with a line for people."""
+        try:
+            return await super().process_api(block_fn, inputs, *rest, **named)
+        except gr.Error:
+            raise
+        except InvalidPathError as error:
+            raise _plain(
+                "that is no uploaded file; upload it first (gradio_client.handle_file)"
+            ) from error
+        except Exception as error:
+            needed = len(getattr(block_fn, "inputs", ()))
+            if len(inputs) != needed:
+                raise _plain(
+                    f"the call has {len(inputs)} values, and {needed} are needed; its description "
+                    "names them"
+                ) from error
+            mark = secrets.token_hex(4)
+            logger.warning("a call could not be read, %s", mark, exc_info=error)
+            raise _plain(
+                "the values do not fit this call; its description says what it takes (the "
+                f"server's log says more, under {mark})"
+            ) from error
+
+
+def _plain(message: str) -> gr.Error:
+    return gr.Error(message, print_exception=False)
+
+
+class BodyLimit:
+    """Refuses a JSON body over ``most_bytes`` before it is held in memory. Uploads, which go to
+    disk, have a limit of gradio's."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self.app, self.most_bytes = app, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope.get("headers", ()))
+        if scope["type"] != "http" or not headers.get(b"content-type", b"").startswith(JSON_TYPE):
+            await self.app(scope, receive, send)
+            return
+        claimed = headers.get(b"content-length", b"0")
+        if not claimed.isdigit() or int(claimed) > self.most_bytes:
+            await self._refusal()(scope, receive, send)
+            return
+        held = 0
+
+        async def counted() -> Message:
+            nonlocal held
+            message = await receive()
+            held += len(message.get("body", b""))
+            if held > self.most_bytes:  # sent in pieces, without a length
+                raise HTTPException(413, self._words())
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _words(self) -> str:
+        return (
+            f"a call has {self.most_bytes / 2**20:.0f} MB at most; upload large files and send "
+            "what the upload answered"
+        )
+
+    def _refusal(self) -> JSONResponse:
+        return JSONResponse({"detail": self._words()}, status_code=413)
+
+
+async def _unknown(request: Request, error: Exception) -> JSONResponse:
+    """gradio looks functions up by name and number, and stumbles over what is not there."""
+    logger.info("nothing at %s: %s", request.url.path, type(error).__name__)
+    return JSONResponse({"detail": "there is no such endpoint or event"}, status_code=404)
+
+
+async def _unreadable(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Which field is wrong, without what was in it: that may be long."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])[:80]
+    detail = f"{place}: {first['msg'][:200]}"
+    return JSONResponse({"detail": detail}, status_code=422)
+
+
+def server_options(limits: Limits) -> dict[str, Any]:
+    """The ``app_kwargs`` of ``launch``."""
+    most = int(limits.call_megabytes * 2**20)
+    return {
+        "middleware": [Middleware(BodyLimit, most_bytes=most)],
+        "exception_handlers": {
+            FnIndexInferError: _unknown,
+            KeyError: _unknown,
+            RequestValidationError: _unreadable,
+        },
+    }

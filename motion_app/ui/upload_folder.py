@@ -1,0 +1,125 @@
+"""The folder of uploads and of copies that pages look at: bounded in age and in bytes.
+
+gradio deletes what it wrote itself, by age alone; here everything in the folder counts. Without
+gradio: it reads the folder's name from the environment when it is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from motion_app.errors import MotionAppError
+
+logger = logging.getLogger(__name__)
+
+KEEP_SECONDS = 3600.0
+TIDY_SECONDS = 30.0
+LOCK_NAME = ".lock"
+PREFIX = "uploads-"
+
+
+@dataclass(frozen=True)
+class _Copy:
+    path: Path
+    changed: float  # seconds since 1970
+    bytes: int
+
+
+class UploadFolder:
+    """A folder of its own below ``cache`` for one running program, deleted at the end as a context;
+    those of programs that were killed go at the start. ``most_bytes``: what it may hold, where the
+    oldest files go first; ``keep_seconds``: how long anything stays."""
+
+    def __init__(
+        self, cache: Path, *, most_bytes: float, keep_seconds: float = KEEP_SECONDS
+    ) -> None:
+        self.cache, self.most_bytes, self.keep_seconds = cache, most_bytes, keep_seconds
+        self.path = cache / (PREFIX + secrets.token_hex(8))
+        self._kept: frozenset[Path] = frozenset()
+        self._ended = threading.Event()
+
+    def __enter__(self) -> UploadFolder:
+        """Make it. MotionAppError where no folder can be made."""
+        new = self.path.with_name("new-" + self.path.name)  # it gets its name with its lock
+        try:
+            new.mkdir(parents=True)
+            self._lock = (new / LOCK_NAME).open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            new.rename(self.path)
+        except OSError as error:
+            raise MotionAppError(
+                f"the folder {self.cache} cannot be used: {error.strerror}; choose another with "
+                "MOTION_APP_CACHE"
+            ) from error
+        self._remove_abandoned()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._lock.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def start(self, kept: Iterable[str] = ()) -> None:
+        """Tidy from now on. ``kept``: files that every page shows, which stay."""
+        self._kept = frozenset(Path(path) for path in kept)
+        threading.Thread(target=self._keep_tidy, name="tidy-uploads", daemon=True).start()
+
+    def tidy(self) -> None:
+        """Delete what is too old, then the oldest until the rest fits; and folders left empty."""
+        copies = sorted(self._copies(), key=lambda copy: copy.changed)
+        oldest, held = time.time() - self.keep_seconds, sum(copy.bytes for copy in copies)
+        for copy in copies:
+            if copy.changed >= oldest and held <= self.most_bytes:
+                break
+            copy.path.unlink(missing_ok=True)
+            held -= copy.bytes
+            with contextlib.suppress(OSError):  # another file is in it
+                copy.path.parent.rmdir()
+
+    def _copies(self) -> list[_Copy]:
+        copies = []
+        for place, _, names in os.walk(self.path):
+            for name in names:
+                path = Path(place, name)
+                if path in self._kept or name == LOCK_NAME:
+                    continue
+                with contextlib.suppress(OSError):  # it has just gone
+                    stat = path.lstat()
+                    # the later one: gradio touches a copy that it hands out again
+                    copies.append(_Copy(path, max(stat.st_mtime, stat.st_ctime), stat.st_size))
+        return copies
+
+    def _keep_tidy(self) -> None:
+        while not self._ended.wait(TIDY_SECONDS):
+            try:
+                self.tidy()
+            except OSError:
+                logger.exception("the uploads could not be tidied")
+
+    def _remove_abandoned(self) -> None:
+        """Folders whose program is gone: the kernel lets go of a killed program's locks."""
+        for folder in self.cache.glob(PREFIX + "*"):
+            if folder == self.path or not folder.is_dir():
+                continue
+            try:
+                with (folder / LOCK_NAME).open("a") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # it runs
+                continue
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,153 @@
+"""``make screenshots``: a real session in a real browser, a picture of each tab."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from conftest import CHROMIUM, CHROMIUM_FLAGS
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from serving import ROOT, RunningApp
+from visits import PATIENCE, open_page
+from walk import (
+    choose_motion,
+    drop_request,
+    fill_training,
+    mark_two,
+    open_tab,
+    pick_example,
+    start,
+    video_is_there,
+    write_clip,
+)
+
+from motion_app.study.store import StudyStore
+
+logger = logging.getLogger("screenshots")
+
+WIDTH = 1366
+MOST_BYTES = 250_000
+STUDY_TITLE = "Which video follows the motion?"
+
+
+def main() -> int:
+    """Write transfer.png, motions.png, study.png and evaluate.png."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "screenshots")
+    out = parser.parse_args().out
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="screenshots-") as folder,
+        RunningApp(Path(folder)) as app,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        page = open_page(browser, app.url, {"width": WIDTH, "height": 900})
+        shoot_transfer(page, out / "transfer.png")
+        shoot_evaluate(page, out / "evaluate.png")
+        shoot_study(browser, page, app, out / "study.png")
+        shoot_motions(page, Path(folder), out / "motions.png")
+        browser.close()
+    return 0
+
+
+def shoot_transfer(page: Page, path: Path) -> None:
+    """Two objects, two motions, and their video; below, one more by another method."""
+    drop_request(page, seed=3, steps=12, method="none")
+    start(page)
+    video_is_there(page)
+    pick_example(page)
+    mark_two(page)
+    choose_motion(page, 1, "jump")
+    choose_motion(page, 2, "rise")
+    page.locator("#preset label").nth(1).click()  # standard
+    method = page.locator("#method input[value=fleximmt]")
+    if not method.is_visible():
+        page.locator("#settings button").first.click()
+    method.check()
+    page.locator("#settings button").first.click()
+    start(page)
+    video_is_there(page)
+    page.mouse.move(0, 0)
+    save(page, path, height=1100)
+
+
+def shoot_evaluate(page: Page, path: Path) -> None:
+    """Both videos scored."""
+    open_tab(page, "evaluate")
+    for card in page.locator(".evaluate-card").all():
+        card.click()
+        expect(card).to_have_attribute("aria-checked", "true", timeout=PATIENCE)
+    page.locator("#evaluate-score").click()
+    expect(page.locator("#evaluate-table table").first).to_be_visible(timeout=3 * PATIENCE)
+    expect(page.locator("#evaluate-flow .js-plotly-plot")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#evaluate-tracks img")).to_be_visible(timeout=PATIENCE)
+    page.locator("#evaluate-table").evaluate("table => table.scrollIntoView()")
+    page.wait_for_timeout(1500)  # the plots move into place
+    save(page, path, height=1500)
+
+
+def shoot_study(browser: Browser, page: Page, app: RunningApp, path: Path) -> None:
+    """The page of a rater in a study that was made from the two videos."""
+    open_tab(page, "study")
+    boxes = page.locator("#study-tab input[type=checkbox]")
+    expect(boxes.first).to_be_visible(timeout=PATIENCE)
+    for box in boxes.all():
+        box.check()
+    page.locator("#study-tab [data-testid=textbox]").first.fill(STUDY_TITLE)
+    page.locator("#study-create").click()
+    expect(page.locator(".study-card")).to_have_count(1, timeout=PATIENCE)
+    (folder,) = (app.folder / "outputs" / "studies").iterdir()
+    store = StudyStore.open(folder)
+    token = store.hand_out(1)[0]
+    store.close()
+    rater = browser.new_context(viewport={"width": WIDTH, "height": 900}).new_page()
+    rater.set_default_timeout(PATIENCE)
+    rater.goto(f"{app.url}study/{folder.name}/r/{token}")
+    rater.locator("#agree").check()
+    rater.locator("#begin").click()
+    for button in ("#start-practice", "#start-study"):
+        if rater.locator(button).is_visible():
+            rater.locator(button).click()
+    expect(rater.locator("#panel:not(.locked)")).to_be_visible(timeout=PATIENCE)
+    expect(rater.locator(".tile.watched")).to_have_count(rater.locator(".tile").count())
+    save(rater, path, height=1000)
+    rater.context.close()
+
+
+def shoot_motions(page: Page, folder: Path, path: Path) -> None:
+    """The library, and a training on its way."""
+    open_tab(page, "motions")
+    fill_training(page, write_clip(folder), name="leap", steps=150)
+    page.locator("#train").click()
+    status = page.locator("#training-status")
+    expect(status).to_contain_text(re.compile(r"step (2\d|[3-9]\d|1\d\d) "), timeout=4 * PATIENCE)
+    save(page, path, height=1200)
+    page.locator("#training-cancel").click()
+    expect(page.locator(".training.cancelled")).to_have_count(1, timeout=PATIENCE)
+
+
+def save(page: Page, path: Path, *, height: int) -> None:
+    """The page from its top, at most ``height`` pixels of it, as a PNG of less than MOST_BYTES."""
+    page.evaluate("scrollTo(0, 0)")
+    page.locator(".toast-close").evaluate_all("all => all.forEach((button) => button.click())")
+    shot = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    shot = shot.crop((0, 0, shot.width, min(shot.height, height)))
+    for colours in (256, 128, 64):
+        file = io.BytesIO()
+        shot.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        if file.tell() < MOST_BYTES:
+            break
+    path.write_bytes(file.getvalue())
+    logger.info("%s: %d KB", path, file.tell() // 1000)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

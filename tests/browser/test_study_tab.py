@@ -1,0 +1,216 @@
+"""From results made in the app to answers and the administrator's numbers, in a browser."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from starlette.routing import Mount
+from visits import DESKTOP, PATIENCE, PHONE, ROOT
+
+from motion_app.jobs.store import JobRow
+from motion_app.media import encode_data_uri
+from motion_app.results import save_result
+from motion_app.scene import GeneratedVideo
+from motion_app.settings import Settings
+from motion_app.study.server import StudySettings, build_study_app
+from motion_app.study.store import StudyStore
+from motion_app.ui.host import ModelHost
+from motion_app.ui.page import launch_options
+from motion_app.ui.session import Session
+from motion_app.ui.study_tab import StudyTab
+from motion_app.ui.texts import Texts
+
+OWNER = secrets.token_hex(16)
+MOTION = "circle"  # of the pocket checkpoint's library; it has a preview
+TITLE = "Which fox circles best?"
+expect.set_options(timeout=PATIENCE)
+pytestmark = pytest.mark.usefixtures("small_heap")
+
+
+class OwnedSession(Session):
+    """A browser whose token is known, so that it has results from the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner = OWNER
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        return OwnedSession()
+
+
+def add_result(host: ModelHost, method: str, *, shade: int) -> None:
+    """A finished job as the app leaves one: its video marked, its recipe beside it and inside."""
+    frames = np.full((8, 64, 96, 3), shade, np.uint8)
+    for t, frame in enumerate(frames):
+        frame[20:40, 4 + 6 * t : 24 + 6 * t] = (240, 200, 60)
+    request = {
+        "image": encode_data_uri(np.full((64, 96, 3), 90, np.uint8)),
+        "objects": [{"motion": MOTION, "sentence": "a fox"}],
+        "method": method,
+    }
+    recipe = {"request": request, "prompt": "A fox walks in a circle.", "method": method}
+    job = secrets.token_hex(16)
+    result = GeneratedVideo(frames, np.zeros((1, 2, 8, 12), bool), recipe, 8.0)
+    saved = save_result(result, host.jobs.folder(job))
+    host.jobs.store.add(
+        JobRow(
+            id=job,
+            kind="generate",
+            owner=OWNER,
+            state="done",
+            title="fox: circle",
+            created=time.time(),
+            inputs={"request": request, "badge": False},
+            outcome={"video": saved.video.name, "recipe": saved.recipe.name},
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> ModelHost:
+    pocket = ROOT / "checkpoints" / "pocket"
+    made = ModelHost(Settings(outputs=tmp_path_factory.mktemp("outputs"), model=str(pocket)))
+    for shade, method in enumerate(("fleximmt", "concat")):
+        add_result(made, method, shade=60 + 40 * shade)
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(host: ModelHost) -> Iterator[str]:
+    """The tab alone, in two languages, and the studies below it as the app has them."""
+    with gr.Blocks(analytics_enabled=False, fill_width=True) as page:
+        study_page(host, "en")
+    with page.route("中文", "/zh", show_in_navbar=False):
+        study_page(host, "zh")
+    app, url, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=None,
+        prevent_thread_lock=True,
+        quiet=True,
+        **launch_options(),
+    )
+    folder = host.settings.outputs / "studies"
+    folder.mkdir()
+    app.router.routes.insert(0, Mount("/study", build_study_app(StudySettings(folder))))
+    yield url
+    page.close()
+
+
+def study_page(host: ModelHost, language: str) -> None:
+    session = gr.State(OwnedSession())
+    gr.Navbar(visible=False)
+    with gr.Tabs():
+        with gr.Tab("One"):
+            gr.Markdown("Another tab")
+        with gr.Tab("Study", id="study") as tab:
+            study = StudyTab(host, Texts(language))
+    study.wire(session, tab)
+
+
+def open_tab(browser: Browser, url: str, **options: Any) -> Page:
+    page = browser.new_context(**{"viewport": DESKTOP, "locale": "en-GB", **options}).new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    page.get_by_role("tab", name="Study").click()
+    expect(page.get_by_role("checkbox")).to_have_count(2)
+    return page
+
+
+def test_results_of_one_method_make_no_study_and_the_page_says_why(
+    browser: Browser, server: str
+) -> None:
+    page = open_tab(browser, server)
+    page.locator("#study-title input, #study-title textarea").fill(TITLE)
+    page.get_by_role("checkbox", name="fleximmt").check()
+    page.locator("#study-create").click()
+    expect(page.locator(".toast-body")).to_contain_text(
+        "compares two results or more, 1 were chosen"
+    )
+    page.get_by_role("checkbox", name="concat").check()
+    page.locator("#study-title input, #study-title textarea").fill("Is FlexiMMT better?")
+    page.locator("#study-create").click()
+    expect(page.locator(".toast-body").last).to_contain_text('names the method "fleximmt"')
+    expect(page.locator(".study-card")).to_have_count(0)
+    page.context.close()
+
+
+def test_a_study_made_in_the_tab_is_answered_and_its_administrator_sees_it(
+    browser: Browser, server: str, host: ModelHost
+) -> None:
+    page = open_tab(browser, server)
+    for method in ("fleximmt", "concat"):
+        page.get_by_role("checkbox", name=method).check()
+    page.locator("#study-title input, #study-title textarea").fill(TITLE)
+    page.locator("#study-raters input").fill("2")
+    page.locator("#study-create").click()
+    card = page.locator(".study-card")
+    expect(card).to_contain_text("0 of 2 raters finished")
+    secret = card.locator("code").inner_text()
+    with page.expect_popup() as popup:
+        card.get_by_role("link").click()
+    admin = popup.value
+    admin.set_default_timeout(PATIENCE)
+    admin.locator("#secret").fill(secret)
+    admin.locator("button.primary").click()
+    expect(admin.locator("#title")).to_have_text(TITLE)
+    expect(admin.locator("#open-link")).not_to_have_value("")
+    _take_part(browser, admin.locator("#open-link").input_value(), host)
+    expect(admin.locator("#finished")).to_have_text("1 finished")
+    admin.locator("#open-unblind").click()
+    admin.locator("#confirm").fill(TITLE)
+    admin.locator("#unblind button.danger").click()
+    shares = admin.locator("#results .question").first
+    expect(shares).to_contain_text("fleximmt")
+    expect(shares.locator("td.best").nth(1)).to_have_text("1 / 1")
+    page.get_by_role("tab", name="One").click()
+    page.get_by_role("tab", name="Study").click()
+    expect(card).to_contain_text("1 of 2 raters finished")
+    page.context.close()
+
+
+def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
+    """A whole visit in a browser of one's own; practice is answered right."""
+    (folder,) = (host.settings.outputs / "studies").iterdir()
+    store = StudyStore.open(folder)
+    right = {item.candidates[item.answer] for item in store.items.values() if item.answer}
+    page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(link)
+    page.locator("#agree").check()
+    page.locator("#begin").click()
+    page.locator("#start-practice").click()
+    rater = store.join(page.url.rpartition("/r/")[2]).id
+    screens = ("Practice 1 of 2", "Practice 2 of 2", "Item 1 of 2", "Item 2 of 2")
+    for number, name in enumerate(screens):
+        expect(page.locator("#place")).to_have_text(name)
+        expect(page.locator(".tile.watched")).to_have_count(2)
+        shown = store.trial(rater, number).candidates
+        place = next((k for k, name in enumerate(shown, start=1) if name in right), 1)
+        for row in page.locator(".choices").all():
+            row.locator(f"input[value='{place}']").check(force=True)
+        page.locator("#next").click()
+        if name.startswith("Practice"):
+            expect(page.locator("#next")).to_have_text("Continue")
+            page.locator("#next").click()
+        if number == 1:
+            page.locator("#start-study").click()
+    expect(page.locator("#code")).not_to_be_empty()
+    store.close()
+    page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_is_wider_than_the_page(
+    browser: Browser, server: str, scheme: str
+) -> None:
+    page = open_tab(browser, server + "zh", viewport=PHONE, color_scheme=scheme)
+    expect(page.locator("#study-create")).to_have_text("创建研究")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.context.close()
