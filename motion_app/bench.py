@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from motion_app.bench_full_scale import bench_layers
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,11 +34,24 @@ REPEATS = 7
 TRAINING_STEPS = 10
 
 
-def run_bench(part: str | None, *, model: str, show: bool = True) -> dict[str, Any]:
-    """Measure one of PARTS, or all (None), with the checkpoint ``model``; seconds as JSON."""
+def run_bench(
+    part: str | None,
+    *,
+    model: str,
+    show: bool = True,
+    shape: str | None = None,
+    layers: int = 1,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Measure one of PARTS, or all (None), with the checkpoint ``model``; seconds as JSON. With
+    ``shape``, "generate" measures ``layers`` layers of that size on random weights instead."""
     measures: dict[str, Callable[[], dict[str, float]]] = {
         "attention": bench_attention,
-        "generate": lambda: bench_generate(model),
+        "generate": lambda: (
+            bench_generate(model)
+            if shape is None
+            else bench_layers(shape, layers=layers, device=device or "cpu")
+        ),
         "train": lambda: bench_train(model),
         "startup": lambda: bench_startup(model),
     }
@@ -71,7 +86,7 @@ def bench_attention() -> dict[str, float]:
 
     layout, masks = _two_regions()
     plan = AttentionPlan.build(layout, masks)
-    may_see = _dense_mask_builder(layout, masks)
+    may_see = dense_mask_builder(layout, masks)
     heads, head_dim = ATTENTION_SIZES["heads"], ATTENTION_SIZES["head_dim"]
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(1, heads, layout.queries, head_dim, generator=generator)
@@ -126,7 +141,7 @@ def _two_regions() -> tuple[SequenceLayout, Tensor]:
     return layout, masks
 
 
-def _dense_mask_builder(layout: SequenceLayout, masks: Tensor) -> Callable[[], Tensor]:
+def dense_mask_builder(layout: SequenceLayout, masks: Tensor) -> Callable[[], Tensor]:
     """A function that builds the whole additive mask (L + V, L + ΣM + V) from the visibility table,
     in the type of the queries as the authors' release does (664 MB in bfloat16 at the 5B size)."""
     import torch

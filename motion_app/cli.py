@@ -294,4 +294,12 @@ def _add_bench(actions: Any) -> None:
     parser = _command(actions, "bench", commands.bench, "measure speed on this machine")
     parser.add_argument("what", nargs="?", choices=("attention", "generate", "train", "startup"))
     parser.add_argument("--json", action="store_true", help="only the JSON, no table")
+    parser.add_argument(
+        "--shape", help="generate: layers of this size on random weights: 5b, 1.5-5b, tiny"
+    )
+    parser.add_argument("--layers", type=int, default=1, help="how many layers of that size")
+    _add_model(parser)
+    parser = _command(
+        actions, "memory", commands.memory, "what a model needs under each memory profile"
+    )
     parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video model")

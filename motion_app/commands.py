@@ -52,7 +52,7 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
         build_request(request_file, geometry=geometry, base=None, **sources)
     certificate = certificate_of(settings)
     out = make_folder(options.out)
-    engine = load_engine(model, options.device or settings.device)
+    engine = load_engine(model, options.device or settings.device, settings)
     request = build_request(
         request_file, geometry=engine.geometry, base=engine.fingerprint, **sources
     )
@@ -81,13 +81,15 @@ def verify(options: argparse.Namespace, settings: Settings) -> Result:
     }
 
 
-def load_engine(model: str, device: str | None) -> MotionEngine:
-    """The engine of a command; loading says nothing on standard error."""
+def load_engine(model: str, device: str | None, settings: Settings | None = None) -> MotionEngine:
+    """The engine of a command, run as ``settings`` say; loading says nothing on standard error."""
     silence_loaders()  # some of them talk while they are imported
 
+    from motion_app.engine.acceleration import STOCK, Acceleration
     from motion_app.engine.pipeline import MotionEngine
 
-    return MotionEngine.load(model, device=device)
+    acceleration = STOCK if settings is None else Acceleration.of(settings)
+    return MotionEngine.load(model, device=device, acceleration=acceleration)
 
 
 def silence_loaders() -> None:
@@ -117,12 +119,13 @@ def segment(options: argparse.Namespace, settings: Settings) -> Result:
     image = read_image(options.image, limits=settings.limits)
     make_folder(options.out.parent)
 
-    from motion_app.segmentation import ClickSegmenter, check_prompt
+    from motion_app.segment_anything2 import load_segmenter
+    from motion_app.segmentation import check_prompt
 
     check_prompt(options.point, options.box, *image.shape[:2])
     source = settings.segmenter_source(options.model, options.segmenter)
     silence_loaders()
-    segmenter = ClickSegmenter.load(source, device=options.device or settings.device)
+    segmenter = load_segmenter(source, device=options.device or settings.device)
     started = time.perf_counter()
     segmenter.set_image(image)
     found = segmenter.predict(options.point, box=options.box)
@@ -212,4 +215,37 @@ def bench(options: argparse.Namespace, settings: Settings) -> Result:
     """Time one part, or all of them."""
     from motion_app.bench import run_bench
 
-    return run_bench(options.what, model=options.model or settings.model, show=not options.json)
+    return run_bench(
+        options.what,
+        model=options.model or settings.model,
+        show=not options.json,
+        shape=options.shape,
+        layers=options.layers,
+        device=options.device or settings.device,
+    )
+
+
+def memory(options: argparse.Namespace, settings: Settings) -> Result:
+    """What a checkpoint would need under each memory profile, without reading its weights."""
+    from motion_app.engine.checkpoint import checkpoint_folder
+    from motion_app.engine.footprint import GIGABYTE, read_footprint
+    from motion_app.engine.memory import PLACEMENTS
+
+    folder = checkpoint_folder(options.model or settings.model, on_bytes=_show_bytes)
+    needs = read_footprint(folder, item=2)
+    return {
+        "model": str(folder),
+        "gigabytes": {
+            name: {
+                "device": round(placement.device_bytes(needs) / GIGABYTE, 2),
+                "main_memory": round(placement.host_bytes(needs) / GIGABYTE, 2),
+            }
+            for name, placement in PLACEMENTS.items()
+        },
+        "measured": False,
+    }
+
+
+def _show_bytes(done: int, total: int) -> None:
+    """A download's progress on standard error."""
+    print(f"\r{done / 1e9:.2f} of {total / 1e9:.2f} GB", end="", file=sys.stderr)

@@ -141,9 +141,12 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
     _motion_out(options.out)
 
     from motion_app.training import trainer
+    from motion_app.training.parallel import join_processes
 
     model = options.model or settings.model
-    engine = load_engine(model, options.device or settings.device)
+    share = join_processes()
+    device = options.device or (settings.device if share.count == 1 else share.device)
+    engine = load_engine(model, device, settings)
     config = inputs.config(engine.defaults.training_of(inputs.method), **given)
     started = time.perf_counter()
     if len(inputs.clips) == 1:
@@ -161,12 +164,14 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         out=options.out,
         segment=_segmenter(options, settings) if options.mover else None,
         tokens=options.tokens,
-        on_progress=news,
+        on_progress=news if share.first else None,
+        share=share,
     )
     return {
         "motion": str(motion.path),
         "name": motion.name,
         "steps": config.steps,
+        "effective_batch": config.batch * share.count,
         "seconds": round(time.perf_counter() - started, 1),
         "validation": [str(path) for path in news.videos],
     }
@@ -216,13 +221,13 @@ def _generated(report: StepReport) -> bool:
 
 
 def _segmenter(options: argparse.Namespace, settings: Settings) -> Segment:
-    from motion_app.segmentation import ClickSegmenter
+    from motion_app.segment_anything2 import load_segmenter
     from motion_app.training.mover import segment_by
 
     silence_loaders()
     source = settings.segmenter_source(options.model)
     device = options.device or settings.device
-    return segment_by(ClickSegmenter.load(source, device=device))
+    return segment_by(load_segmenter(source, device=device))
 
 
 class _News:

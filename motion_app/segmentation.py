@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedConfig, Sam2Model, Sam2Processor
 
 from motion_app.errors import CheckpointError, MediaError, RequestError
+from motion_app.hub import TRANSFORMERS_FILES, Repository, fetch
 from motion_app.scene import Box, Click
 
 POCKET_FOLDER = "checkpoints/pocket/sam2"
@@ -67,6 +68,9 @@ class ClickSegmenter:
         they were stored in. Raises CheckpointError for anything that is not a complete SAM 2.
         """
         name = str(path_or_name)
+        repository = Repository.parse(name)
+        if not Path(name).is_dir() and repository is not None:
+            name = str(fetch(repository, TRANSFORMERS_FILES))
         if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
             raise CheckpointError(
                 f"The folder {name} has no config.json: choose a folder saved by Sam2Model, "
@@ -76,9 +80,9 @@ class ClickSegmenter:
             kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
             if kind in SAM2_MODEL_TYPES:
                 model, report = Sam2Model.from_pretrained(
-                    name, dtype=torch.float32, output_loading_info=True
+                    name, dtype=torch.float32, output_loading_info=True, local_files_only=True
                 )
-                processor = Sam2Processor.from_pretrained(name)
+                processor = Sam2Processor.from_pretrained(name, local_files_only=True)
         except Exception as error:  # the loaders raise a dozen kinds, each about the same folder
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(
@@ -137,7 +141,7 @@ class ClickSegmenter:
             original_sizes=[list(self._size)],
             input_points=[[[[c.x, c.y] for c in clicks]]] if clicks else None,
             input_labels=[[[int(c.positive) for c in clicks]]] if clicks else None,
-            input_boxes=[[_corners(box)]] if box is not None else None,
+            input_boxes=[[box_corners(box)]] if box is not None else None,
             return_tensors="pt",
         )
         names = ("input_points", "input_labels", "input_boxes")
@@ -180,7 +184,7 @@ def check_prompt(clicks: Sequence[Click], box: Box | None, height: int, width: i
                 "Click inside it."
             )
     if box is not None:
-        x0, y0, x1, y1 = _corners(box)
+        x0, y0, x1, y1 = box_corners(box)
         if not (0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height):
             raise RequestError(
                 f"The box ({box.x0:g}, {box.y0:g}, {box.x1:g}, {box.y1:g}) reaches outside the "
@@ -193,7 +197,7 @@ def check_prompt(clicks: Sequence[Click], box: Box | None, height: int, width: i
             )
 
 
-def _corners(box: Box) -> list[float]:
+def box_corners(box: Box) -> list[float]:
     """x0, y0, x1, y1 with the smaller first: a box may be drawn from any corner."""
     x0, x1 = sorted((float(box.x0), float(box.x1)))
     y0, y1 = sorted((float(box.y0), float(box.y1)))

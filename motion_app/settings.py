@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     """Where things are and what is loaded.
 
     ``model`` is a folder or hub id of a diffusers CogVideoX image-to-video checkpoint; ``device``
-    None takes the GPU where there is one; ``motions`` are the folders searched for motions beside
+    None takes the GPU where there is one; ``profile``, ``kernel``, ``compiled``, ``cache_steps``,
+    ``second_device`` and ``keep_text_encoder`` say how the model is run
+    (``engine.acceleration``). ``motions`` are the folders searched for motions beside
     the model's own, and new ones go into the first; ``segmenter`` is a SAM-2 folder or hub id, None
     the one the model names. ``outputs`` holds the database of jobs and a folder for each;
     ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose; ``training``
@@ -66,6 +68,12 @@ class Settings(BaseSettings):
     model: str = str(ROOT / "checkpoints" / "pocket")
     segmenter: str | None = None
     device: str | None = None
+    profile: str | None = None
+    kernel: str = "torch"
+    compiled: bool = False
+    cache_steps: str | None = None
+    second_device: str | None = None
+    keep_text_encoder: bool = True
     host: str = "127.0.0.1"
     port: int = Field(default=7860, ge=0, le=65535)
     motions: tuple[Path, ...] = (ROOT / "data" / "motions",)

@@ -175,7 +175,7 @@ def test_whatever_changes_a_result_changes_its_key(read, folder):
         motion(trim=[[0.0, 1.0]]),
         score(),
         score(references=["clip.mp4"]),
-        score(metrics=["temporal_consistency"]),
+        score(metrics=["temporal_flickering"]),
     ]
     keys = [item.key for item in read(*lines)]
     keys += [item.key for item in read(video(), badge=True)]
@@ -463,7 +463,7 @@ def test_one_command_generates_trains_and_evaluates_and_does_nothing_twice(
     assert read_clip(placed["v"] / told["v"]["outcome"]["video"]).frames.shape == (13, 32, 48, 3)
     assert (placed["m"] / told["m"]["outcome"]["motion"]).is_file()
     assert (placed["m"] / told["m"]["outcome"]["preview"]).is_file()
-    assert "temporal_consistency" in (placed["s"] / "report.csv").read_text()
+    assert "temporal_flickering" in (placed["s"] / "report.csv").read_text()
     code, said = command(capfd, manifest, "--out", out)
     assert (code, said["made"], said["kept"]) == (0, 0, 3)
 

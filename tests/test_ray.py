@@ -28,14 +28,17 @@ STEPS = 30  # long enough for a node to die over one
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Three nodes with one processor each, and little memory."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    one = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=one)
-    for _ in range(NODES - 1):
-        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    lean = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_log_monitor": False}
+    head = {**lean, "include_dashboard": False, "no_monitor": True}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(NODES - 1):
+            cluster.add_node(**lean)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def manifest(folder: Path) -> Path:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from motion_app.engine.step_cache import StepCache
+from motion_app.settings import Settings
 
 COMPILED_BUCKET = 256
 
@@ -28,6 +29,18 @@ class Acceleration:
     cache: StepCache | None = None
     second_device: str | None = None
     keep_text_encoder: bool = True
+
+    @classmethod
+    def of(cls, settings: Settings) -> Acceleration:
+        """What a deployment is set to."""
+        return cls(
+            profile=settings.profile,
+            kernel=settings.kernel,
+            compiled=settings.compiled,
+            cache=None if settings.cache_steps is None else StepCache(settings.cache_steps),
+            second_device=settings.second_device,
+            keep_text_encoder=settings.keep_text_encoder,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What of it a recipe says: all that may change a video's numbers."""

@@ -122,7 +122,14 @@ def grid_masks(masks: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
     for group in frame_groups(geometry):
         shown = masks[..., group, :, :].mean(axis=-3) >= 0.5  # (..., H, W)
         cells.append(mask_to_grid(shown, geometry.grid_height, geometry.grid_width))
-    return np.stack(cells, axis=-3)
+    grid = np.stack(cells, axis=-3)  # (..., latent frames, h, w)
+    step = geometry.patch_size_t
+    if step is None:
+        return grid
+    spare = geometry.padded_latent_frames - geometry.latent_frames
+    grid = np.concatenate([grid[..., :spare, :, :], grid], axis=-3)
+    shape = (*grid.shape[:-3], geometry.grid_frames, step, *grid.shape[-2:])
+    return grid.reshape(shape).any(axis=-3)  # a token that shows it in one of its frames
 
 
 def frame_groups(geometry: ModelGeometry) -> list[slice]:

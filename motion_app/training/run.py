@@ -25,6 +25,7 @@ from motion_app.phrases import find_phrases
 from motion_app.scene import Motion, SceneObject
 from motion_app.training.clips import CachedViews, ViewConfig, cache_views
 from motion_app.training.config import ClipTraining, MotionTraining
+from motion_app.training.parallel import ALONE, Share
 from motion_app.video import Clip
 
 log = logging.getLogger(__name__)
@@ -71,13 +72,7 @@ def prepare_lesson(
     named = replace(subject, phrase=config.noun)
     noun = find_phrases(config.caption, [named], pipe.tokenizer, length)[0]
     with torch.no_grad():
-        text, empty = pipe.encode_prompt(
-            config.caption,
-            "",
-            do_classifier_free_guidance=True,
-            max_sequence_length=length,
-            device=pipe.transformer.device,
-        )  # (1, L, text width) each
+        text, empty = engine.prompts.encode(config.caption, guided=True)  # (1, L, text width) each
     layout = SequenceLayout(
         text=length, phrases=[phrase], motion=[config.tokens], grid=geometry.grid
     )
@@ -88,6 +83,7 @@ class LearningRun(ABC):
     """``learned``, optimiser and step of one training; ``save`` and the constructor resume it.
 
     ``groups``: AdamW's parameter groups, each with its ``params`` and its highest ``lr``.
+    ``share``: this process's part of every batch, where several learn together.
     """
 
     def __init__(
@@ -97,8 +93,10 @@ class LearningRun(ABC):
         config: ClipTraining,
         engine: MotionEngine,
         out: Path,
+        share: Share = ALONE,
     ) -> None:
         self.learned, self.config, self.engine, self.out = learned, config, engine, Path(out)
+        self.share = share
         self.file = self.out.with_name(self.out.name + ".training")
         self.optimiser = torch.optim.AdamW(
             list(groups), betas=config.betas, weight_decay=config.weight_decay
@@ -137,11 +135,14 @@ class LearningRun(ABC):
         return ()
 
     def save(self) -> None:
-        """One file, replaced at once: a kill leaves the old or the new state, never half."""
+        """One file, replaced at once: a kill leaves the old or the new state, never half. Where
+        several processes learn, the first writes it."""
+        if not self.share.first:
+            return
         self.out.parent.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_suffix(".partial")
         state = {
-            "config": json.dumps(self.config.learned_with()),
+            "config": self._settings(),
             "base": self.engine.fingerprint,
             "tokens": self.learned.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -153,7 +154,7 @@ class LearningRun(ABC):
 
     def _resume(self) -> None:
         state = torch.load(self.file, weights_only=True)
-        expected = (json.dumps(self.config.learned_with()), self.engine.fingerprint)
+        expected = (self._settings(), self.engine.fingerprint)
         if (state["config"], state["base"]) != expected:
             raise RequestError(
                 f"{self.file.name} is an unfinished training with other settings or another base "
@@ -164,6 +165,20 @@ class LearningRun(ABC):
         self.step = state["step"]
         self.losses = list(state["losses"])
         log.info("%s: resumed at step %d", self.config.name, self.step)
+
+    def learned_with(self) -> dict[str, Any]:
+        """The settings on which what is learned depends; the effective batch among them where
+        several processes share it."""
+        settings = self.config.learned_with()
+        if self.share.count > 1:
+            settings |= {
+                "processes": self.share.count,
+                "effective_batch": self.share.count * self.config.batch,
+            }
+        return settings
+
+    def _settings(self) -> str:
+        return json.dumps(self.learned_with())
 
     def advance(self) -> float:
         """One optimiser step, drawn from (seed, step) alone; returns its loss. RequestError, with
@@ -176,23 +191,25 @@ class LearningRun(ABC):
             loss = self.loss()
             if loss.requires_grad:  # where no caption was spoken, embeddings take no part
                 loss.backward()
+        self.share.average(self.learned.parameters())
+        spent = self.share.mean(float(loss.detach()))
         for parameter in self.held():
             # None, not zero: else AdamW moves it on by momentum and decay.
             parameter.grad = None
         size = nn.utils.clip_grad_norm_(self.learned.parameters(), config.clip_norm)
-        if not (math.isfinite(float(loss.detach())) and math.isfinite(float(size))):
+        if not (math.isfinite(spent) and math.isfinite(float(size))):
             self.optimiser.zero_grad(set_to_none=True)
             self.save()
             raise RequestError(
                 f"the training of {config.name} broke off in step {self.step + 1} of "
-                f"{config.steps}: loss {float(loss.detach()):g}, gradient {float(size):g}; the "
+                f"{config.steps}: loss {spent:g}, gradient {float(size):g}; the "
                 f"{self.step} good steps are kept in {self.file.name}; delete it and train with a "
                 f"learning rate below {config.learning_rate:g}"
             )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        self.losses.append(float(loss.detach()))
+        self.losses.append(spent)
         return self.losses[-1]
 
 
@@ -202,7 +219,12 @@ class TrainingRun(LearningRun):
     config: MotionTraining
 
     def __init__(
-        self, lesson: Lesson, config: MotionTraining, engine: MotionEngine, out: Path
+        self,
+        lesson: Lesson,
+        config: MotionTraining,
+        engine: MotionEngine,
+        out: Path,
+        share: Share = ALONE,
     ) -> None:
         geometry = engine.geometry
         self.lesson = lesson
@@ -216,7 +238,7 @@ class TrainingRun(LearningRun):
         ).to(engine.pipe.transformer.device)
         self._view = 0
         groups = [{"params": list(self.tokens.parameters()), "lr": config.learning_rate}]
-        super().__init__(self.tokens, groups, config, engine, out)
+        super().__init__(self.tokens, groups, config, engine, out, share)
         self.steering = TrainingSteering(
             self.tokens.project, drop=config.mask_drop, generator=self.generator
         )
@@ -243,12 +265,14 @@ class TrainingRun(LearningRun):
         config, lesson = self.config, self.lesson
         rng = np.random.default_rng([config.seed, self.step])
         self.generator.manual_seed(int(rng.integers(2**62)))
-        picked = rng.integers(len(lesson.views.latents), size=config.batch)
-        self._view = int(picked[0])
+        whole, rows = config.batch * self.share.count, self.share.rows(config.batch)
+        picked = rng.integers(len(lesson.views.latents), size=whole)
         draws = draw_noise(
             lesson.views.latents[picked], config, self.engine, rng=rng, generator=self.generator
-        )
-        spoken = rng.random(config.batch) >= config.caption_dropout
+        ).rows(rows)
+        spoken = (rng.random(whole) >= config.caption_dropout)[rows]
+        picked = picked[rows]
+        self._view = int(picked[0])
         text = torch.stack([lesson.text if said else lesson.empty_text for said in spoken])
         self.steering.begin([self._sample(int(i)) for i in picked])
         miss, kept = velocity_miss(draws, text, self.engine, rotary=lesson.rotary)
@@ -278,6 +302,11 @@ class NoisyViews:
     condition: Tensor
     timesteps: Tensor
 
+    def rows(self, rows: slice) -> NoisyViews:
+        """Some of the batch."""
+        parts = (self.latents, self.noise, self.condition, self.timesteps)
+        return NoisyViews(*(part[rows] for part in parts))
+
 
 def draw_noise(
     latents: Tensor,
@@ -289,8 +318,11 @@ def draw_noise(
     image_noise: tuple[float, ...] = (),
 ) -> NoisyViews:
     """Noise, timesteps and first frames of ``latents`` (B, F, C, H', W'), on the transformer's
-    device. ``image_noise``: mean and deviation of ln σ of the noise on the first frame."""
+    device. ``image_noise``: mean and deviation of ln σ of the noise on the first frame. Where a
+    token spans several latent frames, the first is repeated in front as the stock pipeline does."""
     device = engine.pipe.transformer.device
+    spare = engine.geometry.padded_latent_frames - latents.shape[1]
+    latents = torch.cat([latents[:, :spare], latents], dim=1)
     noise = torch.randn(latents.shape, generator=generator)
     total = engine.pipe.scheduler.config.num_train_timesteps
     shares = 1 - config.noisy_share * torch.rand(len(latents), generator=generator)
@@ -302,8 +334,11 @@ def draw_noise(
         sigma = (mean + deviation * torch.randn(len(latents), generator=generator)).exp()
         added = torch.randn(first.shape, generator=generator)
         first = first + sigma[:, None, None, None] * added
+    vae = engine.pipe.vae.config
+    if vae.invert_scale_latents:  # 1.5 reads its picture divided by the factor, not multiplied
+        first = first / vae.scaling_factor**2
     condition = torch.zeros_like(latents)
-    condition[:, 0] = first * keep[:, None, None, None]
+    condition[:, : spare + 1] = (first * keep[:, None, None, None])[:, None]
     return NoisyViews(*(part.to(device) for part in (latents, noise, condition, timesteps)))
 
 
@@ -323,6 +358,10 @@ def velocity_miss(
             hidden_states=torch.cat([noisy, draws.condition], dim=2).to(transformer.dtype),
             encoder_hidden_states=text.to(transformer.dtype),
             timestep=draws.timesteps,
+            # The stock pipeline's own constant, for CogVideoX 1.5 alone.
+            ofs=None
+            if transformer.config.ofs_embed_dim is None
+            else draws.latents.new_full((1,), 2.0),
             image_rotary_emb=rotary,
             return_dict=False,
         )[0].float()  # (B, F, C, H', W')

@@ -19,6 +19,8 @@ from motion_app.library import read_motion
 from motion_app.scene import Motion
 from motion_app.training.config import MASK_SOURCES, ClipTraining, MotionTraining
 from motion_app.training.mover import Segment, follow_mover
+from motion_app.training.parallel import ALONE, Share
+from motion_app.training.placement import LearningPlacement
 from motion_app.training.run import LearningRun, TrainingRun, prepare_lesson
 from motion_app.training.selection import ClipSelection, SelectedClip, read_selection
 from motion_app.training.synmotion import SynMotionRun, prepare_synmotion
@@ -81,6 +83,7 @@ def train_motion(
     tokens: Path | None = None,
     validation: ValidationScene | None = None,
     on_progress: OnProgress | None = None,
+    share: Share = ALONE,
 ) -> Motion:
     """Trains, writes ``out`` (safetensors) with a preview beside it, and returns the motion.
 
@@ -95,7 +98,7 @@ def train_motion(
     ``on_progress`` returning False stops with GenerationCancelled and keeps the checkpoint ``out``
     + ".training", from which the next call with the same config continues: it ends with the same
     tokens as an undisturbed run. A loss or gradient that is not finite stops with RequestError and
-    keeps the last good state there.
+    keeps the last good state there. ``share``: this process's part where several learn together.
     """
     if not clips:
         raise RequestError("no reference clip came; give at least one")
@@ -107,13 +110,19 @@ def train_motion(
             config = replace(config, mask="given")
     if isinstance(config, SynMotionTraining):
         lesson = prepare_synmotion(read, config, engine, tokens=tokens)
+        if share.count > 1:
+            raise RequestError(
+                f"SynMotion learns in one process, {share.count} were started; start one, or learn "
+                "motion tokens"
+            )
         run: LearningRun = SynMotionRun(lesson, config, engine, out)
         pointed = masks is not None
     else:
-        run, pointed = _token_run(read, config, engine, out, masks), config.mask == "given"
+        run, pointed = _token_run(read, config, engine, out, masks, share), config.mask == "given"
     if config.validate_every is not None and validation is None:
         validation = held_out_scene(read[0], engine, mask=masks[0][0] if pointed else None)
-    _learn(run, validation, on_progress)
+    with LearningPlacement(engine, config) as placement:
+        _learn(run, validation, on_progress, placement)
     return _finish(run, read[0], track)
 
 
@@ -123,10 +132,12 @@ def _token_run(
     engine: MotionEngine,
     out: Path,
     masks: Sequence[np.ndarray] | None,
+    share: Share,
 ) -> TrainingRun:
     if config.mask == "given" and masks is None:
         raise RequestError('mask "given" needs the object masks of every clip')
-    return TrainingRun(prepare_lesson(clips, config, engine, masks=masks), config, engine, out)
+    lesson = prepare_lesson(clips, config, engine, masks=masks)
+    return TrainingRun(lesson, config, engine, out, share)
 
 
 def read_clips(clips: Sequence[Path | Clip | ClipSelection], *, fps: float) -> list[SelectedClip]:
@@ -158,22 +169,29 @@ def mover_masks(clips: Sequence[SelectedClip], segment: Segment | None) -> list[
     ]
 
 
-def _learn(run: LearningRun, scene: ValidationScene | None, on_progress: OnProgress | None) -> None:
+def _learn(
+    run: LearningRun,
+    scene: ValidationScene | None,
+    on_progress: OnProgress | None,
+    placement: LearningPlacement,
+) -> None:
     """All steps from where ``run`` stands, with checkpoints and news."""
     config = run.config
     started, first = time.monotonic(), run.step
     validation: ValidationVideo | None = None
     while run.step < config.steps:
         loss = run.advance()
-        if scene is not None and run.step % config.validate_every == 0:
-            validation = make_validation(
-                run.save_motion,
-                scene,
-                config,
-                run.engine,
-                step=run.step,
-                file=run.file.with_suffix(".validation.safetensors"),
-            )
+        due = scene is not None and run.share.first
+        if due and run.step % config.validate_every == 0:
+            with placement.whole():
+                validation = make_validation(
+                    run.save_motion,
+                    scene,
+                    config,
+                    run.engine,
+                    step=run.step,
+                    file=run.file.with_suffix(".validation.safetensors"),
+                )
         seconds = time.monotonic() - started
         per_step = seconds / (run.step - first)
         report = TrainingReport(
@@ -189,7 +207,7 @@ def _learn(run: LearningRun, scene: ValidationScene | None, on_progress: OnProgr
             view_mask=run.view_mask(),
             validation=validation,
         )
-        stop = on_progress is not None and on_progress(report) is False
+        stop = run.share.decided(on_progress is not None and on_progress(report) is False)
         if stop or run.step % config.checkpoint_every == 0:
             run.save()
         if stop:
@@ -202,6 +220,9 @@ def _learn(run: LearningRun, scene: ValidationScene | None, on_progress: OnProgr
 def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | None) -> Motion:
     """Writes the motion and its preview, then lets the checkpoint go."""
     config, out, engine = run.config, run.out, run.engine
+    if not run.share.first:
+        run.share.decided(True)  # written
+        return read_motion(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     preview = out.with_suffix(".mp4")
     export = engine.defaults.export
@@ -211,7 +232,7 @@ def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | Non
         name=config.name,
         phrase=config.phrase,
         base=engine.fingerprint,
-        config=config.learned_with(),
+        config=run.learned_with(),
         track=None if track is None else [[float(y), float(x)] for y, x in track],
         noun=config.noun,
         preview=preview.name,
@@ -220,4 +241,5 @@ def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | Non
     )
     run.save_motion(out, metadata)
     run.file.unlink(missing_ok=True)
+    run.share.decided(True)
     return read_motion(out)

@@ -186,15 +186,20 @@ class ModelHost:
 
     def _load_segmenter(self, folder: Path) -> None:
         """First: it is small, and clicks come before anything else."""
-        from motion_app.segmentation import ClickSegmenter
+        from motion_app.segment_anything2 import load_segmenter
 
         source = self.settings.segmenter_source(str(folder), default=HUB_SEGMENTER)
-        self._segmenter = ClickSegmenter.load(source, device=self.settings.device)
+        self._segmenter = load_segmenter(source, device=self.settings.device)
         self._segmenter_done.set()
 
     def _load_engine(self, folder: Path) -> None:
+        from motion_app.engine.acceleration import Acceleration
         from motion_app.engine.pipeline import MotionEngine
 
-        engine = MotionEngine.load(folder, device=self.settings.device)
+        engine = MotionEngine.load(
+            folder,
+            device=self.settings.device,
+            acceleration=Acceleration.of(self.settings),
+        )
         engine.fingerprint  # noqa: B018  read now, while everyone waits anyway
         self._engine = engine

@@ -31,7 +31,7 @@ from motion_app.ui.texts import Texts
 FOLDER = "studies"  # inside the outputs; the application mounted at /study serves it
 OWNER_FILE = "owner"
 MOST_RATERS = 500
-COMMAND = 'python -m motion_app study create ITEMS --out FOLDER --title "…"'
+COMMAND = 'python -m motion_app study create ITEMS --out outputs/studies/NAME --title "…"'
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class StudyDesk:
 
 
 def _result_title(row: JobRow) -> str:
-    made = time.strftime("%d %b, %H:%M", time.localtime(row.created))
+    made = time.strftime("%m-%d %H:%M", time.localtime(row.created))
     return f"{row.title or row.id[:8]} · {method_label(row.inputs['request'])} · {made}"
 
 

@@ -60,19 +60,18 @@ def main() -> int:
 
 def shoot_transfer(page: Page, path: Path) -> None:
     """Two objects, two motions, and their video; below, one more by another method."""
-    drop_request(page, seed=3, steps=12, method="none")
-    start(page)
-    video_is_there(page)
+    other = page.context.new_page()  # of the same browser
+    other.set_default_timeout(PATIENCE)
+    other.goto(page.url)
+    drop_request(other, seed=3, steps=12, method="none")
+    start(other)
+    video_is_there(other)
+    other.close()
+    page.reload()
     pick_example(page)
     mark_two(page)
     choose_motion(page, 1, "jump")
     choose_motion(page, 2, "rise")
-    page.locator("#preset label").nth(1).click()  # standard
-    method = page.locator("#method input[value=fleximmt]")
-    if not method.is_visible():
-        page.locator("#settings button").first.click()
-    method.check()
-    page.locator("#settings button").first.click()
     start(page)
     video_is_there(page)
     page.mouse.move(0, 0)
