@@ -43,6 +43,7 @@ PACK_METHODS = ("synmotion", "both", "lora-average")
 ABLATIONS = ("m2v", "m2m", "t2v", "t2t", "t2m", "m2x", "t2x", "infer_mask", "rmpm")
 PACK_ABLATIONS = ("mot", "sub", "refiner", "lora")  # parts of what SynMotion learned
 SCOPES = ("released", "paper")
+LONGEST_TEXT = 4000  # characters; what a model reads of it is counted in its own tokens
 MAX_STRENGTH = 4.0  # a factor on the softmax weight; beyond it a motion drowns the picture
 
 
@@ -55,11 +56,11 @@ class ObjectEntry(_Entry):
     is the object, at the size of the original picture or of the model frame."""
 
     mask: str
-    sentence: str
-    phrase: str = NEUTRAL_PHRASE
-    motion: str | None = None
+    sentence: str = Field(max_length=LONGEST_TEXT)
+    phrase: str = Field(default=NEUTRAL_PHRASE, max_length=LONGEST_TEXT)
+    motion: str | None = Field(default=None, max_length=LONGEST_TEXT)
     strength: float = Field(default=1.0, ge=0, le=MAX_STRENGTH, allow_inf_nan=False)
-    name: str = ""
+    name: str = Field(default="", max_length=LONGEST_TEXT)
 
 
 class RequestFile(_Entry):
@@ -70,7 +71,7 @@ class RequestFile(_Entry):
     seed: int = Field(default=0, ge=0, lt=2**63)
     steps: int | None = Field(default=None, ge=1, le=1000)
     guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    prompt: str | None = None
+    prompt: str | None = Field(default=None, max_length=LONGEST_TEXT)
     fit: FitMode = "crop"
     model: str | None = None
     method: str = "fleximmt"

@@ -227,6 +227,8 @@ def bench(options: argparse.Namespace, settings: Settings) -> Result:
 
 def memory(options: argparse.Namespace, settings: Settings) -> Result:
     """What a checkpoint would need under each memory profile, without reading its weights."""
+    silence_loaders()
+
     from motion_app.engine.checkpoint import checkpoint_folder
     from motion_app.engine.footprint import GIGABYTE, read_footprint
     from motion_app.engine.memory import PLACEMENTS

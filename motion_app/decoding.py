@@ -193,7 +193,8 @@ def decode_clip(
                 f"{source.name} needs more than {bounds.decode_megabytes} MB of memory to decode; "
                 "use a smaller one"
             ) from error
-        raise MediaError(f"{source.name} is damaged or uses an unknown codec: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # the whole text names the file's path
+        raise MediaError(f"{source.name} is damaged or uses an unknown codec: {reason}") from error
 
 
 def _pixels(

@@ -222,7 +222,8 @@ class GenerationDefaults:
     where the file or a key is missing. ``height``, ``width``, ``frames`` None take the
     transformer's config. ``rmpm``, ``motion_training`` and ``synmotion_training`` hold keyword
     arguments for the configuration dataclasses of the propagation and of the two ways to learn a
-    motion, which reject unknown names. ``segmenter`` is a folder inside the checkpoint, a path or a hub id of a SAM-2 model.
+    motion, which reject unknown names. ``segmenter`` is a folder inside the checkpoint, a path or a
+    hub id of a SAM-2 model.
     """
 
     name: str = ""

@@ -249,6 +249,7 @@ class Library:
 
     def _unknown(self, name: str, motions: list[Motion]) -> str:
         names = sorted({motion.name for motion in motions})
+        name = name[:80]  # to compare megabytes, which may come, takes gigabytes
         if not names:
             return f'there is no motion "{name}": the library is empty; train or import one first'
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

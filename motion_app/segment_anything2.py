@@ -6,7 +6,6 @@ the original files, or fine-tuned ones that were saved in that form.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -121,7 +120,7 @@ def _predictor(model: Any) -> Any:
     predictor = SAM2ImagePredictor(model)
     side = model.image_size
     predictor._bb_feat_sizes = [(side // step, side // step) for step in (4, 8, 16)]
-    return copy.copy(predictor)
+    return predictor
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

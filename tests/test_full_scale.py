@@ -204,7 +204,13 @@ class _Hub(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if path.startswith("/api/models/"):
             listed = [
-                {"type": "file", "path": name, "rfilename": name, "size": len(content)}
+                {
+                    "type": "file",
+                    "path": name,
+                    "rfilename": name,
+                    "size": len(content),
+                    "oid": hashlib.sha256(content).hexdigest(),
+                }
                 for name, content in cls.files.items()
             ]
             answer = listed if "/tree/" in path else {"sha": "c" * 40, "siblings": listed}

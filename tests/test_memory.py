@@ -1,18 +1,18 @@
 """Memory profiles change where weights are, not what comes out; estimates are held to measures."""
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXImageToVideoPipeline
+from test_full_scale import full_footprint
 from test_pipeline import HEIGHT, WIDTH, motions, picture, scene  # noqa: F401
 from tiny_models import tiny_pipeline
 
 from motion_app.engine.acceleration import Acceleration
 from motion_app.engine.footprint import decoding_bytes, denoising_bytes, read_footprint
-from motion_app.engine.memory import LADDER, PLACEMENTS, DeviceProfile, Placing
+from motion_app.engine.memory import LADDER, PLACEMENTS, RESERVE, DeviceProfile, Placing
 from motion_app.engine.peak_memory import PeakMemory
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError
@@ -69,10 +69,11 @@ def test_a_profile_that_moves_weights_changes_no_bit_of_a_steered_video(
 ):
     resident = engine.generate(scene(motions)).latents
     other = with_profile(tiny_checkpoint, name)
-    tiled = other.pipe.vae.tile_sample_min_height < HEIGHT
     found = other.generate(scene(motions)).latents
-    assert np.allclose(found, resident, atol=0.2 if tiled else 0)
-    assert np.array_equal(found, other.generate(scene(motions)).latents)
+    # The picture is encoded in tiles, whose seams the transformer sees.
+    assert np.abs(found - resident).mean() < 0.1 * np.abs(resident).mean()
+    other.pipe.vae.disable_tiling()
+    assert np.array_equal(other.generate(scene(motions)).latents, resident)
 
 
 def test_a_dropped_text_encoder_is_read_for_a_new_prompt_and_gone_again(
@@ -118,18 +119,15 @@ def test_after_the_smallest_profile_there_is_an_error_that_says_so(tiny_checkpoi
         last.step_down(pipe, torch.OutOfMemoryError("no room"))
 
 
-def test_the_largest_profile_that_fits_is_chosen_and_each_needs_less_than_the_one_before(
-    tiny_checkpoint,
-):
-    needs = read_footprint(tiny_checkpoint, item=2)
+def test_the_largest_profile_that_fits_is_chosen_and_each_needs_less_than_the_one_before(tmp_path):
+    needs = full_footprint("cogvideox-5b-i2v", tmp_path)
     sizes = [placement.device_bytes(needs) for placement in LADDER]
     assert sizes == sorted(sizes, reverse=True)
     for placement, size in zip(LADDER, sizes, strict=True):
         profile = DeviceProfile.choose(
-            lambda item: replace(needs, item=needs.item), device="meta", free=round(size / 0.9) + 1
+            lambda item: needs, device="meta", free=round(size / (1 - RESERVE)) + 1
         )
-        assert profile.placement.device_bytes(needs) <= size
-        assert LADDER.index(profile.placement) <= LADDER.index(placement)
+        assert profile.placement == placement
     assert DeviceProfile.choose(lambda item: needs, device="meta", free=0).placement == LADDER[-1]
 
 
@@ -142,7 +140,7 @@ def test_the_footprint_counts_every_weight_of_every_part(engine, tiny_checkpoint
     needs = read_footprint(tiny_checkpoint, item=4)
     for part in ("transformer", "vae"):
         model = getattr(engine.pipe, part)
-        assert needs.parts[part].weights == sum(p.numel() for p in model.parameters())
+        assert needs.parts[part].weights == sum(t.numel() for t in model.state_dict().values())
     blocks = engine.pipe.transformer.transformer_blocks
     assert needs.parts["transformer"].largest_block == sum(
         p.numel() for p in blocks[0].parameters()

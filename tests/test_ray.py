@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from PIL import Image
 from ray.cluster_utils import Cluster
 
@@ -34,10 +33,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     try:
         for _ in range(NODES - 1):
             cluster.add_node(**lean)
-        ray.init(address=cluster.address, log_to_driver=False)
         yield cluster
     finally:
-        ray.shutdown()
         cluster.shutdown()
 
 
@@ -75,7 +72,9 @@ def test_every_item_has_one_result_though_a_node_dies_over_one(
 
     def hire(missing: int) -> RayCrew:
         bench = Bench(settings, "cpu")
-        crews.append(RayCrew("auto", ledger.out, bench, Workshop, workers=NODES, most=missing))
+        crews.append(
+            RayCrew(cluster.address, ledger.out, bench, Workshop, workers=None, most=missing)
+        )
         return crews[0]
 
     def kill_a_busy_node(news: News) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from motion_app.engine.attention import Attend, attend
 from motion_app.engine.step_cache import StepCache
 from motion_app.settings import Settings
-
-COMPILED_BUCKET = 256
 
 
 @dataclass(frozen=True)
@@ -52,20 +51,14 @@ STOCK = Acceleration()
 
 
 def compile_blocks(transformer: nn.Module, *, compiler: str = "inductor") -> None:
-    """torch.compile each transformer block, which are alike, so that one compilation serves all.
-    The attention processors stay out: they differ from layer to layer and compile what they share
-    themselves."""
+    """torch.compile what surrounds the attention of each block: modulation and feed-forward. They
+    are alike in all blocks, so that each is compiled once. Attention has a compiled form of its
+    own, since its processors differ from layer to layer."""
     for block in transformer.transformer_blocks:
-        block.compile(backend=compiler)
+        for part in (block.norm1, block.norm2, block.ff):
+            part.compile(backend=compiler)
 
 
-def is_compiled(transformer: nn.Module) -> bool:
-    """Whether ``compile_blocks`` has been there."""
-    return transformer.transformer_blocks[0]._compiled_call_impl is not None
-
-
-def compiled_attention(compiler: str) -> Any:
+def compiled_attention(compiler: str) -> Attend:
     """``attend`` compiled for fixed shapes: a change of the masks compiles nothing anew."""
-    from motion_app.engine.attention import attend
-
     return torch.compile(attend, backend=compiler, dynamic=False)

@@ -94,7 +94,7 @@ def footprint_of(
     guided: bool = True,
 ) -> Footprint:
     """The footprint of sizes alone."""
-    tile = (vae.get("sample_height", 480) // 2, vae.get("sample_width", 720) // 2)
+    tile = tile_size(vae)
     whole = (geometry.height, geometry.width)
     tiled = (min(whole[0], tile[0]), min(whole[1], tile[1]))
     return Footprint(
@@ -105,6 +105,14 @@ def footprint_of(
         decoding_tiled=decoding_bytes(geometry, vae, size=tiled, item=item),
         encoding=encoding_bytes(geometry, vae, item=item),
     )
+
+
+def tile_size(vae: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) in pixels of the VAE's tiles: half its own size as diffusers has it, enlarged
+    to where the overlaps of a sixth and a fifth are whole latent pixels; others do not join."""
+    ratio = 2 ** (len(vae["block_out_channels"]) - 1)
+    height, width = vae.get("sample_height", 480) // 2, vae.get("sample_width", 720) // 2
+    return -(-height // (6 * ratio)) * 6 * ratio, -(-width // (5 * ratio)) * 5 * ratio
 
 
 def read_part(folder: Path) -> PartWeights:

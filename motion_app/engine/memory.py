@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from motion_app.engine.footprint import GIGABYTE, Footprint
+from motion_app.engine.footprint import GIGABYTE, Footprint, tile_size
 from motion_app.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class Placing:
         self.release()
         pipe = self.pipe
         if placement.tiled:
-            pipe.vae.enable_tiling()
+            pipe.vae.enable_tiling(*tile_size(pipe.vae.config))
             pipe.vae.enable_slicing()
         if placement.weights is not None:
             store_in_fewer_bits(pipe.transformer, placement.weights)

@@ -233,10 +233,11 @@ class MotionTokens(nn.Module):
         tensors: dict[str, Tensor] = {}
         for name, tensor in entries.items():
             found = PUBLISHED_NAME.fullmatch(str(name))
-            if not found or not isinstance(tensor, Tensor) or tensor.ndim != 3 or len(tensor) != 1:
+            whole = isinstance(tensor, Tensor) and tensor.is_floating_point()
+            if not found or not whole or tensor.ndim != 3 or len(tensor) != 1:
                 raise MotionFileError(
                     f'{path.name} holds "{name}"; expected only transformer_blocks.*.attn1.'
-                    "processor.motion_inversion_tokens of shape [1, M, D]"
+                    "processor.motion_inversion_tokens of shape [1, M, D], floating point"
                 )
             tensors[f"layers.{int(found[1])}.motion_tokens"] = tensor[0].float()  # (M, D)
         if not tensors:

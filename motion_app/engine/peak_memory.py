@@ -20,11 +20,6 @@ class PeakMemory(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self._living: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._known: set[int] = set()
-
-    def watch_out(self, tensors: Any) -> None:
-        """Storages of ``tensors`` are not new, for example weights or inputs."""
-        self._known |= {storage_key(t) for t in tree_leaves(tensors) if isinstance(t, torch.Tensor)}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -36,7 +31,7 @@ class PeakMemory(TorchDispatchMode):
             if not isinstance(tensor, torch.Tensor):
                 continue
             key = storage_key(tensor)
-            if key in self._living or key in self._known or key in old:
+            if key in self._living or key in old:
                 continue
             storage = tensor.untyped_storage()
             self._living[key] = (StorageWeakRef(storage), storage.nbytes())

@@ -339,7 +339,8 @@ class _Run:
         if steering.nouns is not None:
             self.track = replace(self.track, masks=steering.layer_masks())
         elif steering.recording and self.step < self.request.steps:
-            self.track = self.track.after(steering.features(), self.engine.propagation)
+            features = steering.features().to(self.track.masks.device)
+            self.track = self.track.after(features, self.engine.propagation)
             steering.recording = not self.track.settled
             if steering.recording:
                 steering.set_masks(self.track.masks)

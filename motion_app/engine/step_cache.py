@@ -61,7 +61,10 @@ class StepCache:
             )
         if self.kind == "taylorseer":
             return diffusers.TaylorSeerCacheConfig(
-                cache_interval=every, disable_cache_before_step=2, max_order=1
+                cache_interval=every,
+                disable_cache_before_step=2,
+                max_order=1,
+                cache_identifiers=[r"transformer_blocks\.\d+\.attn1"],
             )
         share = slice(round(step * len(self.ratios) / steps), None)
         return diffusers.MagCacheConfig(

@@ -186,7 +186,8 @@ class _Run:
             if not reason:
                 chosen[move.name] = file
                 return
-            reasons[move.name] = reason.replace(f'"{move.name}"', "it")
+            # One line for all motions that are refused alike: the names are in front of it.
+            reasons[move.name] = reason.replace(f' "{file.name}" of object 1', "")
 
     def _suites(self, roster: Roster) -> list[Suite]:
         campaign = self.campaign
@@ -205,8 +206,8 @@ class _Run:
         )
         shown = {variant for suite in suites for variant in suite.variants}
         for variant in campaign.variants:
-            if variant not in shown:
-                self.gaps.append(f"{variant.name}: not run, no motion of the library fits it")
+            if variant not in shown and roster.get((variant.method, variant.tokens)):
+                self.gaps.append(f"{variant.name}: not run, it shares no motion with the others")
         return suites
 
     def _learn_crowded(

@@ -78,7 +78,7 @@ def line_chart(
         )
         parts.append(_text(right + 8, ends[name] + 4, name, colour=colour))
     parts.append(_text((left + right) / 2, height - 6, axes[0], anchor="middle", colour=QUIET))
-    parts.append(_text(8, TOP - 3, axes[1], colour=QUIET, size=12))
+    parts.append(_text(left, TOP - 8, axes[1], colour=QUIET, size=12))
     return _svg(height, parts)
 
 

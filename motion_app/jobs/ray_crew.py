@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
+from ray.job_config import JobConfig
 
 from motion_app.errors import MotionAppError
 from motion_app.jobs.backlog import Answer
@@ -25,6 +26,7 @@ from motion_app.jobs.ledger import Ledger
 from motion_app.jobs.manifest import Item
 from motion_app.jobs.process_crew import MOST_STILLBORN, Lost, Open, opened_late
 from motion_app.jobs.workshop import Bench
+from motion_app.sandbox import PACKAGES
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +81,13 @@ class RayCrew:
         self._own = not ray.is_initialized()
         if self._own:
             try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    # Where the package is not installed but lies in a folder that all nodes see.
+                    job_config=JobConfig(code_search_path=search_path(os.environ)),
+                )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 line = " ".join(str(error).split())
                 raise MotionAppError(
@@ -202,6 +210,11 @@ class RayCrew:
         self._idle.clear()
         if self._own:
             ray.shutdown()
+
+
+def search_path(environment: Mapping[str, str]) -> list[str]:
+    """Where the workers look for modules: beside this package, and where the program is told to."""
+    return [PACKAGES, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 def processors(nodes: Sequence[dict[str, Any]], workers: int) -> int:

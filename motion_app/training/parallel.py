@@ -74,5 +74,5 @@ def join_processes() -> Share:
         return ALONE
     from accelerate import PartialState
 
-    state = PartialState(timeout=PATIENCE)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     return Share(state.process_index, state.num_processes, str(state.device))

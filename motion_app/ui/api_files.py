@@ -18,6 +18,7 @@ import gradio as gr
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from motion_app.errors import MediaError, MotionAppError
+from motion_app.ui.boundary import in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         except ValidationError as error:
             raise gr.Error(_what_is_wrong(endpoint, error), print_exception=False) from error
         except MotionAppError as error:
-            raise gr.Error(" ".join(str(error).split()), print_exception=False) from error
+            raise gr.Error(in_one_line(error), print_exception=False) from error
         except Exception as error:
             mark = secrets.token_hex(4)
             logger.error("unexpected error %s", mark, exc_info=error)

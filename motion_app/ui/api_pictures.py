@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from motion_app.errors import RequestError
+from motion_app.errors import MediaError, RequestError
 from motion_app.evaluation.catalogue import default_ids
 from motion_app.evaluation.features import Judges
 from motion_app.evaluation.items import EvaluationItem
@@ -138,6 +138,9 @@ class PictureEndpoints:
             limits=self.limits,
             segment=self._segment_moving,
         )
+        (source,) = scores.report.sources
+        if source.problem:
+            raise MediaError(f"the video cannot be scored: {source.problem}")
         return scores.report.to_json()
 
     def _segment_moving(self, frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:

@@ -16,6 +16,14 @@ from motion_app.errors import MotionAppError
 
 logger = logging.getLogger(__name__)
 
+MOST_TOLD = 1000  # characters of a message: it may quote what a stranger wrote
+
+
+def in_one_line(error: Exception) -> str:
+    """The message without line breaks, cut off where it is very long."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= MOST_TOLD else line[: MOST_TOLD - 1] + "…"
+
 
 def shown_error(error: Exception) -> gr.Error:
     """The toast for an exception: a MotionAppError's own line, or one that names where the log has
@@ -23,7 +31,7 @@ def shown_error(error: Exception) -> gr.Error:
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, MotionAppError):
-        line = " ".join(str(error).split())
+        line = in_one_line(error)
         plain_word = line.split(" ")[0].isalpha()  # a file's name keeps its letters
         sentence = line[:1].upper() + line[1:] if plain_word else line
         return gr.Error(html.escape(sentence), title="That did not work", print_exception=False)

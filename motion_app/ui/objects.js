@@ -90,6 +90,20 @@ function near(focused) {
   };
 }
 
+// Within the list alone: the page stays where the person is.
+let selectedLast = null;
+function showSelected() {
+  const row = element.querySelector(".object-row.selected");
+  const selected = row?.dataset.object ?? null;
+  if (row && selected !== selectedLast) {
+    const list = row.parentElement;
+    const [inner, outer] = [row.getBoundingClientRect(), list.getBoundingClientRect()];
+    if (inner.top < outer.top) list.scrollTop += inner.top - outer.top;
+    else if (inner.bottom > outer.bottom) list.scrollTop += inner.bottom - outer.bottom;
+  }
+  selectedLast = selected;
+}
+
 function redraw() {
   if (overtaken(props.markup)) return;
   const heard = Number(/data-heard="(\d+)"/.exec(props.markup)?.[1] ?? 0);
@@ -98,6 +112,7 @@ function redraw() {
   draw(mount, props.markup, { keep: (field) => unheard.has(fieldName(field)), near });
   for (const field of element.querySelectorAll("textarea")) reflect(field);
   awaitPreviews(mount);
+  showSelected();
 }
 
 // what a person does

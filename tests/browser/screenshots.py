@@ -139,9 +139,11 @@ def save(page: Page, path: Path, *, height: int) -> None:
     page.locator(".toast-close").evaluate_all("all => all.forEach((button) => button.click())")
     shot = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     shot = shot.crop((0, 0, shot.width, min(shot.height, height)))
-    for colours in (256, 128, 64):
+    for colours in (None, 256, 128, 64):
+        # the method that keeps small spots of a strong colour
+        few = colours and shot.quantize(colours, Image.Quantize.MAXCOVERAGE)
         file = io.BytesIO()
-        shot.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        (few or shot).save(file, "PNG", optimize=True)
         if file.tell() < MOST_BYTES:
             break
     path.write_bytes(file.getvalue())

@@ -81,7 +81,7 @@ def test_the_page_opens_while_the_model_may_still_be_loading(page: Page) -> None
 def test_example_two_clicks_two_motions_and_the_video_plays(page: Page) -> None:
     pick_example(page)
     mark_two(page)
-    names = ["jump", "walk-left"]
+    names = ["jump", "walk left"]
     for number, name in enumerate(names, start=1):
         choose_motion(page, number, name)
     set_steps(page, 4)
@@ -143,7 +143,7 @@ def test_the_keyboard_alone_marks_moves_and_takes_back(page: Page) -> None:
     expect(page.locator(".motion-dialog .card:visible")).to_have_count(1)
     page.keyboard.press("Enter")
     button = page.get_by_label("Motion of object 1")
-    expect(button).to_have_attribute("data-motion", "walk-right", timeout=PATIENCE)
+    expect(button).to_have_attribute("data-motion", "walk right", timeout=PATIENCE)
     expect(button).to_be_focused()
     page.locator(".stage-frame").focus()
     for _ in range(2):
