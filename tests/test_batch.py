@@ -322,7 +322,7 @@ def test_the_log_of_an_item_tells_each_attempt(tmp_path):
     answers = [handle(item, ledger, make, lambda: True) for _ in range(2)]
     assert [answer.ending for answer in answers] == ["mistake", "mistake"]
     text = ledger.log(item).read_text()
-    assert text.count("the fox has no name") == 2 and "Traceback" in text
+    assert text.count("RequestError: the fox has no name") == 2 and "Traceback" in text
 
 
 # workers ----------------------------------------------------------------------------------------

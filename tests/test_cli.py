@@ -230,7 +230,7 @@ def test_a_motion_learned_from_a_clip_joins_the_library(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [(["--steps", "0"], "at least 1"), (["--out", "x.bin"], ".safetensors"), ([], "no file")],
+    [(["--steps", "0"], "from 1 to"), (["--out", "x.bin"], ".safetensors"), ([], "no file")],
 )
 def test_training_mistakes_are_one_line(tmp_path, capsys, options, complaint):
     given = [

@@ -27,6 +27,7 @@ STEPS = 30  # long enough for a node to die over one
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Three nodes with one processor each, and little memory."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else 15, and tests beside it starve them
     lean = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_log_monitor": False}
     head = {**lean, "include_dashboard": False, "no_monitor": True}
     cluster = Cluster(initialize_head=True, head_node_args=head)

@@ -60,14 +60,11 @@ def main() -> int:
 
 def shoot_transfer(page: Page, path: Path) -> None:
     """Two objects, two motions, and their video; below, one more by another method."""
-    other = page.context.new_page()  # of the same browser
-    other.set_default_timeout(PATIENCE)
-    other.goto(page.url)
-    drop_request(other, seed=3, steps=12, method="none")
-    start(other)
-    video_is_there(other)
-    other.close()
-    page.reload()
+    drop_request(page, seed=0, steps=12, method="none")
+    start(page)
+    video_is_there(page)
+    page.reload()  # an empty scene, and the settings as they are at first
+    expect(page.locator(".gallery-card")).to_have_count(1, timeout=PATIENCE)
     pick_example(page)
     mark_two(page)
     choose_motion(page, 1, "jump")
@@ -81,6 +78,7 @@ def shoot_transfer(page: Page, path: Path) -> None:
 def shoot_evaluate(page: Page, path: Path) -> None:
     """Both videos scored."""
     open_tab(page, "evaluate")
+    expect(page.locator(".evaluate-card")).to_have_count(2, timeout=PATIENCE)
     for card in page.locator(".evaluate-card").all():
         card.click()
         expect(card).to_have_attribute("aria-checked", "true", timeout=PATIENCE)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from visits import DESKTOP, PATIENCE, PHONE, ROOT, open_page
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
+from visits import DESKTOP, PATIENCE, PHONE, ROOT, open_page
 
 from motion_app.library import Library
 
