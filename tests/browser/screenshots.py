@@ -32,7 +32,7 @@ from motion_app.study.store import StudyStore
 logger = logging.getLogger("screenshots")
 
 WIDTH = 1366
-MOST_BYTES = 250_000
+MOST_BYTES = 400_000
 STUDY_TITLE = "Which video follows the motion?"
 
 
@@ -138,8 +138,7 @@ def save(page: Page, path: Path, *, height: int) -> None:
     shot = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     shot = shot.crop((0, 0, shot.width, min(shot.height, height)))
     for colours in (None, 256, 128, 64):
-        # the method that keeps small spots of a strong colour
-        few = colours and shot.quantize(colours, Image.Quantize.MAXCOVERAGE)
+        few = colours and shot.quantize(colours, Image.Quantize.MEDIANCUT)
         file = io.BytesIO()
         (few or shot).save(file, "PNG", optimize=True)
         if file.tell() < MOST_BYTES:

@@ -15,6 +15,7 @@ from visits import PATIENCE, ROOT
 
 from motion_app.library import Library
 from motion_app.pocket.world import draw_scene, render
+from motion_app.ui.object_draft import compose_sentence
 from motion_app.video import write_video
 
 TABS = ("transfer", "motions", "study", "evaluate")
@@ -90,7 +91,7 @@ def a_request(*, seed: int = 3, steps: int = 2, method: str = "fleximmt") -> dic
         mask = Image.new("L", picture.size)
         ImageDraw.Draw(mask).rectangle(item["box"], fill=255)
         phrase = library.find(motion).phrase
-        sentence = f"A {item['noun']} {phrase}."
+        sentence = compose_sentence(item["noun"], phrase)
         entry = {"mask": png_uri(mask), "sentence": sentence, "phrase": phrase, "motion": motion}
         objects.append({**entry, "name": item["noun"]})
     numbers = {"seed": seed, "steps": steps, "guidance": 6.0, "method": method}
