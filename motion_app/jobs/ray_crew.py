@@ -204,8 +204,9 @@ class RayCrew:
 
     def close(self) -> None:
         """Let the workers go, and the cluster where it was joined here."""
-        for worker in [*self._workers.values(), *self._idle]:
-            ray.kill(worker.actor)
+        if ray.is_initialized():  # the driver may have been cut off; its actors end with it
+            for worker in [*self._workers.values(), *self._idle]:
+                ray.kill(worker.actor)
         self._workers.clear()
         self._idle.clear()
         if self._own:
