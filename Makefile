@@ -13,6 +13,8 @@ PYTHON ?= $(shell for name in python3.12 python3.11 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Meta's segment-anything-2 is compared with transformers' without its CUDA kernel.
+export SAM2_BUILD_CUDA := 0
 
 run: $(VENV)/.installed
 	$(BIN)/python app.py $(ARGS)
@@ -48,15 +50,16 @@ define install
 	export PATH="$$PATH:$$PWD/$(VENV)/uv/bin"; \
 	uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --target $(VENV)/uv uv; \
 	echo "installing $(1) into $(VENV) (the first time takes some minutes)"; \
-	uv pip install --quiet --python $(BIN)/python --requirement $(1)
+	uv pip install --quiet --python $(BIN)/python $(1)
 	@touch $@
 endef
 
 $(VENV)/.installed: requirements.txt
-	$(call install,requirements.txt)
+	$(call install,--requirement requirements.txt)
 
 $(VENV)/.installed-dev: requirements.txt requirements-dev.txt
-	$(call install,requirements-dev.txt)
+	$(call install,--requirement requirements-dev.txt)
+	$(call install,--no-build-isolation-package sam2 sam2==1.1.0)
 	@touch $(VENV)/.installed
 
 # The browser tests drive Debian's Chromium.
