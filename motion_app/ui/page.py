@@ -87,9 +87,9 @@ class LanguagePage:
             inputs=[session, self.browser],
             outputs=[session, self.browser],
         )
-        outputs = [self.banner, self.timer, *transfer.library_outputs]
+        outputs = [self.banner, self.timer, transfer.objects]
         for event in (entered.then, self.timer.tick):
-            listen(event, self.look, inputs=[session], outputs=outputs)
+            listen(event, self.look, outputs=outputs)
         transfer.video.attach_on(entered.then)
         self.motions.attach(entered, session)
 
@@ -99,22 +99,16 @@ class LanguagePage:
             session.owner = token
         return session, session.owner
 
-    def look(self, session: Session) -> list[Any]:
+    def look(self) -> list[Any]:
         """What a page needs to know of the model: the banner, and the motions that fit it."""
         waiting = self.host.status().state == "loading"
         # choices are left alone while someone may be looking through them
-        skipped = [gr.skip()] * len(self.transfer.library_outputs)
-        motions = skipped if waiting else self.transfer.library_updates(session)
-        return [host_banner(self.host, self.texts), gr.Timer(active=waiting), *motions]
+        motions = gr.skip() if waiting else self.transfer.library_update()
+        return [host_banner(self.host, self.texts), gr.Timer(active=waiting), motions]
 
     def _library_changed(self, event: Any) -> None:
         """After ``event`` the library may hold other motions: show them where they are chosen."""
-        listen(
-            event.then,
-            self.transfer.library_updates,
-            inputs=[self.session],
-            outputs=self.transfer.library_outputs,
-        )
+        listen(event.then, self.transfer.library_update, outputs=[self.transfer.objects])
 
 
 def header_html(texts: Texts) -> str:

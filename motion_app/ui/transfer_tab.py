@@ -93,7 +93,6 @@ class TransferTab:
             cards=cards_html(self.host.motions(), texts),
             server_functions=[preview],
         )
-        self.library_outputs = [self.objects]
 
     @staticmethod
     def _panel(name: str, scripts: Sequence[str], markup: str, **options: Any) -> gr.HTML:
@@ -245,9 +244,9 @@ class TransferTab:
             texts=self.texts,
         )
 
-    def library_updates(self, session: Session) -> list[Any]:
-        """One update for each of ``library_outputs``: the cards as the library is now."""
-        return [gr.update(cards=cards_html(self.host.motions(), self.texts))]
+    def library_update(self) -> Any:
+        """The update of ``objects`` for the library as it is now: other cards to choose from."""
+        return gr.update(cards=cards_html(self.host.motions(), self.texts))
 
 
 def _serial(values: dict[str, Any]) -> int:

@@ -1,0 +1,337 @@
+"""Picture, objects and motions in a real browser, on the checkpoint and the examples that ship with
+the app, up to the video that plays."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+from visits import DESKTOP, PATIENCE, PHONE, open_page
+from walk import choose_motion, click_object, example_boxes, mark_two, pick_example, set_steps
+
+BADGES = ".object-row .badge"
+
+
+@pytest.fixture
+def page(browser: Browser, server: str) -> Iterator[Page]:
+    opened = open_page(browser, server, DESKTOP)
+    yield opened
+    opened.context.close()
+
+
+def frame_of(page: Page) -> dict[str, float]:
+    stage = page.locator(".stage-frame")
+    stage.scroll_into_view_if_needed()
+    return stage.bounding_box()
+
+
+def drag(page: Page, start: tuple[float, float], stop: tuple[float, float]) -> None:
+    """A press at one place of the picture, let go at another; shares of it."""
+    frame = frame_of(page)
+    places = [
+        (frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
+        for x, y in (start, stop)
+    ]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=6)
+    page.mouse.up()
+
+
+def toast(page: Page) -> str:
+    message = page.locator(".toast-body").last
+    expect(message).to_be_visible(timeout=PATIENCE)
+    text = message.inner_text()
+    page.locator(".toast-close").last.click()
+    expect(page.locator(".toast-body")).to_have_count(0, timeout=PATIENCE)  # it fades out
+    return text
+
+
+def focused(page: Page) -> str:
+    return page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.id")
+
+
+def mask_sizes(page: Page) -> list[int]:
+    """Pixels of every object's mask, from the file that holds them all."""
+    with page.expect_download() as got:
+        page.locator("#export_all").click()
+    archive = zipfile.ZipFile(got.value.path())
+    return [
+        int((np.asarray(Image.open(io.BytesIO(archive.read(name)))) > 127).sum())
+        for name in archive.namelist()
+    ]
+
+
+def test_the_page_opens_while_the_model_may_still_be_loading(page: Page) -> None:
+    banner = page.locator("#banner")
+    expect(banner).to_contain_text(re.compile("loading|not measured yet"))
+    pick_example(page)
+    expect(banner).to_contain_text("not measured yet", timeout=2 * PATIENCE)
+
+
+def test_example_two_clicks_two_motions_and_the_video_plays(page: Page) -> None:
+    pick_example(page)
+    mark_two(page)
+    names = ["jump", "walk left"]
+    for number, name in enumerate(names, start=1):
+        choose_motion(page, number, name)
+    set_steps(page, 4)
+    page.locator("#generate").click()
+    video = page.locator("#video video")
+    expect(video).to_be_visible(timeout=2 * PATIENCE)
+    page.wait_for_function("document.querySelector('#video video').duration > 0.5")
+    expect(page.locator("#status")).to_contain_text("seed 0")
+    with page.expect_download() as download:
+        page.locator("#recipe").click()
+    recipe = json.loads(Path(download.value.path()).read_text())
+    assert [item["motion"] for item in recipe["request"]["objects"]] == names
+
+
+def test_what_is_being_typed_when_generate_is_pressed_counts(page: Page) -> None:
+    pick_example(page)
+    click_object(page, example_boxes()[0])
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    choose_motion(page, 1, "jump")
+    set_steps(page, 2)
+    sentence = page.get_by_label("Sentence of object 1")
+    sentence.fill("An <b>odd</b> thing.")
+    page.locator("#generate").click()
+    assert "<b>odd</b>" in toast(page)  # shown as written, not as markup
+    expect(page.locator(".object-row .note.warning")).to_contain_text("exactly once")
+    expect(sentence).to_have_value("An <b>odd</b> thing.")
+
+
+def test_mistakes_are_told_in_words_and_nothing_is_lost(page: Page) -> None:
+    page.locator("#generate").click()
+    assert "no picture yet" in toast(page)
+    pick_example(page)
+    page.locator("#generate").click()
+    assert "nothing is marked yet" in toast(page).lower()
+    mark_two(page)
+    page.locator("#upload input[type=file]").set_input_files(
+        {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture at all"}
+    )
+    assert "notes.png cannot be read as a picture" in toast(page)
+    expect(page.locator(BADGES)).to_have_count(2)
+    expect(page.locator("#upload input[type=file]")).to_have_count(1, timeout=PATIENCE)
+
+
+def test_the_keyboard_alone_marks_moves_and_takes_back(page: Page) -> None:
+    pick_example(page)
+    box = example_boxes()[0]
+    page.locator(".stage-frame").focus()
+    for key, share in (("Arrow{}", (box[0] + box[2]) / 2), ("", 0.42 * box[1] + 0.58 * box[3])):
+        presses = round((share - 0.5) / 0.02)
+        towards = ("Right", "Left") if key else ("Down", "Up")
+        for _ in range(abs(presses)):
+            page.keyboard.press("Arrow" + towards[presses < 0])
+    page.keyboard.press("Enter")
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    expect(page.locator(".stage-frame")).to_be_focused()
+    page.get_by_label("Motion of object 1").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("walk right")
+    expect(page.locator(".motion-dialog .card:visible")).to_have_count(1)
+    page.keyboard.press("Enter")
+    button = page.get_by_label("Motion of object 1")
+    expect(button).to_have_attribute("data-motion", "walk right", timeout=PATIENCE)
+    expect(button).to_be_focused()
+    page.locator(".stage-frame").focus()
+    for _ in range(2):
+        page.keyboard.press("Control+z")
+    expect(page.locator(BADGES)).to_have_count(0, timeout=PATIENCE)
+    expect(page.locator(".stage-frame")).to_be_focused()
+    page.keyboard.press("Control+Shift+Z")
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+
+
+def test_brush_eraser_box_and_answers_change_the_mask_and_undo_says_what(page: Page) -> None:
+    pick_example(page)
+    click_object(page, example_boxes()[0])
+    expect(page.locator(".candidate")).to_have_count(3, timeout=PATIENCE)
+    (clicked,) = mask_sizes(page)
+    page.keyboard.press("d")
+    drag(page, (0.6, 0.1), (0.9, 0.1))
+    undo = page.locator("#undo")
+    expect(undo).to_have_attribute("title", re.compile("stroke on object 1"), timeout=PATIENCE)
+    (painted,) = mask_sizes(page)
+    assert painted > clicked
+    page.keyboard.press("e")
+    for _ in range(6):
+        page.keyboard.press("]")
+    drag(page, (0.55, 0.1), (0.95, 0.1))
+    redo = page.locator("#redo")
+    page.wait_for_timeout(500)
+    assert mask_sizes(page) == [clicked]
+    undo.click()
+    expect(redo).to_have_attribute("title", re.compile("stroke on object 1"), timeout=PATIENCE)
+    assert mask_sizes(page) == [painted]
+    page.keyboard.press("n")
+    page.keyboard.press("b")
+    expect(page.locator("#hint")).to_contain_text("Click on the next object", timeout=PATIENCE)
+    x0, y0, x1, y1 = example_boxes()[1]
+    drag(page, (x0, y0), (x1, y1))
+    expect(page.locator(BADGES)).to_have_count(2, timeout=PATIENCE)
+    expect(undo).to_have_attribute("title", re.compile("box around object 2"))
+    page.locator(".stage-frame").focus()
+    others = page.locator('.candidate[aria-checked="false"]')
+    choice = int(others.first.get_attribute("data-choice"))
+    page.keyboard.press(str(choice + 1))
+    chosen = page.locator(f'.candidate[data-choice="{choice}"]')
+    expect(chosen).to_have_attribute("aria-checked", "true", timeout=PATIENCE)
+
+
+def test_rows_keep_focus_while_they_are_renamed_moved_and_deleted(page: Page) -> None:
+    pick_example(page)
+    mark_two(page)
+    page.get_by_label("Name of object 1").fill("old cat")
+    page.keyboard.press("Enter")
+    sentence = page.get_by_label("Sentence of object 1")
+    expect(sentence).to_have_value("An old cat is moving.", timeout=PATIENCE)
+    assert focused(page) == "Name of object 1"
+    page.keyboard.press("Alt+ArrowDown")
+    expect(page.get_by_label("Name of object 2")).to_have_value("old cat", timeout=PATIENCE)
+    assert focused(page) == "Name of object 2"
+    page.get_by_label("Delete object 2").click()
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    assert "Refine object 1" in focused(page)
+    page.locator("#undo").click()
+    expect(page.get_by_label("Name of object 2")).to_have_value("old cat", timeout=PATIENCE)
+
+
+def test_letters_that_come_while_an_answer_is_on_its_way_stay(page: Page) -> None:
+    pick_example(page)
+    click_object(page, example_boxes()[0])
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    name = page.get_by_label("Name of object 1")
+    name.fill("")
+    name.press_sequentially("a very long name of a cat", delay=90)  # longer than the pause
+    page.wait_for_timeout(1500)
+    expect(name).to_have_value("a very long name of a cat")
+    sentence = page.get_by_label("Sentence of object 1")
+    expect(sentence).to_have_value("A very long name of a cat is moving.", timeout=PATIENCE)
+
+
+def test_an_edited_prompt_that_lacks_a_phrase_is_told_at_once(page: Page) -> None:
+    pick_example(page)
+    click_object(page, example_boxes()[0])
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    choose_motion(page, 1, "jump")
+    expect(page.locator("#prompt mark sup")).to_have_text("1")
+    page.locator("#prompt button").click()
+    page.get_by_label("Prompt", exact=True).fill("A cat sleeps.")
+    warning = page.locator("#prompt .note.warning")
+    expect(warning).to_contain_text('"A cat sleeps."', timeout=PATIENCE)
+    page.locator("#prompt button").click()
+    expect(warning).to_have_count(0, timeout=PATIENCE)
+    expect(page.locator("#prompt mark sup")).to_have_text("1")
+
+
+def test_a_picture_can_be_pasted_and_each_fit_shows_what_it_does(page: Page) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (400, 100), "teal").save(file, "PNG")
+    page.evaluate(
+        """async (body) => {
+          const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
+          const files = new DataTransfer();
+          files.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
+          const options = { clipboardData: files, bubbles: true, cancelable: true };
+          document.body.dispatchEvent(new ClipboardEvent("paste", options));
+        }""",
+        base64.b64encode(file.getvalue()).decode("ascii"),
+    )
+    note = page.locator("#fit-note")
+    expect(note).to_contain_text("cut off left and right", timeout=PATIENCE)
+    expect(page.locator(".fit-option img")).to_have_count(3)
+    for fit, words in (("Pad", "black bars"), ("Stretch", "stretched")):
+        page.get_by_label(fit).check(force=True)
+        expect(note).to_contain_text(words, timeout=PATIENCE)
+    page.locator("#undo").click()
+    expect(note).to_contain_text("black bars", timeout=PATIENCE)
+    expect(page.get_by_label("Pad")).to_be_checked()
+
+
+def test_a_finger_paints_as_a_mouse_does(browser: Browser, server: str) -> None:
+    page = open_page(browser, server, PHONE)
+    pick_example(page)
+    page.locator('[data-tool="brush"]').click()
+    frame = frame_of(page)
+    page.evaluate(
+        """([x, y]) => {
+          const stage = document.querySelector(".stage-frame");
+          const fire = (name, step) => stage.dispatchEvent(new PointerEvent(name, {
+            pointerId: 1, pointerType: "touch", button: name === "pointermove" ? -1 : 0,
+            clientX: x + step, clientY: y, bubbles: true, cancelable: true,
+          }));
+          stage.setPointerCapture = () => {};
+          fire("pointerdown", 0);
+          for (let step = 0; step < 60; step += 10) fire("pointermove", step);
+          fire("pointerup", 60);
+        }""",
+        [frame["x"] + 0.5 * frame["width"], frame["y"] + 0.3 * frame["height"]],
+    )
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    page.context.close()
+
+
+def test_two_browsers_do_not_see_each_others_objects(
+    browser: Browser, server: str, page: Page
+) -> None:
+    pick_example(page)
+    mark_two(page)
+    other = open_page(browser, server, DESKTOP)
+    expect(other.locator(".stage-empty")).to_be_visible()
+    expect(other.locator(BADGES)).to_have_count(0)
+    other.context.close()
+
+
+def test_on_a_phone_the_steps_are_stacked_and_nothing_overflows(
+    browser: Browser, server: str
+) -> None:
+    page = open_page(browser, server, PHONE)
+    pick_example(page)
+    mark_two(page)
+    tops = page.locator("#steps > .step").evaluate_all(
+        "steps => steps.map((step) => step.getBoundingClientRect().top)"
+    )
+    lefts = page.locator("#steps > .step").evaluate_all(
+        "steps => steps.map((step) => step.getBoundingClientRect().left)"
+    )
+    assert tops == sorted(set(tops))
+    assert len(set(lefts)) == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.context.close()
+
+
+def test_every_picture_has_words_and_every_field_a_label(page: Page) -> None:
+    pick_example(page)
+    mark_two(page)
+    assert page.locator("img:visible:not([alt])").count() == 0
+    unlabelled = page.locator("#steps input:visible, #steps textarea:visible").evaluate_all(
+        "fields => fields.filter((field) => !(field.labels?.length || field.ariaLabel"
+        " || field.title)).map((field) => field.outerHTML.slice(0, 200))"
+    )
+    assert unlabelled == []
+    unnamed = page.locator("#steps button:visible").evaluate_all(
+        "buttons => buttons.filter((button) => !(button.innerText.trim() || button.ariaLabel"
+        " || button.querySelector('img[alt]:not([alt=\"\"])'))).map((button) => button.outerHTML)"
+    )
+    assert unnamed == []
+
+
+def test_the_other_language_has_the_same_tools_in_its_own_words(page: Page, server: str) -> None:
+    keys = page.locator("[data-tool] kbd").all_inner_texts()
+    words = page.locator("[data-tool] span").all_inner_texts()
+    page.goto(f"{server}zh")
+    expect(page.locator("#generate")).to_be_visible(timeout=PATIENCE)
+    assert page.locator("[data-tool] kbd").all_inner_texts() == keys
+    assert not set(page.locator("[data-tool] span").all_inner_texts()) & set(words)

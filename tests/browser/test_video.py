@@ -1,0 +1,247 @@
+"""From Generate to the video in a real browser: progress, gallery, comparison, recipes, masks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, Page, expect
+from visits import DESKTOP, PATIENCE, PHONE, ROOT, open_page
+
+from motion_app.library import Library
+
+QUICK, LONG = 2, 60  # steps
+READY = re.compile("The recipe is in the page")
+
+
+def png_uri(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def a_request(*, seed: int = 3, steps: int = QUICK) -> dict[str, Any]:
+    """The first example with its two objects as boxes and a motion for each."""
+    notes = sorted((ROOT / "assets" / "examples").glob("*.json"))[0]
+    picture = Image.open(notes.with_suffix(".png")).convert("RGB")
+    objects = []
+    known = json.loads(notes.read_text())["objects"]
+    for item, motion in zip(known, ("jump", "rise"), strict=False):
+        mask = Image.new("L", picture.size)
+        ImageDraw.Draw(mask).rectangle(item["box"], fill=255)
+        phrase = phrase_of(motion)
+        sentence = f"A {item['noun']} {phrase}."
+        entry = {"mask": png_uri(mask), "sentence": sentence, "phrase": phrase, "motion": motion}
+        objects.append({**entry, "name": item["noun"]})
+    numbers = {"seed": seed, "steps": steps, "guidance": 6.0}
+    return {"image": png_uri(picture), "objects": objects, **numbers}
+
+
+def phrase_of(motion: str) -> str:
+    return Library([ROOT / "checkpoints" / "pocket" / "motions"]).find(motion).phrase
+
+
+def drop(page: Page, name: str, content: bytes) -> None:
+    page.locator("#recipe-drop input[type=file]").set_input_files(
+        {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+    )
+    expect(page.locator("#restore-notes")).to_have_text(READY, timeout=PATIENCE)
+
+
+def drop_request(page: Page, **options: Any) -> None:
+    drop(page, "request.json", json.dumps(a_request(**options)).encode())
+
+
+def generate(page: Page) -> None:
+    """Press Generate and wait for the new video."""
+    cards = page.locator(".gallery-card").count()
+    page.locator("#generate").click()
+    expect(page.locator(".gallery-card")).to_have_count(cards + 1, timeout=PATIENCE)
+    expect(page.locator(".gallery-card").first.locator(".state-done")).to_be_attached(
+        timeout=2 * PATIENCE
+    )
+    expect(page.locator("#video video")).to_be_visible(timeout=PATIENCE)
+
+
+def download(page: Page, button: str) -> bytes:
+    with page.expect_download() as got:
+        page.locator(button).click()
+    return Path(got.value.path()).read_bytes()
+
+
+def frames(page: Page) -> np.ndarray:
+    with np.load(io.BytesIO(download(page, "#frames"))) as saved:
+        return saved["frames"]
+
+
+@pytest.fixture
+def page(browser: Browser, server: str) -> Iterator[Page]:
+    opened = open_page(browser, server, DESKTOP)
+    yield opened
+    opened.context.close()
+
+
+def test_generate_ends_with_a_video_that_plays_and_its_files(page: Page) -> None:
+    drop_request(page, seed=5, steps=4)
+    page.locator("#generate").click()
+    expect(page.locator("#status")).to_contain_text("step", timeout=PATIENCE)
+    expect(page.locator("#live img")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#video video")).to_be_visible(timeout=2 * PATIENCE)
+    player = "document.querySelector('#video video')"
+    page.wait_for_function(f"{player}.duration > 0.5 && {player}.loop")
+    began = page.evaluate(f"{player}.currentTime")
+    page.wait_for_function(f"began => {player}.currentTime !== began", arg=began)
+    expect(page.locator("#status")).to_contain_text("seed 5")
+    expect(page.locator("#facts")).to_contain_text("pocket")
+    expect(page.locator("#announced [role=status]")).to_contain_text("seed 5")
+    assert json.loads(download(page, "#recipe"))["seed"] == 5
+    assert download(page, "#gif")[:4] == b"GIF8"
+    assert download(page, "#masks-zip")[:2] == b"PK"
+    assert download(page, "#mp4")[4:8] == b"ftyp"
+    assert "/outputs" not in page.locator("body").inner_text()
+
+
+def test_after_cancel_the_next_video_is_made_at_once(page: Page) -> None:
+    drop_request(page, steps=LONG)
+    page.locator("#generate").click()
+    expect(page.locator("#live img")).to_be_visible(timeout=PATIENCE)
+    page.locator("#cancel").click()
+    expect(page.locator("#status")).to_contain_text("Everything you chose is kept")
+    expect(page.locator("#cancel")).to_have_count(0)
+    expect(page.locator(".gallery-card .state")).to_have_text("stopped")
+    drop_request(page)
+    generate(page)
+    expect(page.locator(".gallery-card")).to_have_count(2)
+
+
+def test_a_reload_finds_the_running_job_and_its_video(page: Page) -> None:
+    drop_request(page, steps=12)
+    page.locator("#generate").click()
+    expect(page.locator("#status")).to_contain_text("step", timeout=PATIENCE)
+    page.reload()
+    expect(page.locator("#status")).to_contain_text("so far", timeout=PATIENCE)
+    expect(page.locator("#cancel")).to_be_visible()
+    expect(page.locator("#video video")).to_be_visible(timeout=3 * PATIENCE)
+    page.reload()
+    expect(page.locator("#video video")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".gallery-card")).to_have_count(1)
+
+
+def test_two_browsers_do_not_see_each_others_videos(
+    browser: Browser, server: str, page: Page
+) -> None:
+    drop_request(page)
+    generate(page)
+    other = open_page(browser, server, DESKTOP)
+    expect(other.locator(".gallery-empty")).to_be_visible(timeout=PATIENCE)
+    expect(other.locator("#video")).to_have_count(0)
+    job = page.locator(".gallery-card").get_attribute("data-id")
+    assert job not in other.content()
+    other.context.close()
+
+
+def test_two_videos_are_compared_in_step_and_deleted_at_the_second_press(page: Page) -> None:
+    for seed in (1, 2):
+        drop_request(page, seed=seed)
+        generate(page)
+    page.locator(".gallery-card [data-do=side_a]").nth(0).click()
+    expect(page.locator("#compare-hint")).to_contain_text("Choose the other side too")
+    page.locator(".gallery-card [data-do=side_b]").nth(1).click()
+    expect(page.locator("#compare-a video")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#compare-b video")).to_be_visible(timeout=PATIENCE)
+    page.wait_for_function("document.querySelector('#compare-bar input').max > 1")
+    both = "[...document.querySelectorAll('#compare video')]"
+    page.locator("#compare-bar [data-part=play]").click()
+    page.wait_for_function(f"{both}.every(video => !video.paused && video.currentTime > 0.3)")
+    times = page.evaluate(f"{both}.map(video => video.currentTime)")
+    assert abs(times[0] - times[1]) < 0.2
+    page.wait_for_function(f"{both}.every(video => video.currentTime < 0.25)")  # from the start
+    page.locator("#compare-bar [data-part=play]").click()
+    assert page.evaluate(f"{both}.every(video => video.paused)")
+    page.locator("#compare-bar input").fill("0.8")
+    page.wait_for_function(f"{both}.every(video => Math.abs(video.currentTime - 0.8) < 0.02)")
+    page.locator("#compare-bar [data-part=on]").click()
+    page.wait_for_function(f"{both}.every(video => Math.abs(video.currentTime - 0.925) < 0.02)")
+
+    button = page.locator(".gallery-card [data-do=delete]").first
+    button.click()
+    expect(button).to_have_text("Really delete?")
+    button.click()
+    expect(page.locator(".gallery-card")).to_have_count(1, timeout=PATIENCE)
+    expect(page.locator("#compare")).to_have_count(0)
+    expect(page.locator("#video")).to_have_count(0)  # the deleted one was on show
+
+
+def test_a_dropped_recipe_and_a_dropped_video_make_the_same_frames(
+    browser: Browser, server: str, page: Page
+) -> None:
+    drop_request(page, seed=11, steps=3)
+    generate(page)
+    first = frames(page)
+    video, recipe = download(page, "#mp4"), download(page, "#recipe")
+    for name, content in (("video.mp4", video), ("recipe.json", recipe)):
+        other = open_page(browser, server, DESKTOP)
+        drop(other, name, content)
+        expect(other.locator("#restore-notes .warning")).to_have_count(0)
+        expect(other.locator("#seed input")).to_have_value("11")
+        generate(other)
+        assert np.array_equal(frames(other), first)
+        other.context.close()
+
+
+def test_a_recipe_that_cannot_be_replayed_says_why_and_changes_nothing(page: Page) -> None:
+    request = a_request()
+    request["objects"][0]["motion"] = "cartwheel"
+    page.locator("#recipe-drop input[type=file]").set_input_files(
+        {"name": "r.json", "mimeType": "application/json", "buffer": json.dumps(request).encode()}
+    )
+    expect(page.locator(".toast-body")).to_contain_text("cartwheel", timeout=PATIENCE)
+    expect(page.locator("#restore-notes")).not_to_contain_text("The recipe is in the page")
+
+
+def test_masks_come_over_the_video_and_go_again(page: Page) -> None:
+    drop_request(page)
+    generate(page)
+    source = "document.querySelector('#video video').src"
+    plain = page.evaluate(source)
+    page.locator("#overlay input").check()
+    page.wait_for_function(f"plain => {source} !== plain", arg=plain, timeout=PATIENCE)
+    assert "with-masks" in page.evaluate(source)
+    page.locator("#overlay input").uncheck()
+    page.wait_for_function(f"!{source}.includes('with-masks')", timeout=PATIENCE)
+
+
+def test_the_settings_of_a_video_come_back_and_presets_name_them(page: Page) -> None:
+    drop_request(page, seed=8)
+    generate(page)
+    page.locator("#preset label", has_text="Paper").click()
+    page.locator("#settings button").first.click()
+    expect(page.locator("#steps-count input[type=number]")).to_have_value("50")
+    page.locator("#use-again").click()
+    expect(page.locator("#steps-count input[type=number]")).to_have_value(str(QUICK))
+    expect(page.locator("#preset label.selected")).to_have_count(0)
+    expect(page.locator("#seed input")).to_have_value("8")
+
+
+def test_a_mistake_is_told_in_a_toast_and_in_the_status_line(page: Page) -> None:
+    page.locator("#generate").click()
+    expect(page.locator(".toast-body")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#status .warning")).to_be_visible()
+    expect(page.locator("#cancel")).to_have_count(0)
+
+
+def test_on_a_phone_the_gallery_fits(browser: Browser, server: str) -> None:
+    page = open_page(browser, server, PHONE)
+    drop_request(page)
+    generate(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert page.locator("#videos button:visible").count() >= 4
+    page.context.close()
