@@ -35,50 +35,78 @@ def backends() -> list[str]:
     return ["sqlite"] if os.environ.get(WITHOUT) else ["sqlite", "postgresql"]
 
 
+class Server:
+    """A cluster in a folder of its own; started again after ``stop`` it has what it had."""
+
+    def __init__(self, programs: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="study-postgres-"))
+        self._programs, self._data = programs, self.folder / "data"
+        self._log = self.folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._options: dict[str, object] = {"cwd": self.folder, "stdout": subprocess.DEVNULL}
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, OWNER, OWNER)
+            self._options |= {"user": OWNER, "group": OWNER, "extra_groups": []}
+        self.folder.chmod(0o700)
+        subprocess.run(
+            [
+                *(programs / "initdb", "-D", self._data, "--no-sync"),
+                *("-A", "trust", "-U", "study", "-E", "UTF8"),
+            ],
+            check=True,
+            **self._options,
+        )
+
+    def start(self) -> None:
+        """Wait until it answers."""
+        settings = ["listen_addresses=", "fsync=off", "max_connections=120"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._programs / "postgres", "-D", self._data, "-k", self.folder]
+                + [part for setting in settings for part in ("-c", setting)],
+                stderr=log,
+                **self._options,
+            )
+        until = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > until:
+                pytest.fail(f"PostgreSQL did not start: {self._log.read_text()[-500:]}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(host=str(self.folder), user="study", dbname="postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """At once, as "pg_ctl stop -m immediate" does: nobody is waited for, nothing put away."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(START_SECONDS)
+
+
 @contextmanager
-def running() -> Iterator[str]:
-    """The server's socket folder, while it runs."""
+def server() -> Iterator[Server]:
+    """A server, while it runs."""
     programs = binaries()
     if programs is None:
         pytest.fail(f"PostgreSQL is not installed; apt-get install postgresql, or set {WITHOUT}=1")
-    folder = Path(tempfile.mkdtemp(prefix="study-postgres-"))
-    options: dict[str, object] = {"cwd": folder, "stdout": subprocess.DEVNULL}
-    if os.geteuid() == 0:
-        shutil.chown(folder, OWNER, OWNER)
-        options |= {"user": OWNER, "group": OWNER, "extra_groups": []}
-    folder.chmod(0o700)
-    data, log = folder / "data", folder / "log"
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-A", "trust", "-U", "study", "--no-sync", "-E", "UTF8"],
-        check=True,
-        **options,
-    )
-    settings = ["listen_addresses=", "fsync=off", "max_connections=120"]
-    server = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-k", folder]
-        + [part for setting in settings for part in ("-c", setting)],
-        stderr=log.open("wb"),
-        **options,
-    )
+    made = Server(programs)
     try:
-        _wait(server, folder, log)
-        yield str(folder)
+        made.start()
+        yield made
     finally:
-        server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
-        server.wait(START_SECONDS)
-        shutil.rmtree(folder)
+        made.stop()
+        shutil.rmtree(made.folder)
 
 
-def _wait(server: subprocess.Popen, folder: Path, log: Path) -> None:
-    until = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            psycopg.connect(host=str(folder), user="study", dbname="postgres").close()
-            return
-        except psycopg.OperationalError:
-            if server.poll() is not None or time.monotonic() > until:
-                pytest.fail(f"PostgreSQL did not start: {log.read_text()[-500:]}")
-            time.sleep(0.05)
+@contextmanager
+def running() -> Iterator[str]:
+    """A server's socket folder, while it runs."""
+    with server() as made:
+        yield str(made.folder)
 
 
 def new_database(folder: str, name: str) -> str:

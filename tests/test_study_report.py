@@ -10,13 +10,16 @@ from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
-from test_study_plan import config
+import sqlalchemy as sa
+from test_study_plan import config, items
 
-from motion_app.study import exports
+from motion_app.study import exports, ledger, schema
 from motion_app.study.figures import figures_json, report_html
+from motion_app.study.links import new_id
 from motion_app.study.plan import StudyConfig
-from motion_app.study.records import AnswerRow
+from motion_app.study.records import AnswerRow, VideoFormat
 from motion_app.study.report import paper_row, percent, report_rows
+from motion_app.study.store import StudyStore
 
 # FlexiMMT, Table 1, human evaluations: AC, TC, TS, MF in percent of 4,000 choices.
 PAPER = {
@@ -80,6 +83,54 @@ def test_the_papers_table_comes_back_exactly_from_its_counts(paper_report):
     assert {m: tuple(paper_row(paper_report, m)) for m in PAPER} == PAPER
     best = next(q for q in paper_report.questions if q.id == "AC").shares[-1]
     assert (best.votes, best.total) == (3070, 4000)
+
+
+def votes_of(question: str) -> list[str]:
+    """The paper's 4,000 choices for one question, in any order."""
+    column = ("AC", "TC", "TS", "MF").index(question)
+    counts = {method: round(float(cells[column]) * 40) for method, cells in PAPER.items()}
+    votes = [method for method, count in counts.items() for _ in range(count)]
+    random.Random(column).shuffle(votes)
+    return votes
+
+
+def test_all_24_cells_of_the_papers_table_come_back_from_16000_stored_answers(tmp_path, database):
+    """20 raters × 200 items × 4 questions in a real store, each vote at the place where the plan
+    put its method."""
+    study = StudyConfig.build(title="Table 1", methods=tuple(PAPER), raters=20, repeat_share=0)
+    video = VideoFormat(48, 32, 8.0, 16)
+    store = StudyStore.create(tmp_path, study, items(study, 200), video=video, database=database)
+    seats = [store.join(store.enter()) for _ in range(study.raters)]
+    rater_of = {seat.number: seat.id for seat in seats}
+    with store.engine.begin() as connection:
+        screens = connection.execute(
+            sa.select(schema.presentations).where(schema.presentations.c.study == store.id)
+        ).all()
+        answers = [
+            {
+                "id": new_id(),
+                "rater": rater_of[screen.slot],
+                "presentation": screen.id,
+                "question": question,
+                "revision": 0,
+                "choice": json.loads(screen.order).index(vote) + 1,
+                "coverage": json.dumps([1.0] * 6),
+                "sequence": 4 * screen.number + k,
+                **dict.fromkeys(("changes", "client_time", "server_time"), 0),
+                "shown_ms": 20_000,
+            }
+            for k, question in enumerate(study.questions)
+            for screen, vote in zip(screens, votes_of(question), strict=True)
+        ]
+        connection.execute(sa.insert(schema.answers), answers)
+    ledger.unblind(store)
+    report = report_rows(ledger.answer_rows(store), store.config, resamples=20)
+    store.close()
+    assert report.answers == 16_000
+    assert {method: tuple(paper_row(report, method)) for method in PAPER} == PAPER
+    assert {share.total for question in report.questions for share in question.shares} == {4000}
+    shares = {q.id: {s.method: s.votes for s in q.shares} for q in report.questions}
+    assert shares["AC"]["FlexiMMT"] == 3070
 
 
 def test_the_latex_rows_are_the_papers(paper_report):

@@ -185,6 +185,7 @@ class _Run:
             reason = refusals.get(ProbeTask(file, method), "")
             if not reason:
                 chosen[move.name] = file
+                reasons.pop(move.name, None)
                 return
             # One line for all motions that are refused alike: the names are in front of it.
             reasons[move.name] = reason.replace(f' "{file.name}" of object 1', "")

@@ -15,7 +15,15 @@ from motion_app.errors import RequestError
 from motion_app.study.links import LinkSigner, new_id, new_secret
 from motion_app.study.plan import Plan, StudyConfig, StudyItem, draw_plan
 from motion_app.study.records import VideoFormat
-from motion_app.study.schema import connect, events, items, presentations, raters, studies
+from motion_app.study.schema import (
+    connect,
+    events,
+    items,
+    presentations,
+    raters,
+    reading_engine,
+    studies,
+)
 from motion_app.study.sinks import AnswerSink, HubSink
 
 
@@ -30,7 +38,7 @@ class StudyArchive:
         self, folder: Path, engine: sa.Engine, study: str, *, sink: AnswerSink | None = None
     ) -> None:
         self.folder, self.id, self.sink = folder, study, sink
-        self.engine = engine
+        self.engine, self._reading = engine, reading_engine(engine)
         self.clock: Callable[[], float] = time.time
         with self.reading() as connection:
             row = connection.execute(sa.select(studies).where(studies.c.id == study)).first()
@@ -110,12 +118,13 @@ class StudyArchive:
     def close(self) -> None:
         """Let go of the database and hand on what the sink still holds."""
         self.engine.dispose()
+        self._reading.dispose()
         if self.sink is not None:
             self.sink.close()
 
     def reading(self) -> sa.Connection:
         """A connection that takes no lock: ``with store.reading() as connection``."""
-        return self.engine.connect().execution_options(reads=True)
+        return self._reading.connect().execution_options(reads=True)
 
     def media_path(self, name: str) -> Path:
         """The file of a name that belongs to the study; RequestError for any other name."""

@@ -42,6 +42,7 @@ def create(options: argparse.Namespace, settings: Settings) -> Result:
         practice=options.practice,
         gold=options.gold,
         limits=settings.limits,
+        on_item=lambda done, total: _show("item", done, total),
         **{key: value for key, value in config.items() if value is not None},
     )
     store, prepared = created.store, created.prepared
@@ -128,21 +129,24 @@ def export(options: argparse.Namespace, settings: Settings) -> Result:
 
 def simulate(options: argparse.Namespace, settings: Settings) -> Result:
     """A throw-away study with synthetic raters, over the real HTTP endpoints."""
-    from motion_app.study.simulate import simulate_study, summary
+    from motion_app.study.simulate import Crowd, simulate_study, summary
 
     found = simulate_study(
         raters=options.raters,
         items=options.items,
         methods=options.methods,
         seed=options.seed,
-        on_rater=_show_rater,
+        crowd=Crowd(options.at_once, options.pace),
+        database=options.database,
+        on_progress=_show,
     )
     sys.stdout.write(summary(found) + "\n")
     return found.to_json()
 
 
-def _show_rater(done: int, total: int) -> None:
-    sys.stderr.write(f"\rrater {done}/{total}" + "\n" * (done == total))
+def _show(what: str, done: int, total: int) -> None:
+    sys.stderr.write(f"\r{what} {done}/{total}" + "\n" * (done == total))
+    sys.stderr.flush()
 
 
 def _open(options: argparse.Namespace, settings: Settings) -> Any:
@@ -173,6 +177,11 @@ def add_arguments(study: Any, command: Callable[..., argparse.ArgumentParser]) -
     parser.add_argument("--items", type=int, default=12)
     parser.add_argument("--methods", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="raters at once (4)")
+    parser.add_argument(
+        "--pace", type=float, default=0.0, metavar="SECONDS", help="of thought before an answer (0)"
+    )
+    _add_database(parser)
 
 
 def _add_create(parser: argparse.ArgumentParser) -> None:
@@ -202,7 +211,7 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_database(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database", metavar="postgresql://…", help="without it: SQLite in DIR")
+    parser.add_argument("--database", metavar="postgresql://…", help="without it: SQLite")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,14 @@ def create_study(
     practice: int = 2,
     gold: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    on_item: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> CreatedStudy:
     """Make the study in ``folder``; its methods are those of the first item, in that order.
 
     ``gold`` None: one for every 20 items. ``database`` and ``dataset`` as in ``StudyStore.create``.
-    ``options`` are fields of ``StudyConfig``. RequestError or MediaError for what cannot be used,
+    ``on_item`` is told how many items are ready, and of how many. ``options`` are fields of
+    ``StudyConfig``. RequestError or MediaError for what cannot be used,
     and for a text that would tell raters a method's name; then nothing is left behind.
     """
     folder = Path(folder)
@@ -70,6 +72,7 @@ def create_study(
             gold=-(-main // GOLD_EVERY) if gold is None else gold,
             seed=config.seed,
             limits=limits,
+            on_item=on_item,
         )
         store = StudyStore.create(
             folder,

@@ -9,11 +9,16 @@ in shape of up to 2% is stretched away.
 
 from __future__ import annotations
 
+import gc
+import os
 import secrets
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +33,7 @@ from motion_app.study.records import VideoFormat
 from motion_app.study.sources import SourceItem
 
 STRETCH = 0.02
+WORKERS = min(4, os.cpu_count() or 1)  # each holds a clip's frames, and a child that decodes one
 CHECK_CAPTION = "Everything moves just as it does in the reference motion."
 
 
@@ -63,8 +69,10 @@ def prepare_items(
     gold: int = 0,
     seed: int = 0,
     limits: Limits = DEFAULT_LIMITS,
+    on_item: Callable[[int, int], None] = lambda done, total: None,
 ) -> PreparedItems:
-    """Write every file of ``sources`` into the folder ``media`` and give the items.
+    """Write every file of ``sources`` into the folder ``media`` and give the items, several of them
+    at a time; ``on_item`` is told how many are ready, and of how many.
 
     Where the sources hold fewer than ``practice`` practice and ``gold`` gold items, the missing
     ones are made: one candidate is the reference clip itself, the others are that clip with its
@@ -73,27 +81,52 @@ def prepare_items(
     """
     media.mkdir(parents=True, exist_ok=True)
     video = choose_format(sources, choice or VideoChoice(), limits)
-    counts: Counter[str] = Counter()
-    items = [_item(source, media, video, counts, limits) for source in sources]
+    files = _Files(media, video, limits)
+    tasks = [partial(_item, source, files) for source in sources]
     rng = np.random.default_rng([seed, 1])
     main = [source for source in sources if source.kind == "main"]
     wanted: tuple[tuple[Kind, int], ...] = (("practice", practice), ("gold", gold))
     for kind, number in wanted:
-        for k in range(number - sum(item.kind == kind for item in items)):
+        for k in range(number - sum(source.kind == kind for source in sources)):
             intact = methods[int(rng.integers(len(methods)))] if kind == "practice" else None
-            items.append(
-                _check(
-                    main[(k * 7 + (kind == "gold")) % len(main)],
-                    media,
-                    video,
-                    methods,
-                    intact or methods[k % len(methods)],
-                    kind,
-                    rng,
-                    limits,
-                )
-            )
-    return PreparedItems(tuple(items), video, counts["cut"], counts["held"], counts["resized"])
+            source = main[(k * 7 + (kind == "gold")) % len(main)]
+            right = intact or methods[k % len(methods)]
+            tasks.append(partial(_check, source, files, methods, right, kind, rng.spawn(1)[0]))
+    made = _all_made(tasks, on_item)
+    counts = sum((counted for _, counted in made), Counter())
+    items = tuple(item for item, _ in made)
+    return PreparedItems(items, video, counts["cut"], counts["held"], counts["resized"])
+
+
+Made = tuple[StudyItem, Counter[str]]
+
+
+def _all_made(
+    tasks: Sequence[Callable[[], Made]], on_item: Callable[[int, int], None]
+) -> list[Made]:
+    """What ``tasks`` give, in their order; the first error ends it, with what was not begun."""
+    with frozen_heap(), ThreadPoolExecutor(min(WORKERS, len(tasks))) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                on_item(done, len(tasks))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
+
+
+@contextmanager
+def frozen_heap() -> Iterator[None]:
+    """While many videos are written: imageio's writer collects garbage twice for each, and with
+    everything a program has loaded that takes ten times as long as encoding a short clip."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def choose_format(
@@ -130,62 +163,83 @@ def _most_common(values: Sequence) -> object:
     return max(counted, key=lambda value: (counted[value], value))
 
 
-def _item(
-    source: SourceItem, media: Path, video: VideoFormat, counts: Counter[str], limits: Limits
-) -> StudyItem:
-    candidates = {}
+@dataclass(frozen=True)
+class _Files:
+    """Where the study's files go, in which format, and what their sources may hold."""
+
+    media: Path
+    video: VideoFormat
+    limits: Limits
+
+    def read(self, path: Path) -> np.ndarray:
+        """A clip at the study's rate: (T, H, W, 3) uint8."""
+        return read_clip(path, fps=self.video.fps, limits=self.limits).frames
+
+    def write(self, frames: np.ndarray) -> str:
+        """The new file's name."""
+        name = secrets.token_hex(16) + ".mp4"
+        write_video(self.media / name, np.ascontiguousarray(frames), self.video.fps, comment="")
+        return name
+
+    def write_picture(self, picture: np.ndarray) -> str:
+        """The new file's name."""
+        name = secrets.token_hex(16) + ".png"
+        Image.fromarray(picture).save(self.media / name)
+        return name
+
+    def reference(self, path: Path) -> str:
+        """A reference clip keeps its own length: it is not judged."""
+        return self.write(fitted(self.read(path), self.video.width, self.video.height))
+
+
+def _item(source: SourceItem, files: _Files) -> Made:
+    video, counts, candidates = files.video, Counter(), {}
     for method, path in source.videos.items():
-        clip = read_clip(path, fps=video.fps, limits=limits)
-        counts["cut"] += len(clip.frames) > video.frames
-        counts["held"] += len(clip.frames) < video.frames
-        counts["resized"] += clip.frames.shape[1:3] != (video.height, video.width)
-        candidates[method] = _write(media, alike(clip.frames, video), video.fps)
-    picture = read_image(source.first_frame, limits=limits)
-    return StudyItem(
+        frames = files.read(path)
+        counts["cut"] += len(frames) > video.frames
+        counts["held"] += len(frames) < video.frames
+        counts["resized"] += frames.shape[1:3] != (video.height, video.width)
+        candidates[method] = files.write(alike(frames, video))
+    picture = read_image(source.first_frame, limits=files.limits)
+    item = StudyItem(
         id=new_id(),
         name=source.name,
         kind=source.kind,
         caption=source.caption,
-        first_frame=_write_picture(media, fitted(picture[None], video.width, video.height)[0]),
-        references=tuple(_reference(path, media, video, limits) for path in source.references),
+        first_frame=files.write_picture(fitted(picture[None], video.width, video.height)[0]),
+        references=tuple(files.reference(path) for path in source.references),
         candidates=candidates,
         answer=source.answer,
     )
-
-
-def _reference(path: Path, media: Path, video: VideoFormat, limits: Limits) -> str:
-    """A reference clip keeps its own length: it is not judged."""
-    frames = read_clip(path, fps=video.fps, limits=limits).frames
-    return _write(media, fitted(frames, video.width, video.height), video.fps)
+    return item, counts
 
 
 def _check(
     source: SourceItem,
-    media: Path,
-    video: VideoFormat,
+    files: _Files,
     methods: Sequence[str],
     intact: str,
     kind: Kind,
     rng: np.random.Generator,
-    limits: Limits,
-) -> StudyItem:
+) -> Made:
     """An item whose right answer is plain, made of a reference clip."""
     path = source.references[0]
-    frames = alike(read_clip(path, fps=video.fps, limits=limits).frames, video)
+    frames = alike(files.read(path), files.video)
     candidates = {
-        method: _write(media, frames if method == intact else damaged(frames, rng), video.fps)
+        method: files.write(frames if method == intact else damaged(frames, rng))
         for method in methods
     }
-    return StudyItem(
+    item = StudyItem(
         id=new_id(),
         name=f"{kind} of {source.name}",
         kind=kind,
         caption=CHECK_CAPTION,
-        first_frame=_write_picture(media, frames[0]),
-        references=(_reference(path, media, video, limits),),
+        first_frame=files.write_picture(frames[0]),
+        references=(files.reference(path),),
         candidates=candidates,
         answer=intact,
     )
+    return item, Counter()
 
 
 def alike(frames: np.ndarray, video: VideoFormat) -> np.ndarray:
@@ -213,15 +267,3 @@ def damaged(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """``frames`` (T, H, W, 3) uint8 in disorder, in wrong colours, upside down or mirrored."""
     wrong = 255 - frames[rng.permutation(len(frames))][..., rng.permutation(3)]
     return wrong[:, ::-1] if rng.random() < 0.5 else wrong[:, :, ::-1]
-
-
-def _write(media: Path, frames: np.ndarray, fps: float) -> str:
-    name = secrets.token_hex(16) + ".mp4"
-    write_video(media / name, np.ascontiguousarray(frames), fps, comment="")
-    return name
-
-
-def _write_picture(media: Path, picture: np.ndarray) -> str:
-    name = secrets.token_hex(16) + ".png"
-    Image.fromarray(picture).save(media / name)
-    return name

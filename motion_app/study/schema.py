@@ -15,6 +15,7 @@ from motion_app.study.sinks import check_local_disk
 
 HEAD = "0001"  # the revision this code is written for; a test holds it to the migrations
 WAIT_SECONDS = 30
+CONNECT_SECONDS = 10
 POSTGRES_LOCK = 7_310_662  # advisory lock of migrations; any number that nobody else takes
 
 metadata = sa.MetaData()
@@ -118,7 +119,9 @@ def connect(address: str | Path) -> sa.Engine:
     if "://" not in text:
         engine = _sqlite(Path(text))
     elif text.startswith(("postgresql://", "postgres://", "postgresql+psycopg://")):
-        url = "postgresql+psycopg://" + text.split("://", 1)[1]
+        url = sa.make_url("postgresql+psycopg://" + text.split("://", 1)[1])
+        if "connect_timeout" not in url.query:  # without one a silent host is waited for in vain
+            url = url.update_query_dict({"connect_timeout": str(CONNECT_SECONDS)})
         engine = sa.create_engine(url, pool_size=8, max_overflow=16, pool_pre_ping=True)
     else:
         raise RequestError(
@@ -138,11 +141,22 @@ def connect(address: str | Path) -> sa.Engine:
 def _sqlite(path: Path) -> sa.Engine:
     check_local_disk(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    return _sqlite_engine(sa.make_url(f"sqlite:///{path}"), connections=1)
+
+
+def reading_engine(engine: sa.Engine) -> sa.Engine:
+    """Where to read beside ``engine``, as ``connect`` made it; it may be the same one."""
+    return engine if engine.dialect.name == "postgresql" else _sqlite_engine(engine.url)
+
+
+def _sqlite_engine(url: sa.URL, *, connections: int = 24) -> sa.Engine:
+    """SQLite lets one write at a time, and who meets another one asks again after up to 0.1 s,
+    whoever came first. The writers of one program therefore wait for one connection, in turn."""
     engine = sa.create_engine(
-        f"sqlite:///{path}",
+        url,
         connect_args={"timeout": WAIT_SECONDS, "check_same_thread": False},
-        pool_size=8,
-        max_overflow=16,
+        pool_size=connections,
+        max_overflow=0,
         pool_timeout=4 * WAIT_SECONDS,
     )
 

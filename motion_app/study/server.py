@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -140,11 +141,12 @@ def _refused(request: Request, status: int, page: str, why: str) -> Response:
     return JSONResponse({"error": why}, status)
 
 
-def serve(settings: StudySettings) -> None:
-    """Serve until stopped. Addresses are not logged: they hold raters' tokens."""
+def serve(settings: StudySettings, *, listener: socket.socket | None = None) -> None:
+    """Serve until stopped, on ``listener`` where there is one already. Addresses are not logged:
+    they hold raters' tokens."""
     import uvicorn
 
-    uvicorn.run(
+    config = uvicorn.Config(
         build_study_app(settings),
         host=settings.host,
         port=settings.port,
@@ -154,3 +156,5 @@ def serve(settings: StudySettings) -> None:
         log_level="warning",
         proxy_headers=True,
     )
+    with suppress(KeyboardInterrupt):  # Ctrl-C, after what was being answered
+        uvicorn.Server(config).run(sockets=None if listener is None else [listener])

@@ -1,45 +1,59 @@
-"""Synthetic raters with a known preference, and whether the study finds it again.
-
-They see what a browser sees: random media names. Which method a name belongs to, and so what to
-prefer, comes from a key that is made beside the study, not through it.
-"""
+"""A throw-away study with synthetic raters: whether it finds their preference again, and how long
+they wait for an answer to be saved."""
 
 from __future__ import annotations
 
 import contextlib
-import socket
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import sqlalchemy as sa
 
 from motion_app.errors import RequestError
-from motion_app.media import write_video
 from motion_app.study import ledger
-from motion_app.study.clients import Client, DirectClient, HttpClient, Screen
+from motion_app.study.clients import Client, DirectClient, HttpClient
 from motion_app.study.creation import create_study
-from motion_app.study.items import VideoChoice
-from motion_app.study.links import new_secret
 from motion_app.study.plan import Form, StudyConfig
-from motion_app.study.records import Answer
+from motion_app.study.process import served
 from motion_app.study.report import StudyReport, study_report
+from motion_app.study.schema import answers, events, items, presentations, raters, studies
 from motion_app.study.sources import read_sources
 from motion_app.study.store import StudyStore
+from motion_app.study.synthetic import (
+    CLIP,
+    Preference,
+    SyntheticRater,
+    draw_items,
+    known_preference,
+    media_key,
+)
 
-FALLOFF = 0.6  # each method is preferred this much as often as the one before it
-SECONDS = 25.0  # for a screen, the median
 AT_ONCE = 4  # raters
-CLIP = VideoChoice(size=(48, 32), fps=8, frames=8)
-START_SECONDS = 20
 
-Preference = Mapping[str, Mapping[str, float]]
+# What is done, how much of it, of how much.
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """How the raters come: ``at_once`` at a time, each thinking for ``pace`` seconds on average
+    before an answer; 0 answers as soon as the one before is saved."""
+
+    at_once: int = AT_ONCE
+    pace: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.at_once <= 1000 and 0 <= self.pace <= 3600):
+            raise RequestError(
+                f"{self.at_once} raters at once with a pace of {self.pace:g} s; give 1 to 1000, "
+                "and 0 to 3600 s"
+            )
 
 
 @dataclass(frozen=True)
@@ -59,13 +73,41 @@ class Recovered:
 
 
 @dataclass(frozen=True)
+class Waits:
+    """How long saves took as a rater sees it, from sending to the acknowledgement, in ms."""
+
+    median: float
+    p95: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Waits:
+        """Zeros where nothing was saved."""
+        if not seconds:
+            return cls(0.0, 0.0, 0.0)
+        return cls(*(1000 * float(value) for value in np.percentile(seconds, (50, 95, 99))))
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds: drawing the clips, making the study of them, answering, and the report."""
+
+    drawing: float
+    creation: float
+    answering: float
+    report: float
+
+
+@dataclass(frozen=True)
 class Simulation:
-    """What came of a simulated study; ``answers`` were saved in ``seconds``."""
+    """What came of a simulated study."""
 
     cells: tuple[Recovered, ...]
     report: StudyReport
     answers: int
-    seconds: float
+    crowd: Crowd
+    saves: Waits
+    phases: Phases
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, without the whole report."""
@@ -73,118 +115,27 @@ class Simulation:
             "raters": len(self.report.raters),
             "items": self.report.items,
             "answers": self.answers,
-            "seconds": round(self.seconds, 2),
+            **asdict(self.crowd),
+            "save_ms": _rounded(asdict(self.saves)),
+            "seconds": _rounded(asdict(self.phases)),
             "inside": sum(cell.inside for cell in self.cells),
-            "cells": [
-                {
-                    **{key: _rounded(value) for key, value in asdict(cell).items()},
-                    "inside": cell.inside,
-                }
-                for cell in self.cells
-            ],
+            "cells": [{**_rounded(asdict(cell)), "inside": cell.inside} for cell in self.cells],
         }
 
 
-def _rounded(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
 
 
-@dataclass(frozen=True)
-class SyntheticRater:
-    """Chooses by ``preference`` (question → method → weight, its ``.best`` and ``.worst`` alike).
+class _Watch:
+    """Seconds since it was last looked at."""
 
-    ``key``: media name → (method, item is a check, name is its right answer). A check is answered
-    right with probability ``attention``; candidates seen before are answered as before with
-    probability ``memory``.
-    """
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
 
-    preference: Preference
-    key: Mapping[str, tuple[str, bool, bool]]
-    rng: np.random.Generator
-    attention: float = 0.97
-    memory: float = 0.8
-
-    def take_part(self, client: Client, questions: tuple[str, ...], coverage: float) -> str:
-        """A whole session of a client that has entered; its completion code."""
-        remembered: dict[tuple[frozenset[str], str], str] = {}
-        sequence = 0
-        for number in range(client.screens()):
-            screen = client.screen(number)
-            choices = self._choose(screen, questions, remembered)
-            if screen.practice:
-                client.practise(number, choices)
-                continue
-            opened = self.rng.lognormal(np.log(SECONDS), 0.3)
-            for step, (question, place) in enumerate(choices.items(), start=1):
-                sequence += 1
-                client.answer(
-                    Answer(
-                        id=self.rng.bytes(16).hex(),
-                        number=number,
-                        question=question,
-                        choice=place,
-                        coverage=tuple(self.rng.uniform(coverage, 1, len(screen.candidates))),
-                        trial=screen.id,
-                        sequence=sequence,
-                        shown_ms=round(1000 * opened * step / len(choices)),
-                        client_time=round(1000 * time.time()),
-                    )
-                )
-        return client.finish()
-
-    def _choose(
-        self,
-        screen: Screen,
-        questions: tuple[str, ...],
-        remembered: dict[tuple[frozenset[str], str], str],
-    ) -> dict[str, int]:
-        """Question → place; best and worst of one question differ."""
-        chosen: dict[str, int] = {}
-        for question in questions:
-            base, _, end = question.partition(".")
-            memory = (frozenset(screen.candidates), question)
-            name = remembered.get(memory)
-            if name is None or self.rng.random() > self.memory:
-                weights = self._weights(screen, base, worst=end == "worst")
-                best = chosen.get(base + ".best")
-                if end == "worst" and best is not None:
-                    weights[best - 1] = 0
-                name = screen.candidates[self.rng.choice(len(weights), p=weights / weights.sum())]
-            place = screen.candidates.index(name) + 1
-            if end == "worst" and chosen.get(base + ".best") == place:
-                place = place % len(screen.candidates) + 1
-            remembered[memory] = screen.candidates[place - 1]
-            chosen[question] = place
-        return chosen
-
-    def _weights(self, screen: Screen, question: str, *, worst: bool) -> np.ndarray:
-        """(candidates,) float, not normalised."""
-        known = [self.key[name] for name in screen.candidates]
-        if known[0][1]:
-            careful = self.rng.random() < self.attention
-            right = np.array([is_right for _, _, is_right in known])
-            return np.where(right != worst, 1.0, 1e-9) if careful else np.ones(len(known))
-        weights = np.array([self.preference[question][method] for method, _, _ in known])
-        return 1 / weights if worst else weights
-
-
-def known_preference(methods: tuple[str, ...], questions: tuple[str, ...]) -> Preference:
-    """A table to be found again: falling shares, each question beginning at another method."""
-    weights = FALLOFF ** np.arange(len(methods))
-    weights = weights / weights.sum()
-    return {
-        question: {m: float(w) for m, w in zip(methods, np.roll(weights, turn), strict=True)}
-        for turn, question in enumerate(questions)
-    }
-
-
-def media_key(store: StudyStore) -> dict[str, tuple[str, bool, bool]]:
-    """Media name → (method, item is a check, name is its right answer)."""
-    return {
-        name: (method, item.answer is not None, method == item.answer)
-        for item in store.items.values()
-        for method, name in item.candidates.items()
-    }
+    def lap(self) -> float:
+        since, self._since = self._since, time.perf_counter()
+        return self._since - since
 
 
 def simulate_study(
@@ -195,22 +146,23 @@ def simulate_study(
     form: Form = "single",
     seed: int = 0,
     http: bool = True,
+    crowd: Crowd | None = None,
     database: str | None = None,
-    on_rater: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> Simulation:
-    """Make a throw-away study of small drawn clips, let synthetic raters take part, several at a
-    time, over HTTP or (``http`` False) in the store, and compare. RequestError for sizes that make
-    no study."""
+    """Make a study of small drawn clips, let synthetic raters take part over HTTP, with the server
+    in a process of its own, or (``http`` False) in the store, and compare. Nothing is left of it,
+    in ``database`` neither. RequestError for sizes that make no study."""
     if not (1 <= raters <= 1000 and 1 <= items <= 1000 and 2 <= methods <= 8):
         raise RequestError(
             f"{raters} raters, {items} items, {methods} methods; give 1 to 1000, 1 to 1000, 2 to 8"
         )
     names = tuple(f"method {letter}" for letter in "ABCDEFGH"[:methods])
-    rng = np.random.default_rng(seed)
+    rng, watch = np.random.default_rng(seed), _Watch()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "items")
-        for number in range(items):
-            _draw_item(source / f"item-{number:03}", names, rng)
+        draw_items(source, items, names, rng)
+        drawing = watch.lap()
         store = create_study(
             Path(folder, "study"),
             read_sources(source),
@@ -220,46 +172,77 @@ def simulate_study(
             seed=seed,
             video=CLIP,
             database=database,
+            on_item=lambda done, total: on_progress("item", done, total),
         ).store
-        try:
-            return _simulated(store, rng, http=http, on_rater=on_rater)
-        finally:
-            store.close()
+        creation = watch.lap()
+        with contextlib.closing(store):
+            try:
+                saves = _answered(store, rng, crowd or Crowd(), database, on_progress, http=http)
+                answering = watch.lap()
+                ledger.unblind(store, by="simulation")
+                report = study_report(store)
+                count = len(ledger.answer_rows(store))
+                phases = Phases(drawing, creation, answering, watch.lap())
+                preference = known_preference(store.config.methods, store.config.questions)
+                cells = tuple(_cells(store.config, preference, report))
+            finally:
+                if database is not None:
+                    _erase(store)
+    return Simulation(cells, report, count, crowd or Crowd(), Waits.of(saves), phases)
 
 
-def _simulated(
+def _answered(
     store: StudyStore,
     rng: np.random.Generator,
+    crowd: Crowd,
+    database: str | None,
+    on_progress: OnProgress,
     *,
     http: bool,
-    on_rater: Callable[[int, int], None],
-) -> Simulation:
-    config = store.config
-    preference, key = known_preference(config.methods, config.questions), media_key(store)
+) -> list[float]:
+    """Everybody takes part; seconds that each save took."""
+    config, key = store.config, media_key(store)
+    preference = known_preference(config.methods, config.questions)
     people = [SyntheticRater(preference, key, child) for child in rng.spawn(config.raters)]
-    started = time.perf_counter()
+    waits: list[float] = []
     with contextlib.ExitStack() as stack:
-        connect: Callable[[], Client] = lambda: DirectClient(store)  # noqa: E731
+        clients: list[Client] = [DirectClient(store) for _ in people]
         if http:
-            host, port = stack.enter_context(served(store))
+            host, port = stack.enter_context(served(store.folder, database=database))
             token = store.links.open_token()
-            connect = lambda: HttpClient(host, port, open_token=token)  # noqa: E731
-        clients = [connect() for _ in people]
+            clients = [HttpClient(host, port, open_token=token) for _ in people]
         for client in clients:  # in order, so that a seed gives each person the same slot
             client.enter()
-        pool = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
+        pool = stack.enter_context(ThreadPoolExecutor(crowd.at_once))
         sessions = [
-            pool.submit(person.take_part, client, config.asked, config.coverage)
+            pool.submit(
+                person.take_part,
+                client,
+                config.asked,
+                config.coverage,
+                pace=crowd.pace,
+                on_save=waits.append,
+            )
             for person, client in zip(people, clients, strict=True)
         ]
-        for done, session in enumerate(sessions, start=1):
-            session.result()
-            on_rater(done, len(sessions))
-    seconds = time.perf_counter() - started
-    ledger.unblind(store, by="simulation")
-    report = study_report(store)
-    cells = tuple(_cells(config, preference, report))
-    return Simulation(cells, report, len(ledger.answer_rows(store)), seconds)
+        try:
+            for done, session in enumerate(as_completed(sessions), start=1):
+                session.result()
+                on_progress("rater", done, len(sessions))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return waits
+
+
+def _erase(store: StudyStore) -> None:
+    """Take the study out of a database that is not its own."""
+    seats = sa.select(raters.c.id).where(raters.c.study == store.id)
+    with store.engine.begin() as connection:
+        connection.execute(sa.delete(answers).where(answers.c.rater.in_(seats)))
+        for table in (events, raters, presentations, items):
+            connection.execute(sa.delete(table).where(table.c.study == store.id))
+        connection.execute(sa.delete(studies).where(studies.c.id == store.id))
 
 
 def _cells(config: StudyConfig, preference: Preference, report: StudyReport) -> Iterator[Recovered]:
@@ -275,58 +258,16 @@ def _cells(config: StudyConfig, preference: Preference, report: StudyReport) -> 
             yield Recovered(question.id, share.method, truth, interval.value, interval.low, high)
 
 
-@contextlib.contextmanager
-def served(store: StudyStore) -> Iterator[tuple[str, int]]:
-    """The study's real pages on a free port of this machine: (host, port)."""
-    import uvicorn
-
-    from motion_app.study.pages.app import build_site
-
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    site = build_site(store, admin_secret=new_secret())
-    server = uvicorn.Server(uvicorn.Config(site, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        until = time.monotonic() + START_SECONDS
-        while not server.started:
-            if not thread.is_alive() or time.monotonic() > until:
-                raise RequestError("the study's server did not start; see the log")
-            time.sleep(0.01)
-        yield listener.getsockname()
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
-
-
-def _draw_item(folder: Path, methods: tuple[str, ...], rng: np.random.Generator) -> None:
-    """An item whose clips are a bright square on its way across a coloured ground."""
-    folder.mkdir(parents=True)
-    ground = rng.integers(30, 120, 3)
-    first = _clip(ground, step=0)[0]
-    Image.fromarray(first).save(folder / "first_frame.png")
-    (folder / "caption.txt").write_text("A square moves to the right.", encoding="utf-8")
-    for step, name in enumerate(("reference", *methods), start=1):
-        write_video(folder / f"{name}.mp4", _clip(ground, step=step / 2), CLIP.fps or 8)
-
-
-def _clip(ground: np.ndarray, *, step: float) -> np.ndarray:
-    width, height = CLIP.size or (48, 32)
-    frames = np.empty((CLIP.frames or 8, height, width, 3), np.uint8)
-    frames[:] = ground
-    for t, frame in enumerate(frames):
-        left = int(4 + step * t)
-        frame[10:20, left : left + 10] = (240, 220, 90)
-    return frames
-
-
 def summary(found: Simulation) -> str:
-    """The table as text: truth, share and interval, in percent."""
+    """The table as text, truth, share and interval in percent; before it the times."""
+    phases, saves = found.phases, found.saves
     lines = [
-        f"{len(found.report.raters)} raters, {found.report.items} items, {found.answers} answers "
-        f"in {found.seconds:.1f} s",
+        f"{len(found.report.raters)} raters, {found.report.items} items, {found.answers} answers",
+        f"drawing {phases.drawing:.1f} s, creation {phases.creation:.1f} s, "
+        f"answering {phases.answering:.1f} s, report {phases.report:.1f} s",
+        f"a save took {saves.median:.0f} ms (median), {saves.p95:.0f} ms (95 of 100), "
+        f"{saves.p99:.0f} ms (99 of 100); {found.crowd.at_once} raters at once, "
+        f"{found.crowd.pace:g} s of thought",
         f"{'question':<9}{'method':<12}{'truth':>7}{'found':>8}{'interval':>17}",
     ]
     for cell in found.cells:

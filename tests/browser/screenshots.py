@@ -104,19 +104,38 @@ def shoot_study(browser: Browser, page: Page, app: RunningApp, path: Path) -> No
     (folder,) = (app.folder / "outputs" / "studies").iterdir()
     store = StudyStore.open(folder)
     token = store.hand_out(1)[0]
-    store.close()
     rater = browser.new_context(viewport={"width": WIDTH, "height": 900}).new_page()
     rater.set_default_timeout(PATIENCE)
     rater.goto(f"{app.url}study/{folder.name}/r/{token}")
     rater.locator("#agree").check()
     rater.locator("#begin").click()
-    for button in ("#start-practice", "#start-study"):
-        if rater.locator(button).is_visible():
-            rater.locator(button).click()
-    expect(rater.locator("#panel:not(.locked)")).to_be_visible(timeout=PATIENCE)
-    expect(rater.locator(".tile.watched")).to_have_count(rater.locator(".tile").count())
+    rater.locator("#start-practice:visible, #start-study:visible").first.click()
+    practise(rater, store, token)
+    store.close()
+    watch(rater)
     save(rater, path, height=1000)
     rater.context.close()
+
+
+def practise(rater: Page, store: StudyStore, token: str) -> None:
+    """The practice items, right at once, and on to the study."""
+    right = {item.candidates[item.answer] for item in store.items.values() if item.answer}
+    person = store.links.rater(token)
+    for number in range(store.progress(person).practice):
+        watch(rater)
+        shown = store.trial(person, number).candidates
+        place = next(k for k, name in enumerate(shown, start=1) if name in right)
+        for row in rater.locator(".choices").all():
+            row.locator(f"input[value='{place}']").check(force=True)
+        for _ in ("Check my answers", "Continue"):
+            expect(rater.locator("#next")).to_be_enabled(timeout=PATIENCE)
+            rater.locator("#next").click()
+    rater.locator("#start-study").click()
+
+
+def watch(rater: Page) -> None:
+    expect(rater.locator("#panel:not(.locked)")).to_be_visible(timeout=PATIENCE)
+    expect(rater.locator(".tile.watched")).to_have_count(rater.locator(".tile").count())
 
 
 def shoot_motions(page: Page, folder: Path, path: Path) -> None:

@@ -189,6 +189,16 @@ def test_a_training_that_was_killed_is_resumed_and_comes_into_the_library(
         expect(page.locator(".training.done")).to_have_count(1, timeout=3 * PATIENCE)
         card = page.locator(".motion-card h3").get_by_text("leap", exact=True)
         expect(card).to_be_visible(timeout=PATIENCE)
+        open_tab(page, "transfer")
+        pick_example(page)
+        mark_two(page)
+        open_tab(page, "motions")
+        page.locator(".training.done [data-what=use]").click()
+        expect(page.locator(".motion-dialog[open] .card:visible")).to_have_count(1)
+        page.keyboard.press("Enter")
+        expect(page.locator(".motion-button[data-number='1']")).to_have_attribute(
+            "data-motion", "leap", timeout=PATIENCE
+        )
         page.context.close()
 
 

@@ -7,6 +7,8 @@ import secrets
 
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException as PlainHTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,6 +23,10 @@ from motion_app.study.store import StudyStore
 
 logger = logging.getLogger(__name__)
 
+# What a database that is stopped, starting, full or overrun raises.
+AWAY = (OperationalError, InterfaceError, PoolTimeout)
+RETRY_SECONDS = "2"
+
 
 def build_site(store: StudyStore, *, admin_secret: str) -> FastAPI:
     """The rater's page, the administrator's, and their calls. ``admin_secret`` has 12 letters or
@@ -30,6 +36,8 @@ def build_site(store: StudyStore, *, admin_secret: str) -> FastAPI:
     site.add_exception_handler(MotionAppError, _mistake)
     site.add_exception_handler(PlainHTTPException, _refusal)
     site.add_exception_handler(RequestValidationError, _malformed)
+    for kind in AWAY:
+        site.add_exception_handler(kind, _away)
     site.add_exception_handler(Exception, _fault)
     files = static_files()
 
@@ -66,6 +74,15 @@ async def _malformed(request: Request, error: RequestValidationError) -> Respons
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"][1:]) or "the body"
     return _error(400, f"{where} is wrong: {fault['msg']}; reload the page")
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    # The whole text holds the statement's values: raters and their answers.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    lines = str(cause).strip().splitlines()
+    logger.error("the study's database does not answer: %s", lines[0] if lines else repr(cause))
+    message = "the study's database does not answer just now; send it again in a moment"
+    return _error(503, message, {"retry-after": RETRY_SECONDS})
 
 
 async def _fault(request: Request, error: Exception) -> Response:
