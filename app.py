@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-
-with contextlib.suppress(ImportError):  # only a hosted GPU Space has it, and wants it first
-    import spaces  # noqa: F401
-
 import argparse
 import logging
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING
 
 from motion_app.errors import MotionAppError
-from motion_app.settings import ROOT, Settings, load_settings
+from motion_app.hosting import Hosting
+from motion_app.settings import Settings
+from motion_app.ui.space import Stage, open_space, prepare_stage
 from motion_app.ui.upload_folder import UploadFolder
 
 if TYPE_CHECKING:
     from motion_app.study.server import StudySettings
 
 WORKER_THREADS = 128  # a page that watches its job holds one
+HOSTING = Hosting.detect()
+# A Space makes its page, and on ZeroGPU loads its model, while this file is imported.
+STAGE = open_space(HOSTING) if HOSTING.space else None
+demo = STAGE.page if STAGE is not None else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,17 +32,20 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself things at start
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed
     try:
-        settings = load_settings(
+        settings = HOSTING.settings(
             **{key: value for key, value in given.items() if value is not None}
         )
         if options.study_only:
             _serve_studies(settings)
             return 0
-        credentials = _credentials(options.auth)
+        served = {"credentials": _credentials(options.auth), "mcp": options.mcp}
+        if STAGE is not None:
+            _serve(STAGE, settings, **served)
+            return 0
         with UploadFolder(
             settings.cache, most_bytes=settings.limits.upload_gigabytes * 2**30
         ) as uploads:
-            _serve(settings, uploads, credentials=credentials, mcp=options.mcp)
+            _serve(prepare_stage(settings, uploads, HOSTING), settings, **served)
     except MotionAppError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -94,23 +97,15 @@ def _study_settings(settings: Settings) -> StudySettings:
 
 
 def _serve(
-    settings: Settings, uploads: UploadFolder, *, credentials: tuple[str, str] | None, mcp: bool
+    stage: Stage, settings: Settings, *, credentials: tuple[str, str] | None, mcp: bool
 ) -> None:
-    # Read when gradio is imported: its uploads and copies go where they are deleted at the end.
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads.path)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
     from starlette.routing import Mount
 
     from motion_app.study.server import build_study_app
-    from motion_app.ui.examples import load_examples
     from motion_app.ui.gateway import server_options
-    from motion_app.ui.host import ModelHost
-    from motion_app.ui.page import build_page, launch_options
+    from motion_app.ui.page import launch_options
 
-    host = ModelHost(settings)
-    page = build_page(host, load_examples(ROOT / "assets" / "examples"))
-    limits = settings.limits
+    page, host, limits = stage.page, stage.host, settings.limits
     server, _, _ = page.launch(
         server_name=settings.host,
         server_port=settings.port or None,
@@ -118,6 +113,7 @@ def _serve(
         max_file_size=int(max(limits.clip_megabytes, limits.motion_megabytes) * 2**20),
         max_threads=WORKER_THREADS,
         enable_monitoring=False,
+        ssr_mode=False,  # the page's own scripts draw into what gradio's server would have drawn
         allowed_paths=[str(host.jobs.files)],
         mcp_server=mcp,
         prevent_thread_lock=True,
@@ -126,7 +122,7 @@ def _serve(
     )
     # Before gradio's own routes, of which one takes every path.
     server.router.routes.insert(0, Mount("/study", build_study_app(_study_settings(settings))))
-    uploads.start(
+    stage.uploads.start(
         file for block in page.blocks.values() for file in getattr(block, "keep_in_cache", ())
     )
     host.start()  # after the page is up: importing torch takes longer than opening it

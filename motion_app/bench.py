@@ -21,6 +21,7 @@ import numpy as np
 from motion_app.bench_full_scale import bench_layers
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from motion_app.engine.layout import SequenceLayout
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from motion_app.scene import GenerationRequest
 
 PARTS = ("attention", "generate", "train", "startup")
+ON_REQUEST = ("caches",)
+CACHED_STEPS = 50  # so that there is something left when the masks have settled
 ATTENTION_SIZES = {"text": 226, "motion": 226, "heads": 4, "head_dim": 64}
 ATTENTION_GRID = (6, 30, 30)  # 5,400 video tokens
 REPEATS = 7
@@ -43,8 +46,9 @@ def run_bench(
     layers: int = 1,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Measure one of PARTS, or all (None), with the checkpoint ``model``; seconds as JSON. With
-    ``shape``, "generate" measures ``layers`` layers of that size on random weights instead."""
+    """Measure one of PARTS or ON_REQUEST, or all PARTS (None), with the checkpoint ``model``;
+    seconds as JSON. With ``shape``, "generate" measures ``layers`` layers of that size on random
+    weights instead."""
     measures: dict[str, Callable[[], dict[str, float]]] = {
         "attention": bench_attention,
         "generate": lambda: (
@@ -54,6 +58,7 @@ def run_bench(
         ),
         "train": lambda: bench_train(model),
         "startup": lambda: bench_startup(model),
+        "caches": lambda: bench_caches(model),
     }
     results = {}
     for name in PARTS if part is None else (part,):
@@ -141,9 +146,16 @@ def _two_regions() -> tuple[SequenceLayout, Tensor]:
     return layout, masks
 
 
-def dense_mask_builder(layout: SequenceLayout, masks: Tensor) -> Callable[[], Tensor]:
+def dense_mask_builder(
+    layout: SequenceLayout,
+    masks: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Callable[[], Tensor]:
     """A function that builds the whole additive mask (L + V, L + ΣM + V) from the visibility table,
-    in the type of the queries as the authors' release does (664 MB in bfloat16 at the 5B size)."""
+    in ``dtype`` (float32 where None), that of the queries in the authors' release: 648 MB in
+    bfloat16 at the 5B size with two motions, and half of that in passing."""
     import torch
 
     from motion_app.engine.attention import visibility
@@ -155,11 +167,11 @@ def dense_mask_builder(layout: SequenceLayout, masks: Tensor) -> Callable[[], Te
         [*range(1 + 2 * layout.objects), *(names.index(name) for name in sets)]
     )  # of the classes that occur, their rows in the table
     rows, query_class, key_class = (
-        torch.from_numpy(table),
-        places[classes.queries],
-        places[classes.keys],
+        part.to(device)
+        for part in (torch.from_numpy(table), places[classes.queries], places[classes.keys])
     )
-    return lambda: torch.zeros(()).where(rows[query_class][:, key_class], -torch.inf)
+    open_ = torch.zeros((), dtype=dtype or torch.float32, device=device)
+    return lambda: open_.where(rows[query_class][:, key_class], -torch.inf)
 
 
 def bench_generate(model: str) -> dict[str, float]:
@@ -195,6 +207,37 @@ def two_objects(engine: MotionEngine, model: str) -> GenerationRequest:
         )
     )
     return GenerationRequest(fitted.image, objects)
+
+
+def bench_caches(model: str) -> dict[str, float]:
+    """Every step cache on a video of CACHED_STEPS steps: seconds, their ratio to those without a
+    cache, the share of passes that the last layer computed, and the likeness of the frames in
+    decibels (PSNR). ``mag_ratio.000`` and so on are measured on another video."""
+    from motion_app.engine.acceleration import Acceleration
+    from motion_app.engine.pipeline import MotionEngine
+    from motion_app.engine.step_cache import CACHES, StepCache, residual_ratios
+
+    plain = _engine(model)
+    request = replace(two_objects(plain, model), steps=CACHED_STEPS)
+    with residual_ratios(plain.pipe.transformer) as ratios:
+        plain.generate(replace(request, seed=request.seed + 1))
+    started = time.perf_counter()
+    frames = plain.generate(request).frames.astype(float)
+    without = time.perf_counter() - started
+    figures = {"none.seconds": without}
+    for kind in CACHES:
+        cache = StepCache(kind, ratios=ratios if kind == "mag" else ())
+        engine = MotionEngine.load(model, acceleration=Acceleration(cache=cache))
+        passes: list[int] = []
+        last = engine.pipe.transformer.transformer_blocks[-1].attn1.to_out[0]
+        last.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        started = time.perf_counter()
+        error = engine.generate(request).frames.astype(float) - frames
+        figures[f"{kind}.seconds"] = time.perf_counter() - started
+        figures[f"{kind}.over_none"] = figures[f"{kind}.seconds"] / without
+        figures[f"{kind}.computed"] = len(passes) / CACHED_STEPS
+        figures[f"{kind}.psnr"] = float(10 * np.log10(255**2 / max((error**2).mean(), 1e-9)))
+    return {**figures, **{f"mag_ratio.{k:03}": ratio for k, ratio in enumerate(ratios)}}
 
 
 def bench_train(model: str) -> dict[str, float]:

@@ -292,7 +292,9 @@ def _add_study(actions: Any) -> None:
 
 def _add_bench(actions: Any) -> None:
     parser = _command(actions, "bench", commands.bench, "measure speed on this machine")
-    parser.add_argument("what", nargs="?", choices=("attention", "generate", "train", "startup"))
+    parser.add_argument(
+        "what", nargs="?", choices=("attention", "generate", "train", "startup", "caches")
+    )
     parser.add_argument("--json", action="store_true", help="only the JSON, no table")
     parser.add_argument(
         "--shape", help="generate: layers of this size on random weights: 5b, 1.5-5b, tiny"
@@ -302,4 +304,5 @@ def _add_bench(actions: Any) -> None:
     parser = _command(
         actions, "memory", commands.memory, "what a model needs under each memory profile"
     )
-    parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video model")
+    parser.add_argument("--free", type=float, metavar="GB", help="choose for a GPU with this free")
+    _add_model(parser)

@@ -24,6 +24,7 @@ from motion_app.settings import Settings
 from motion_app.signing import certificate_of
 
 if TYPE_CHECKING:
+    from motion_app.engine.memory import DeviceProfile
     from motion_app.engine.pipeline import MotionEngine
 
 Result = dict[str, Any]
@@ -62,6 +63,8 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
     saved = save_result(
         video, out, export=engine.defaults.export, badge=settings.badge, certificate=certificate
     )
+    if engine.profile.too_large:
+        print(_stepped_down(engine.profile), file=sys.stderr)
     return {
         "video": str(saved.video),
         "gif": str(saved.gif),
@@ -70,7 +73,16 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
         "seconds": round(seconds, 2),
         "masks": [str(path) for path in saved.masks],
         "frames": str(saved.frames),
+        "profile": engine.profile.placement.name,
     }
+
+
+def _stepped_down(profile: DeviceProfile) -> str:
+    name = profile.placement.name
+    return (
+        f"{profile.device} ran out of memory with the profile {profile.too_large}; this was made "
+        f"with {name} (MOTION_APP_PROFILE={name} begins with it)"
+    )
 
 
 def verify(options: argparse.Namespace, settings: Settings) -> Result:
@@ -226,26 +238,47 @@ def bench(options: argparse.Namespace, settings: Settings) -> Result:
 
 
 def memory(options: argparse.Namespace, settings: Settings) -> Result:
-    """What a checkpoint would need under each memory profile, without reading its weights."""
+    """What a checkpoint would need under each memory profile, and the one that is chosen: without
+    reading its weights. ``free`` GB of a GPU make the choice as it would be there."""
     silence_loaders()
 
+    from motion_app.engine.acceleration import Acceleration
     from motion_app.engine.checkpoint import checkpoint_folder
     from motion_app.engine.footprint import GIGABYTE, read_footprint
-    from motion_app.engine.memory import PLACEMENTS
+    from motion_app.engine.memory import PLACEMENTS, DeviceProfile
+    from motion_app.engine.outlook import look_ahead
 
     folder = checkpoint_folder(options.model or settings.model, on_bytes=_show_bytes)
     needs = read_footprint(folder, item=2)
-    return {
-        "model": str(folder),
-        "gigabytes": {
-            name: {
-                "device": round(placement.device_bytes(needs) / GIGABYTE, 2),
-                "main_memory": round(placement.host_bytes(needs) / GIGABYTE, 2),
-            }
-            for name, placement in PLACEMENTS.items()
-        },
-        "measured": False,
+    acceleration = Acceleration.of(settings)
+    keep = {"keep_text_encoder": acceleration.keep_text_encoder}
+    table = {
+        name: {
+            "device": round(placement.device_bytes(needs, **keep) / GIGABYTE, 2),
+            "main_memory": round(placement.host_bytes(needs, **keep) / GIGABYTE, 2),
+        }
+        for name, placement in PLACEMENTS.items()
     }
+    _, here = look_ahead(
+        folder, device=options.device or settings.device, acceleration=acceleration
+    )
+    result = {"model": str(folder), "gigabytes": table, "measured": False, "here": here.to_json()}
+    chosen = here.profile
+    if options.free is not None:
+        somewhere = DeviceProfile.choose(
+            lambda item: needs,
+            device="meta",
+            placement=acceleration.profile,
+            free=round(options.free * GIGABYTE),
+            **keep,
+        )
+        chosen = somewhere.placement.name
+    print(f"{'profile':<22}{'GPU':>8}{'main memory':>14}   GB in bfloat16, estimated")
+    for name, row in table.items():
+        mark = "  ← chosen" if name == chosen else ""
+        print(f"{name:<22}{row['device']:>8.2f}{row['main_memory']:>14.2f}{mark}")
+    print(f"here: {here}")
+    return {**result, "chosen": chosen}
 
 
 def _show_bytes(done: int, total: int) -> None:

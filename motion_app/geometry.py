@@ -223,7 +223,7 @@ class GenerationDefaults:
     transformer's config. ``rmpm``, ``motion_training`` and ``synmotion_training`` hold keyword
     arguments for the configuration dataclasses of the propagation and of the two ways to learn a
     motion, which reject unknown names. ``segmenter`` is a folder inside the checkpoint, a path or a
-    hub id of a SAM-2 model.
+    hub id of a SAM-2 model. ``mag_ratios``: of the step cache mag, measured on this checkpoint.
     """
 
     name: str = ""
@@ -239,6 +239,7 @@ class GenerationDefaults:
     motion_training: Mapping[str, Any] = field(default_factory=dict)
     synmotion_training: Mapping[str, Any] = field(default_factory=dict)
     segmenter: str | None = None
+    mag_ratios: tuple[float, ...] = ()
 
     def training_of(self, method: str) -> Mapping[str, Any]:
         """The checkpoint's own settings of learning a motion by ``method``."""

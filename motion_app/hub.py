@@ -7,17 +7,21 @@ network. What came is compared with what the hub promised before anything loads 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import logging
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from motion_app.errors import CheckpointError
+from motion_app.hub_files import blob_folder, fetch_file, large_files
 
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 OnBytes = Callable[[int, int], None]
 
 # What each name means until somebody asks for another revision: a repository may change.
@@ -36,6 +40,8 @@ PIPELINE_FILES = (
     *("model_index.json", "generation.json", "tokenizer/*", "scheduler/*.json"),
     *(f"{part}/*.{ending}" for part in PARTS for ending in ("json", "safetensors")),
 )
+SIZE_FILES = ("model_index.json", "transformer/config.json", "vae/config.json")
+CONFIG_FILES = (*SIZE_FILES, "generation.json")
 TRANSFORMERS_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -73,56 +79,138 @@ def fetch(
     """The folder of ``repository`` with the files that fit the patterns ``files``.
 
     A download that broke off goes on where it stopped. ``on_bytes`` hears (bytes so far, bytes in
-    all). ``cache`` and ``endpoint`` None are the hub client's own. Raises CheckpointError: no
-    connection and not in the cache, no such model, or files that are not what was promised.
+    all) of the large files. ``cache`` and ``endpoint`` None are the hub client's own. Raises
+    CheckpointError: no connection and not in the cache, no such model, or files that are not what
+    was promised.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted: dict[str, Any] = {
-        "repo_id": repository.name,
-        "revision": repository.revision,
-        "allow_patterns": list(files),
-        "cache_dir": cache,
-        "endpoint": endpoint,
-    }
-    try:
-        folder = Path(snapshot_download(**wanted, local_files_only=True))
-        check_complete(folder)
-        return folder
-    except (LocalEntryNotFoundError, CheckpointError):
-        pass  # not here yet, or not all of it
-    try:
-        folder = Path(snapshot_download(**wanted, tqdm_class=_progress_class(on_bytes)))
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"{repository} is not on this machine and the hub cannot be reached; connect once to "
-            "fetch it, or give the folder of a copy"
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{repository} cannot be fetched: {one_line(error)}") from error
+    where = {"cache": cache, "endpoint": endpoint}
+    folder = _snapshot(repository, files, **where, offline=True)
+    if folder is not None:
+        try:
+            check_complete(folder)
+            return folder
+        except CheckpointError:
+            pass  # not all of it
+    checked = _fetch_large(repository, files, **where, on_bytes=on_bytes)
+    folder = _snapshot(repository, files, **where)
     check_complete(folder)
-    check_digests(folder)
+    check_digests(folder, but=checked)
     return folder
 
 
-def _progress_class(on_bytes: OnBytes | None) -> type:
-    """A progress bar that draws nothing and tells ``on_bytes`` what it counts."""
+def _fetch_large(
+    repository: Repository,
+    files: Sequence[str],
+    *,
+    cache: Path | None,
+    endpoint: str | None,
+    on_bytes: OnBytes | None,
+) -> frozenset[str]:
+    """The large ones of ``files`` into the cache of the hub's client; returns their digests, which
+    were compared."""
+    found = _of_hub(
+        repository,
+        lambda: large_files(repository.name, repository.revision, files, endpoint=endpoint),
+    )
+    total, done = sum(file.size for file in found), 0
+
+    def on_piece(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_bytes is not None:
+            on_bytes(done, total)
+
+    for file in found:
+        fetch_file(
+            file,
+            name=repository.name,
+            revision=repository.revision,
+            blobs=blob_folder(repository.name, cache),
+            endpoint=endpoint,
+            on_piece=on_piece,
+        )
+    return frozenset(file.sha256 for file in found)
+
+
+def fetch_configs(
+    repository: Repository, *, cache: Path | None = None, endpoint: str | None = None
+) -> Path:
+    """The folder of a pipeline with the few small files that tell its sizes, so that a page can be
+    built while the weights are still coming. CheckpointError as ``fetch``, and for a repository
+    that is no such pipeline."""
+    folder = _snapshot(repository, CONFIG_FILES, cache=cache, endpoint=endpoint, offline=True)
+    if folder is None or not _has_sizes(folder):
+        folder = _snapshot(repository, CONFIG_FILES, cache=cache, endpoint=endpoint)
+    if not _has_sizes(folder):
+        raise CheckpointError(
+            f"{repository} is no CogVideoX pipeline: it lacks one of {', '.join(SIZE_FILES)}; "
+            "choose an image-to-video model such as zai-org/CogVideoX-5b-I2V"
+        )
+    return folder
+
+
+def _has_sizes(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in SIZE_FILES)
+
+
+def _snapshot(
+    repository: Repository,
+    files: Sequence[str],
+    *,
+    cache: Path | None,
+    endpoint: str | None,
+    offline: bool = False,
+) -> Path | None:
+    """What the hub's client has or gets of ``files``; ``offline`` gives None for nothing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download() -> str:
+        return snapshot_download(
+            repo_id=repository.name,
+            revision=repository.revision,
+            allow_patterns=list(files),
+            cache_dir=cache,
+            endpoint=endpoint,
+            local_files_only=offline,
+            tqdm_class=_silent_bar(),
+        )
+
+    if not offline:
+        return Path(_of_hub(repository, download))
+    try:
+        return Path(download())
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _of_hub(repository: Repository, ask: Callable[[], Answer]) -> Answer:
+    """What ``ask`` gets of the hub; CheckpointError says in one line why it gets nothing."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return ask()
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"{repository} cannot be fetched: {one_line(error)}") from error
+    except Exception as error:  # a dozen kinds: of the line, of the client's libraries, of the disk
+        logger.debug("the hub's client", exc_info=error)
+        raise CheckpointError(
+            f"{repository} is not on this machine, and the hub cannot be reached or its files not "
+            f"be kept ({one_line(error)}); connect once to fetch it, or give the folder of a copy"
+        ) from error
+
+
+def _silent_bar() -> type:
+    """A progress bar that draws nothing: ours is ``on_bytes``."""
     from tqdm.auto import tqdm
 
-    class Counting(tqdm):
+    class Silent(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            options.update(file=io.StringIO(), disable=False)
+            options.update(disable=True)
             options.pop("name", None)
             super().__init__(*arguments, **options)
 
-        def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
-            if on_bytes is not None and self.unit == "B":
-                on_bytes(int(self.n), int(self.total or 0))
-            return shown
-
-    return Counting
+    return Silent
 
 
 def check_complete(folder: Path) -> None:
@@ -141,6 +229,8 @@ def check_complete(folder: Path) -> None:
             raise CheckpointError(
                 f"{folder.name} lacks {', '.join(dict.fromkeys(missing))}; fetch it again"
             )
+    if not any(folder.rglob("*.safetensors")):
+        raise CheckpointError(f"{folder.name} holds no weights (safetensors); fetch it again")
     for shards in folder.rglob("*.safetensors.index.json"):
         names = set(read_json(shards).get("weight_map", {}).values())
         missing = sorted(name for name in names if not (shards.parent / name).is_file())
@@ -174,12 +264,12 @@ def weight_header(file: Path) -> dict[str, dict[str, Any]]:
     return header
 
 
-def check_digests(folder: Path) -> None:
+def check_digests(folder: Path, *, but: Collection[str] = ()) -> None:
     """Raises CheckpointError where a cached file is not what its name in the cache says: the hub
-    names large files by their sha256."""
+    names large files by their sha256. Those ``but`` were compared already."""
     for file in sorted(folder.rglob("*")):
         blob = file.resolve()
-        if not file.is_file() or not SHA256.fullmatch(blob.name):
+        if not file.is_file() or not SHA256.fullmatch(blob.name) or blob.name in but:
             continue
         with blob.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()

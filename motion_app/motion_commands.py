@@ -89,14 +89,17 @@ def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
     _readable(options.file)
     _motion_out(options.out)
 
+    from motion_app.engine.checkpoint import checkpoint_folder, fingerprint
     from motion_app.engine.motion_tokens import convert_published
 
-    engine = load_engine(options.model or settings.model, options.device or settings.device)
+    folder = checkpoint_folder(options.model or settings.model)
+    geometry = ModelGeometry.from_folder(folder)
     saved = convert_published(
         options.file,
         options.out,
-        transformer=engine.pipe.transformer,
-        base=engine.fingerprint,
+        layers=geometry.layers,
+        width=geometry.width_tokens,
+        base=fingerprint(folder / "transformer"),
         name=options.name,
         phrase=options.phrase,
         noun=options.noun,

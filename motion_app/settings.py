@@ -53,7 +53,8 @@ class Settings(BaseSettings):
     ``second_device`` and ``keep_text_encoder`` say how the model is run
     (``engine.acceleration``). ``motions`` are the folders searched for motions beside
     the model's own, and new ones go into the first; ``segmenter`` is a SAM-2 folder or hub id, None
-    the one the model names. ``outputs`` holds the database of jobs and a folder for each;
+    the one the model names; ``finder`` a Grounding DINO or SAM 3 folder or hub id, which finds
+    things by words, None for none. ``outputs`` holds the database of jobs and a folder for each;
     ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose; ``training``
     False turns learning motions off in the page. ``c2pa_certificate``, a chain, and ``c2pa_key``,
     both PEM files, sign every video; they need the extra ``c2pa``. ``study_database``:
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
 
     model: str = str(ROOT / "checkpoints" / "pocket")
     segmenter: str | None = None
+    finder: str | None = None
     device: str | None = None
     profile: str | None = None
     kernel: str = "torch"

@@ -1,18 +1,23 @@
 """Kernels, compiled code, caches and a second device: the same video, or close and only later."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from test_pipeline import motions, scene  # noqa: F401
 
+from motion_app.bench import two_objects
 from motion_app.engine.acceleration import Acceleration
 from motion_app.engine.attention import AttentionPlan, attend
 from motion_app.engine.fixed_plans import FixedShapes
 from motion_app.engine.kernels import attention_kernel, kernels_of
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.engine.step_cache import CACHES, StepCache
+from motion_app.engine.step_cache import CACHES, StepCache, residual_ratios
 from motion_app.errors import CheckpointError, RequestError
+from motion_app.settings import ROOT
 
 LAYOUT = SequenceLayout(text=8, phrases=[(1, 3), (4, 6)], motion=[5, 7], grid=(3, 6, 8))
 
@@ -116,8 +121,6 @@ def test_each_half_sees_its_own_strengths(
     tiny_checkpoint,
     motions,  # noqa: F811
 ):
-    from dataclasses import replace
-
     split = accelerated(tiny_checkpoint, second_device="cpu")
     found = []
     for one in (engine, split):
@@ -173,12 +176,60 @@ def test_a_cache_skips_layers_once_it_has_started(tiny_checkpoint, motions):  # 
     [
         ({"kind": "magic"}, '"magic"; choose one of first-block'),
         ({"kind": "pab", "strength": 0.0}, "above 0 up to 1"),
-        ({"kind": "mag"}, "magnitude ratios"),
     ],
 )
 def test_a_cache_that_cannot_be_is_refused(options, words):
     with pytest.raises(RequestError, match=words):
         StepCache(**options)
+
+
+def test_mag_is_refused_for_a_model_that_names_no_ratios(tiny_checkpoint):
+    with pytest.raises(CheckpointError, match="the cache mag needs .* tiny names none"):
+        accelerated(tiny_checkpoint, cache=StepCache("mag"))
+
+
+def test_measured_ratios_are_those_of_what_the_layers_add(engine, motions):  # noqa: F811
+    transformer, residuals = engine.pipe.transformer, []
+
+    def last(block, arguments, output):
+        residuals.append(output[0] - first[0])
+
+    first = []
+    hooks = (
+        transformer.transformer_blocks[0].register_forward_pre_hook(
+            lambda block, _, options: first.__setitem__(slice(None), [options["hidden_states"]]),
+            with_kwargs=True,
+        ),
+        transformer.transformer_blocks[-1].register_forward_hook(last),
+    )
+    with residual_ratios(transformer) as ratios:
+        engine.generate(scene(motions, steps=4))
+    for hook in hooks:
+        hook.remove()
+    norms = [residual.norm(dim=-1) for residual in residuals]
+    expected = [1.0, *((b / a).mean().item() for a, b in pairwise(norms))]
+    assert ratios == pytest.approx(expected, rel=1e-4) and len(ratios) == 4
+    assert not transformer.transformer_blocks[-1]._forward_hooks
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_every_cache_works_on_the_pocket_by_its_name_alone(kind):
+    """As a deployment sets it, and skipping as much as it can."""
+    pocket = ROOT / "checkpoints" / "pocket"
+    engine = accelerated(pocket, cache=StepCache(kind, strength=1.0))
+    request = replace(two_objects(engine, str(pocket)), steps=20)
+    passes = []
+    block = engine.pipe.transformer.transformer_blocks[-1].attn1.to_out[0]
+    block.register_forward_hook(lambda *_: passes.append(1))
+    started = []
+    video = engine.generate(
+        request, lambda report: started.append(engine.runtime.cache.started_at) or True
+    )
+    assert started[-1] is not None and len(passes) < 20
+    plain = accelerated(pocket).generate(request)
+    error = (video.frames.astype(float) - plain.frames.astype(float)) ** 2
+    assert 10 * np.log10(255**2 / max(error.mean(), 1e-9)) > 22  # the same video to the eye
+    assert not engine.pipe.transformer.is_cache_enabled
 
 
 def test_a_cache_and_a_second_device_exclude_each_other(tiny_checkpoint):

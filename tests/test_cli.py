@@ -263,3 +263,15 @@ def test_a_mistake_is_exit_code_2_and_no_stack_trace_in_a_real_process(tmp_path)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: the request none.json cannot be read: No such file or directory\n"
+
+
+def test_memory_names_the_profile_that_is_chosen_here_and_on_a_gpu(capsys):
+    here = run(capsys, "memory")
+    assert here["chosen"] == here["here"]["profile"] == "resident" and here["measured"] is False
+    assert 0 < here["here"]["device_gb"] < here["here"]["device_free_gb"]
+    sizes = [row["device"] for row in here["gigabytes"].values()]
+    assert sizes[0] >= sizes[1] >= sizes[2] and "group-offload" in here["gigabytes"]
+    assert run(capsys, "memory", "--free", "1e-6")["chosen"] == "group-offload-fp8"
+    main(["memory", "--free", "1"])
+    table = capsys.readouterr().out.splitlines()
+    assert sum("← chosen" in line for line in table) == 1 and table[-2].startswith("here: cpu")

@@ -1,7 +1,12 @@
 """Meta's own SAM 2 answers as transformers' on the same weights; words find things in pictures."""
 
+import json
 import re
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -25,10 +30,21 @@ from transformers import (
 from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
 
 from motion_app.errors import CheckpointError, MediaError, RequestError
-from motion_app.object_finder import ObjectFinder, find_objects
+from motion_app.media import decode_data_uri, encode_data_uri, read_mask
+from motion_app.object_finder import FoundObject, ObjectFinder, find_objects
 from motion_app.scene import Box, Click
 from motion_app.segment_anything2 import OriginalSegmenter, config_of, load_segmenter
 from motion_app.segmentation import ClickSegmenter
+from motion_app.settings import Limits, Settings
+from motion_app.ui.api_pictures import PictureEndpoints
+from motion_app.ui.drafts import SceneDraft
+from motion_app.ui.host import ModelHost
+from motion_app.ui.placement import to_picture
+from motion_app.ui.scene_actions import Finding, SceneActions
+from motion_app.ui.session import Session
+from motion_app.ui.texts import Texts
+from motion_app.ui.transfer_tab import TransferTab
+from motion_app.ui.undo import Action
 
 POSITIONS = "shared_embedding.positional_embedding"
 TINY = "configs/sam2.1/sam2.1_hiera_t.yaml"
@@ -193,7 +209,9 @@ def test_no_words_and_no_picture_are_refused(grounding_dino, tmp_path):
         ObjectFinder.load(tmp_path, device="cpu")
 
 
-def test_sam3_gives_masks_for_words(tmp_path):
+@pytest.fixture(scope="module")
+def sam3(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sam3")
     torch.manual_seed(0)
     small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4}
     tokens = {"<|startoftext|>": 0, "<|endoftext|>": 1, "f": 2, "o": 3, "x</w>": 4, "fo": 5}
@@ -229,11 +247,143 @@ def test_sam3_gives_masks_for_words(tmp_path):
         detr_decoder_config={**small, "num_layers": 1, "num_queries": 6},
         mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
     )
-    Sam3Model(config).save_pretrained(tmp_path)
+    Sam3Model(config).save_pretrained(folder)
     tokenizer = CLIPTokenizerFast(vocab=tokens, merges=[("f", "o"), ("fo", "x</w>")])
     size = {"height": 112, "width": 112}
-    Sam3Processor(Sam3ImageProcessor(size=size), tokenizer).save_pretrained(tmp_path)
-    finder = ObjectFinder.load(tmp_path, device="cpu")
+    Sam3Processor(Sam3ImageProcessor(size=size), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_sam3_gives_masks_for_words(sam3):
+    finder = ObjectFinder.load(sam3, device="cpu")
     found = finder.find(picture(), ["fox"], threshold=0.0)
     assert found and all(item.mask.shape == (64, 96) for item in found)
     assert all(item.mask.dtype == bool for item in found)
+
+
+# from words to objects --------------------------------------------------------------------------
+
+
+def square(image: np.ndarray, clicks, box: Box | None) -> SimpleNamespace:
+    """A segmenter that takes a box for its object."""
+    masks = np.zeros((3, *image.shape[:2]), dtype=bool)
+    masks[:, round(box.y0) : round(box.y1), round(box.x0) : round(box.x1)] = True
+    return SimpleNamespace(masks=masks, scores=np.array([0.5, 0.9, 0.7]), best=1)
+
+
+def host_with(finder: Path | None, *, objects: int = 8) -> ModelHost:
+    """The pocket's sizes, and clicks that are answered at once; nothing is loaded."""
+    host = ModelHost(Settings(finder=None if finder is None else str(finder), device="cpu"))
+    host.settings = host.settings.model_copy(update={"limits": Limits(objects=objects)})
+    host.segmenter = lambda: SimpleNamespace(
+        set_image=lambda image: None,
+        predict=lambda clicks, box: square(np.zeros((64, 96, 3), np.uint8), clicks, box),
+    )
+    return host
+
+
+def session_with(image: np.ndarray, host: ModelHost) -> Session:
+    session = Session()
+    session.put(SceneDraft.of(image, "crop", host.geometry()), Action("transfer.did_picture"))
+    return session
+
+
+def test_what_words_name_becomes_objects_that_one_undo_takes_back(grounding_dino):
+    host = host_with(grounding_dino, objects=4)
+    host.finder().find = partial(host.finder().find, threshold=0.0)  # its weights are random
+    actions = SceneActions(host, [])
+    session = session_with(np.repeat(np.repeat(picture(), 4, 0), 4, 1), host)
+    finding = actions.look_for(session, {"text": "red robot, fox"})
+    assert len(finding.found) > 4
+    actions.add_found(session, finding)
+    objects = session.draft.objects
+    assert 0 < len(objects) <= 4 and {item.name for item in objects} <= {"red robot", "fox"}
+    assert all(item.name in item.sentence and item.mask.any() for item in objects)
+    assert session.draft.selected is None
+    session.undo()
+    assert session.draft.objects == ()
+
+
+def test_masks_of_the_finder_are_taken_as_they_are(sam3):
+    host = host_with(sam3)
+    host.finder().find = partial(host.finder().find, threshold=0.0)
+    actions, session = SceneActions(host, []), session_with(picture(), host)
+    finding = actions.look_for(session, {"text": "fox"})
+    actions.add_found(session, finding)
+    masks = [item.mask for item in finding.found]
+    for item in session.draft.objects:
+        assert any(np.array_equal(item.mask, mask) for mask in masks)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_found_box_lands_on_the_same_thing_in_every_fit(fit):
+    image = np.zeros((200, 200, 3), np.uint8)
+    geometry = host_with(None).geometry()
+    draft = SceneDraft.of(image, fit, geometry)
+    found = FoundObject("fox", 0.9, Box(80, 90, 120, 130))
+    (item,) = draft.with_found([found], square, most=8).objects
+    rows, columns = np.nonzero(item.mask)
+    x, y = to_picture(draft.fitted, columns.mean() + 0.5, rows.mean() + 0.5)
+    assert abs(x - 100) < 4 and abs(y - 110) < 4 and item.name == "fox"
+
+
+def test_what_is_cut_off_found_twice_or_too_much_is_left_out():
+    image = np.zeros((400, 96, 3), np.uint8)  # the crop keeps rows 168 to 232
+    draft = SceneDraft.of(image, "crop", host_with(None).geometry())
+    boxes = {
+        "gone": Box(10, 0, 40, 60),
+        "cat": Box(10, 180, 40, 220),
+        "animal": Box(11, 181, 40, 221),
+        "fox": Box(60, 180, 90, 220),
+        "hen": Box(44, 180, 56, 220),
+    }
+    found = [FoundObject(words, 0.9, box) for words, box in boxes.items()]
+    after = draft.with_found(found, square, most=2)
+    assert [item.name for item in after.objects] == ["cat", "fox"]
+    assert after.with_found(found, square, most=8).objects[2].name == "hen"
+    empty = FoundObject("dog", 0.9, Box(0, 0, 1, 1), np.zeros((400, 96), bool))
+    assert draft.with_found([empty], square, most=8).objects == ()
+
+
+def test_words_without_a_finder_or_without_an_answer_say_what_to_do(grounding_dino):
+    host = host_with(None)
+    session = session_with(picture(), host)
+    with pytest.raises(RequestError, match="MOTION_APP_FINDER"):
+        SceneActions(host, []).look_for(session, {"text": "fox"})
+    host = host_with(grounding_dino)
+    actions = SceneActions(host, [])
+    nothing = Finding(session.draft.picture, "fox", ())
+    with pytest.raises(RequestError, match="nothing new was found for “fox”"):
+        actions.add_found(session, nothing)
+    with pytest.raises(RequestError, match="picture was changed"):
+        actions.add_found(session, Finding(picture(), "fox", ()))
+    with pytest.raises(RequestError, match="no words"):
+        actions.look_for(session, {"text": " , "})
+
+
+def test_the_field_for_words_is_there_only_where_a_finder_is_set(grounding_dino):
+    for finder, there in ((None, False), (grounding_dino, True)):
+        with gr.Blocks(analytics_enabled=False) as page:
+            TransferTab(host_with(finder), Texts("en"), [], gr.State(Session()))
+        ids = {block.elem_id for block in page.blocks.values()}
+        assert ("find" in ids) == there and "fit" in ids
+
+
+def test_the_endpoint_finds_boxes_and_masks_by_words(grounding_dino, sam3):
+    image = encode_data_uri(picture())
+    for folder, masked in ((grounding_dino, False), (sam3, True)):
+        endpoints = PictureEndpoints(host_with(folder))
+        answer = endpoints.find(image, ["fox"], threshold=0.0)
+        assert json.loads(json.dumps(answer)) == answer and answer["objects"]
+        for item in answer["objects"]:
+            x0, y0, x1, y1 = item["box"]
+            assert 0 <= x0 <= x1 <= 96 and 0 <= y0 <= y1 <= 64 and item["words"] == "fox"
+            assert (item["mask"] is not None) == masked
+            if masked:
+                assert read_mask(decode_data_uri(item["mask"])).shape == (64, 96)
+    with pytest.raises(RequestError, match="between 0 and 1"):
+        endpoints.find(image, ["fox"], threshold=2.0)
+    with pytest.raises(RequestError, match="at most 16 words"):
+        endpoints.find(image, ["fox"] * 17)
+    with pytest.raises(RequestError, match="MOTION_APP_FINDER"):
+        PictureEndpoints(host_with(None)).find(image, ["fox"])

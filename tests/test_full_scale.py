@@ -3,8 +3,10 @@
 import hashlib
 import json
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ from motion_app.engine.memory import LADDER, PLACEMENTS, RESERVE
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.errors import CheckpointError, MotionFileError, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
+from motion_app.settings import Settings
+from motion_app.ui.host import ModelHost
 
 CONFIGS = Path(__file__).parent / "fixtures" / "configs"
 PUBLISHED = "transformer_blocks.{}.attn1.processor.motion_inversion_tokens"
@@ -179,19 +183,33 @@ def test_every_rival_of_the_layer_benchmark_is_timed_and_scaled_to_a_step():
     figures = bench_layers("tiny", layers=2, motions=(1, 2))
     sizes = SHAPES["tiny"]
     for name in ("stock", "motions_1", "motions_2", "dense_2"):
-        assert figures[f"{name}.step"] == pytest.approx(2 * sizes.layers * figures[f"{name}.layer"])
+        step = figures[f"{name}.step_extrapolated"]
+        assert step == pytest.approx(2 * sizes.layers * figures[f"{name}.layer"])
         assert figures[f"{name}.peak_gb"] > 0
     assert figures["stock.over_stock"] == 1 and 0 < figures["rmpm.share_of_step"] < 1
     with pytest.raises(RequestError, match="tiny"):
         bench_layers("7b")
 
 
+def entry_of(name: str, content: bytes, digest: str) -> dict:
+    """A file in the hub's list, which has two words for a name and for a digest."""
+    stored = {"size": len(content), "sha256": digest, "oid": digest, "pointerSize": 100}
+    named = {"type": "file", "path": name, "rfilename": name}
+    return {**named, "size": len(content), "oid": digest, "lfs": stored}
+
+
 class _Hub(BaseHTTPRequestHandler):
     """The two questions a snapshot asks: what is there, and a file (or what is left of it)."""
 
     files: dict[str, bytes]
-    broken_after: int | None = None
     asked: list[tuple[str, str]]
+    promised: Mapping[str, str] = MappingProxyType({})  # digests that are not the content's own
+    cut: str = ""  # the file in whose middle the connection breaks, and which is then refused
+    broken: bool = False
+
+    @classmethod
+    def digest(cls, name: str) -> str:
+        return cls.promised.get(name) or hashlib.sha256(cls.files[name]).hexdigest()
 
     def log_message(self, *arguments) -> None:
         pass
@@ -204,42 +222,44 @@ class _Hub(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if path.startswith("/api/models/"):
             listed = [
-                {
-                    "type": "file",
-                    "path": name,
-                    "rfilename": name,
-                    "size": len(content),
-                    "oid": hashlib.sha256(content).hexdigest(),
-                }
-                for name, content in cls.files.items()
+                entry_of(name, content, cls.digest(name)) for name, content in cls.files.items()
             ]
-            answer = listed if "/tree/" in path else {"sha": "c" * 40, "siblings": listed}
+            whole = {"id": "someone/tiny", "sha": "c" * 40, "siblings": listed}
+            answer = listed if "/tree/" in path else whole
             self._send(json.dumps(answer).encode(), {"Content-Type": "application/json"})
             return
         name = path.split("/resolve/")[1].split("/", 1)[1]
         content = cls.files[name]
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": "c" * 40}
+        headers = {"ETag": f'"{cls.digest(name)}"', "X-Repo-Commit": "c" * 40}
         start = 0
         if self.headers.get("Range"):
             start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         if self.command == "GET":
             cls.asked.append((name, self.headers.get("Range") or ""))
-        self._send(content[start:], headers, 206 if start else 200)
+            if name == cls.cut and cls.broken:
+                self._send(b"", {}, 500)
+                return
+        self._send(content[start:], headers, 206 if start else 200, cut=name == cls.cut)
 
-    def _send(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
+    def _send(
+        self, body: bytes, headers: dict[str, str], status: int = 200, *, cut: bool = False
+    ) -> None:
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+            type(self).broken = type(self).broken or cut
 
 
 @pytest.fixture
-def model_hub(tmp_path):
-    """A hub on this machine with one small pipeline."""
+def model_hub(tmp_path, monkeypatch):
+    """A hub on this machine with one small pipeline, whose weights count as large."""
+    monkeypatch.setattr("motion_app.hub_files.LARGE", 20_000)
+    monkeypatch.setattr("motion_app.hub_files.time.sleep", lambda seconds: None)
     source = tmp_path / "source"
     tiny_pipeline().save_pretrained(source)
     files = {
@@ -274,6 +294,96 @@ def test_a_model_is_fetched_once_whole_and_with_news_of_its_bytes(model_hub, tmp
     lost.unlink()
     hub.fetch(repository, hub.PIPELINE_FILES, **where)
     assert lost.is_file()
+
+
+def test_a_download_that_broke_off_goes_on_where_it_stopped(model_hub, tmp_path):
+    handler, endpoint = model_hub
+    repository = hub.Repository("someone/tiny", "c" * 40)
+    where = {"cache": tmp_path / "cache", "endpoint": endpoint}
+    handler.cut = "transformer/diffusion_pytorch_model.safetensors"
+    whole = len(handler.files[handler.cut])
+    with pytest.raises(CheckpointError, match="cannot be fetched"):
+        hub.fetch(repository, hub.PIPELINE_FILES, **where)
+    handler.cut = ""
+    handler.asked.clear()
+    heard = []
+    folder = hub.fetch(
+        repository, hub.PIPELINE_FILES, on_bytes=lambda *news: heard.append(news), **where
+    )
+    (resumed,) = [
+        wanted for name, wanted in handler.asked if name.startswith("transformer/") and wanted
+    ]
+    start = int(resumed.removeprefix("bytes=").rstrip("-"))
+    assert start == whole // 2
+    assert [name for name, _ in handler.asked].count("transformer/config.json") <= 1
+    found = (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert found == handler.files["transformer/diffusion_pytorch_model.safetensors"]
+    counts = [done for done, _ in heard]
+    assert counts == sorted(counts) and counts[-1] == heard[-1][1] > whole
+
+
+def test_a_line_that_stays_broken_is_one_readable_line(model_hub, tmp_path, monkeypatch):
+    handler, endpoint = model_hub
+    monkeypatch.setattr(handler, "_send", lambda self, *_, **__: self.connection.close())
+    with pytest.raises(CheckpointError) as caught:
+        hub.fetch(
+            hub.Repository("someone/tiny", "c" * 40), ["*"], cache=tmp_path, endpoint=endpoint
+        )
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_content_that_is_not_what_was_promised_is_refused_and_removed(model_hub, tmp_path, resumed):
+    handler, endpoint = model_hub
+    repository = hub.Repository("someone/tiny", "c" * 40)
+    where = {"cache": tmp_path / "cache", "endpoint": endpoint}
+    name = "vae/diffusion_pytorch_model.safetensors"
+    if resumed:
+        handler.cut = name
+        with pytest.raises(CheckpointError):
+            hub.fetch(repository, hub.PIPELINE_FILES, **where)
+        handler.cut = ""
+    right = handler.files[name]
+    promised = hashlib.sha256(right).hexdigest()
+    handler.promised = {name: promised}
+    handler.files[name] = right[:-4] + b"\0\1\2\3"  # a number of the last weight
+    with pytest.raises(CheckpointError, match="not the file the hub promised"):
+        hub.fetch(repository, hub.PIPELINE_FILES, **where)
+    handler.files[name] = right
+    folder = hub.fetch(repository, hub.PIPELINE_FILES, **where)
+    assert (folder / name).read_bytes() == right
+
+
+def test_the_sizes_of_a_model_come_before_its_weights(model_hub, tmp_path):
+    handler, endpoint = model_hub
+    repository = hub.Repository("someone/tiny", "c" * 40)
+    where = {"cache": tmp_path / "cache", "endpoint": endpoint}
+    folder = hub.fetch_configs(repository, **where)
+    assert ModelGeometry.from_folder(folder).frames == 13
+    assert not [name for name, _ in handler.asked if name.endswith(".safetensors")]
+    before = len(handler.asked)
+    assert hub.fetch_configs(repository, **where) == folder and len(handler.asked) == before
+    assert hub.fetch(repository, hub.PIPELINE_FILES, **where) == folder
+    assert list(folder.rglob("*.safetensors"))
+    del handler.files["vae/config.json"]
+    with pytest.raises(CheckpointError, match="no CogVideoX pipeline"):
+        hub.fetch_configs(repository, cache=tmp_path / "other", endpoint=endpoint)
+
+
+def test_a_page_for_a_model_of_the_hub_is_built_before_its_weights_are_there(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        "motion_app.engine.checkpoint.fetch_configs",
+        lambda repository: asked.append(str(repository)) or tiny_checkpoint,
+    )
+    host = ModelHost(Settings(model="someone/tiny", outputs=tmp_path))
+    assert host.geometry().frames == 13 and host.defaults().name == "tiny"
+    assert asked == ["someone/tiny"] and host.status().state == "loading"
+    missing = ModelHost(Settings(model=str(tmp_path / "none"), outputs=tmp_path))
+    with pytest.raises(CheckpointError, match="model_index"):
+        missing.geometry()
 
 
 def test_a_hub_that_cannot_be_reached_is_one_readable_line(tmp_path):

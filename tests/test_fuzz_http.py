@@ -35,6 +35,7 @@ NEVER_TOLD = ("Traceback", 'File "', "site-packages", str(ROOT), "Internal Serve
 # every public endpoint and how many values it takes
 ENDPOINTS = {
     "segment": 3,
+    "find": 3,
     "verify": 1,
     "evaluate": 4,
     "generate": 2,

@@ -1,6 +1,7 @@
 """Memory profiles change where weights are, not what comes out; estimates are held to measures."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,14 @@ from test_pipeline import HEIGHT, WIDTH, motions, picture, scene  # noqa: F401
 from tiny_models import tiny_pipeline
 
 from motion_app.engine.acceleration import Acceleration
-from motion_app.engine.footprint import decoding_bytes, denoising_bytes, read_footprint
+from motion_app.engine.footprint import (
+    GIGABYTE,
+    decoding_bytes,
+    denoising_bytes,
+    read_footprint,
+)
 from motion_app.engine.memory import LADDER, PLACEMENTS, RESERVE, DeviceProfile, Placing
+from motion_app.engine.outlook import look_ahead
 from motion_app.engine.peak_memory import PeakMemory
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError
@@ -109,6 +116,7 @@ def test_out_of_memory_goes_on_with_the_next_profile_and_names_it(
     hook.remove()
     assert video.recipe["profile"] == "resident-tiled"
     assert "resident; going on with resident-tiled" in caplog.text
+    assert engine.profile.too_large == "resident"
     assert engine.generate(scene(motions)).recipe["profile"] == "resident-tiled"
 
 
@@ -129,6 +137,77 @@ def test_the_largest_profile_that_fits_is_chosen_and_each_needs_less_than_the_on
         )
         assert profile.placement == placement
     assert DeviceProfile.choose(lambda item: needs, device="meta", free=0).placement == LADDER[-1]
+
+
+def test_a_text_encoder_that_is_not_kept_makes_room_for_a_larger_profile(tmp_path):
+    needs = full_footprint("cogvideox-5b-i2v", tmp_path)
+    for placement in LADDER[:3]:
+        kept, dropped = (
+            (placement.device_bytes(needs, **keep), placement.host_bytes(needs, **keep))
+            for keep in ({}, {"keep_text_encoder": False})
+        )
+        assert dropped[0] <= kept[0] and dropped[1] <= kept[1] and dropped != kept
+    # Blocks that come and go are smaller than the whole encoder, which then comes at once.
+    assert LADDER[3].device_bytes(needs, keep_text_encoder=False) > LADDER[3].device_bytes(needs)
+    room = round(23 * GIGABYTE / (1 - RESERVE))
+    chosen = [
+        DeviceProfile.choose(lambda item: needs, device="meta", free=room, **keep).placement.name
+        for keep in ({}, {"keep_text_encoder": False})
+    ]
+    assert chosen == ["model-offload", "resident-tiled"]
+
+
+def test_what_loading_will_take_is_told_before_a_weight_is_read(tiny_checkpoint, monkeypatch):
+    told = []
+    load = CogVideoXImageToVideoPipeline.from_pretrained
+
+    def reading(*arguments, **options):
+        told.append("weights")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(CogVideoXImageToVideoPipeline, "from_pretrained", reading)
+    engine = MotionEngine.load(tiny_checkpoint, device="cpu", on_outlook=told.append)
+    outlook, weights = told
+    assert weights == "weights" and not outlook.short
+    assert outlook.profile == engine.profile.placement.name == "resident"
+    whole = sum(
+        tensor.numel() * tensor.element_size()
+        for part in ("transformer", "vae", "text_encoder")
+        for tensor in getattr(engine.pipe, part).parameters()
+    )
+    assert whole < outlook.device_bytes == outlook.main_bytes < outlook.main_free
+    assert f"{outlook.device_bytes / GIGABYTE:.1f} GB" in str(outlook)
+
+
+def test_a_whole_generation_takes_no_more_than_was_told(tiny_checkpoint, motions):  # noqa: F811
+    told = []
+    engine = MotionEngine.load(tiny_checkpoint, device="cpu", on_outlook=told.append)
+    weights = read_footprint(tiny_checkpoint, item=4).weight_bytes
+    with PeakMemory() as measured:
+        engine.generate(scene(motions))
+    assert measured.peak + weights <= 1.2 * told[0].device_bytes
+
+
+def test_too_little_memory_is_seen_before_it_runs_out(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(
+        "motion_app.engine.outlook.psutil.virtual_memory",
+        lambda: SimpleNamespace(available=1000),
+    )
+    _, outlook = look_ahead(tiny_checkpoint, device="cpu")
+    assert outlook.short and outlook.to_json()["main_free_gb"] == 0
+    _, dropping = look_ahead(
+        tiny_checkpoint, device="meta", free=10**9, acceleration=Acceleration(profile="resident")
+    )
+    assert dropping.device_free == 10**9 and dropping.main_bytes < dropping.device_bytes
+
+
+def test_a_dropped_text_encoder_is_not_read_with_the_rest(tiny_checkpoint, monkeypatch):
+    from transformers import T5EncoderModel
+
+    monkeypatch.setattr(
+        T5EncoderModel, "from_pretrained", lambda *_, **__: pytest.fail("it was read")
+    )
+    assert with_profile(tiny_checkpoint, "resident", keep_text_encoder=False).pipe is not None
 
 
 def test_an_unknown_profile_is_answered_with_the_ones_there_are(tiny_checkpoint):

@@ -179,7 +179,7 @@ class Host:
     """As much of a ModelHost as a submission needs."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
-        self.settings = Settings(motions=(folder,), **settings)
+        self.settings, self.no_training = Settings(motions=(folder,), **settings), ""
         self.library = Library([POCKET / "motions", folder])
         self.jobs = Line()
 

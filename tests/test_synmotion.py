@@ -13,6 +13,8 @@ from tiny_models import tiny_tokenizer
 from torch import Tensor
 
 from motion_app.assignment import check_method
+from motion_app.engine import prompt_states
+from motion_app.engine.acceleration import Acceleration
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted, token_gates
 from motion_app.engine.motion_pack import MotionPack
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
@@ -473,6 +475,34 @@ def test_a_killed_and_resumed_training_is_an_undisturbed_one(engine, reference, 
     assert steps == [(3, False), (4, True)]
     one, two = MotionPack.load(whole), MotionPack.load(broken)
     for a, b in zip(one._tensors().values(), two._tensors().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_dropped_text_encoder_is_read_once_and_changes_no_bit_of_what_is_learned(
+    engine, reference, tiny_checkpoint, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(prompt_states, "REMEMBERED", 2)  # fewer than the prompts of a training
+    dropping = MotionEngine.load(
+        tiny_checkpoint, device="cpu", acceleration=Acceleration(keep_text_encoder=False)
+    )
+    readings = []
+    read = dropping.prompts._read
+    dropping.prompts._read = lambda: readings.append(1) or read()
+    config = settings(alpha=0.5, caption_dropout=0.3)
+    losses = {}
+    for name, one in (("kept", engine), ("dropped", dropping)):
+        told = losses[name] = []
+        train_motion(
+            [reference],
+            config,
+            engine=one,
+            out=tmp_path / f"{name}.safetensors",
+            on_progress=lambda report, told=told: told.append(report.loss),
+        )
+    assert losses["kept"] == losses["dropped"] and len(losses["kept"]) == 4
+    assert readings == [1] and dropping.pipe.text_encoder is None
+    packs = [MotionPack.load(tmp_path / f"{name}.safetensors") for name in losses]
+    for a, b in zip(*(pack._tensors().values() for pack in packs), strict=True):
         assert torch.equal(a, b)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from motion_app.assignment import METHODS, parse_request
+from motion_app.engine.outlook import Outlook
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.geometry import ExportSize, GenerationDefaults
 from motion_app.jobs.queue import JobQueue
@@ -117,7 +118,8 @@ class Site:
             preview=lambda latents: np.zeros((MOMENTS, HEIGHT, WIDTH, 3), np.uint8),
             geometry=SimpleNamespace(frames=FRAMES, fps=8.0),
         )
-        self.stream = JobStream(SimpleNamespace(jobs=self.jobs, engine=lambda: engine), EN)
+        host = SimpleNamespace(jobs=self.jobs, engine=lambda: engine, lent=False)
+        self.stream = JobStream(host, EN)
         self.jobs.start()
 
     def submit(self, owner: str = "ann", **options: Any) -> str:
@@ -281,6 +283,28 @@ def test_time_per_video_is_not_claimed_before_it_was_measured() -> None:
     assert "not measured yet" in banner_html(ready, None, steps=12, texts=EN)
     measured = Measurement(seconds=10.0, steps=4, objects=2, step_seconds=2.0)
     assert "26 s per video of 12 steps" in banner_html(ready, measured, steps=12, texts=EN)
+
+
+@pytest.mark.parametrize("texts", [EN, ZH])
+def test_the_banner_says_what_the_model_takes_and_by_which_profile(texts: Texts) -> None:
+    def shown(state: str, **fields: Any) -> str:
+        status = HostStatus(state, "5b", "cuda:0" if state == "ready" else "", 4.0, **fields)
+        return banner_html(status, None, steps=12, texts=texts)
+
+    small = Outlook("cuda:0", "model-offload", 15 * 10**9, 23 * 10**9, 21 * 10**9, 60 * 10**9)
+    assert "model-offload" not in shown("loading")
+    waiting = shown("loading", memory=small)
+    assert "15.0 GB" in waiting and "model-offload" in waiting and "⚠" not in waiting
+    for short, amount in (
+        (replace(small, device_free=10**10), "10.0 GB"),
+        (replace(small, main_free=9 * 10**9), "9.0 GB"),
+    ):
+        assert "⚠" in shown("loading", memory=short) and amount in shown("loading", memory=short)
+    assert "3.2 GB" in shown("loading", fetched=(3_200_000_000, 22_000_000_000))
+    ready = shown("ready", memory=small, profile="model-offload")
+    assert "model-offload" in ready and "15.0 GB" in ready
+    after = shown("ready", memory=small, profile="group-offload", too_large="model-offload")
+    assert after.index("group-offload") < after.index("model-offload") and "15.0" not in after
 
 
 def test_progress_says_step_pace_and_time_left() -> None:

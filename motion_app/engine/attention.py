@@ -1,7 +1,7 @@
-"""MDMA: who sees whom, computed exactly and without a mask; and the one attention processor.
+"""MDMA: who sees whom, computed exactly and without a mask; and DMEM's masks from words.
 
-visibility (a table over token classes) → AttentionPlan (index sets) → attend → MotionAttnProcessor.
-FlexiMMT sections 3.2 and 3.3.
+visibility (a table over token classes) → AttentionPlan (index sets) → attend, which the processor
+calls. FlexiMMT sections 3.2 and 3.3.
 """
 
 from __future__ import annotations
@@ -9,110 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import apply_rotary_emb
-from einops import rearrange
 from torch import Tensor
 
 from motion_app.engine.kernels import Kernel, torch_kernel
 from motion_app.engine.layout import SequenceLayout, Span
+from motion_app.engine.visibility import ABLATIONS, check_ablations, visibility, visibility_table
 from motion_app.errors import RequestError
 
-SCOPES = ("released", "paper")
-# The compound names of the paper's Table 4 and what they open.
-OPENS: dict[str, frozenset[str]] = {
-    "m2v": frozenset({"m2v"}),
-    "m2m": frozenset({"m2m"}),
-    "t2v": frozenset({"t2v"}),
-    "t2t": frozenset({"t2t"}),
-    "t2m": frozenset({"t2m"}),
-    "m2x": frozenset({"m2v", "m2m"}),
-    "t2x": frozenset({"t2v", "t2t", "t2m"}),
-    "infer_mask": frozenset({"all"}),
-    "rmpm": frozenset(),  # changes where the masks come from, not what they close
-}
-ABLATIONS = tuple(OPENS)
-MOST_ENUMERATED = 10  # 2^10 video classes; a plan needs only the sets that occur
+__all__ = [
+    "ABLATIONS",
+    "AttentionGroup",
+    "AttentionPlan",
+    "attend",
+    "check_ablations",
+    "noun_mask",
+    "visibility",
+]
 
-KeyValues = tuple[Tensor, Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor, "AttentionPlan"], Tensor]
-
-
-def visibility(
-    objects: int, *, scope: str = "released", without: Collection[str] = ()
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """The table of method.md section 3 (FlexiMMT Eq. 5 to 11) for ``objects`` objects.
-
-    Returns the class names in order, ``free``, ``phrase_0`` …, ``motion_0`` …, ``video_{}``, then
-    ``video_{0}``, ``video_{0,1}`` … for every set of objects a video token may lie in (smaller sets
-    first), and a symmetric bool array (classes, classes): True where one may attend to the other.
-    ``without`` names ablations (``ABLATIONS``). Raises RequestError for an unknown name or scope.
-    """
-    if not 0 <= objects <= MOST_ENUMERATED:
-        raise RequestError(
-            f"the whole table can be listed for 0 to {MOST_ENUMERATED} objects, not {objects}; "
-            "AttentionPlan.build has no such limit"
-        )
-    sets = [frozenset(c) for size in range(objects + 1) for c in combinations(range(objects), size)]
-    names = (
-        "free",
-        *(f"phrase_{k}" for k in range(objects)),
-        *(f"motion_{k}" for k in range(objects)),
-        *("video_{" + ",".join(map(str, sorted(members))) + "}" for members in sets),
-    )
-    return names, _visibility_table(objects, sets, scope=scope, without=without)
-
-
-def check_ablations(without: Collection[str], scope: str = "released") -> frozenset[str]:
-    """What the named ablations open; RequestError names the valid ones."""
-    if scope not in SCOPES:
-        raise RequestError(f'unknown scope "{scope}"; choose one of {", ".join(SCOPES)}')
-    unknown = sorted(set(without) - set(OPENS))
-    if unknown:
-        raise RequestError(f'unknown ablation "{unknown[0]}"; choose from {", ".join(ABLATIONS)}')
-    return frozenset().union(*(OPENS[name] for name in without))
-
-
-def _visibility_table(
-    objects: int, sets: Sequence[frozenset[int]], *, scope: str, without: Collection[str]
-) -> np.ndarray:
-    """Bool (classes, classes) over free, phrases, motions and the given video sets."""
-    opened = check_ablations(without, scope)
-    kinds = ["free", *["phrase"] * objects, *["motion"] * objects, *["video"] * len(sets)]
-    owners = np.zeros((len(kinds), objects), dtype=bool)  # (classes, N)
-    owners[1 : 1 + 2 * objects] = np.tile(np.eye(objects, dtype=bool), (2, 1))
-    for row, members in enumerate(sets, start=1 + 2 * objects):
-        owners[row, sorted(members)] = True
-    shared = (owners[:, None] & owners[None]).any(-1)  # (classes, classes): some object in common
-    anything, nothing = np.ones_like(shared), np.zeros_like(shared)
-    rules = {
-        ("free", "free"): anything,
-        ("free", "phrase"): anything,
-        ("free", "motion"): anything if "t2m" in opened else nothing,
-        ("free", "video"): anything if scope == "released" else nothing,
-        ("phrase", "phrase"): anything if "t2t" in opened else shared,
-        ("phrase", "motion"): anything if "t2m" in opened else shared,
-        ("phrase", "video"): anything if "t2v" in opened else shared,
-        ("motion", "motion"): anything if "m2m" in opened else shared,
-        ("motion", "video"): anything if "m2v" in opened else shared,
-        ("video", "video"): anything,
-    }
-    if "all" in opened:
-        return anything
-    kind = np.array(kinds)
-    table = np.zeros_like(shared)
-    for (one, other), rule in rules.items():
-        block = (kind[:, None] == one) & (kind[None] == other)
-        table |= rule & (block | block.T)
-    return table
-
-
 Index = slice | Tensor
 
 
@@ -162,7 +79,7 @@ class AttentionPlan:
         object_masks = torch.as_tensor(object_masks)
         device = object_masks.device if device is None else torch.device(device)
         classes = layout.classify(object_masks)
-        table = _visibility_table(layout.objects, classes.sets, scope=scope, without=without)
+        table = visibility_table(layout.objects, classes.sets, scope=scope, without=without)
         table = torch.from_numpy(table)[:, classes.keys.unique()]  # (classes, classes with keys)
         key_class = classes.keys.unique(return_inverse=True)[1]  # (L + ΣM + V,)
         bias = _strength_bias(layout, strengths)
@@ -322,80 +239,3 @@ def noun_mask(
             ranks = draws.masked_fill(~kept, 2.0).argsort().argsort()  # kept ones first
             kept = kept & (ranks >= (drop * kept.sum()).long())
         return kept.view(grid)  # (F, h, w)
-
-
-class Steering(Protocol):
-    """What the processors of all layers share: the state of one generation or one training step."""
-
-    def key_values(self, layer: int, attn: Attention) -> KeyValues:
-        """Motion keys and values of all objects, (1 or B, heads, ΣM, d) each, in object order."""
-
-    def plans(self, layer: int, query: Tensor, key: Tensor) -> Sequence[AttentionPlan]:
-        """One plan per equal share of the batch, given query (B, heads, L + V, d) and the keys
-        without motion, (B, heads, L + V, d), both after QK norm and RoPE."""
-
-    def observe(self, layer: int, video: Tensor) -> None:
-        """Take note of the video tokens' attention output (B, V, D), before gate and residual."""
-
-
-class MotionAttnProcessor:
-    """CogVideoX attention with motion tokens as extra keys and values, for inference and training.
-
-    Motion tokens have no query rows: each layer has its own, and their outputs go nowhere.
-    ``attention``: ``attend``, with a kernel of one's choice or compiled.
-    """
-
-    def __init__(self, layer: int, steering: Steering, attention: Attend = attend) -> None:
-        self.layer = layer
-        self.steering = steering
-        self.attention = attention
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """``hidden_states`` (B, V, D), ``encoder_hidden_states`` (B, L, D); both come back."""
-        if attention_mask is not None:
-            raise ValueError("CogVideoX passes no attention mask; the plan decides who sees whom")
-        text = encoder_hidden_states.shape[1]
-        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)  # (B, L + V, D)
-        query = split_heads(attn.to_q(tokens), attn.heads)  # (B, heads, L + V, d)
-        key = split_heads(attn.to_k(tokens), attn.heads)
-        value = split_heads(attn.to_v(tokens), attn.heads)
-        query = query if attn.norm_q is None else attn.norm_q(query)
-        key = key if attn.norm_k is None else attn.norm_k(key)
-        if image_rotary_emb is not None:
-            query[:, :, text:] = apply_rotary_emb(query[:, :, text:], image_rotary_emb)
-            key[:, :, text:] = apply_rotary_emb(key[:, :, text:], image_rotary_emb)
-        # A cache may leave out the unconditional half; the conditional one is the last.
-        plans = self.steering.plans(self.layer, query, key)[-len(query) :]
-        motion_key, motion_value = self.steering.key_values(self.layer, attn)
-        key = _insert(key, motion_key, text)  # (B, heads, L + ΣM + V, d)
-        value = _insert(value, motion_value, text)
-        output = torch.cat(
-            [
-                self.attention(*share, plan)
-                for *share, plan in zip(
-                    *(part.chunk(len(plans)) for part in (query, key, value)), plans, strict=True
-                )
-            ]
-        )  # (B, heads, L + V, d)
-        output = rearrange(output, "b heads s d -> b s (heads d)")
-        output = attn.to_out[1](attn.to_out[0](output))  # (B, L + V, D)
-        self.steering.observe(self.layer, output[:, text:])
-        return output[:, text:], output[:, :text]
-
-
-def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """(B, S, heads * d) → (B, heads, S, d)."""
-    return rearrange(tokens, "b s (heads d) -> b heads s d", heads=heads)
-
-
-def _insert(tokens: Tensor, motion: Tensor, text: int) -> Tensor:
-    """Motion (1 or B, heads, ΣM, d) between text and video of ``tokens`` (B, heads, L + V, d)."""
-    motion = motion.to(tokens).expand(len(tokens), -1, -1, -1)
-    return torch.cat([tokens[:, :, :text], motion, tokens[:, :, text:]], dim=2)

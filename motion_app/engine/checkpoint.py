@@ -7,23 +7,17 @@ import json
 from pathlib import Path
 
 from motion_app.errors import CheckpointError
-from motion_app.hub import PIPELINE_FILES, OnBytes, Repository, fetch, one_line
+from motion_app.hub import PIPELINE_FILES, OnBytes, Repository, fetch, fetch_configs, one_line
 
-__all__ = ["checkpoint_folder", "fingerprint", "one_line"]
+__all__ = ["checkpoint_folder", "config_folder", "fingerprint", "one_line"]
 
 
 def checkpoint_folder(path_or_hub_id: str | Path, *, on_bytes: OnBytes | None = None) -> Path:
     """The folder of a checkpoint; one named by hub id (``owner/model`` at its pinned revision, or
     ``owner/model@revision``) is fetched where it is not cached yet. Raises CheckpointError."""
-    folder = Path(path_or_hub_id)
-    if (folder / "model_index.json").is_file():
+    folder, repository = _where(path_or_hub_id)
+    if repository is None:
         return folder
-    repository = Repository.parse(str(path_or_hub_id))
-    if folder.exists() or repository is None:
-        raise CheckpointError(
-            f"{folder.name} holds no model_index.json; expected a folder saved by diffusers, or a "
-            "hub id such as zai-org/CogVideoX-5b-I2V"
-        )
     fetched = fetch(repository, PIPELINE_FILES, on_bytes=on_bytes)
     if not (fetched / "model_index.json").is_file():
         raise CheckpointError(
@@ -31,6 +25,27 @@ def checkpoint_folder(path_or_hub_id: str | Path, *, on_bytes: OnBytes | None = 
             "image-to-video model such as zai-org/CogVideoX-5b-I2V"
         )
     return fetched
+
+
+def config_folder(path_or_hub_id: str | Path) -> Path:
+    """A folder with what tells the checkpoint's sizes, the checkpoint's own where it is one here;
+    the weights need not be there yet. Raises CheckpointError."""
+    folder, repository = _where(path_or_hub_id)
+    return folder if repository is None else fetch_configs(repository)
+
+
+def _where(path_or_hub_id: str | Path) -> tuple[Path, Repository | None]:
+    """A folder on this machine, or the repository that is meant."""
+    folder = Path(path_or_hub_id)
+    if (folder / "model_index.json").is_file():
+        return folder, None
+    repository = Repository.parse(str(path_or_hub_id))
+    if folder.exists() or repository is None:
+        raise CheckpointError(
+            f"{folder.name} holds no model_index.json; expected a folder saved by diffusers, or a "
+            "hub id such as zai-org/CogVideoX-5b-I2V"
+        )
+    return folder, repository
 
 
 def fingerprint(transformer_folder: Path) -> str:

@@ -42,18 +42,14 @@ class LatentDecoder:
         return _to_pixels(video.movedim(0, -1))  # (T, H, W, 3)
 
     def preview(self, latents: np.ndarray) -> np.ndarray:
-        """Latents (F, C, H', W') float as frames (F, H, W, 3) uint8, one per latent frame, by the
-        linear map from latent channels to colour that fits this VAE best."""
-        channels = torch.as_tensor(latents).float().movedim(1, -1)  # (F, H', W', C)
-        pixels = (_with_one(channels) @ self._colours).movedim(-1, 1)  # (F, 3, H', W')
-        size = (self.geometry.height, self.geometry.width)
-        pixels = F.interpolate(pixels, size, mode="bilinear")  # (F, 3, H, W)
-        return _to_pixels(pixels.movedim(1, -1))  # (F, H, W, 3)
+        """``draw_preview`` by this VAE's own colours."""
+        return draw_preview(latents, self.colours, self.geometry)
 
     @cached_property
     @torch.no_grad()
-    def _colours(self) -> Tensor:
-        """(C + 1, 3): least squares from the latents of a patchwork of colours to its pixels."""
+    def colours(self) -> np.ndarray:
+        """(C + 1, 3) float32, the linear map from latent channels to colour that fits this VAE
+        best: least squares from the latents of a patchwork of colours to its pixels."""
         size = (self.geometry.height, self.geometry.width)
         draws = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0))
         picture = F.interpolate(draws, size, mode="nearest") * 2 - 1  # (2, 3, H, W)
@@ -62,7 +58,17 @@ class LatentDecoder:
         latents = encoded[:, :, 0].float().cpu() * self.pipe.vae_scaling_factor_image
         small = F.interpolate(picture, latents.shape[-2:], mode="area")  # (2, 3, H', W')
         rows = _with_one(latents.movedim(1, -1).flatten(0, 2))  # (2 * H' * W', C + 1)
-        return torch.linalg.lstsq(rows, small.movedim(1, -1).flatten(0, 2)).solution
+        return torch.linalg.lstsq(rows, small.movedim(1, -1).flatten(0, 2)).solution.numpy()
+
+
+def draw_preview(latents: np.ndarray, colours: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
+    """Latents (F, C, H', W') float as frames (F, H, W, 3) uint8, one per latent frame; ``colours``
+    as ``LatentDecoder.colours``. On the CPU, wherever the VAE is."""
+    channels = torch.as_tensor(latents).float().movedim(1, -1)  # (F, H', W', C)
+    pixels = (_with_one(channels) @ torch.from_numpy(colours)).movedim(-1, 1)  # (F, 3, H', W')
+    size = (geometry.height, geometry.width)
+    pixels = F.interpolate(pixels, size, mode="bilinear")  # (F, 3, H, W)
+    return _to_pixels(pixels.movedim(1, -1))  # (F, H, W, 3)
 
 
 def _with_one(channels: Tensor) -> Tensor:

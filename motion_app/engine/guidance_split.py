@@ -18,7 +18,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from motion_app.engine.attention import Attend, AttentionPlan, KeyValues, Steering
+from motion_app.engine.attention import Attend, AttentionPlan
+from motion_app.engine.processor import KeyValues, Steering
 from motion_app.engine.steering import steered
 
 HOOK = "guidance_split"

@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from motion_app.engine.footprint import GIGABYTE, Footprint, tile_size
+from motion_app.engine.footprint import Footprint, tile_size
 from motion_app.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -40,26 +40,31 @@ class Placement:
     weights: str | None = None
     tiled: bool = True
 
-    def device_bytes(self, needs: Footprint) -> int:
-        """The most the device holds at once."""
+    def device_bytes(self, needs: Footprint, *, keep_text_encoder: bool = True) -> int:
+        """The most the device holds at once. Where the text encoder is not kept, it is there, whole
+        and beside what else stays, for a new prompt alone."""
         item = FEWER_BITS.get(self.weights or "", needs.item)
         decoding = needs.decoding_tiled if self.tiled else needs.decoding
         text, vae = needs.bytes_of("text_encoder"), needs.bytes_of("vae")
         transformer = needs.bytes_of("transformer", item)
+        work = max(needs.denoising, decoding)
         if self.where == "resident":
-            return text + vae + transformer + max(needs.denoising, decoding)
+            beside = text + work if keep_text_encoder else max(text, work)
+            return vae + transformer + beside
         if self.where == "model":
             return max(text, transformer + needs.denoising, vae + decoding)
         streamed = needs.streamed_bytes("transformer", item)
-        text = needs.streamed_bytes("text_encoder")
+        if keep_text_encoder:
+            text = needs.streamed_bytes("text_encoder")
         return vae + max(text, streamed + needs.denoising, decoding)
 
-    def host_bytes(self, needs: Footprint) -> int:
+    def host_bytes(self, needs: Footprint, *, keep_text_encoder: bool = True) -> int:
         """What waits in main memory; 0 where nothing does."""
         if self.where == "resident":
             return 0
         item = FEWER_BITS.get(self.weights or "", needs.item)
-        return needs.bytes_of("transformer", item) + needs.bytes_of("text_encoder")
+        text = needs.bytes_of("text_encoder") if keep_text_encoder else 0
+        return needs.bytes_of("transformer", item) + text
 
 
 # From the fastest to the smallest; all but the last give what the first gives.
@@ -81,11 +86,13 @@ PLACEMENTS = {placement.name: placement for placement in (*LADDER, *OTHERS)}
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """``device`` computes in ``dtype``, with the weights placed by ``placement``."""
+    """``device`` computes in ``dtype``, with the weights placed by ``placement``. ``too_large``:
+    the placement that was tried before, which ran out of memory; "" where none was."""
 
     device: torch.device
     dtype: torch.dtype
     placement: Placement = LADDER[0]
+    too_large: str = ""
 
     @classmethod
     def choose(
@@ -96,6 +103,7 @@ class DeviceProfile:
         dtype: torch.dtype | None = None,
         placement: str | None = None,
         free: int | None = None,
+        keep_text_encoder: bool = True,
     ) -> DeviceProfile:
         """The profile for a checkpoint whose footprint at so many bytes a number is ``needs``.
 
@@ -118,9 +126,9 @@ class DeviceProfile:
         if free is None:  # a CPU: the weights are in main memory wherever they are placed
             return cls(device, dtype)
         footprint = needs(dtype.itemsize)
-        for candidate in LADDER:
-            log.info("%s", describe(candidate, footprint))
-        fitting = (c for c in LADDER if c.device_bytes(footprint) <= (1 - RESERVE) * free)
+        kept = {"keep_text_encoder": keep_text_encoder}
+        room = (1 - RESERVE) * free
+        fitting = (c for c in LADDER if c.device_bytes(footprint, **kept) <= room)
         return cls(device, dtype, next(fitting, LADDER[-1]))
 
     @property
@@ -129,7 +137,8 @@ class DeviceProfile:
         if self.placement not in LADDER:
             return None
         rest = LADDER[LADDER.index(self.placement) + 1 :]
-        return replace(self, placement=rest[0]) if rest else None
+        tried = self.placement.name
+        return replace(self, placement=rest[0], too_large=tried) if rest else None
 
     def place(self, pipe: DiffusionPipeline) -> DeviceProfile:
         """Bring the pipeline's models where this profile wants them; where the device runs out of
@@ -258,10 +267,3 @@ def placement_named(name: str) -> Placement:
 def free_bytes(device: torch.device) -> int | None:
     """Free memory of a GPU; None for a CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-
-
-def describe(placement: Placement, needs: Footprint) -> str:
-    """ "model-offload: about 15.2 GB of the device, 21.0 GB of main memory" """
-    device = placement.device_bytes(needs) / GIGABYTE
-    host = placement.host_bytes(needs) / GIGABYTE
-    return f"{placement.name}: about {device:.1f} GB of the device, {host:.1f} GB of main memory"

@@ -143,13 +143,16 @@ class MotionTokens(nn.Module):
         """``project`` for every layer of a CogVideoX transformer, for use in all steps. Raises
         MotionFileError where the number of layers or the width differ."""
         blocks = transformer.transformer_blocks
-        width = blocks[0].attn1.to_k.in_features
-        if (len(self.layers), self.width) != (len(blocks), width):
+        self.check_fits(layers=len(blocks), width=blocks[0].attn1.to_k.in_features)
+        return [self.project(layer, block.attn1) for layer, block in enumerate(blocks)]
+
+    def check_fits(self, *, layers: int, width: int) -> None:
+        """MotionFileError for a model of another number of layers or another width."""
+        if (len(self.layers), self.width) != (layers, width):
             raise MotionFileError(
                 f"the motion has {len(self.layers)} layers of width {self.width}, the model "
-                f"{len(blocks)} of width {width}; use a motion made for this model"
+                f"{layers} of width {width}; use a motion made for this model"
             )
-        return [self.project(layer, block.attn1) for layer, block in enumerate(blocks)]
 
     def save(
         self, path: Path | str, metadata: MotionMetadata, *, dtype: torch.dtype = torch.float32
@@ -284,17 +287,19 @@ def convert_published(
     path: Path | str,
     out: Path,
     *,
-    transformer: nn.Module,
+    layers: int,
+    width: int,
     base: str,
     name: str,
     phrase: str,
     noun: str = "",
     limits: Limits = DEFAULT_LIMITS,
 ) -> MotionMetadata:
-    """The authors' file at ``path`` as a motion file ``out``, bound to the loaded ``transformer``,
-    whose fingerprint is ``base``. Raises MotionFileError where it is none, or does not fit."""
+    """The authors' file at ``path`` as a motion file ``out``, bound to the model of that many
+    ``layers``, that ``width`` and the fingerprint ``base``. Raises MotionFileError where it is
+    none, or does not fit."""
     tokens = MotionTokens.import_published(path, limits=limits)
-    tokens.to(transformer.device).key_values(transformer)  # shapes fit
+    tokens.check_fits(layers=layers, width=width)
     metadata = MotionMetadata(
         name=name,
         phrase=phrase,

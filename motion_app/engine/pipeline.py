@@ -7,48 +7,36 @@ output. Nothing of diffusers is forked or patched.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from motion_app.assignment import (
-    ABLATIONS,
-    check_method,
-    check_request,
-    request_to_json,
-)
+from motion_app.assignment import ABLATIONS, check_method, check_request
 from motion_app.engine.acceleration import STOCK, Acceleration
-from motion_app.engine.attention import check_ablations
-from motion_app.engine.checkpoint import (
-    checkpoint_folder,
-    fingerprint,
-    one_line,
-)
+from motion_app.engine.checkpoint import checkpoint_folder, fingerprint, one_line
 from motion_app.engine.decoding import LatentDecoder
-from motion_app.engine.footprint import read_footprint
+from motion_app.engine.generation_run import GenerationRun, OnStep
 from motion_app.engine.memory import DeviceProfile
+from motion_app.engine.outlook import Outlook, look_ahead
 from motion_app.engine.preparation import PreparedScene, prepare_scene
 from motion_app.engine.prompt_states import PromptStates
 from motion_app.engine.propagation import PropagationConfig
+from motion_app.engine.recipe import recipe_of
 from motion_app.engine.runtime import Runtime
+from motion_app.engine.visibility import check_ablations
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
-from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
+from motion_app.scene import GeneratedVideo, GenerationRequest
 from motion_app.settings import Limits
 
 DEFAULT_CHECKPOINT = "checkpoints/pocket"
-OnStep = Callable[[StepReport], bool | None]
 
 
 class MotionEngine:
@@ -85,6 +73,9 @@ class MotionEngine:
             text_tokens=self.geometry.text_tokens,
             keep=acceleration.keep_text_encoder,
         )
+        if acceleration.cache is not None:
+            cache = acceleration.cache.for_model(defaults.mag_ratios, name=defaults.name)
+            acceleration = replace(acceleration, cache=cache)
         self.runtime = Runtime(pipe.transformer, acceleration, device=profile.device)
         self._busy = threading.Lock()
 
@@ -97,25 +88,28 @@ class MotionEngine:
         dtype: torch.dtype | None = None,
         threads: int | None = None,
         acceleration: Acceleration = STOCK,
+        on_outlook: Callable[[Outlook], None] | None = None,
     ) -> MotionEngine:
         """Load a diffusers-format CogVideoX I2V checkpoint from a folder or the hub.
 
         ``device`` and ``dtype`` None are chosen by ``DeviceProfile``; ``threads`` sets PyTorch's
         CPU threads for the whole process, None leaves them. ``acceleration``: memory profile,
-        attention kernel, compilation, cache, second device. Raises CheckpointError.
+        attention kernel, compilation, cache, second device. ``on_outlook`` hears what it will take
+        before any weight is read. Raises CheckpointError.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         folder = checkpoint_folder(path_or_hub_id)
-        profile = DeviceProfile.choose(
-            lambda item: read_footprint(folder, item=item),
-            device=device,
-            dtype=dtype,
-            placement=acceleration.profile,
-        )
+        profile, outlook = look_ahead(folder, device=device, dtype=dtype, acceleration=acceleration)
+        if on_outlook is not None:
+            on_outlook(outlook)
         try:
             pipe = CogVideoXImageToVideoPipeline.from_pretrained(
-                folder, dtype=profile.dtype, local_files_only=True, trust_remote_code=False
+                folder,
+                dtype=profile.dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                **({} if acceleration.keep_text_encoder else {"text_encoder": None}),
             )
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
             raise CheckpointError(
@@ -167,7 +161,7 @@ class MotionEngine:
 
     def _generate(self, request: GenerationRequest, on_step: OnStep | None) -> GeneratedVideo:
         scene = prepare_scene(self, request)
-        run = _Run(self, request, scene, on_step)
+        run = GenerationRun(self, request, scene, on_step)
         with self.runtime.installed(scene), run.watching():
             latents = self._denoise(request, scene, run)
         if run.cancelled:
@@ -176,7 +170,7 @@ class MotionEngine:
         return GeneratedVideo(
             frames=self._decoder.decode(latents),
             masks=run.track.masks.cpu().numpy(),
-            recipe=self._recipe(request, scene),
+            recipe=recipe_of(self, request, scene),
             fps=self.geometry.fps,
             latents=latents.float().cpu().numpy(),  # (1, F, C, H', W')
         )
@@ -185,6 +179,11 @@ class MotionEngine:
         """The next smaller memory profile, for this generation and those after it."""
         self.profile = self.profile.step_down(self.pipe, error)
         self.prompts.profile = self.profile
+
+    @property
+    def colours(self) -> np.ndarray:
+        """What draws ``preview`` elsewhere; see ``LatentDecoder.colours``."""
+        return self._decoder.colours
 
     def preview(self, latents: np.ndarray) -> np.ndarray:
         """A cheap look at latents (F, C, H', W') float: frames (F, H, W, 3) uint8, one per latent
@@ -207,7 +206,9 @@ class MotionEngine:
         guidance = self.defaults.guidance if request.guidance is None else request.guidance
         return replace(request, steps=steps, guidance=guidance)
 
-    def _denoise(self, request: GenerationRequest, scene: PreparedScene, run: _Run) -> Tensor:
+    def _denoise(
+        self, request: GenerationRequest, scene: PreparedScene, run: GenerationRun
+    ) -> Tensor:
         """The stock pipeline's own call; latents (1, F, C, H', W'), padding included."""
         g = self.geometry
         text = scene.text
@@ -229,141 +230,6 @@ class MotionEngine:
             callback_on_step_end=run.step_ended,
             callback_on_step_end_tensor_inputs=["latents"],
         ).frames
-
-    def _recipe(self, request: GenerationRequest, scene: PreparedScene) -> dict[str, Any]:
-        """Plain JSON that replays the generation; ``request`` alone is what the command line takes,
-        picture and masks included."""
-        g = self.geometry
-        digests = scene.motion_digests or ("",) * len(request.objects)
-        return {
-            "request": request_to_json(request, model=self.defaults.name),
-            "seed": request.seed,
-            "steps": request.steps,
-            "guidance": request.guidance,
-            "prompt": request.full_prompt(),
-            "method": request.method,
-            "without": sorted(request.without),
-            "scope": request.scope,
-            "objects": [
-                {
-                    "sentence": item.sentence,
-                    "phrase": item.phrase,
-                    "name": item.name,
-                    "motion": None if item.motion is None else item.motion.name,
-                    "motion_sha256": digest,
-                    "strength": item.strength,
-                }
-                for item, digest in zip(request.objects, digests, strict=True)
-            ],
-            "model": self.defaults.name,
-            "base": self.fingerprint,
-            "motion_in_unconditional": self.defaults.motion_in_unconditional,
-            "propagation": asdict(self.propagation),
-            "width": g.width,
-            "height": g.height,
-            "frames": g.frames,
-            "fps": g.fps,
-            "device": str(self.profile.device),
-            "dtype": str(self.profile.dtype).removeprefix("torch."),
-            "profile": self.profile.placement.name,
-            "acceleration": self.runtime.acceleration.to_json(),
-            "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
-        }
-
-
-class _Run:
-    """The denoising steps of one generation as they are watched: masks, reports, cancelling."""
-
-    def __init__(
-        self,
-        engine: MotionEngine,
-        request: GenerationRequest,
-        scene: PreparedScene,
-        on_step: OnStep | None,
-    ) -> None:
-        self.engine = engine
-        self.request = request
-        self.steering = scene.steering
-        self.track = scene.track
-        self.on_step = on_step
-        self.step = 0
-        self.cancelled = False
-        self._clean: Tensor | None = None
-        self._started = time.perf_counter()
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """See every output of the transformer, for the estimate of the clean latents."""
-        if self.on_step is None:
-            yield
-            return
-        hook = self.engine.pipe.transformer.register_forward_hook(self._predicted, with_kwargs=True)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def step_ended(
-        self, pipe: CogVideoXImageToVideoPipeline, step: int, timestep: Tensor, tensors: dict
-    ) -> dict[str, Any]:
-        """diffusers' step-end callback."""
-        self.step = step + 1
-        self._propagate()
-        self.engine.runtime.cache.step_ended(
-            self.step,
-            self.request.steps,
-            masks_move=self.steering is not None and self.steering.tracks_masks,
-            timestep=lambda: int(pipe.current_timestep),
-        )
-        if self.on_step is not None:
-            now = time.perf_counter()
-            report = StepReport(
-                step=self.step,
-                steps=self.request.steps,
-                seconds=now - self._started,
-                latents=self._clean.cpu().numpy(),
-                masks=self.track.masks.cpu().numpy(),
-                masks_settled=self.steering is None or not self.steering.tracks_masks,
-            )
-            self._started = now
-            if self.on_step(report) is False:
-                self.cancelled = True
-                pipe._interrupt = True  # diffusers' documented way to leave the loop
-        return {}
-
-    def _propagate(self) -> None:
-        """RMPM on this step's features, or DMEM's masks; they hold from the next step on."""
-        steering = self.steering
-        if steering is None:
-            return
-        if steering.nouns is not None:
-            self.track = replace(self.track, masks=steering.layer_masks())
-        elif steering.recording and self.step < self.request.steps:
-            features = steering.features().to(self.track.masks.device)
-            self.track = self.track.after(features, self.engine.propagation)
-            steering.recording = not self.track.settled
-            if steering.recording:
-                steering.set_masks(self.track.masks)
-        steering.begin_step()
-
-    def _predicted(self, module: nn.Module, args: tuple, kwargs: dict, output: tuple) -> None:
-        """Estimate the clean latents from the transformer's output, guidance included."""
-        g = self.engine.geometry
-        prediction = output[0].float()  # (1 or 2, F, C, H', W')
-        if len(prediction) == 2:
-            unconditional, conditional = prediction.chunk(2)
-            prediction = unconditional + self.request.guidance * (conditional - unconditional)
-        noisy = kwargs["hidden_states"][-1:, :, : g.latent_channels].float()
-        scheduler = self.engine.pipe.scheduler
-        kept = scheduler.alphas_cumprod[int(kwargs["timestep"][0])].item()
-        kind = scheduler.config.prediction_type
-        if kind == "v_prediction":
-            clean = kept**0.5 * noisy - (1 - kept) ** 0.5 * prediction
-        elif kind == "epsilon":
-            clean = (noisy - (1 - kept) ** 0.5 * prediction) / max(kept, 1e-8) ** 0.5
-        else:
-            clean = prediction
-        self._clean = clean[0, g.padded_latent_frames - g.latent_frames :]  # (F, C, H', W')
 
 
 def _propagation_config(defaults: GenerationDefaults) -> PropagationConfig:

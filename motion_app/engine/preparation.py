@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from motion_app.assignment import ABLATIONS, PACK_METHODS, TOKEN_METHODS
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
-from motion_app.engine.attention import Attend, KeyValues, attend
+from motion_app.engine.attention import Attend, attend
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.motion_pack import MotionPack
 from motion_app.engine.motion_tokens import MotionTokens
+from motion_app.engine.processor import KeyValues
 from motion_app.engine.propagation import MaskTrack
 from motion_app.engine.steering import AdapterSteering, GenerationSteering, steered
 from motion_app.engine.synmotion import check_words

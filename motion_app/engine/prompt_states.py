@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,16 +42,24 @@ class PromptStates:
     def encode(self, prompt: str, *, guided: bool) -> tuple[Tensor, Tensor | None]:
         """The states of ``prompt``, and those of the empty one where ``guided``, as the stock
         pipeline computes them. CheckpointError where the encoder cannot be read."""
-        wanted = [prompt, ""] if guided else [prompt]
-        missing = [text for text in dict.fromkeys(wanted) if text not in self._known]
+        states = self.encode_all([prompt, ""] if guided else [prompt])
+        return states[0], states[1] if guided else None
+
+    def encode_all(self, prompts: Sequence[str]) -> list[Tensor]:
+        """The states of each of ``prompts``; a dropped encoder is read once for all of them."""
+        missing = [text for text in dict.fromkeys(prompts) if text not in self._known]
         if missing:
             self._learn(missing)
-        for text in wanted:
+        for text in prompts:
             self._known.move_to_end(text)
-        states = [self._known[text] for text in wanted]
+        states = [self._known[text] for text in prompts]
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        return states[0], states[1] if guided else None
+        return states
+
+    def forget(self) -> None:
+        """Every prompt so far, where the next one is somebody else's."""
+        self._known.clear()
 
     @torch.no_grad()
     def _learn(self, texts: list[str]) -> None:

@@ -11,17 +11,10 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from motion_app.engine.adapters import Adapter, GatedAdapters, token_gates
-from motion_app.engine.attention import (
-    Attend,
-    AttentionPlan,
-    KeyValues,
-    MotionAttnProcessor,
-    Steering,
-    attend,
-    noun_mask,
-)
+from motion_app.engine.attention import Attend, AttentionPlan, attend, noun_mask
 from motion_app.engine.fixed_plans import FixedShapes
 from motion_app.engine.layout import SequenceLayout, Span
+from motion_app.engine.processor import KeyValues, MotionAttnProcessor, Steering
 
 
 @contextmanager

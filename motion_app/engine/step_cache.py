@@ -5,13 +5,15 @@ Before that RMPM needs every layer's own output, and a cached one would hold the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffusers import CogVideoXTransformer3DModel
+from torch import Tensor, nn
 
-from motion_app.errors import RequestError
+from motion_app.errors import CheckpointError, RequestError
 
 CACHES = ("first-block", "faster", "pab", "taylorseer", "mag")
 
@@ -20,8 +22,9 @@ CACHES = ("first-block", "faster", "pab", "taylorseer", "mag")
 class StepCache:
     """One of ``CACHES``. ``strength`` 0 to 1 says how much is skipped: a threshold for first-block
     and mag, a number of steps for the others; None is the library's own. ``ratios``: of mag alone,
-    one a step, measured on this very model (diffusers ships none for CogVideoX). ``warm_steps`` are
-    computed in full where no masks are propagated."""
+    one a step, measured on this very model by ``residual_ratios`` (diffusers ships none for
+    CogVideoX); the checkpoint's own where there are none here. ``warm_steps`` are computed in full
+    where no masks are propagated."""
 
     kind: str
     strength: float | None = None
@@ -33,11 +36,19 @@ class StepCache:
             raise RequestError(f'unknown cache "{self.kind}"; choose one of {", ".join(CACHES)}')
         if self.strength is not None and not 0 < self.strength <= 1:
             raise RequestError(f"the cache's strength is {self.strength}; it lies above 0 up to 1")
-        if self.kind == "mag" and len(self.ratios) < 2:
-            raise RequestError(
-                "the cache mag needs the model's own magnitude ratios, one a step; give them, or "
-                "choose first-block"
+
+    def for_model(self, ratios: Sequence[float], *, name: str) -> StepCache:
+        """This cache for the checkpoint ``name``, whose own ``ratios`` mag takes. CheckpointError
+        where mag has none."""
+        if self.kind != "mag" or self.ratios:
+            return self
+        if len(ratios) < 2:
+            raise CheckpointError(
+                f"the cache mag needs magnitude ratios measured on the model, and {name} names "
+                'none; put those of "python -m motion_app bench caches" into its generation.json '
+                'as "mag_ratios", or choose first-block'
             )
+        return replace(self, ratios=tuple(ratios))
 
     def config(self, *, step: int, steps: int, timestep: Callable[[], int]) -> Any:
         """diffusers' configuration for the ``steps`` - ``step`` steps that are left."""
@@ -73,6 +84,35 @@ class StepCache:
             num_inference_steps=max(1, steps - step),
             mag_ratios=list(self.ratios[share]) or [self.ratios[-1]],
         )
+
+
+@contextmanager
+def residual_ratios(transformer: CogVideoXTransformer3DModel) -> Iterator[list[float]]:
+    """A list that grows by a number with every forward pass: how large what all layers added to the
+    video tokens is, against the pass before (the mean over tokens of the quotient of norms; 1 for
+    the first). What MagCache calls magnitude ratios."""
+    ratios: list[float] = []
+    entered: list[Tensor] = []
+    before: list[Tensor] = []
+
+    def enter(block: nn.Module, arguments: tuple, options: dict[str, Any]) -> None:
+        entered[:] = [options["hidden_states"]]
+
+    def leave(block: nn.Module, arguments: tuple, output: tuple[Tensor, Tensor]) -> None:
+        size = (output[0] - entered.pop()).float().norm(dim=-1)  # (B, V)
+        ratios.append((size / (before[0] + 1e-8)).mean().item() if before else 1.0)
+        before[:] = [size]
+
+    blocks = transformer.transformer_blocks
+    hooks = (
+        blocks[0].register_forward_pre_hook(enter, with_kwargs=True),
+        blocks[-1].register_forward_hook(leave),
+    )
+    try:
+        yield ratios
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class CacheSwitch:

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -238,13 +238,20 @@ class JobQueue:
             self._changed.notify_all()
         shutil.rmtree(self.folder(job_id), ignore_errors=True)
 
-    def watch(self, job_id: str, *, every: float = 1.0) -> Iterator[JobProgress]:
+    def watch(self, job_id: str, *, every: float = 1.0) -> Generator[JobProgress, None, None]:
         """A JobProgress now, at every change, and after ``every`` seconds without one; the last
         tells how the job ended. RequestError for an unknown id, and when the job is deleted."""
         self.row(job_id)
         return self._watch(job_id, every)
 
-    def _watch(self, job_id: str, every: float) -> Iterator[JobProgress]:
+    def follow(self, job_id: str, *, every: float = 1.0) -> Generator[JobProgress, None, None]:
+        """As ``watch``, for whoever waits for the job to be done."""
+        return self.watch(job_id, every=every)
+
+    def check_unattended(self) -> None:
+        """RequestError where a job is done only while somebody follows it."""
+
+    def _watch(self, job_id: str, every: float) -> Generator[JobProgress, None, None]:
         work, seen = None, -1
         while True:
             with self._changed:
@@ -368,6 +375,10 @@ class JobQueue:
                     return
                 work.begin(self.store.update(work.row.id, state="running", started=time.time()))
             ending = attempt(self._runner(work.row.kind), work)
+        self._settle(work, ending)
+
+    def _settle(self, work: Work, ending: dict[str, Any]) -> None:
+        """What came of a job is written down, and what can be learned from it remembered."""
         if ending["state"] == "done" and (measured := work.measurement()) is not None:
             self.timings.remember(work.row.kind, measured)
         self._insist(lambda: self._end(work, **ending))

@@ -42,7 +42,7 @@ TURNED_OFF = (
 
 class TrainingRunner:
     """``segmenter`` gives one that follows what a person pointed at; ``defaults`` the checkpoint's
-    own settings; ``enabled`` False refuses every training."""
+    own settings; ``enabled`` False refuses every training, with the words ``turned_off``."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class TrainingRunner:
         segmenter: Callable[[], ClickSegmenter],
         defaults: Callable[[], GenerationDefaults],
         enabled: bool = True,
+        turned_off: str = TURNED_OFF,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._wait_for_engine = wait_for_engine
@@ -59,12 +60,13 @@ class TrainingRunner:
         self._segmenter = segmenter
         self._defaults = defaults
         self._enabled = enabled
+        self._turned_off = turned_off
         self._limits = limits
 
     def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
         """A wrong setting, a missing clip or a name that is taken is told at once."""
         if not self._enabled:
-            raise RequestError(TURNED_OFF)
+            raise RequestError(self._turned_off)
         asked = TrainingInputs.from_json(inputs, Path())
         asked.check_count(self._limits)
         missing = [clip.file.name for clip in asked.clips if clip.file.name not in files]

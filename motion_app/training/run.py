@@ -7,7 +7,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from motion_app.scene import Motion, SceneObject
 from motion_app.training.clips import CachedViews, ViewConfig, cache_views
 from motion_app.training.config import ClipTraining, MotionTraining
 from motion_app.training.parallel import ALONE, Share
+from motion_app.training.velocity_error import draw_noise, velocity_miss, weighted_error
 from motion_app.video import Clip
 
 log = logging.getLogger(__name__)
@@ -290,99 +291,3 @@ class TrainingRun(LearningRun):
         if self.config.mask == "dmem":
             return TrainingSample(lesson.layout, noun=lesson.noun)
         return TrainingSample(lesson.layout)
-
-
-@dataclass(frozen=True, eq=False)
-class NoisyViews:
-    """A batch on its way into the transformer: ``latents``, ``noise`` and ``condition`` (the first
-    frame's latents, then zeros) are (B, F, C, H', W') float32, ``timesteps`` (B,) int64."""
-
-    latents: Tensor
-    noise: Tensor
-    condition: Tensor
-    timesteps: Tensor
-
-    def rows(self, rows: slice) -> NoisyViews:
-        """Some of the batch."""
-        parts = (self.latents, self.noise, self.condition, self.timesteps)
-        return NoisyViews(*(part[rows] for part in parts))
-
-
-def draw_noise(
-    latents: Tensor,
-    config: ClipTraining,
-    engine: MotionEngine,
-    *,
-    rng: np.random.Generator,
-    generator: torch.Generator,
-    image_noise: tuple[float, ...] = (),
-) -> NoisyViews:
-    """Noise, timesteps and first frames of ``latents`` (B, F, C, H', W'), on the transformer's
-    device. ``image_noise``: mean and deviation of ln σ of the noise on the first frame. Where a
-    token spans several latent frames, the first is repeated in front as the stock pipeline does."""
-    device = engine.pipe.transformer.device
-    spare = engine.geometry.padded_latent_frames - latents.shape[1]
-    latents = torch.cat([latents[:, :spare], latents], dim=1)
-    noise = torch.randn(latents.shape, generator=generator)
-    total = engine.pipe.scheduler.config.num_train_timesteps
-    shares = 1 - config.noisy_share * torch.rand(len(latents), generator=generator)
-    timesteps = (shares * total).long().clamp(0, total - 1)  # (B,)
-    keep = torch.from_numpy(rng.random(len(latents)) >= config.image_dropout).to(latents)
-    first = latents[:, 0]
-    if image_noise:
-        mean, deviation = image_noise
-        sigma = (mean + deviation * torch.randn(len(latents), generator=generator)).exp()
-        added = torch.randn(first.shape, generator=generator)
-        first = first + sigma[:, None, None, None] * added
-    vae = engine.pipe.vae.config
-    if vae.invert_scale_latents:  # 1.5 reads its picture divided by the factor, not multiplied
-        first = first / vae.scaling_factor**2
-    condition = torch.zeros_like(latents)
-    condition[:, : spare + 1] = (first * keep[:, None, None, None])[:, None]
-    return NoisyViews(*(part.to(device) for part in (latents, noise, condition, timesteps)))
-
-
-def velocity_miss(
-    draws: NoisyViews,
-    text: Tensor,
-    engine: MotionEngine,
-    *,
-    rotary: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, Tensor]:
-    """Predicted minus true velocity (B, F, C, H', W') float32, and ᾱ (B, 1, 1, 1, 1); ``text``
-    (B, L, text width)."""
-    transformer, scheduler = engine.pipe.transformer, engine.pipe.scheduler
-    noisy = scheduler.add_noise(draws.latents, draws.noise, draws.timesteps)
-    with _fast_bfloat16(transformer):
-        velocity = transformer(
-            hidden_states=torch.cat([noisy, draws.condition], dim=2).to(transformer.dtype),
-            encoder_hidden_states=text.to(transformer.dtype),
-            timestep=draws.timesteps,
-            # The stock pipeline's own constant, for CogVideoX 1.5 alone.
-            ofs=None
-            if transformer.config.ofs_embed_dim is None
-            else draws.latents.new_full((1,), 2.0),
-            image_rotary_emb=rotary,
-            return_dict=False,
-        )[0].float()  # (B, F, C, H', W')
-    kept = scheduler.alphas_cumprod.to(draws.latents)[draws.timesteps].view(-1, 1, 1, 1, 1)
-    target = kept.sqrt() * draws.noise - (1 - kept).sqrt() * draws.latents
-    return velocity - target, kept
-
-
-def weighted_error(miss: Tensor, draws: NoisyViews, config: ClipTraining) -> Tensor:
-    """The mean square of ``miss``, places that differ from the first frame ``moving_weight`` times
-    as heavy as others."""
-    latents = draws.latents
-    moving = (latents - latents[:, :1]).abs().mean(dim=2, keepdim=True) > 0.2
-    weights = 1 + (config.moving_weight - 1) * moving.float()
-    return (miss.square() * weights / weights.mean()).mean()
-
-
-def _fast_bfloat16(transformer: nn.Module) -> AbstractContextManager:
-    """bfloat16 where it is the fast type: a float32 model on a CPU with AVX-512 BF16 computes its
-    matrix products four times as fast. Tokens and optimiser stay float32."""
-    wanted = transformer.device.type == "cpu" and transformer.dtype == torch.float32
-    if wanted and torch.cpu._is_avx512_bf16_supported():
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()

@@ -26,9 +26,10 @@ from motion_app.errors import RequestError
 from motion_app.phrases import Clause, find_clauses
 from motion_app.scene import Motion, SceneObject
 from motion_app.training.clips import CachedViews, ViewConfig, cache_views
-from motion_app.training.run import LearningRun, draw_noise, velocity_miss, weighted_error
+from motion_app.training.run import LearningRun
 from motion_app.training.spv import SubjectClip, find_subjects
 from motion_app.training.synmotion_config import SynMotionTraining
+from motion_app.training.velocity_error import draw_noise, velocity_miss, weighted_error
 from motion_app.video import Clip
 
 
@@ -84,14 +85,30 @@ def prepare_synmotion(
 ) -> SynMotionLesson:
     """Encodes views and captions once; the encoders are not needed afterwards."""
     geometry = engine.geometry
+    alone = motion_steps(config).all()
+    found = [] if alone else find_subjects(config, geometry, folder=engine.folder)
+    init = config.init_prompt.replace("{motion}", config.phrase)
+    told = _described(
+        engine,
+        [
+            SubjectClip(clips[0], config.noun, config.phrase, config.caption),
+            SubjectClip(clips[0], "", config.phrase, init),
+            *found,
+        ],
+    )
+    spoken, (states, clause), *others = told
+    if clause.pieces != spoken[1].pieces:
+        raise RequestError(
+            f'"{config.phrase}" is read differently in "{init}" and in "{config.caption}"; put '
+            "spaces around {motion} in init_prompt"
+        )
     subjects = None
-    if not motion_steps(config).all():
-        found = find_subjects(config, geometry, folder=engine.folder)
+    if found:
         plain = ViewConfig(count=len(found))  # other colours or places would belie their captions
         views = cache_views(
             engine.pipe.vae, [subject.clip for subject in found], geometry, plain, seed=config.seed
         )
-        subjects = _worded(views, [_described(engine, subject) for subject in found])
+        subjects = _worded(views, others)
     views = cache_views(
         engine.pipe.vae,
         clips,
@@ -99,18 +116,10 @@ def prepare_synmotion(
         ViewConfig(config.views, config.zoom, config.shift, config.permute_colours),
         seed=config.seed,
     )
-    spoken = _described(engine, SubjectClip(clips[0], config.noun, config.phrase, config.caption))
-    init = config.init_prompt.replace("{motion}", config.phrase)
-    states, clause = _described(engine, SubjectClip(clips[0], "", config.phrase, init))
-    if clause.pieces != spoken[1].pieces:
-        raise RequestError(
-            f'"{config.phrase}" is read differently in "{init}" and in "{config.caption}"; put '
-            "spaces around {motion} in init_prompt"
-        )
     return SynMotionLesson(
         motion=_worded(views, [spoken] * len(views.latents)),
         subjects=subjects,
-        empty_text=_states(engine, ""),
+        empty_text=engine.prompts.encode_all([""])[0][0],
         init_states=states[slice(*clause.motion)].float(),
         deviation=float(states.float().std()),
         rotary=engine.rotary_embedding(),
@@ -123,33 +132,25 @@ def _load_tokens(path: Path, engine: MotionEngine) -> MotionTokens:
     return MotionTokens.load(path, layers=g.layers, width=g.width_tokens, base=engine.fingerprint)
 
 
-def _states(engine: MotionEngine, prompt: str) -> Tensor:
-    """The text encoder's states of ``prompt``, (L, text width)."""
-    pipe = engine.pipe
-    with torch.no_grad():
-        states, _ = pipe.encode_prompt(
-            prompt,
-            None,
-            do_classifier_free_guidance=False,
-            max_sequence_length=engine.geometry.text_tokens,
-            device=pipe.transformer.device,
-        )  # (1, L, text width)
-    return states[0]
-
-
-def _described(engine: MotionEngine, subject: SubjectClip) -> tuple[Tensor, Clause]:
-    """States and roles of a clip's prompt."""
-    told = SceneObject(
-        mask=np.ones((1, 1), bool),
-        sentence=subject.prompt,
-        phrase=subject.motion,
-        motion=Motion(subject.motion, subject.motion, Path(), engine.fingerprint),
-        name=subject.subject,
-    )
-    clause = find_clauses(
-        subject.prompt, [told], engine.pipe.tokenizer, engine.geometry.text_tokens
-    )[0]
-    return _states(engine, subject.prompt), clause
+def _described(
+    engine: MotionEngine, subjects: Sequence[SubjectClip]
+) -> list[tuple[Tensor, Clause]]:
+    """States (L, text width) and roles of each clip's prompt."""
+    clauses = []
+    for subject in subjects:
+        told = SceneObject(
+            mask=np.ones((1, 1), bool),
+            sentence=subject.prompt,
+            phrase=subject.motion,
+            motion=Motion(subject.motion, subject.motion, Path(), engine.fingerprint),
+            name=subject.subject,
+        )
+        clauses += find_clauses(
+            subject.prompt, [told], engine.pipe.tokenizer, engine.geometry.text_tokens
+        )
+    # The empty one in the same go, last: it is asked for next, and is still known then.
+    states = engine.prompts.encode_all([*(subject.prompt for subject in subjects), ""])[:-1]
+    return [(state[0], clause) for state, clause in zip(states, clauses, strict=True)]
 
 
 def _worded(views: CachedViews, described: Sequence[tuple[Tensor, Clause]]) -> WordedViews:

@@ -27,7 +27,7 @@ def register_api(host: ModelHost) -> None:
     """One endpoint for each action, under the method's own name; once, inside ``gr.Blocks``."""
     pictures, jobs, motions = PictureEndpoints(host), JobEndpoints(host), MotionEndpoints(host)
     for endpoint in (
-        *(pictures.model, pictures.segment, pictures.verify, pictures.evaluate),
+        *(pictures.model, pictures.segment, pictures.find, pictures.verify, pictures.evaluate),
         *(jobs.generate, jobs.submit, jobs.train_motion),
         *(jobs.job, jobs.cancel, jobs.again, jobs.delete_job),
         *(motions.motions, motions.import_motion, motions.export_motion),

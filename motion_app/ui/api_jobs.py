@@ -33,8 +33,7 @@ class JobEndpoints:
         Returns:
             {"job", "video", "gif", "recipe", "frames", "masks", "seed", "seconds", ...}
         """
-        submitted = self.submit(request, badge, http)
-        return self._outcome(self._wait(submitted["job"]))
+        return self._outcome(self._wait(self._submitted(request, badge, http).id))
 
     def submit(self, request: Json, badge: bool = False, http: gr.Request | None = None) -> Json:
         """Put a video into the line and return at once; follow it with ``job``.
@@ -46,10 +45,13 @@ class JobEndpoints:
         Returns:
             {"job": 32 hexadecimal digits that only the caller knows, "state"}
         """
-        row = self.host.jobs.submit(
-            generation.KIND, {"request": request, "badge": badge}, owner=_owner(http)
-        )
+        self.host.jobs.check_unattended()
+        row = self._submitted(request, badge, http)
         return {"job": row.id, "state": row.state}
+
+    def _submitted(self, request: Json, badge: bool, http: gr.Request | None) -> JobRow:
+        inputs = {"request": request, "badge": badge}
+        return self.host.jobs.submit(generation.KIND, inputs, owner=_owner(http))
 
     def train_motion(
         self,
@@ -147,6 +149,7 @@ class JobEndpoints:
         Returns:
             {"job", "state"}
         """
+        self.host.jobs.check_unattended()
         return {"job": job, "state": self.host.jobs.again(job).state}
 
     def delete_job(self, job: str) -> Json:
@@ -163,7 +166,7 @@ class JobEndpoints:
 
     def _wait(self, job: str) -> JobRow:
         """The job's row when it has ended; RequestError where it did not end well."""
-        *_, last = self.host.jobs.watch(job)
+        *_, last = self.host.jobs.follow(job)
         if last.row.state != "done":
             raise RequestError(last.row.message or f"the job ended as {last.row.state}")
         return last.row

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from motion_app.scene import Box, Click
 from motion_app.ui.api_files import File, Json, received
 from motion_app.ui.host import ModelHost
 
+MOST_WORDS, LONGEST_WORD = 16, 80
+
 
 class PictureEndpoints:
     """What is answered at once."""
@@ -31,7 +35,8 @@ class PictureEndpoints:
 
         Returns:
             {"state": "loading" | "ready" | "failed", "name", "device", "message", "width",
-            "height", "frames", "fps", "text_tokens", "steps", "guidance", "limits"}
+            "height", "frames", "fps", "text_tokens", "steps", "guidance", "limits", "profile",
+            "memory": what it is estimated to take, in GB, null until its files are there}
         """
         status, geometry = self.host.status(), self.host.geometry()
         defaults = self.host.defaults()
@@ -48,6 +53,8 @@ class PictureEndpoints:
             "steps": defaults.steps,
             "guidance": defaults.guidance,
             "limits": self.limits.model_dump(),
+            "profile": status.profile,
+            "memory": None if status.memory is None else status.memory.to_json(),
         }
 
     def segment(
@@ -85,6 +92,43 @@ class PictureEndpoints:
                 }
                 for index in order
             ],
+        }
+
+    def find(self, image: File, words: list[str], threshold: float = 0.3) -> Json:
+        """Find things of a picture by words. Their boxes can be given to ``segment``.
+
+        Args:
+            image: the picture, as an upload or a data: URI
+            words: what to look for, for example ["red robot", "fox"]
+            threshold: how sure it must be, 0 to 1
+
+        Returns:
+            {"objects": [{"words", "score", "box": [x0, y0, x1, y1] in pixels of the picture,
+            "mask": PNG as a data: URI, or null where the model gives none}, ...], "seconds"}, the
+            surest first
+        """
+        if len(words) > MOST_WORDS or any(len(word) > LONGEST_WORD for word in words):
+            raise RequestError(
+                f"at most {MOST_WORDS} words of {LONGEST_WORD} letters can be looked for at a time"
+            )
+        if not 0 <= threshold <= 1:
+            raise RequestError(f"the threshold is {threshold:g}; it lies between 0 and 1")
+        finder = self.host.finder()
+        file = received(image, most_megabytes=self.limits.image_megabytes)
+        picture = read_image(file, limits=self.limits)
+        started = time.monotonic()
+        found = finder.find(picture, words, threshold=threshold)
+        return {
+            "objects": [
+                {
+                    "words": item.words,
+                    "score": round(item.score, 4),
+                    "box": [round(side, 1) for side in astuple(item.box)],
+                    "mask": None if item.mask is None else encode_data_uri(item.mask),
+                }
+                for item in found
+            ],
+            "seconds": round(time.monotonic() - started, 3),
         }
 
     def verify(self, video: File) -> Json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +25,21 @@ from motion_app.scene import (
 )
 from motion_app.ui.examples import NamedBox, noun_at
 from motion_app.ui.object_draft import ObjectDraft, Segment, compose_sentence
-from motion_app.ui.placement import moved_box, moved_click, moved_mask, moved_stroke, to_picture
+from motion_app.ui.placement import (
+    framed_box,
+    moved_box,
+    moved_click,
+    moved_mask,
+    moved_stroke,
+    to_picture,
+)
 from motion_app.ui.strokes import Stroke, paint
+
+if TYPE_CHECKING:
+    from motion_app.object_finder import FoundObject
+
+LONGEST_NAME = 60  # letters
+SAME_SHARE = 0.6  # of what two masks cover together
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +138,37 @@ class SceneDraft:
         rows, columns = np.nonzero(mask)
         index, known = self._target(float(columns.mean()), float(rows.mean()), most)
         return self._with(index, known.masked(mask))
+
+    def with_found(
+        self, found: Sequence[FoundObject], segment: Segment, *, most: int
+    ) -> SceneDraft:
+        """New objects for what was found in the picture, the surest first: by their own masks, or
+        by what ``segment`` makes of their boxes. What is cut off by the fit is left out, as is one
+        that an object covers already, and what is more than ``most``."""
+        draft = self.changed_selection(None)
+        for item in found:
+            if len(draft.objects) >= most:
+                break
+            added = draft._found(item, segment, most=most)
+            if added is None:
+                continue
+            mask = added.objects[-1].mask
+            if mask.any() and not any(_same(mask, known.mask) for known in draft.objects):
+                draft = added
+        return draft
+
+    def _found(self, item: FoundObject, segment: Segment, *, most: int) -> SceneDraft | None:
+        """One more object, with none selected; None for what lies outside the frame."""
+        if item.mask is not None:
+            mask = self.fitted.fit_mask(item.mask)
+            added = self.masked(mask, most=most) if mask.any() else None
+        else:
+            box = framed_box(item.box, self.fitted)
+            added = None if box is None else self.boxed(box, segment, most=most)
+        if added is None:
+            return None
+        last, name = len(added.objects) - 1, item.words[:LONGEST_NAME]
+        return added.changed(last, lambda one: one.renamed(name)).changed_selection(None)
 
     def _target(self, x: float, y: float, most: int) -> tuple[int, ObjectDraft]:
         """The selected object and its place, or a new one named after what is at (x, y)."""
@@ -225,6 +269,11 @@ class SceneDraft:
             objects=tuple(kept),
             selected=keys.index(selected) if selected in keys else None,
         )
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two masks mean one thing: found twice, by two words or beside a click."""
+    return bool((one & other).sum() > SAME_SHARE * (one | other).sum())
 
 
 def _wording(item: SceneObject) -> str | None:

@@ -97,11 +97,13 @@ def when(seconds_ago: float, texts: Texts) -> str:
 @dataclass(frozen=True)
 class View:
     """How the gallery is looked at. ``shown``: the id of the job in the player; ``pair``: those on
-    the two sides of the comparison; ``now`` in Unix seconds."""
+    the two sides of the comparison; ``now`` in Unix seconds; ``lent``: videos are made only while
+    the page is open."""
 
     now: float
     shown: str | None = None
     pair: tuple[str | None, str | None] = (None, None)
+    lent: bool = False
 
     @classmethod
     def present(
@@ -118,7 +120,8 @@ def gallery_html(
 ) -> str:
     """The gallery of ``rows``, which come newest first."""
     if not rows:
-        return f'<p class="gallery-empty">{texts("video.gallery_empty")}</p>'
+        words = texts("video.gallery_empty_lent" if view.lent else "video.gallery_empty")
+        return f'<p class="gallery-empty">{words}</p>'
     cards = "".join(_card(row, thumbnail(row), view, texts) for row in rows[:MOST_SHOWN])
     return f'<ul class="gallery" aria-label="{texts("video.gallery")}">{cards}</ul>'
 

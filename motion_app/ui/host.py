@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from motion_app import sandbox
-from motion_app.errors import CheckpointError, MotionAppError
+from motion_app.errors import CheckpointError, MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs import generation, training
 from motion_app.jobs.device import DeviceLock
@@ -27,7 +28,10 @@ from motion_app.settings import Settings
 from motion_app.signing import certificate_of
 
 if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
+    from motion_app.engine.acceleration import Acceleration
+    from motion_app.engine.outlook import Outlook
     from motion_app.engine.pipeline import MotionEngine
+    from motion_app.object_finder import ObjectFinder
     from motion_app.segmentation import ClickSegmenter
 
 logger = logging.getLogger(__name__)
@@ -40,33 +44,51 @@ CLICK_WAIT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class HostStatus:
-    """``message``: why it failed. ``load_seconds`` counts up while loading."""
+    """``message``: why it failed. ``load_seconds`` counts up while loading. ``fetched``: bytes that
+    came and bytes in all while the model comes from the hub. ``memory``: what the model is
+    estimated to take, None until its files are there. ``profile``: the memory profile it runs by,
+    and ``too_large`` the one that ran out of memory before."""
 
     state: Literal["loading", "ready", "failed"]
     name: str
     device: str
     load_seconds: float
     message: str = ""
+    fetched: tuple[int, int] | None = None
+    memory: Outlook | None = None
+    profile: str = ""
+    too_large: str = ""
 
 
 class ModelHost:
-    """Loads one checkpoint and its segmenter on a thread; whoever needs them waits."""
+    """Loads one checkpoint and its segmenter on a thread; whoever needs them waits. ``lent``: the
+    device is lent to a call at a time (``zero_gpu``); ``no_training``: why motions are not learned
+    here, where the settings alone do not say it."""
+
+    lent = False
+    no_training = ""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.library = Library(settings.motion_folders())
         self.lock = DeviceLock()
-        self.jobs = JobQueue(
-            settings.outputs, self._runners(), limits=settings.limits, lock=self.lock
-        )
+        self.jobs = self._new_jobs()
         self._name = GenerationDefaults.read(settings.model).name
         self._error: MotionAppError | None = None
         self._engine: MotionEngine | None = None
         self._segmenter: ClickSegmenter | None = None
         self._engine_done = threading.Event()
         self._segmenter_done = threading.Event()
+        self._finder: ObjectFinder | None = None
+        self._finder_lock = threading.Lock()
         self._started: float | None = None
         self._load_seconds = 0.0
+        self._fetched: tuple[int, int] | None = None
+        self._outlook: Outlook | None = None
+
+    def _new_jobs(self) -> JobQueue:
+        settings = self.settings
+        return JobQueue(settings.outputs, self._runners(), limits=settings.limits, lock=self.lock)
 
     def _runners(self) -> dict[str, Runner]:
         settings = self.settings
@@ -85,7 +107,10 @@ class ModelHost:
                 **shared,
             ),
             training.KIND: training.TrainingRunner(
-                segmenter=self.segmenter, enabled=settings.training, **shared
+                segmenter=self.segmenter,
+                enabled=settings.training,
+                turned_off=self.no_training or training.TURNED_OFF,
+                **shared,
             ),
         }
 
@@ -111,23 +136,35 @@ class ModelHost:
             return HostStatus("failed", self._name, "", self._load_seconds, str(self._error))
         if self._engine is None:
             waited = 0.0 if self._started is None else time.monotonic() - self._started
-            return HostStatus("loading", self._name, "", waited)
-        device = str(self._engine.profile.device)
-        return HostStatus("ready", self._engine.defaults.name, device, self._load_seconds)
+            return HostStatus(
+                *("loading", self._name, "", waited), fetched=self._fetched, memory=self._outlook
+            )
+        profile = self._engine.profile
+        return HostStatus(
+            *("ready", self._engine.defaults.name, str(profile.device), self._load_seconds),
+            memory=self._outlook,
+            profile=profile.placement.name,
+            too_large=profile.too_large,
+        )
 
     def geometry(self) -> ModelGeometry:
-        """The sizes: of a folder known before its weights are loaded, of a hub id after."""
+        """The sizes, known before the weights are loaded; those of a hub id are fetched first."""
         if self._engine is not None:
             return self._engine.geometry
-        if Path(self.settings.model).is_dir():
-            return ModelGeometry.from_folder(self.settings.model)
-        return self.engine().geometry
+        return ModelGeometry.from_folder(self._configs)
 
     def defaults(self) -> GenerationDefaults:
-        """The checkpoint's own settings, or the method's while a hub id is not loaded yet."""
+        """The checkpoint's own settings."""
         if self._engine is not None:
             return self._engine.defaults
-        return GenerationDefaults.read(self.settings.model)
+        return GenerationDefaults.read(self._configs)
+
+    @cached_property
+    def _configs(self) -> Path:
+        """Where the checkpoint's small files are. CheckpointError for what is no checkpoint."""
+        from motion_app.engine.checkpoint import config_folder
+
+        return config_folder(self.settings.model)
 
     def motions(self) -> list[Motion]:
         """Motions for this base model; of any, before the model is loaded."""
@@ -160,6 +197,22 @@ class ModelHost:
             raise self._error or CheckpointError("the click model could not be loaded")
         return self._segmenter.new_session()
 
+    def finder(self) -> ObjectFinder:
+        """What finds things by words; loaded when first asked for. RequestError where none is set,
+        CheckpointError where it cannot be loaded."""
+        source = self.settings.finder
+        if source is None:
+            raise RequestError(
+                "no finder of things by words is set up here; set MOTION_APP_FINDER to a Grounding "
+                "DINO or SAM 3 model, for example IDEA-Research/grounding-dino-tiny"
+            )
+        with self._finder_lock:
+            if self._finder is None:
+                from motion_app.object_finder import ObjectFinder
+
+                self._finder = ObjectFinder.load(source, device=self._clicks_device())
+            return self._finder
+
     @property
     def clicks_ready(self) -> bool:
         return self._segmenter_done.is_set()
@@ -168,7 +221,8 @@ class ModelHost:
         try:
             from motion_app.engine.checkpoint import checkpoint_folder
 
-            folder = checkpoint_folder(self.settings.model)
+            folder = checkpoint_folder(self.settings.model, on_bytes=self._hear_bytes)
+            self._fetched = None
             self._load_segmenter(folder)
             self._load_engine(folder)
         except MotionAppError as error:
@@ -184,22 +238,36 @@ class ModelHost:
             self._segmenter_done.set()
             self._engine_done.set()
 
+    def _hear_bytes(self, done: int, total: int) -> None:
+        self._fetched = (done, total)
+
+    def _hear_outlook(self, outlook: Outlook) -> None:
+        self._outlook = outlook
+
     def _load_segmenter(self, folder: Path) -> None:
         """First: it is small, and clicks come before anything else."""
         from motion_app.segment_anything2 import load_segmenter
 
         source = self.settings.segmenter_source(str(folder), default=HUB_SEGMENTER)
-        self._segmenter = load_segmenter(source, device=self.settings.device)
+        self._segmenter = load_segmenter(source, device=self._clicks_device())
         self._segmenter_done.set()
 
-    def _load_engine(self, folder: Path) -> None:
+    def _clicks_device(self) -> str | None:
+        return self.settings.device
+
+    def _acceleration(self) -> Acceleration:
         from motion_app.engine.acceleration import Acceleration
+
+        return Acceleration.of(self.settings)
+
+    def _load_engine(self, folder: Path) -> None:
         from motion_app.engine.pipeline import MotionEngine
 
         engine = MotionEngine.load(
             folder,
             device=self.settings.device,
-            acceleration=Acceleration.of(self.settings),
+            acceleration=self._acceleration(),
+            on_outlook=self._hear_outlook,
         )
         engine.fingerprint  # noqa: B018  read now, while everyone waits anyway
         self._engine = engine

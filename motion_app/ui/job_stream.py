@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -73,7 +74,7 @@ class JobStream:
     def gallery(self, owner: str, following: Following) -> str:
         """The owner's videos as HTML."""
         rows = self.host.jobs.rows(owner, kind=KIND, limit=MOST_SHOWN)
-        view = View(time.time(), following.job, following.pair.sides)
+        view = View(time.time(), following.job, following.pair.sides, lent=self.host.lent)
         return gallery_html(
             rows, lambda row: self._thumbnails(row, self.host.jobs.folder(row.id)), view, self.texts
         )
@@ -103,23 +104,24 @@ class JobStream:
         turn = following.look_at(job)
         line: tuple[int, str] | None = None
         preview = _PreviewClock()
-        for progress in self.host.jobs.watch(job, every=TICK_SECONDS):
-            row = progress.row
-            if not following.leads(turn):
+        with closing(self.host.jobs.follow(job, every=TICK_SECONDS)) as told:
+            for progress in told:
+                row = progress.row
+                if not following.leads(turn):
+                    if not row.active:
+                        yield Panel(gallery=self.gallery(owner, following))
+                    continue
                 if not row.active:
-                    yield Panel(gallery=self.gallery(owner, following))
-                continue
-            if not row.active:
-                ended = self._ended(owner, following, row)
-                yield replace(ended, failure=row.message if row.state == "failed" else None)
-                continue
-            panel = self._running(progress, draw=preview.due(progress.news))
-            if line is None:
-                panel = replace(panel, live=panel.live or self.empty, result="hidden")
-            if line != (progress.ahead, row.state):
-                line = (progress.ahead, row.state)
-                panel = replace(panel, gallery=self.gallery(owner, following))
-            yield panel
+                    ended = self._ended(owner, following, row)
+                    yield replace(ended, failure=row.message if row.state == "failed" else None)
+                    continue
+                panel = self._running(progress, draw=preview.due(progress.news))
+                if line is None:
+                    panel = replace(panel, live=panel.live or self.empty, result="hidden")
+                if line != (progress.ahead, row.state):
+                    line = (progress.ahead, row.state)
+                    panel = replace(panel, gallery=self.gallery(owner, following))
+                yield panel
 
     def _running(self, progress: JobProgress, *, draw: bool) -> Panel:
         return Panel(

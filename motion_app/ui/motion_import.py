@@ -42,7 +42,8 @@ def _bring_published(host: ModelHost, file: Path, *, name: str, phrase: str) -> 
     convert_published(
         file,
         out,
-        transformer=engine.pipe.transformer,
+        layers=engine.geometry.layers,
+        width=engine.geometry.width_tokens,
         base=engine.fingerprint,
         name=chosen,
         phrase=phrase.strip() or NEUTRAL_PHRASE,

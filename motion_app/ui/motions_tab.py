@@ -100,8 +100,9 @@ class MotionsTab:
         gr.HTML(_heading(texts("motions.train_title"), texts("motions.train_help")))
         if not self.host.settings.training:
             command = html.escape(training_command())
+            why = texts("motions.train_off_lent" if self.host.lent else "motions.train_off")
             gr.HTML(
-                f'<div class="training-off"><p>{html.escape(texts("motions.train_off"))}</p>'
+                f'<div class="training-off"><p>{html.escape(why)}</p>'
                 f"<pre>{command}</pre><p>{html.escape(texts('motions.train_then'))}</p></div>",
                 apply_default_css=False,
                 elem_id="training-off",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from motion_app.assignment import MAX_STRENGTH
 from motion_app.errors import RequestError
 from motion_app.phrases import occurrences, phrase_spans
-from motion_app.ui.drafts import SceneDraft
+from motion_app.ui.drafts import LONGEST_NAME, SceneDraft
 from motion_app.ui.icons import icon
 from motion_app.ui.motion_cards import preview_html, shown_name
 from motion_app.ui.notices import Notice, prompt_fault
@@ -18,7 +18,6 @@ from motion_app.ui.overlay import COLOURS, css_colour, ink_on
 from motion_app.ui.stage import notices_html
 from motion_app.ui.texts import Texts
 
-LONGEST_NAME = 60
 LONGEST_SENTENCE = 300
 LONGEST_PROMPT = 2000
 

@@ -13,6 +13,7 @@ from motion_app.media import upscale
 from motion_app.ui.drafts import SceneDraft
 from motion_app.ui.examples import Example
 from motion_app.ui.icons import icon
+from motion_app.ui.object_rows import LONGEST_SENTENCE
 from motion_app.ui.overlay import picture_uri
 from motion_app.ui.texts import Texts
 
@@ -55,6 +56,19 @@ def sources_html(texts: Texts) -> str:
     )
 
 
+def find_html(texts: Texts) -> str:
+    """A field for words, by which objects are found."""
+    t = {key: html.escape(texts(f"transfer.{key}")) for key in _FIND_TEXTS}
+    return (
+        f'<form class="find" data-busy="{t["finding"]}"><label for="find-words">{t["find"]}</label>'
+        '<div class="find-row"><input id="find-words" type="text" autocomplete="off"'
+        f' maxlength="{LONGEST_SENTENCE}" placeholder="{t["find_example"]}">'
+        f'<button type="submit" class="tool">{t["find_button"]}</button></div>'
+        f'<p class="note quiet" role="status">{t["find_help"]}</p></form>'
+    )
+
+
+_FIND_TEXTS = ("find", "find_example", "find_button", "find_help", "finding")
 _SOURCE_TEXTS = ("camera", "paste", "camera_refused", "shoot", "close")
 
 

@@ -29,6 +29,17 @@ def from_picture(fitted: FittedImage, x: float, y: float) -> tuple[float, float]
     )
 
 
+def framed_box(box: Box, fitted: FittedImage) -> Box | None:
+    """A box of the original picture in the model frame, cut to it; None where less than a pixel is
+    left."""
+    height, width = fitted.image.shape[:2]
+    x0, y0 = from_picture(fitted, box.x0, box.y0)
+    x1, y1 = from_picture(fitted, box.x1, box.y1)
+    x0, x1 = (float(np.clip(x, 0, width)) for x in (x0, x1))
+    y0, y1 = (float(np.clip(y, 0, height)) for y in (y0, y1))
+    return Box(x0, y0, x1, y1) if x1 - x0 >= 1 and y1 - y0 >= 1 else None
+
+
 def moved_click(click: Click, before: FittedImage, after: FittedImage) -> Click | None:
     """The click on the same thing in another fit; None where that is cut off."""
     x, y = from_picture(after, *to_picture(before, click.x, click.y))
@@ -39,12 +50,8 @@ def moved_click(click: Click, before: FittedImage, after: FittedImage) -> Click 
 
 def moved_box(box: Box, before: FittedImage, after: FittedImage) -> Box | None:
     """The box around the same things, cut to the frame; None where less than a pixel is left."""
-    height, width = after.image.shape[:2]
-    x0, y0 = from_picture(after, *to_picture(before, box.x0, box.y0))
-    x1, y1 = from_picture(after, *to_picture(before, box.x1, box.y1))
-    x0, x1 = (float(np.clip(x, 0, width)) for x in (x0, x1))
-    y0, y1 = (float(np.clip(y, 0, height)) for y in (y0, y1))
-    return Box(x0, y0, x1, y1) if x1 - x0 >= 1 and y1 - y0 >= 1 else None
+    corners = (to_picture(before, box.x0, box.y0), to_picture(before, box.x1, box.y1))
+    return framed_box(Box(*corners[0], *corners[1]), after)
 
 
 def moved_stroke(stroke: Stroke, before: FittedImage, after: FittedImage) -> Stroke:

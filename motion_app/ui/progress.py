@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import html
+from typing import TYPE_CHECKING
 
 from motion_app.jobs.queue import JobProgress
 from motion_app.scene import StepReport
 from motion_app.ui.host import HostStatus, Measurement, ModelHost
 from motion_app.ui.texts import Texts
+
+if TYPE_CHECKING:
+    from motion_app.engine.outlook import Outlook
 
 ANNOUNCED_SHARES = 4  # a screen reader hears of every quarter, not of every second
 
@@ -25,8 +29,8 @@ def in_words(seconds: float, texts: Texts) -> str:
 def banner_html(
     status: HostStatus, measured: Measurement | None, *, steps: int, texts: Texts
 ) -> str:
-    """Which model, on what device, and how long a video of ``steps`` takes here, once that was
-    measured."""
+    """Which model, on what device, how much memory it takes or will take, and how long a video of
+    ``steps`` takes here, once that was measured."""
     name = html.escape(status.name)
     if status.state == "failed":
         body = (
@@ -34,18 +38,75 @@ def banner_html(
             f"<span>{html.escape(status.message)}</span>"
         )
     elif status.state == "loading":
-        waited = in_words(round(status.load_seconds), texts)
         body = (
             f'<span class="chip chip-loading">{name}</span>'
-            f"<span>{texts('video.model_loading', waited=waited)}</span>"
+            f"<span>{_loading(status, texts)}</span>{_shortage(status, texts)}"
         )
     else:
-        device = texts("video.on_device", device=html.escape(status.device))
         body = (
             f'<span class="chip chip-ready">{name}</span>'
-            f"<span>{device} · {_expectation(measured, steps, texts)}</span>"
+            f"<span>{_running(status, texts)} · {_expectation(measured, steps, texts)}</span>"
+            f"{_shortage(status, texts)}"
         )
     return f'<div class="banner" role="status" aria-live="polite">{body}</div>'
+
+
+def _loading(status: HostStatus, texts: Texts) -> str:
+    """Where the model comes from and what it will take, as far as that is known."""
+    if status.fetched is not None:
+        done, total = (in_gigabytes(count) for count in status.fetched)
+        return texts("video.model_fetching", done=done, total=total)
+    waited = in_words(round(status.load_seconds), texts)
+    needs = ""
+    if status.memory is not None:
+        needs = texts("video.model_needs", memory=_memory(status.memory, texts))
+    return texts("video.model_loading", waited=waited, needs=needs)
+
+
+def _memory(memory: Outlook, texts: Texts) -> str:
+    amount = in_gigabytes(memory.device_bytes)
+    device = html.escape(memory.device)
+    if device == "cpu":
+        return texts("video.main_memory", amount=amount)
+    return texts("video.device_memory", amount=amount, device=device, profile=memory.profile)
+
+
+def _running(status: HostStatus, texts: Texts) -> str:
+    """Device, profile and memory; a profile that is not the one that was chosen says why."""
+    device = html.escape(status.device)
+    if status.too_large:
+        values = {"device": device, "profile": status.profile, "before": status.too_large}
+        return texts("video.on_device_instead", **values)
+    if status.memory is None:
+        return texts("video.on_device", device=device)
+    if device == "cpu":
+        amount = in_gigabytes(status.memory.device_bytes)
+        return texts("video.on_device_memory", device=device, amount=amount)
+    return texts(
+        "video.on_device_profile",
+        device=device,
+        profile=status.profile,
+        amount=in_gigabytes(status.memory.device_bytes),
+    )
+
+
+def _shortage(status: HostStatus, texts: Texts) -> str:
+    """A warning where the memory is estimated not to suffice; "" otherwise."""
+    memory = status.memory
+    if memory is None or not memory.short or status.state == "ready":
+        return ""
+    on_device = memory.device_bytes > memory.device_free
+    wanted = memory.device_bytes if on_device else memory.main_bytes
+    free = memory.device_free if on_device else memory.main_free
+    key = "device" if on_device and memory.device != "cpu" else "main"
+    values = {"wanted": in_gigabytes(wanted), "free": in_gigabytes(free)}
+    return f'<span class="short">⚠ {texts(f"video.short_{key}", **values)}</span>'
+
+
+def in_gigabytes(count: int) -> str:
+    """0.08 GB, 3.2 GB, 21 GB."""
+    amount = count / 1e9
+    return f"{amount:.2f} GB" if amount < 0.95 else f"{amount:.{0 if amount >= 20 else 1}f} GB"
 
 
 def host_banner(host: ModelHost, texts: Texts) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,18 +15,30 @@ from motion_app.errors import RequestError
 from motion_app.geometry import FIT_MODES
 from motion_app.media import decode_data_uri, read_image, read_mask
 from motion_app.scene import Box, Click, Motion
-from motion_app.ui.drafts import SceneDraft
+from motion_app.ui.drafts import LONGEST_NAME, SceneDraft
 from motion_app.ui.examples import Example
 from motion_app.ui.host import ModelHost
 from motion_app.ui.object_draft import Answer, ObjectDraft
-from motion_app.ui.object_rows import LONGEST_NAME, LONGEST_PROMPT, LONGEST_SENTENCE
+from motion_app.ui.object_rows import LONGEST_PROMPT, LONGEST_SENTENCE
 from motion_app.ui.overlay import COLOURS
 from motion_app.ui.session import Session
 from motion_app.ui.strokes import stroke_of
 from motion_app.ui.undo import Action
 
+if TYPE_CHECKING:
+    from motion_app.object_finder import FoundObject
+
 Values = Mapping[str, Any]
 Change = Callable[[SceneDraft, int], SceneDraft]
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What was found for ``words`` in ``picture``, a draft's own."""
+
+    picture: np.ndarray
+    words: str
+    found: tuple[FoundObject, ...]
 
 
 class SceneActions:
@@ -102,6 +115,35 @@ class SceneActions:
         with session.lock:
             if self.host.clicks_ready and session.draft is not None:
                 self._segmenter(session).set_image(session.draft.fitted.image)
+
+    # words
+
+    def look_for(self, session: Session, values: Values) -> Finding:
+        """What the words, with commas between, name in the picture. It may take seconds, so the
+        session is not locked. RequestError where nothing is named, or no finder is set up."""
+        picture = session.scene().picture
+        words = _text(values, LONGEST_SENTENCE)
+        finder = self.host.finder()
+        return Finding(picture, words, tuple(finder.find(picture, words.split(","))))
+
+    def add_found(self, session: Session, finding: Finding) -> None:
+        """New objects for what was found. RequestError where nothing new was, or where the picture
+        is another one by now."""
+        with session.lock:
+            draft, most = session.scene(), self.limits.objects
+            if draft.picture is not finding.picture:
+                raise RequestError("the picture was changed meanwhile; look for the words again")
+            after = draft.with_found(finding.found, self._segment(session), most=most)
+            count = len(after.objects) - len(draft.objects)
+            if not count and finding.found and len(draft.objects) >= most:
+                raise RequestError(
+                    f"there are {most} objects already, which is the most; delete one first"
+                )
+            if not count:
+                raise RequestError(
+                    f"nothing new was found for “{finding.words}”; use other words, or click on it"
+                )
+            session.put(after, Action("transfer.did_find", {"count": count}))
 
     # pictures
 

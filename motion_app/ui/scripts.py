@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+MOUNT = '<div class="mount"></div>'  # the scripts draw a component's ``markup`` into it
 _FOLDER = Path(__file__).parent
 
 

@@ -48,7 +48,8 @@ def submit_training(host: ModelHost, inputs: TrainingInputs, *, owner: str) -> J
     """
     if not host.settings.training:
         raise RequestError(
-            "training is off on this server; learn the motion on your own machine and import it"
+            host.no_training
+            or "training is off on this server; learn the motion on your own machine and import it"
         )
     inputs.check_count(host.settings.limits)
     host.library.new_path(inputs.name)

@@ -139,12 +139,8 @@ def _row_html(row: JobRow, shown: str, texts: Texts) -> str:
         acts += ["use"]
     if not row.active:
         acts += ["delete"]
-    buttons = "".join(
-        f'<button type="button" data-what="{what}" data-id="{row.id}"'
-        f' aria-label="{html.escape(texts(f"motions.job_{what}"))}: {html.escape(row.title)}">'
-        f"{html.escape(texts(f'motions.job_{what}'))}</button>"
-        for what in acts
-    )
+    name = html.escape(str(row.inputs.get("name", "")))
+    buttons = "".join(_button(row, what, name, texts) for what in acts)
     facts = [datetime.fromtimestamp(row.created).strftime("%Y-%m-%d %H:%M")]
     if row.outcome.get("seconds") is not None:
         facts.append(in_words(float(row.outcome["seconds"]), texts))
@@ -154,6 +150,14 @@ def _row_html(row: JobRow, shown: str, texts: Texts) -> str:
         f'<span class="quiet">{" · ".join(facts)}</span>'
         f'<span class="training-acts">{buttons}</span>'
         f"{_why_html(row)}</li>"
+    )
+
+
+def _button(row: JobRow, what: str, name: str, texts: Texts) -> str:
+    label = html.escape(texts(f"motions.job_{what}"))
+    return (
+        f'<button type="button" data-what="{what}" data-id="{row.id}" data-name="{name}"'
+        f' aria-label="{label}: {html.escape(row.title)}">{label}</button>'
     )
 
 

@@ -19,11 +19,11 @@ from motion_app.ui.mask_files import mask_file, masks_file
 from motion_app.ui.motion_cards import cards_html
 from motion_app.ui.notices import object_notices
 from motion_app.ui.object_rows import rows_html
-from motion_app.ui.picture_panel import examples_html, fit_html, sources_html
+from motion_app.ui.picture_panel import examples_html, find_html, fit_html, sources_html
 from motion_app.ui.previews import MotionPreviews
 from motion_app.ui.progress import step_heading
 from motion_app.ui.scene_actions import SceneActions
-from motion_app.ui.scripts import script
+from motion_app.ui.scripts import MOUNT, script
 from motion_app.ui.session import SceneDraft, Session
 from motion_app.ui.stage import stage_html
 from motion_app.ui.texts import Texts
@@ -32,7 +32,6 @@ from motion_app.ui.video_panel import VideoPanel
 PICTURE_FILES = [
     *(".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 ]
-MOUNT = '<div class="mount"></div>'  # the script draws ``markup`` into it
 # Runs after every action, answered or refused.
 ANSWERED_JS = "() => document.dispatchEvent(new CustomEvent('scene-answered'))"
 EXPORTS = {"export": mask_file, "export_all": masks_file}
@@ -70,6 +69,9 @@ class TransferTab:
         self._panel("sources", ("morph", "sources"), sources_html(texts))
         fit = fit_html(None, Session().fit, self.host.geometry(), texts)
         self.fit = self._panel("fit", ("morph", "fit"), fit)
+        self.find = []
+        if self.host.settings.finder is not None:
+            self.find.append(self._panel("find", ("morph", "find"), find_html(texts)))
 
     def _build_objects(self) -> None:
         texts = self.texts
@@ -113,7 +115,7 @@ class TransferTab:
     def wire(self, banner: gr.HTML) -> None:
         """Bind every event. ``banner`` is renewed after each video."""
         show = self.scene_outputs
-        for panel in (self.picker, self.fit, self.stage, self.objects):
+        for panel in (self.picker, self.fit, *self.find, self.stage, self.objects):
             acted = listen(
                 panel.act,
                 self.act,
@@ -151,11 +153,15 @@ class TransferTab:
             name, address = EXPORTS[kind](session.scene())
             file = {"name": name, "address": address, "mark": secrets.token_hex(4)}
             return [gr.update(download=file), gr.skip(), gr.skip()]
-        if kind in ("point", "box") and not self.host.clicks_ready:
+        if kind in ("point", "box", "find") and not self.host.clicks_ready:
             gr.Info(self.texts("transfer.click_kept"), title=self.texts("transfer.loading"))
+        finding = self.actions.look_for(session, values) if kind == "find" else None
         with session.lock:
             before, fit = session.draft, session.fit
-            self.actions.act(session, values)
+            if finding is None:
+                self.actions.act(session, values)
+            else:
+                self.actions.add_found(session, finding)
             session.heard = max(session.heard, _serial(values))
             self._tell_lost(before, session.draft, str(kind))
             return self._show(session, picture=self._refitted(before, session, fit))

@@ -13,6 +13,7 @@ import gradio as gr
 from motion_app.assignment import RequestFile, parse_request
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.jobs.store import JobRow
+from motion_app.settings import ROOT
 from motion_app.ui.boundary import listen, shown_error
 from motion_app.ui.finished import Result
 from motion_app.ui.following import Following
@@ -26,9 +27,12 @@ from motion_app.ui.progress import host_banner, note_html, step_heading
 from motion_app.ui.replays import Replay, Runtime, installed_versions, read_replay
 from motion_app.ui.result_panel import ResultPanel
 from motion_app.ui.session import SceneDraft, Session, request_entries
+from motion_app.ui.showcase import shipped_results
 from motion_app.ui.texts import Texts
 
 ReadRows = Callable[[Session, Sequence[Any]], SceneDraft]
+UPWARDS_JS = "() => document.querySelector('#steps')?.scrollIntoView()"
+RESULTS = ROOT / "assets" / "results"
 RestoreScene = Callable[[Session, RequestFile], list[Any]]
 ANNOUNCE_JS = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 
@@ -62,7 +66,8 @@ class VideoPanel:
 
     def build_gallery(self) -> GalleryPanel:
         """The browser's own videos, the comparison and the drop zone, as wide as the page."""
-        self.gallery = GalleryPanel(self.texts, fps=self.host.geometry().fps)
+        shipped = shipped_results(RESULTS, model=self.host.defaults().name, texts=self.texts)
+        self.gallery = GalleryPanel(self.texts, fps=self.host.geometry().fps, shipped=shipped)
         return self.gallery
 
     def wire(
@@ -96,6 +101,10 @@ class VideoPanel:
             outputs=[self.gallery.drop, *restored],
         )
         listen(self.result.again.click, self.restore_shown, inputs=self.states, outputs=restored)
+        taken = listen(
+            self.gallery.showcase.act, self.take_over, inputs=[session], outputs=restored
+        )
+        taken.success(None, js=UPWARDS_JS, api_visibility="private")
 
     def _wire_generation(self, fields: Sequence[Any]) -> None:
         submitted = listen(
@@ -272,6 +281,14 @@ class VideoPanel:
         if following.job is None:
             raise RequestError("no video is on show; choose one in the gallery")
         return self._restored(session, self._result(session, following.job).file("recipe"))
+
+    def take_over(self, session: Session, event: gr.EventData) -> list[Any]:
+        """The recipe of a video that came with the app as a new scene."""
+        values = event.action if isinstance(event.action, dict) else {}
+        result = self.gallery.shipped.get(str(values.get("name")))
+        if result is None:
+            raise RequestError("this result is not there any more; reload the page")
+        return self._restored(session, result.recipe)
 
     def _restored(self, session: Session, path: Path) -> list[Any]:
         replay = read_replay(
