@@ -212,8 +212,14 @@ def test_measured_ratios_are_those_of_what_the_layers_add(engine, motions):  # n
     assert not transformer.transformer_blocks[-1]._forward_hooks
 
 
-@pytest.mark.parametrize("kind", CACHES)
-def test_every_cache_works_on_the_pocket_by_its_name_alone(kind):
+def test_a_cache_that_needs_measured_ratios_says_how_to_get_them():
+    with pytest.raises(CheckpointError, match="bench caches"):
+        engine = accelerated(ROOT / "checkpoints" / "pocket", cache=StepCache("mag"))
+        engine.generate(two_objects(engine, str(ROOT / "checkpoints" / "pocket")))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CACHES if kind != "mag"])
+def test_every_other_cache_works_on_the_pocket_by_its_name_alone(kind):
     """As a deployment sets it, and skipping as much as it can."""
     pocket = ROOT / "checkpoints" / "pocket"
     engine = accelerated(pocket, cache=StepCache(kind, strength=1.0))
