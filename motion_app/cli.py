@@ -257,6 +257,11 @@ def _add_pocket(actions: Any) -> None:
     measure.add_argument("--processes", type=int, default=2)
     measure.add_argument("--unmasked", type=Path, help="the motions learned without masks")
     _add_model(measure)
+    renew = _command(
+        pocket, "results", commands.renew_results, "make the results that come with the app anew"
+    )
+    renew.add_argument("--out", type=Path, default=commands.RESULTS, metavar="DIR")
+    renew.add_argument("--model", help="the pocket's folder")
     # Its options are the trainer's own: asking it for them would import torch for every command.
     train = _command(
         pocket, "train", commands.train_pocket, "train the pocket checkpoint", add_help=False

@@ -20,7 +20,7 @@ from motion_app.library import Library
 from motion_app.media import read_image, verify_video, write_video
 from motion_app.results import make_folder, save_mask, save_result
 from motion_app.scene import NEUTRAL_PHRASE, StepReport
-from motion_app.settings import Settings
+from motion_app.settings import ROOT, Settings
 from motion_app.signing import certificate_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from motion_app.engine.pipeline import MotionEngine
 
 Result = dict[str, Any]
+RESULTS = ROOT / "assets" / "results"
 
 
 def generate(options: argparse.Namespace, settings: Settings) -> Result:
@@ -206,6 +207,16 @@ def measure_pocket(options: argparse.Namespace, settings: Settings) -> Result:
     )
     print(summary(figures))
     return figures
+
+
+def renew_results(options: argparse.Namespace, settings: Settings) -> Result:
+    """The results that come with the app by the checkpoint as it is now."""
+    silence_loaders()
+
+    from motion_app.evaluation.shipped import renew_results as renew
+
+    made = renew(options.out, Path(options.model or settings.model))
+    return {"results": [str(path) for path in made]}
 
 
 def train_pocket(options: argparse.Namespace, settings: Settings) -> Result:

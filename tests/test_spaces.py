@@ -406,7 +406,7 @@ def test_shipped_results_can_be_taken_over_with_the_shipped_model() -> None:
     assert len(shipped) >= 3
     for result in shipped:
         recipe = json.loads(result.recipe.read_text())
-        assert recipe["base"] == base, "made by another checkpoint; see evaluation/shipped.py"
+        assert recipe["base"] == base, "run: python -m motion_app pocket results"
         build_request(
             parse_request(recipe["request"]),
             geometry=ModelGeometry.from_folder(POCKET),
