@@ -58,7 +58,7 @@ define install
 	export PATH="$$PATH:$$PWD/$(VENV)/uv/bin"; \
 	uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --target $(VENV)/uv uv; \
 	echo "installing $(1) into $(VENV) (the first time takes some minutes)"; \
-	uv pip install --quiet --python $(BIN)/python $(1)
+	uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1)
 	@touch $@
 endef
 

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from motion_app.bench_caches import bench_caches
 from motion_app.bench_full_scale import bench_layers
+from motion_app.bench_record import Case
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 PARTS = ("attention", "generate", "train", "startup")
 ON_REQUEST = ("caches",)
-CACHED_STEPS = 50  # so that there is something left when the masks have settled
 ATTENTION_SIZES = {"text": 226, "motion": 226, "heads": 4, "head_dim": 64}
 ATTENTION_GRID = (6, 30, 30)  # 5,400 video tokens
 REPEATS = 7
@@ -43,18 +44,17 @@ def run_bench(
     model: str,
     show: bool = True,
     shape: str | None = None,
-    layers: int = 1,
-    device: str | None = None,
+    **full_scale: Any,
 ) -> dict[str, Any]:
     """Measure one of PARTS or ON_REQUEST, or all PARTS (None), with the checkpoint ``model``;
-    seconds as JSON. With ``shape``, "generate" measures ``layers`` layers of that size on random
-    weights instead."""
+    seconds as JSON. With ``shape``, "generate" measures layers of that size on random weights
+    instead: ``full_scale`` are the options of ``bench_layers``."""
     measures: dict[str, Callable[[], dict[str, float]]] = {
         "attention": bench_attention,
         "generate": lambda: (
             bench_generate(model)
             if shape is None
-            else bench_layers(shape, layers=layers, device=device or "cpu")
+            else bench_layers(shape, on_case=tell_case, **full_scale)
         ),
         "train": lambda: bench_train(model),
         "startup": lambda: bench_startup(model),
@@ -67,6 +67,11 @@ def run_bench(
             for key, value in results[name].items():
                 print(f"{name:>10}  {key:<32} {value:10.3f}")
     return results
+
+
+def tell_case(name: str, case: Case) -> None:
+    """One finished case of a long measurement, on stderr."""
+    print(f"{name:>10}  {case.seconds:8.1f} s  {case.peak_gigabytes:6.2f} GB", file=sys.stderr)
 
 
 def medians(rivals: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -207,37 +212,6 @@ def two_objects(engine: MotionEngine, model: str) -> GenerationRequest:
         )
     )
     return GenerationRequest(fitted.image, objects)
-
-
-def bench_caches(model: str) -> dict[str, float]:
-    """Every step cache on a video of CACHED_STEPS steps: seconds, their ratio to those without a
-    cache, the share of passes that the last layer computed, and the likeness of the frames in
-    decibels (PSNR). ``mag_ratio.000`` and so on are measured on another video."""
-    from motion_app.engine.acceleration import Acceleration
-    from motion_app.engine.pipeline import MotionEngine
-    from motion_app.engine.step_cache import CACHES, StepCache, residual_ratios
-
-    plain = _engine(model)
-    request = replace(two_objects(plain, model), steps=CACHED_STEPS)
-    with residual_ratios(plain.pipe.transformer) as ratios:
-        plain.generate(replace(request, seed=request.seed + 1))
-    started = time.perf_counter()
-    frames = plain.generate(request).frames.astype(float)
-    without = time.perf_counter() - started
-    figures = {"none.seconds": without}
-    for kind in CACHES:
-        cache = StepCache(kind, ratios=ratios if kind == "mag" else ())
-        engine = MotionEngine.load(model, acceleration=Acceleration(cache=cache))
-        passes: list[int] = []
-        last = engine.pipe.transformer.transformer_blocks[-1].attn1.to_out[0]
-        last.register_forward_hook(lambda *_, passes=passes: passes.append(1))
-        started = time.perf_counter()
-        error = engine.generate(request).frames.astype(float) - frames
-        figures[f"{kind}.seconds"] = time.perf_counter() - started
-        figures[f"{kind}.over_none"] = figures[f"{kind}.seconds"] / without
-        figures[f"{kind}.computed"] = len(passes) / CACHED_STEPS
-        figures[f"{kind}.psnr"] = float(10 * np.log10(255**2 / max((error**2).mean(), 1e-9)))
-    return {**figures, **{f"mag_ratio.{k:03}": ratio for k, ratio in enumerate(ratios)}}
 
 
 def bench_train(model: str) -> dict[str, float]:

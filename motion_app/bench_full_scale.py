@@ -1,61 +1,36 @@
-"""One CogVideoX-5B layer at its full token counts with random weights: stock, ours, dense masks.
+"""CogVideoX-5B layers at their full token counts with random weights: stock, ours, dense masks.
 
 ``python -m motion_app bench generate --shape 5b --layers 1``. All in one process, in turn, so that
-a machine that slows down slows all of them. What is called ``step_extrapolated`` was not run: it is
-a layer's time, times the model's number of layers, times two for the halves of the guidance;
-everything outside the layers is left out.
+a machine that slows down slows all of them; with ``--out`` what was measured is kept, and the same
+command goes on where it was stopped.
 
-On a CPU a 5B layer holds 0.3 GB of weights and 2 GB at its fullest, the dense mask 1 GB more, in
-bfloat16; where the CPU has none, twice as much.
+A sample is one half of the guidance. What is called ``step_extrapolated`` was not run: it is a
+layer's time, times the model's number of layers, times two for the halves; everything outside the
+layers is left out. On a CPU a 5B layer in float32 holds 0.6 GB of weights and 2.6 GB at its
+fullest, under a dense mask 4.5 GB.
 """
 
 from __future__ import annotations
 
-import time
+import platform
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from motion_app.bench_record import BenchRecord, Case
+from motion_app.bench_rivals import SHAPES, LayerRivals, LayerShape, time_on
 from motion_app.errors import RequestError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from torch import Tensor, nn
-
-    from motion_app.engine.attention import AttentionPlan
-    from motion_app.engine.layout import SequenceLayout
+    from collections.abc import Iterator
 
 MOTIONS = (1, 2, 3, 5)
-DENSE = 2  # motions of the dense-mask rival
+DENSE = 2  # motions of the dense-mask rival, of RMPM and of the caches
+DTYPES = ("float32", "bfloat16")
 GIGABYTE = 1e9
 
-
-@dataclass(frozen=True)
-class LayerShape:
-    """``grid`` (F, h, w), ``text`` L, ``motion`` M of each object, ``heads`` of ``head_dim``;
-    ``layers`` of the whole model, ``time_width`` of its time embedding."""
-
-    grid: tuple[int, int, int]
-    text: int
-    motion: int
-    heads: int
-    head_dim: int
-    layers: int
-    time_width: int = 512
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.heads * self.head_dim
-
-
-SHAPES = {
-    "5b": LayerShape((13, 30, 45), 226, 226, 48, 64, 42),
-    "1.5-5b": LayerShape((11, 48, 85), 226, 226, 48, 64, 42),
-    "tiny": LayerShape((3, 6, 8), 24, 8, 2, 64, 2, 16),
-}
+OnCase = Callable[[str, Case], None]
 
 
 def bench_layers(
@@ -64,234 +39,151 @@ def bench_layers(
     layers: int = 1,
     motions: Sequence[int] = MOTIONS,
     device: str = "cpu",
+    dtype: str | None = None,
     repeats: int = 1,
+    out: Path | None = None,
+    on_case: OnCase | None = None,
 ) -> dict[str, float]:
     """Seconds a layer of each rival, the step each would give, their ratios to the stock layer,
-    RMPM's seconds and share of such a step, and peak memory of activations. RequestError for an
-    unknown shape."""
+    RMPM's seconds and share of such a step, peak memory of activations, and what each step cache
+    would make of a step where it skips all that it may.
+
+    ``dtype`` None: float32 on a CPU, else bfloat16, as the engine chooses. ``out``: a JSON file
+    that is written after every case; cases that it holds ``repeats`` times already are not run
+    again. ``on_case`` hears of each. RequestError for a setting that cannot be, or that is not the
+    one ``out`` was begun with.
+    """
     import torch
 
     if shape not in SHAPES:
         raise RequestError(f'unknown shape "{shape}"; choose one of {", ".join(SHAPES)}')
-    if layers < 1:
-        raise RequestError(f"layers is {layers}; at least one must be measured")
-    sizes = SHAPES[shape]
-    where = torch.device(device)
-    rivals = _Rivals(sizes, layers, where)
-    rivals.warm()
-    cases: dict[str, Callable[[], object]] = {"stock": rivals.stock}
-    for count in motions:
-        cases[f"motions_{count}"] = rivals.ours(count)
-    cases[f"dense_{DENSE}"] = rivals.dense(DENSE)
-    seconds, peaks = _measure(cases, where, repeats)
-    figures: dict[str, float] = {}
-    for name, taken in seconds.items():
-        layer = taken / layers
-        figures[f"{name}.layer"] = layer
-        figures[f"{name}.step_extrapolated"] = 2 * layer * sizes.layers
-        figures[f"{name}.over_stock"] = taken / seconds["stock"]
-        figures[f"{name}.peak_gb"] = peaks[name] / GIGABYTE
-    rmpm = rivals.propagation(DENSE)
-    figures["rmpm.seconds"] = _timed(rmpm, where)
-    step = figures.get(f"motions_{DENSE}.step_extrapolated", figures["stock.step_extrapolated"])
-    figures["rmpm.share_of_step"] = figures["rmpm.seconds"] / (step + figures["rmpm.seconds"])
-    return figures
-
-
-class _Rivals:
-    """The same layers and tokens for all; one half of the guidance."""
-
-    def __init__(self, sizes: LayerShape, layers: int, device: Any) -> None:
-        import torch
-        from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
-
-        self.sizes, self.device = sizes, device
-        self.dtype = _dtype_of(device)
-        generator = torch.Generator().manual_seed(0)
-        with torch.device(device):
-            block = CogVideoXBlock(
-                dim=sizes.width,
-                num_attention_heads=sizes.heads,
-                attention_head_dim=sizes.head_dim,
-                time_embed_dim=sizes.time_width,
-                attention_bias=True,
-            )
-        # The layers' weights have no part in their time: one block stands for each.
-        self.blocks: list[nn.Module] = [block.to(self.dtype).eval()] * layers
-        self.layers = layers
-        tokens = sizes.grid[0] * sizes.grid[1] * sizes.grid[2]
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(device, self.dtype)
-
-        self.video, self.text = draw(1, tokens, sizes.width), draw(1, sizes.text, sizes.width)
-        self.time = draw(1, sizes.time_width)
-        angles = torch.rand(tokens, sizes.head_dim, generator=generator).to(device)
-        self.rotary = (angles.cos(), angles.sin())
-        self.draw = draw
-
-    def warm(self) -> None:
-        """Threads and kernels are there before the first rival, on a few tokens."""
-        import torch
-
-        few = slice(64)
-        with torch.no_grad():
-            self.blocks[0](
-                *(part[:, few] for part in (self.video, self.text)),
-                self.time,
-                tuple(part[few] for part in self.rotary),
-            )
-
-    def stock(self) -> None:
-        """The layers as diffusers runs them."""
-        self._run()
-
-    def ours(self, objects: int) -> Callable[[], None]:
-        """The grouped attention with ``objects`` motions."""
-        from motion_app.engine.processor import MotionAttnProcessor
-
-        steering = _FixedSteering(self._scene_of(objects)[2], self._motion(objects))
-        return lambda: self._run(MotionAttnProcessor(0, steering))
-
-    def dense(self, objects: int) -> Callable[[], None]:
-        """One attention under a mask over all tokens, built in every call, as the authors' release
-        computes it."""
-        from motion_app.bench import dense_mask_builder
-        from motion_app.engine.processor import MotionAttnProcessor
-
-        layout, masks, plan = self._scene_of(objects)
-        build = dense_mask_builder(layout, masks, dtype=self.dtype, device=self.device)
-        steering = _FixedSteering(plan, self._motion(objects))
-
-        def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
-            import torch.nn.functional as F
-
-            mask = build()  # (L + V, L + ΣM + V)
-            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-
-        return lambda: self._run(MotionAttnProcessor(0, steering, attention))
-
-    def propagation(self, objects: int) -> Callable[[], object]:
-        """RMPM of one step."""
-        from motion_app.engine.propagation import propagate
-
-        layout, masks, _ = self._scene_of(objects)
-        features = self.draw(*layout.grid, self.sizes.width).float()  # (F, h, w, D)
-        first = masks[:, 0].to(self.device)
-        return lambda: propagate(features, first)
-
-    def _run(self, processor: Any = None) -> None:
-        before = self.blocks[0].attn1.processor
-        if processor is not None:
-            self.blocks[0].attn1.set_processor(processor)
-        try:
-            video, text = self.video, self.text
-            for block in self.blocks:
-                video, text = block(video, text, self.time, self.rotary)
-        finally:
-            self.blocks[0].attn1.set_processor(before)
-
-    def _motion(self, objects: int) -> tuple[Tensor, Tensor]:
-        shape = (1, self.sizes.heads, objects * self.sizes.motion, self.sizes.head_dim)
-        return self.draw(*shape), self.draw(*shape)
-
-    def _scene_of(self, objects: int) -> tuple[SequenceLayout, Tensor, AttentionPlan]:
-        """Objects side by side; together they cover half of every frame."""
-        import torch
-
-        from motion_app.engine.attention import AttentionPlan
-        from motion_app.engine.layout import SequenceLayout
-
-        sizes = self.sizes
-        layout = SequenceLayout(
-            text=sizes.text,
-            phrases=[(1 + 4 * k, 3 + 4 * k) for k in range(objects)],
-            motion=[sizes.motion] * objects,
-            grid=sizes.grid,
+    if layers < 1 or repeats < 1 or min(motions, default=0) < 1:
+        raise RequestError(
+            f"{layers} layers, {repeats} repeats and motions {list(motions)} cannot be measured; "
+            "each must be at least 1, and one number of motions given"
         )
-        masks = torch.zeros(objects, *sizes.grid, dtype=torch.bool)
-        _, height, width = sizes.grid
-        for k in range(objects):
-            columns = slice(k * width // objects, (k + 1) * width // objects)
-            masks[k, :, height // 4 : height // 4 + height // 2, columns] = True
-        return layout, masks, AttentionPlan.build(layout, masks, device=self.device)
-
-
-class _FixedSteering:
-    """One plan and one motion for all layers."""
-
-    def __init__(self, plan: AttentionPlan, motion: tuple[Tensor, Tensor]) -> None:
-        self.plan, self.motion = plan, motion
-
-    def plans(self, layer: int, query: Tensor, key: Tensor) -> list[AttentionPlan]:
-        return [self.plan]
-
-    def key_values(self, layer: int, attn: Any) -> tuple[Tensor, Tensor]:
-        return self.motion
-
-    def observe(self, layer: int, video: Tensor) -> None:
-        """Nothing is propagated here; RMPM is timed by itself."""
+    where = torch.device(device)
+    dtype = dtype or ("float32" if where.type == "cpu" else "bfloat16")
+    if dtype not in DTYPES:
+        raise RequestError(f'unknown dtype "{dtype}"; choose one of {", ".join(DTYPES)}')
+    setting = {
+        "shape": shape,
+        "layers": layers,
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": platform.machine(),
+    }
+    record = BenchRecord.open(out, setting)
+    sizes = SHAPES[shape]
+    rivals = LayerRivals(sizes, layers, where, getattr(torch, dtype))
+    _measure(rivals, record, motions=motions, repeats=repeats, on_case=on_case)
+    numbers = {count: sizes.motion_numbers(count) for count in motions}
+    gigabytes = {n: rivals.dtype.itemsize * count / GIGABYTE for n, count in numbers.items()}
+    return _figures(record, sizes, layers, motion_gigabytes=gigabytes)
 
 
 def _measure(
-    cases: dict[str, Callable[[], object]], device: Any, repeats: int
-) -> tuple[dict[str, float], dict[str, int]]:
-    """Median seconds and peak bytes of each, in turn. On a GPU one round does not count; on a CPU
-    the round that counts memory is the one that warms up, unless it is the only one."""
-    import statistics
-
+    rivals: LayerRivals,
+    record: BenchRecord,
+    *,
+    motions: Sequence[int],
+    repeats: int,
+    on_case: OnCase | None,
+) -> None:
+    """Every case ``repeats`` times, in turn; each is made when its turn comes and let go after it,
+    so that no two hold their masks and tokens at once. On a GPU one round does not count."""
     import torch
 
-    taken: dict[str, list[float]] = {name: [] for name in cases}
-    peaks: dict[str, int] = {}
+    makers: dict[str, Callable[[], Callable[[], object]]] = {"stock": lambda: rivals.stock}
+    makers |= {f"motions_{n}": lambda n=n: rivals.ours(n) for n in motions}
+    if DENSE in motions:
+        makers[f"dense_{DENSE}"] = lambda: rivals.dense(DENSE)
+        makers["rmpm"] = lambda: rivals.propagation(DENSE)
+    device = rivals.device
     with torch.no_grad():
-        for number in range(repeats + (device.type == "cuda")):
-            for name, run in cases.items():
-                with _peak(device, peaks, name) if number == 0 else nullcontext():
+        rivals.warm()
+        if device.type == "cuda":
+            for make in makers.values():
+                make()()
+        for number in range(repeats):
+            for name, make in makers.items():
+                if record.times(name) > number:
+                    continue
+                run = make()
+                rivals.attention_seconds = 0.0
+                peak: list[int] = []
+                with _peak(device, peak):
                     seconds = _timed(run, device)
-                if number or device.type != "cuda":
-                    taken[name].append(seconds)
-    return {name: statistics.median(times) for name, times in taken.items()}, peaks
+                case = Case(seconds, rivals.attention_seconds, peak[0] / GIGABYTE)
+                del run
+                record.add(name, case)
+                if on_case is not None:
+                    on_case(name, case)
 
 
-def _peak(device: Any, peaks: dict[str, int], name: str) -> AbstractContextManager:
-    """Writes the most bytes that activations took into ``peaks``."""
-    from contextlib import contextmanager
+def _figures(
+    record: BenchRecord,
+    sizes: LayerShape,
+    layers: int,
+    *,
+    motion_gigabytes: dict[int, float],
+) -> dict[str, float]:
+    from motion_app.bench_caches import forced_shares
 
+    figures: dict[str, float] = {}
+    stock = record.median("stock")
+    for name in record.names():
+        case = record.median(name)
+        if name == "rmpm":
+            continue
+        figures[f"{name}.layer"] = case.seconds / layers
+        figures[f"{name}.attention"] = case.attention_seconds / layers
+        figures[f"{name}.step_extrapolated"] = 2 * case.seconds / layers * sizes.layers
+        figures[f"{name}.over_stock"] = case.seconds / stock.seconds
+        figures[f"{name}.peak_gb"] = case.peak_gigabytes
+        if name != "stock":
+            figures[f"{name}.peak_over_stock_gb"] = case.peak_gigabytes - stock.peak_gigabytes
+    for count, gigabytes in motion_gigabytes.items():
+        figures[f"motions_{count}.own_keys_and_values_gb"] = gigabytes
+    ours = f"motions_{DENSE}"
+    if ours not in record.names():
+        return figures
+    dense = record.median(f"dense_{DENSE}").seconds
+    figures["dense_over_ours"] = dense / record.median(ours).seconds
+    rmpm, step = record.median("rmpm").seconds, figures[f"{ours}.step_extrapolated"]
+    figures["rmpm.seconds"] = rmpm
+    figures["rmpm.share_of_step"] = rmpm / (step + rmpm)
+    case = record.median(ours)
+    for kind, share in forced_shares(sizes.layers).items():
+        rest = case.seconds - case.attention_seconds
+        taken = share.attention * case.attention_seconds + share.rest * rest
+        figures[f"{kind}.attention_computed"] = share.attention
+        figures[f"{kind}.rest_computed"] = share.rest
+        figures[f"{kind}.times_faster_than_stock"] = stock.seconds / taken
+    return figures
+
+
+@contextmanager
+def _peak(device: Any, found: list[int]) -> Iterator[None]:
+    """Puts the most bytes that activations took into ``found``."""
     import torch
 
     from motion_app.engine.peak_memory import PeakMemory
 
-    @contextmanager
-    def counted() -> Any:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-            yield
-            peaks[name] = torch.cuda.max_memory_allocated(device) - before
-            return
-        with PeakMemory() as counter:
-            yield
-        peaks[name] = counter.peak
-
-    return counted()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield
+        found.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    with PeakMemory() as counter:
+        yield
+    found.append(counter.peak)
 
 
 def _timed(run: Callable[[], object], device: Any) -> float:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
+    started = time_on(device)
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def _dtype_of(device: Any) -> Any:
-    """bfloat16 on GPUs and on CPUs that compute in it, else float32."""
-    import torch
-
-    fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return time_on(device) - started

@@ -206,6 +206,7 @@ def _add_training(actions: Any) -> None:
     parser.add_argument("--alpha", type=float, help="synmotion: share of steps on the clips")
     parser.add_argument("--rank", type=int, help="synmotion: of the adapter")
     parser.add_argument("--parts", help="synmotion: what is learned, of mot,sub,refiner,lora")
+    parser.add_argument("--encoding", help="synmotion: phrases read jointly (joint) or apart")
     parser.add_argument(
         "--spv", type=Path, metavar="DIR", help="synmotion: subject prior videos (make-spv)"
     )
@@ -305,6 +306,20 @@ def _add_bench(actions: Any) -> None:
         "--shape", help="generate: layers of this size on random weights: 5b, 1.5-5b, tiny"
     )
     parser.add_argument("--layers", type=int, default=1, help="how many layers of that size")
+    parser.add_argument(
+        "--motions",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="only these: 1 2 3 5 (2 with a dense mask)",
+    )
+    parser.add_argument("--dtype", help="float32 or bfloat16; default as the device computes")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each case")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="a JSON file of the runs so far, which the same command goes on with",
+    )
     _add_model(parser)
     parser = _command(
         actions, "memory", commands.memory, "what a model needs under each memory profile"

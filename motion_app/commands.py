@@ -238,13 +238,21 @@ def bench(options: argparse.Namespace, settings: Settings) -> Result:
     """Time one part, or all of them."""
     from motion_app.bench import run_bench
 
+    full_scale = {
+        "layers": options.layers,
+        "device": options.device or settings.device or "cpu",
+        "dtype": options.dtype,
+        "repeats": options.repeats,
+        "out": options.out,
+    }
+    if options.motions:
+        full_scale["motions"] = options.motions
     return run_bench(
         options.what,
         model=options.model or settings.model,
         show=not options.json,
         shape=options.shape,
-        layers=options.layers,
-        device=options.device or settings.device,
+        **full_scale,
     )
 
 

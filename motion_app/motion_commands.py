@@ -185,6 +185,7 @@ def _synmotion_settings(options: argparse.Namespace) -> dict[str, Any]:
     settings = {
         "alpha": options.alpha,
         "rank": options.rank,
+        "encoding": options.encoding,
         "spv": None if options.spv is None else str(options.spv),
         "parts": None if options.parts is None else tuple(options.parts.split(",")),
     }

@@ -9,13 +9,14 @@ import torch
 from test_pipeline import motions, scene  # noqa: F401
 
 from motion_app.bench import two_objects
+from motion_app.bench_caches import DECIBELS_AT_MOST, bench_caches, computed_share
 from motion_app.engine.acceleration import Acceleration
 from motion_app.engine.attention import AttentionPlan, attend
 from motion_app.engine.fixed_plans import FixedShapes
 from motion_app.engine.kernels import attention_kernel, kernels_of
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.engine.step_cache import CACHES, StepCache, residual_ratios
+from motion_app.engine.step_cache import CACHES, StepCache, resampled, residual_ratios
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.settings import ROOT
 
@@ -212,14 +213,8 @@ def test_measured_ratios_are_those_of_what_the_layers_add(engine, motions):  # n
     assert not transformer.transformer_blocks[-1]._forward_hooks
 
 
-def test_a_cache_that_needs_measured_ratios_says_how_to_get_them():
-    with pytest.raises(CheckpointError, match="bench caches"):
-        engine = accelerated(ROOT / "checkpoints" / "pocket", cache=StepCache("mag"))
-        engine.generate(two_objects(engine, str(ROOT / "checkpoints" / "pocket")))
-
-
-@pytest.mark.parametrize("kind", [kind for kind in CACHES if kind != "mag"])
-def test_every_other_cache_works_on_the_pocket_by_its_name_alone(kind):
+@pytest.mark.parametrize("kind", CACHES)
+def test_every_cache_works_on_the_pocket_by_its_name_alone(kind):
     """As a deployment sets it, and skipping as much as it can."""
     pocket = ROOT / "checkpoints" / "pocket"
     engine = accelerated(pocket, cache=StepCache(kind, strength=1.0))
@@ -236,6 +231,36 @@ def test_every_other_cache_works_on_the_pocket_by_its_name_alone(kind):
     error = (video.frames.astype(float) - plain.frames.astype(float)) ** 2
     assert 10 * np.log10(255**2 / max(error.mean(), 1e-9)) > 22  # the same video to the eye
     assert not engine.pipe.transformer.is_cache_enabled
+
+
+def test_a_step_over_several_measured_ones_takes_the_product_of_their_ratios():
+    ratios = [1.0, 0.9, 0.8, 0.95, 0.99, 0.7, 0.6, 0.85]
+    assert resampled(ratios, 8) == pytest.approx(ratios)
+    assert resampled(ratios, 4) == pytest.approx([1.0, 0.9 * 0.8, 0.95 * 0.99, 0.7 * 0.6])
+    finer = resampled(ratios, 16)
+    assert finer[1] * finer[2] == pytest.approx(0.9) and len(finer) == 16
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_a_cache_does_without_guidance_too(kind, tiny_checkpoint, motions):  # noqa: F811
+    ratios = [1.0] * 8 if kind == "mag" else ()
+    cached = accelerated(tiny_checkpoint, cache=StepCache(kind, strength=1.0, ratios=ratios))
+    request = scene(motions, steps=12, guidance=1.0)
+    with computed_share(cached.pipe.transformer, steps=12, batch=1) as share:
+        assert np.isfinite(cached.generate(request).latents).all()
+    assert 0 < share.attention < 1
+
+
+def test_the_bench_of_caches_compares_each_with_the_same_videos_without_one():
+    pocket = str(ROOT / "checkpoints" / "pocket")
+    figures = bench_caches(pocket, scenes=1, steps=12)
+    assert figures["none.psnr"] == DECIBELS_AT_MOST and figures["none.over_none"] == 1
+    assert figures["none.attention_computed"] == pytest.approx(1)
+    for kind in CACHES:
+        assert figures[f"{kind}.psnr"] >= figures[f"{kind}.psnr_worst"] > 22
+        assert 0 < figures[f"{kind}.attention_computed"] <= 1 + 1e-9
+        assert 0 <= figures[f"{kind}.follows"] <= 1
+    assert sum(name.startswith("mag_ratio.") for name in figures) == 12
 
 
 def test_a_cache_and_a_second_device_exclude_each_other(tiny_checkpoint):

@@ -18,8 +18,14 @@ from xml.etree import ElementTree
 import bench_tasks
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoTokenizer
 
+from motion_app.cli import main
+from motion_app.engine.motion_pack import MotionPack
+from motion_app.engine.motion_tokens import MotionMetadata
+from motion_app.engine.synmotion import SemanticBranch
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation.benchmark_command import parse_counts, parse_strata
 from motion_app.evaluation.case_scores import (
@@ -33,17 +39,25 @@ from motion_app.evaluation.cases import BenchmarkCase, draw_cases, movements, wo
 from motion_app.evaluation.charts import interval_chart, line_chart
 from motion_app.evaluation.external import parse_external, write_inputs
 from motion_app.evaluation.features import Judges
-from motion_app.evaluation.outcome import average, paired_difference
+from motion_app.evaluation.outcome import Outcome, average, paired_difference
 from motion_app.evaluation.published import read_published
 from motion_app.evaluation.result_store import ResultStore, content_key, write_json
+from motion_app.evaluation.roster import motion_sets, usable_files
 from motion_app.evaluation.strata import LIMBED, crowded_reference, limbless_cases, stretched_cases
-from motion_app.evaluation.suites import MAIN, PACKS, SuiteOptions, build_suites
+from motion_app.evaluation.suites import MAIN, PACKS, Suite, SuiteOptions, build_suites
+from motion_app.evaluation.synmotion_tables import reduced_table, supplement_table
 from motion_app.evaluation.tasks import ScoreTask
-from motion_app.evaluation.variants import FULL, LIBRARY, Variant, choose_variants
+from motion_app.evaluation.variants import (
+    FULL,
+    LIBRARY,
+    SYNMOTION_NAMES,
+    Variant,
+    choose_variants,
+)
 from motion_app.evaluation.weights import WeightStore
 from motion_app.evaluation.workers import BenchSource, Crew
 from motion_app.geometry import ModelGeometry
-from motion_app.library import Library
+from motion_app.library import Library, read_motion
 from motion_app.media import write_video
 from motion_app.pocket.world import Scene, render
 from motion_app.scene import Motion
@@ -205,6 +219,73 @@ def test_a_method_that_only_some_motions_fit_gets_scenes_of_those(geometry):
     assert by_name[PACKS].variants == (FULL, other)
     things = [thing for case in by_name[PACKS].cases for thing in case.objects]
     assert {thing.motion for thing in things} == {"jump", "sway"}
+
+
+def test_packs_learned_with_less_are_rows_of_their_own_beside_the_full_ones(geometry):
+    variants = choose_variants(("synmotion", "none"), (), reduced=("mot", "LoRA only"))
+    assert [v.name for v in variants if v.reduced] == ["synmotion: mot", "synmotion: LoRA only"]
+    assert {v.name for v in variants} - {FULL.name} <= set(SYNMOTION_NAMES)
+    files = {name: motion(name, name) for name in NAMES}
+    few = {name: files[name] for name in ("jump", "sway")}
+    roster = {(v.method, v.tokens): few if v.reduced else files for v in variants}
+    options = SuiteOptions({1: 1}, (), 0)
+    suites = build_suites(variants, roster, options, names=NAMES, geometry=geometry)
+    main, packs = (next(s for s in suites if s.name == name) for name in (MAIN, PACKS))
+    assert not any(variant.reduced for variant in main.variants)
+    assert set(packs.variants) == set(variants), "full SynMotion is what they are compared with"
+    suites = build_suites(variants, roster, options, names=("jump", "sway"), geometry=geometry)
+    assert [suite.name for suite in suites] == [MAIN] and set(suites[0].variants) == set(variants)
+    with pytest.raises(RequestError, match="two reduced sets have one name"):
+        choose_variants(reduced=("mot", "mot"))
+
+
+def test_a_reduced_file_that_the_engine_refuses_is_told_under_its_rows_name(tmp_path):
+    variants = choose_variants(("synmotion",), (), reduced=("mot", "LoRA only"))
+    sets = motion_sets(variants, movements([motion("jump", "full")]), [tmp_path, tmp_path])
+    row = ("synmotion", "synmotion: mot")
+    assert set(sets) == {
+        ("fleximmt", LIBRARY),
+        ("synmotion", LIBRARY),
+        row,
+        ("synmotion", "synmotion: LoRA only"),
+    }
+    old, new = motion("jump", "old"), motion("jump", "new")
+    sets[row] = movements([old, new, motion("sway", "bad")])
+    refusals = {(file, "synmotion"): "of another model" for file in (old, sets[row][1].files[0])}
+    roster, gaps = usable_files(sets, refusals)
+    assert roster[row] == {"jump": new}, "the first file that can be used"
+    assert gaps == [
+        "synmotion: mot cannot use sway: of another model",
+        "synmotion: LoRA only: its folder holds no motion",
+    ]
+
+
+def test_full_synmotion_is_compared_with_less_scene_by_scene(cases):
+    variants = choose_variants(("synmotion", "none"), (), reduced=("mot", "odd"))
+    scores = {}
+    for number, (case, variant) in enumerate(itertools.product(cases, variants)):
+        lead = 0.25 if variant.name == "synmotion" else 0.0
+        values = {"own_minus_other[colour]": (number // len(variants) + lead,)}
+        scores[case.id, variant.name] = CaseScores(values, {})
+    ids = ("own_minus_other[colour]",)
+    suite = Suite(MAIN, "scenes", tuple(cases), variants)
+    found = Outcome({}, "m", (), ids, (suite,), (), scores, {}, (), (), None)
+    table = reduced_table(found, suite)
+    assert [row[0] for row in table.rows] == [
+        "fleximmt",
+        "none",
+        "synmotion: mot",
+        "synmotion: odd",
+    ]
+    assert {row[2] for row in table.rows} == {"0.25 [0.25, 0.25]"}
+    beside = {row[0]: row[-2:] for row in supplement_table(found, suite).rows}
+    assert beside == {
+        "none": ("22.22", "81.34"),
+        "synmotion": ("68.6", "97.67"),
+        "synmotion: mot": ("61.43", "57.77"),
+    }
+    whole = replace(suite, variants=tuple(v for v in variants if not v.reduced))
+    assert reduced_table(found, whole) is None and supplement_table(found, whole) is None
 
 
 def test_full_fleximmt_comes_first_and_wrong_names_are_told():
@@ -440,6 +521,55 @@ def test_a_run_that_is_killed_and_started_again_ends_with_the_same_report(tmp_pa
     report = reports(whole)["report.md"].decode()
     assert "| true clip | 3 | 5 of 5 | 1.00" in report and "Full FlexiMMT minus" in report
     assert {"report.tex", "scores.csv", "readme_tables.md", "rmpm.svg"} <= set(reports(whole))
+
+
+def pack_folder(folder: Path, name: str, scale: float) -> Path:
+    """One pack for the pocket: ``scale`` is added to the motion words' states of ``name``."""
+    shipped = read_motion(POCKET / "motions" / f"{name}.safetensors")
+    transformer = json.loads((POCKET / "transformer" / "config.json").read_text())
+    geometry = ModelGeometry.from_folder(POCKET)
+    tokenizer = AutoTokenizer.from_pretrained(POCKET / "tokenizer")
+    pieces = tuple(tokenizer(shipped.phrase)["input_ids"][:-1])
+    table = torch.full((len(pieces), transformer["text_embed_dim"]), scale)
+    folder.mkdir()
+    MotionPack(SemanticBranch(table, None, None, None), None, pieces).save(
+        folder / f"{name}.safetensors",
+        MotionMetadata(name, shipped.phrase, shipped.base, track=shipped.track),
+        layers=geometry.layers,
+        width=geometry.width_tokens,
+    )
+    return folder
+
+
+@pytest.mark.timeout(900)  # starts the command, which loads torch
+def test_one_command_compares_packs_learned_with_less(tmp_path):
+    full = pack_folder(tmp_path / "full", "jump", 0.5)
+    less = pack_folder(tmp_path / "less", "jump", 0.25)
+    options = ["--methods", "synmotion", "--cases", "1:1", "--movements", "jump"]
+    options += ["--motions", str(full), "--reduced", f"mot={less}"]
+    answer = benchmark(tmp_path / "out", *options).answer
+    assert answer["scenes"] == {"main": 1} and answer["videos"] == 3
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "## Full SynMotion minus each other row" in report
+    assert "| synmotion: mot | 1 |" in report and "| 61.43 | 57.77 |" in report
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["--movements", "jump,hover"], "the library has no motion hover; choose from circle,"),
+        (["--movements", "jump", "--data", "."], "leave it out with --data"),
+        (["--reduced", "mot=nowhere"], "the folder nowhere of mot does not exist"),
+        (["--reduced", "mot"], "is not NAME=FOLDER"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_anything_is_made(
+    wrong, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("MOTION_APP_MODEL", str(POCKET))
+    assert main(["evaluate", "benchmark", "--out", str(tmp_path / "out"), *wrong]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*/*"))
 
 
 @pytest.mark.timeout(1800)  # starts the command, which loads torch, up to three times

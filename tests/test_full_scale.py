@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from tiny_models import tiny_pipeline
 
 from motion_app import hub
-from motion_app.bench_full_scale import SHAPES, bench_layers
+from motion_app.bench_caches import CACHED_STEPS, SETTLED_AT, forced_shares
+from motion_app.bench_full_scale import bench_layers
+from motion_app.bench_rivals import SHAPES
 from motion_app.engine.footprint import GIGABYTE, count_part, footprint_of, training_bytes
 from motion_app.engine.memory import LADDER, PLACEMENTS, RESERVE
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
@@ -186,9 +188,69 @@ def test_every_rival_of_the_layer_benchmark_is_timed_and_scaled_to_a_step():
         step = figures[f"{name}.step_extrapolated"]
         assert step == pytest.approx(2 * sizes.layers * figures[f"{name}.layer"])
         assert figures[f"{name}.peak_gb"] > 0
+        assert 0 < figures[f"{name}.attention"] < figures[f"{name}.layer"]
     assert figures["stock.over_stock"] == 1 and 0 < figures["rmpm.share_of_step"] < 1
-    with pytest.raises(RequestError, match="tiny"):
-        bench_layers("7b")
+    ratio = figures["dense_2.layer"] / figures["motions_2.layer"]
+    assert figures["dense_over_ours"] == pytest.approx(ratio)
+    own = 2 * 2 * sizes.motion * sizes.width * sizes.layers * 4 / 1e9  # keys and values of two
+    assert figures["motions_2.own_keys_and_values_gb"] == pytest.approx(own)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shape": "7b"}, "tiny"),
+        ({"layers": 0}, "at least 1"),
+        ({"motions": ()}, "one number of motions"),
+        ({"dtype": "int8"}, "float32, bfloat16"),
+    ],
+)
+def test_a_layer_benchmark_that_cannot_be_is_refused(options, words):
+    with pytest.raises(RequestError, match=words):
+        bench_layers(**{"shape": "tiny", **options})
+
+
+def test_a_layer_benchmark_goes_on_where_it_was_stopped(tmp_path):
+    file = tmp_path / "runs.json"
+    heard = []
+
+    def stop(name, case):
+        heard.append(name)
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench_layers("tiny", motions=(2,), out=file, on_case=stop)
+    kept = json.loads(file.read_text())["cases"]
+    assert list(kept) == heard == ["stock", "motions_2"]
+    figures = bench_layers("tiny", motions=(2,), out=file, on_case=lambda *news: heard.append(news))
+    assert [name for name, _ in heard[2:]] == ["dense_2", "rmpm"]
+    assert figures["stock.layer"] == kept["stock"][0]["seconds"]
+    again = bench_layers("tiny", motions=(2,), out=file, on_case=lambda *_: pytest.fail("ran"))
+    assert again == figures
+
+
+def test_runs_of_two_settings_are_not_compared(tmp_path):
+    file = tmp_path / "runs.json"
+    bench_layers("tiny", motions=(1,), out=file)
+    with pytest.raises(RequestError, match="begun with dtype 'float32', and this is .*bfloat16"):
+        bench_layers("tiny", motions=(1,), out=file, dtype="bfloat16")
+    file.write_text('{"cases": 3}')
+    with pytest.raises(RequestError, match="no record of a measurement"):
+        bench_layers("tiny", motions=(1,), out=file)
+
+
+def test_a_cache_at_its_most_leaves_out_what_its_rule_says():
+    layers, steps = 4, CACHED_STEPS
+    shares = forced_shares(layers)
+    full = SETTLED_AT + 1  # the first pass with a cache fills it
+    first = (full + (steps - full) / layers) / steps  # the first layer alone is always computed
+    assert shares["first-block"].attention == pytest.approx(first)
+    assert shares["first-block"].rest == pytest.approx(first)
+    for kind in ("pab", "taylorseer"):  # both keep attention alone
+        assert shares[kind].rest == pytest.approx(1) and shares[kind].attention < 0.6
+    assert shares["mag"].attention == shares["mag"].rest < 0.5
+    assert 0.5 < shares["faster"].rest < 1  # half of the batch, in part of the steps
 
 
 def entry_of(name: str, content: bytes, digest: str) -> dict:

@@ -70,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
         for name in (
             *("cases", "strata", "suites", "case_scores", "propagation_study", "tasks"),
             *("ablation", "campaign", "external", "result_store", "benchmark_report"),
-            *("benchmark_command",),
+            *("benchmark_command", "roster"),
         )
     },
     "evaluation": REQUESTS | {"evaluation"},
@@ -85,7 +85,10 @@ EVERYTHING = {
     "motion_commands",
     "batch_commands",
     "bench",
+    "bench_caches",
     "bench_full_scale",
+    "bench_record",
+    "bench_rivals",
     "ui",
 }  # the shell around the rest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXImageToVideoPipeline
 from PIL import Image
 from transformers import Sam2Model
 
+from motion_app.cli import main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.evaluation.benchmark import draw_cases, score_video
 from motion_app.geometry import fit_image
 from motion_app.library import Library
 from motion_app.pocket.motions import MOTIONS
+from motion_app.pocket.references import train_shipped_motions
 from motion_app.pocket.sam2 import measure_sam2
 from motion_app.pocket.vae import psnr, render_clips
 from motion_app.pocket.world import WorldConfig
@@ -135,3 +138,28 @@ def test_every_example_is_clicked_right() -> None:
             rows, columns = np.nonzero(mask)
             found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             assert np.allclose(found, (x0, y0, x1, y1), atol=4), (example.name, item.noun)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["--alpha", "1"], "--alpha belongs to --method synmotion"),
+        (["--method", "synmotion"], "would replace the motions that ship"),
+        (["--method", "concat"], "name another folder with --motions-out"),
+    ],
+)
+def test_motions_learned_another_way_never_replace_those_that_ship(wrong, words, tmp_path, capsys):
+    command = ["pocket", "train", "--stages", "motions", "--runs", str(tmp_path / "runs")]
+    assert main([*command, "--out", str(POCKET), *wrong]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_of_motions_is_filled_up_and_what_it_holds_is_left(tmp_path: Path) -> None:
+    given = {"steps": 1, "views": 1, "batch": 1, "alpha": 1.0, "parts": ("mot",)}
+    options = {"device": "cpu", "out": tmp_path, "method": "synmotion", "given": given}
+    first = train_shipped_motions(POCKET, ["jump"], **options)
+    kept = first[0].path.read_bytes()
+    both = train_shipped_motions(POCKET, ["jump", "sway"], **options)
+    assert [motion.name for motion in both] == ["jump", "sway"]
+    assert {motion.method for motion in both} == {"synmotion"}
+    assert first[0].path.read_bytes() == kept and both[0].track == first[0].track is not None

@@ -258,6 +258,22 @@ def test_visitors_do_not_wait_for_each_other(attended) -> None:
         jobs.check_unattended()
 
 
+def test_jobs_that_nobody_came_for_make_room_for_others_and_can_be_run_again(
+    attended, monkeypatch
+) -> None:
+    jobs, _ = attended
+    jobs.limits = Limits(jobs=1)
+    left = jobs.submit("generate", {}, owner="ann")
+    with pytest.raises(RequestError, match="1 jobs are waiting already"):
+        jobs.submit("generate", {}, owner="bob")
+    monkeypatch.setattr("motion_app.jobs.attended.LEFT_ALONE_SECONDS", 0.0)
+    *_, last = jobs.follow(jobs.submit("generate", {}, owner="bob").id)
+    assert last.row.state == "done" and jobs.row(left.id).state == "interrupted"
+    jobs.again(left.id)
+    *_, last = jobs.follow(left.id)
+    assert last.row.state == "done"
+
+
 # app.py as on ZeroGPU ---------------------------------------------------------------------------
 
 

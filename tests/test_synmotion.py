@@ -506,6 +506,48 @@ def test_a_dropped_text_encoder_is_read_once_and_changes_no_bit_of_what_is_learn
         assert torch.equal(a, b)
 
 
+def test_words_read_apart_do_not_know_of_each_other(engine: MotionEngine) -> None:
+    prompts = ["A red fox is moving.", "A red fox is up."]
+    clauses = [Clause(motion=(3, 5), subject=(1, 3))] * 2
+    joint = engine.prompts.encode_all(prompts)
+    apart = engine.prompts.encode_all(prompts, apart=[[clause] for clause in clauses])
+    for one, other in zip(joint, apart, strict=True):
+        changed = (one != other).any(dim=2)[0].nonzero()[:, 0].tolist()
+        assert changed == [1, 2, 3, 4], "every other word is read in its sentence"
+    fox = engine.prompts.encode_all(["red fox"])[0]
+    assert torch.equal(apart[0][:, 1:3], fox[:, :2]) and torch.equal(apart[1][:, 1:3], fox[:, :2])
+    assert not torch.equal(joint[0][:, 1:3], joint[1][:, 1:3])
+    again = engine.prompts.encode_all(prompts)
+    assert all(torch.equal(a, b) for a, b in zip(joint, again, strict=True)), "nothing is kept"
+
+
+def test_words_that_are_other_tokens_alone_are_refused(engine: MotionEngine) -> None:
+    with pytest.raises(RequestError, match="read as other tokens alone"):
+        engine.prompts.encode_all(["A redfox is moving."], apart=[[Clause(motion=(3, 5))]])
+
+
+def test_what_is_learned_apart_is_read_apart_again(engine, reference, motions, tmp_path) -> None:
+    config = settings(encoding="apart", alpha=0.5)
+    told = prepare_synmotion([reference], config, engine)
+    fox, moving = (engine.prompts.encode_all([words])[0][0] for words in ("red fox", "is moving"))
+    (subject, motion), text = told.motion.clauses[0].spans, told.motion.texts[0]
+    assert torch.equal(text[slice(*subject)], fox[:2])
+    assert torch.equal(text[slice(*motion)], moving[:2])
+    assert torch.equal(told.init_states, moving[:2])
+    pieces = MotionPack.load(motions["hop"].path).pieces
+    made = {}
+    for apart in (False, True):
+        pack = replace(MotionPack.load(motions["hop"].path), apart=apart)
+        file = tmp_path / f"{apart}.safetensors"
+        pack.save(file, MotionMetadata("hop", "is moving", engine.fingerprint), layers=2, width=32)
+        loaded = MotionPack.load(file)
+        assert (loaded.apart, loaded.pieces) == (apart, pieces)
+        made[apart] = engine.generate(scene(read_motion(file))).latents
+    assert not np.array_equal(made[True], made[False])
+    learned = train_motion([reference], config, engine=engine, out=tmp_path / "apart.safetensors")
+    assert MotionPack.load(learned.path).apart
+
+
 def test_training_leaves_the_model_alone(engine, lesson, tmp_path) -> None:
     before = predicted(engine)
     run: LearningRun = new_run(engine, lesson, tmp_path)
@@ -519,6 +561,7 @@ def test_settings_that_cannot_be_are_named() -> None:
         {"parts": ()},
         {"parts": ("all",)},
         {"zero_conv": "none"},
+        {"encoding": "together"},
         {"init_prompt": "a person claps"},
         {"refiner_width": 15},
         {"adapted": ("to_x",)},

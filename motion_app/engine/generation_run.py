@@ -63,6 +63,7 @@ class GenerationRun:
             self.step,
             self.request.steps,
             masks_move=self.steering is not None and self.steering.tracks_masks,
+            guided=self.request.guidance > 1,
             timestep=lambda: int(pipe.current_timestep),
         )
         if self.on_step is not None:

@@ -2,7 +2,8 @@
 
 It lies in one safetensors file, folded, alone (method "synmotion") or beside motion tokens
 ("both"). The metadata entry "synmotion" is JSON: ``pieces`` (token ids of the motion words),
-``heads`` of the refiner and ``scale`` of the adapter, which no shape tells.
+``apart`` (how they were read), ``heads`` of the refiner and ``scale`` of the adapter, which no
+shape tells.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ ENTRY = "synmotion"  # of the metadata
 @dataclass(frozen=True, eq=False)
 class MotionPack:
     """``branch``: the semantic branch; ``adapter``: the visual one, None where none was learned;
-    ``pieces``: token ids of the motion words; ``metadata`` where it was loaded."""
+    ``pieces``: token ids of the motion words; ``apart``: subject and motion are read alone, not in
+    their sentence; ``metadata`` where it was loaded."""
 
     branch: SemanticBranch
     adapter: Adapter | None
     pieces: tuple[int, ...]
+    apart: bool = False
     metadata: MotionMetadata | None = None
 
     def to(self, device: torch.device) -> MotionPack:
@@ -77,6 +80,8 @@ class MotionPack:
         }
         _check_finite(tensors, Path(path).name)
         said = {"pieces": list(self.pieces), "heads": self._heads, "scale": self._scale}
+        if self.apart:  # unsaid in files of before there was a choice
+            said["apart"] = True
         save_file(tensors, path, metadata={**metadata.to_strings(), ENTRY: json.dumps(said)})
         return metadata
 
@@ -194,7 +199,8 @@ def _assemble(
     branch.load_state_dict(tensors, strict=True, assign=True)
     if branch.motion is not None and len(branch.motion) != len(pieces):
         raise ValueError(f"{len(branch.motion)} rows came for {len(pieces)} motion words' pieces")
-    return MotionPack(branch.requires_grad_(False), adapter, pieces, metadata)
+    apart = bool(said.get("apart", False))
+    return MotionPack(branch.requires_grad_(False), adapter, pieces, apart, metadata)
 
 
 def _refiner(tensors: Mapping[str, Tensor], *, heads: int) -> Refiner:

@@ -191,7 +191,14 @@ class _MovingScene:
         if all(pack is None for pack in self.packs):
             return None
         request, engine = self.request, self.engine
-        prompt, empty = engine.prompts.encode(request.full_prompt(), guided=request.guidance > 1)
+        read_apart = [
+            clause
+            for pack, clause in zip(self.packs, self.clauses, strict=True)
+            if pack is not None and pack.apart
+        ]
+        prompt, empty = engine.prompts.encode(
+            request.full_prompt(), guided=request.guidance > 1, apart=read_apart
+        )
         states = prompt[0]  # (L, text width)
         for item, pack, clause in zip(self.objects, self.packs, self.clauses, strict=True):
             if pack is not None:

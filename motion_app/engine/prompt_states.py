@@ -12,8 +12,9 @@ from diffusers import CogVideoXImageToVideoPipeline
 from torch import Tensor
 
 from motion_app.engine.memory import DeviceProfile
-from motion_app.errors import CheckpointError
+from motion_app.errors import CheckpointError, RequestError
 from motion_app.hub import one_line
+from motion_app.phrases import Clause
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +40,55 @@ class PromptStates:
         if not keep:
             pipe.text_encoder = None
 
-    def encode(self, prompt: str, *, guided: bool) -> tuple[Tensor, Tensor | None]:
+    def encode(
+        self, prompt: str, *, guided: bool, apart: Sequence[Clause] = ()
+    ) -> tuple[Tensor, Tensor | None]:
         """The states of ``prompt``, and those of the empty one where ``guided``, as the stock
-        pipeline computes them. CheckpointError where the encoder cannot be read."""
-        states = self.encode_all([prompt, ""] if guided else [prompt])
+        pipeline computes them. CheckpointError where the encoder cannot be read; ``apart`` as
+        ``encode_all`` has it."""
+        prompts = [prompt, ""] if guided else [prompt]
+        states = self.encode_all(prompts, apart=[apart, ()][: len(prompts)])
         return states[0], states[1] if guided else None
 
-    def encode_all(self, prompts: Sequence[str]) -> list[Tensor]:
-        """The states of each of ``prompts``; a dropped encoder is read once for all of them."""
-        missing = [text for text in dict.fromkeys(prompts) if text not in self._known]
+    def encode_all(
+        self, prompts: Sequence[str], *, apart: Sequence[Sequence[Clause]] | None = None
+    ) -> list[Tensor]:
+        """The states of each of ``prompts``; a dropped encoder is read once for all of them.
+
+        ``apart``: clauses of each prompt whose subject and motion words get the states that they
+        have when each is all there is to read. RequestError where they are other tokens then.
+        """
+        spans = [
+            (number, span)
+            for number, clauses in enumerate(apart or ())
+            for clause in clauses
+            for span in clause.spans
+        ]
+        alone = [self._words(prompts[number], span) for number, span in spans]
+        texts = [*alone, *prompts]  # the prompts last: they are the ones remembered longest
+        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
         if missing:
             self._learn(missing)
-        for text in prompts:
+        for text in texts:
             self._known.move_to_end(text)
-        states = [self._known[text] for text in prompts]
+        found = [self._known[text] for text in texts]
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
+        states = found[len(alone) :]
+        for (number, (start, stop)), words in zip(spans, found, strict=False):
+            states[number] = states[number].clone()
+            states[number][:, start:stop] = words[:, : stop - start]  # (1, n, text width)
         return states
+
+    def _words(self, prompt: str, span: tuple[int, int]) -> str:
+        """What the tokens of ``span`` say."""
+        ids = self.pipe.tokenizer(prompt)["input_ids"][slice(*span)]
+        words = self.pipe.tokenizer.decode(ids).strip()
+        if self.pipe.tokenizer(words)["input_ids"][: len(ids)] != ids:
+            raise RequestError(
+                f'"{words}" is read as other tokens alone than in "{prompt}"; put spaces around it'
+            )
+        return words
 
     def forget(self) -> None:
         """Every prompt so far, where the next one is somebody else's."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
@@ -50,15 +51,16 @@ class StepCache:
             )
         return replace(self, ratios=tuple(ratios))
 
-    def config(self, *, step: int, steps: int, timestep: Callable[[], int]) -> Any:
-        """diffusers' configuration for the ``steps`` - ``step`` steps that are left."""
+    def config(self, *, step: int, steps: int, guided: bool, timestep: Callable[[], int]) -> Any:
+        """diffusers' configuration for the ``steps`` - ``step`` steps that are left. ``guided``: a
+        pass is a batch of both halves of the guidance."""
         import diffusers
 
         amount = 0.5 if self.strength is None else self.strength
         every = 2 + round(3 * amount)  # computed anew every so many steps
         if self.kind == "first-block":
             return diffusers.FirstBlockCacheConfig(threshold=0.1 * amount)
-        if self.kind == "faster":
+        if self.kind == "faster" and guided:
             return diffusers.FasterCacheConfig(
                 spatial_attention_block_skip_range=every,
                 unconditional_batch_skip_range=every,
@@ -66,7 +68,9 @@ class StepCache:
                 attention_weight_callback=lambda module: 0.3,
                 tensor_format="BFCHW",
             )
-        if self.kind == "pab":
+        if self.kind in ("pab", "faster"):
+            # Without guidance there is no half for faster to leave out, and diffusers' form of it
+            # for such models looks at attention that it has not kept yet when it starts half-way.
             return diffusers.PyramidAttentionBroadcastConfig(
                 spatial_attention_block_skip_range=every, current_timestep_callback=timestep
             )
@@ -77,13 +81,22 @@ class StepCache:
                 max_order=1,
                 cache_identifiers=[r"transformer_blocks\.\d+\.attn1"],
             )
-        share = slice(round(step * len(self.ratios) / steps), None)
         return diffusers.MagCacheConfig(
             threshold=0.12 * amount,
             retention_ratio=0.0,
-            num_inference_steps=max(1, steps - step),
-            mag_ratios=list(self.ratios[share]) or [self.ratios[-1]],
+            num_inference_steps=steps - step,
+            mag_ratios=resampled(self.ratios, steps)[step:],
         )
+
+
+def resampled(ratios: Sequence[float], steps: int) -> list[float]:
+    """The ratios of a schedule of ``steps`` steps from those measured on another number of them: a
+    step over several of the measured ones takes their product. (diffusers takes the nearest, which
+    calls long steps as harmless as short ones.)"""
+    magnitudes = np.cumsum(np.log(ratios))  # in logarithms, at each measured step
+    at = np.arange(steps) * len(ratios) / steps  # steps begin at the full noise and stop short of 0
+    found = np.interp(at, np.arange(len(ratios)), magnitudes)
+    return np.exp(np.diff(found, prepend=found[0])).tolist()
 
 
 @contextmanager
@@ -123,14 +136,23 @@ class CacheSwitch:
         self.started_at: int | None = None
 
     def step_ended(
-        self, step: int, steps: int, *, masks_move: bool, timestep: Callable[[], int]
+        self,
+        step: int,
+        steps: int,
+        *,
+        masks_move: bool,
+        guided: bool,
+        timestep: Callable[[], int],
     ) -> None:
-        """``step`` from 1 has ended; ``masks_move``: they may still change."""
+        """``step`` from 1 has ended; ``masks_move``: they may still change; ``guided`` and
+        ``timestep``, of the pass under way, as the caches want them."""
         if self.cache is None or self.started_at is not None or masks_move or step >= steps:
             return
         if step < self.cache.warm_steps:
             return
-        self.transformer.enable_cache(self.cache.config(step=step, steps=steps, timestep=timestep))
+        self.transformer.enable_cache(
+            self.cache.config(step=step, steps=steps, guided=guided, timestep=timestep)
+        )
         self.started_at = step
 
     def off(self) -> None:

@@ -13,7 +13,7 @@ from motion_app.assignment import METHODS
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.evaluation.benchmark_report import write_report
 from motion_app.evaluation.campaign import Campaign, run_campaign
-from motion_app.evaluation.external import parse_external
+from motion_app.evaluation.external import parse_external, parse_folder
 from motion_app.evaluation.outcome import Outcome
 from motion_app.evaluation.strata import STRATA
 from motion_app.evaluation.suites import SuiteOptions
@@ -22,6 +22,7 @@ from motion_app.results import make_folder
 from motion_app.settings import Settings
 
 MOST_OBJECTS = 3  # the renderer has colours and room for so many
+REDUCED_EXAMPLE = '--reduced "mot + sub=motions/mot-sub"'
 
 
 def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
@@ -54,11 +55,15 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
     for name in ("processes", "steps", "training_steps"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise RequestError(f"{name} is {getattr(options, name)}; at least 1 is needed")
+    if options.movements and options.data is not None:
+        raise RequestError("--movements chooses what drawn scenes show; leave it out with --data")
     model = options.model or settings.model
+    reduced = [parse_folder(text, example=REDUCED_EXAMPLE) for text in options.reduced]
     variants = choose_variants(
         METHODS if options.methods is None else parse_names(options.methods),
         DEFAULT_WITHOUT if options.without is None else parse_names(options.without),
         unmasked=options.unmasked is not None,
+        reduced=[name for name, _ in reduced],
     )
     suites = SuiteOptions(
         parse_counts(options.cases), parse_strata(options.strata), options.strata_cases
@@ -71,6 +76,8 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         options=suites,
         variants=variants,
         unmasked=options.unmasked,
+        reduced=tuple(folder for _, folder in reduced),
+        movements=tuple(parse_names(options.movements or "")),
         external=tuple(parse_external(text) for text in options.external),
         data=options.data,
         processes=options.processes,

@@ -22,6 +22,7 @@ from motion_app.evaluation.result_store import write_whole
 from motion_app.evaluation.sheets import SheetRow, draw_sheet, png_bytes, spread
 from motion_app.evaluation.strata import STRATA
 from motion_app.evaluation.suites import MAIN, PACKS, RULES, Suite
+from motion_app.evaluation.synmotion_tables import reduced_table, supplement_table
 from motion_app.results import make_folder
 
 SHEETS = {MAIN: 12, PACKS: 6}  # cases drawn as contact sheets; four of every other suite
@@ -68,6 +69,8 @@ def all_tables(outcome: Outcome) -> list[Table]:
         tables.propagation_table(outcome),
         tables.stop_table(outcome, _with_stops(outcome)),
         tables.paper_table(outcome, main),
+        *(reduced_table(outcome, suite) for suite in outcome.suites),
+        *(supplement_table(outcome, suite) for suite in outcome.suites),
     ]
     return [table for table in found if table is not None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,17 +85,30 @@ def metric_table(
     return Table(title, (*headings, *map(heading, shown)), tuple(body), note)
 
 
-def difference_table(outcome: Outcome, suite: Suite) -> Table | None:
-    """How far full FlexiMMT is ahead of each other row, paired by scene."""
-    rows = [row for row in outcome.rows(suite) if row not in (FULL.name, TRUTH)]
+def difference_table(
+    outcome: Outcome,
+    suite: Suite,
+    *,
+    ours: str = FULL.name,
+    rows: Collection[str] | None = None,
+    metrics: Sequence[str] = COMPARED,
+    title: str = "Full FlexiMMT minus each other row",
+) -> Table | None:
+    """How far the row ``ours`` is ahead of each other one of ``rows`` (None: of all), paired by
+    scene."""
+    rows = [
+        row
+        for row in outcome.rows(suite)
+        if row not in (ours, TRUTH) and (rows is None or row in rows)
+    ]
     found = {
         (row, metric): paired_difference(
-            by_case(outcome, suite, FULL.name, metric), by_case(outcome, suite, row, metric)
+            by_case(outcome, suite, ours, metric), by_case(outcome, suite, row, metric)
         )
         for row in rows
-        for metric in COMPARED
+        for metric in metrics
     }
-    shown = [metric for metric in COMPARED if any(found[row, metric] for row in rows)]
+    shown = [metric for metric in metrics if any(found[row, metric] for row in rows)]
     if not shown:
         return None
     body = []
@@ -104,7 +117,7 @@ def difference_table(outcome: Outcome, suite: Suite) -> Table | None:
         cells = [words(found[row, metric]) for metric in shown]
         body.append((row, str(max(counts, default=0)), *cells))
     return Table(
-        "Full FlexiMMT minus each other row",
+        title,
         ("method", "scenes", *map(heading, shown)),
         tuple(body),
         "Differences scene by scene, with 95% bootstrap intervals of their mean; scenes are "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +13,14 @@ import torch
 
 from motion_app.engine.checkpoint import checkpoint_folder
 from motion_app.engine.propagation import PropagationConfig
+from motion_app.errors import RequestError
 from motion_app.evaluation.case_scores import SCORING, CaseScores, metric_ids
-from motion_app.evaluation.cases import BenchmarkCase, Movement, movements
+from motion_app.evaluation.cases import BenchmarkCase, movements
 from motion_app.evaluation.external import ExternalMethod, write_inputs
 from motion_app.evaluation.outcome import TRUTH, Outcome
 from motion_app.evaluation.published import read_published
 from motion_app.evaluation.result_store import ResultStore, content_key, read_json
+from motion_app.evaluation.roster import motion_sets, usable_files
 from motion_app.evaluation.strata import MOVER_MOTIONS, MOVERS
 from motion_app.evaluation.suites import (
     BY_NOUN,
@@ -61,7 +63,9 @@ OnTask = Callable[[int, int, str], None]
 @dataclass(frozen=True)
 class Campaign:
     """What is asked for. ``motions`` are library folders, ``unmasked`` one of the same motions
-    learned without masks, ``data`` the authors' benchmark folder instead of rendered scenes.
+    learned without masks, ``reduced`` one for each reduced variant, in their order, ``data`` the
+    authors' benchmark folder instead of rendered scenes. ``movements``: the names that rendered
+    scenes draw from, () for all.
     ``steps`` of generation and ``training_steps`` of the motions learned here: None for the
     checkpoint's own; ``propagation_cases`` scenes for the study of RMPM."""
 
@@ -72,6 +76,8 @@ class Campaign:
     options: SuiteOptions
     variants: tuple[Variant, ...] = choose_variants()
     unmasked: Path | None = None
+    reduced: tuple[Path, ...] = ()
+    movements: tuple[str, ...] = ()
     external: tuple[ExternalMethod, ...] = ()
     data: Path | None = None
     processes: int = 2
@@ -99,6 +105,12 @@ class _Run:
         self.geometry = ModelGeometry.from_folder(self.folder)
         self.store = ResultStore(campaign.out)
         self.library = movements(Library(campaign.motions).list())
+        names = [move.name for move in self.library]
+        unknown = sorted(set(campaign.movements) - set(names))
+        if unknown:
+            raise RequestError(
+                f"the library has no motion {', '.join(unknown)}; choose from {', '.join(names)}"
+            )
         self.rule = GenerationDefaults.read(self.folder).rmpm.get("rule", PropagationConfig().rule)
         self.made_with = self._made_with()
         self.ids = metric_ids(WeightStore(campaign.judges), rendered=campaign.data is None)
@@ -151,44 +163,26 @@ class _Run:
 
     def _roster(self, crew: Crew) -> dict[tuple[str, str], dict[str, Motion]]:
         """For each method the first file of each movement that it can use, asked of the engine."""
-        methods = dict.fromkeys(variant.method for variant in self.campaign.variants)
-        roster: dict[tuple[str, str], dict[str, Motion]] = {}
-        pairs = [(file, m) for m in methods for move in self.library for file in move.files]
-        tasks = [ProbeTask(file, method) for file, method in pairs if method != "none"]
+        campaign = self.campaign
+        sets = motion_sets(campaign.variants, self.library, campaign.reduced)
+        pairs = dict.fromkeys(
+            (file, method)
+            for (method, _), moves in sets.items()
+            for move in moves
+            for file in move.files
+            if method != "none"
+        )
+        tasks = [ProbeTask(file, method) for file, method in pairs]
         words = (f"can {task.method} use {task.motion.name}?" for task in tasks)
-        refusals = dict(zip(tasks, self._all(crew, tasks, words), strict=True))
-        for method in methods:
-            chosen: dict[str, Motion] = {}
-            reasons: dict[str, str] = {}
-            for move in self.library:
-                self._choose(move, method, refusals, chosen, reasons)
-            roster[method, LIBRARY] = chosen
-            for reason in dict.fromkeys(reasons.values()):
-                lost = [name for name, why in reasons.items() if why == reason]
-                self.gaps.append(f"{method} cannot use {', '.join(lost)}: {reason}")
-        if self.campaign.unmasked is not None:
-            found = movements(Library([self.campaign.unmasked]).list())
+        answers = self._all(crew, tasks, words)
+        roster, gaps = usable_files(sets, dict(zip(pairs, answers, strict=True)))
+        self.gaps += gaps
+        if campaign.unmasked is not None:
+            found = movements(Library([campaign.unmasked]).list())
             files = {move.name: move.files[0] for move in found}
-            for method in methods:
-                roster[method, UNMASKED] = files
+            for variant in campaign.variants:
+                roster[variant.method, UNMASKED] = files
         return roster
-
-    def _choose(
-        self,
-        move: Movement,
-        method: str,
-        refusals: Mapping[ProbeTask, str],
-        chosen: dict[str, Motion],
-        reasons: dict[str, str],
-    ) -> None:
-        for file in move.files:
-            reason = refusals.get(ProbeTask(file, method), "")
-            if not reason:
-                chosen[move.name] = file
-                reasons.pop(move.name, None)
-                return
-            # One line for all motions that are refused alike: the names are in front of it.
-            reasons[move.name] = reason.replace(f' "{file.name}" of object 1', "")
 
     def _suites(self, roster: Roster) -> list[Suite]:
         campaign = self.campaign
@@ -202,6 +196,7 @@ class _Run:
         skipped = sorted(set(usable) - set(names))
         if skipped:
             self.gaps.append(f"the renderer does not know {', '.join(skipped)}; left out")
+        names = [name for name in names if name in (campaign.movements or names)]
         suites = build_suites(
             campaign.variants, roster, campaign.options, names=names, geometry=self.geometry
         )

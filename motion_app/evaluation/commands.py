@@ -155,6 +155,16 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same motions learned without masks, as concat learns them",
     )
     parser.add_argument(
+        "--reduced",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="the same motions learned by SynMotion with less, as the row synmotion: NAME",
+    )
+    parser.add_argument(
+        "--movements", help="what drawn scenes show, with commas between (default: all there are)"
+    )
+    parser.add_argument(
         "--external",
         action="append",
         default=[],

@@ -32,15 +32,18 @@ class ExternalMethod:
 
 
 def parse_external(text: str) -> ExternalMethod:
-    """``NAME=FOLDER``; RequestError where it is not that, or the folder is not there."""
+    """``NAME=FOLDER``; RequestError as ``parse_folder``."""
+    return ExternalMethod(*parse_folder(text, example="--external AnyV2V=videos/anyv2v"))
+
+
+def parse_folder(text: str, *, example: str) -> tuple[str, Path]:
+    """``NAME=FOLDER`` as both; RequestError where it is not that, or the folder is not there."""
     name, sign, folder = text.partition("=")
     if not (name.strip() and sign and folder):
-        raise RequestError(
-            f'"{text}" is not NAME=FOLDER; write for example --external AnyV2V=videos/anyv2v'
-        )
+        raise RequestError(f'"{text}" is not NAME=FOLDER; write for example {example}')
     if not Path(folder).is_dir():
         raise RequestError(f"the folder {folder} of {name.strip()} does not exist; check the path")
-    return ExternalMethod(name.strip(), Path(folder))
+    return name.strip(), Path(folder)
 
 
 def write_inputs(cases: Iterable[BenchmarkCase], folder: Path, *, fps: float) -> None:

@@ -116,6 +116,8 @@ def _packs(
         return None
     counts = {n: count for n, count in PACK_COUNTS.items() if n <= len(shared)}
     cases = draw_cases(shared, counts, geometry=geometry, prefix="packs-", seed=PACK_SEED)
-    plain = [v for v in variants if v == FULL or v.method == "none"]
+    methods = {"none"} | {variant.method for variant in usable}
+    whole = (v for v in variants if v not in usable and not v.without)
+    plain = [v for v in whole if v == FULL or v.method in methods]
     about = f"scenes of the motions that all of these have: {', '.join(shared)}"
     return Suite(PACKS, about, tuple(cases), (*plain, *usable))

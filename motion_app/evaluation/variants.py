@@ -15,6 +15,7 @@ from motion_app.scene import Motion
 DEFAULT_WITHOUT = ("m2x", "t2x", "m2v", "t2m", "infer_mask", "rmpm")
 LIBRARY, UNMASKED = "library", "unmasked"  # the tokens' own name for where they come from
 UNMASKED_METHOD = "concat"  # learns, as it generates, without masks
+PACK_METHOD = "synmotion"  # whose motion files may have been learned with less
 PAPER_NAMES = MappingProxyType(  # rows of the papers' tables that show the same
     {
         "fleximmt": "full",
@@ -27,6 +28,17 @@ PAPER_NAMES = MappingProxyType(  # rows of the papers' tables that show the same
         "w/o infer_mask": "w/o infer mask",
         "w/o rmpm": "w/o RMPM",
         "w/o train mask": "w/o train mask",
+    }
+)
+SYNMOTION_NAMES = MappingProxyType(  # the same for the ablations of SynMotion's supplement
+    {
+        "none": "baseline",
+        "synmotion": "SynMotion",
+        "synmotion: mot": "B + mot",
+        "synmotion: mot + sub": "B + mot + sub",
+        "synmotion: mot + sub + R": "B + mot + sub + R",
+        "synmotion: LoRA only": "B + LoRA only",
+        "synmotion: w/o strategy": "w/o training strategy",
     }
 )
 
@@ -42,6 +54,11 @@ class Variant:
     tokens: str = LIBRARY
     rule: str = ""
 
+    @property
+    def reduced(self) -> bool:
+        """Whether SynMotion learned its motion files with less than all of itself."""
+        return self.method == PACK_METHOD and self.tokens != LIBRARY
+
 
 FULL = Variant("fleximmt")
 
@@ -54,11 +71,14 @@ def choose_variants(
     without: Sequence[str] = DEFAULT_WITHOUT,
     *,
     unmasked: bool = False,
+    reduced: Sequence[str] = (),
 ) -> tuple[Variant, ...]:
     """The rows of the main table, full FlexiMMT first, as all others are compared with it.
 
     ``unmasked``: there are motion files learned without masks; ``concat`` then takes those, and
-    "w/o train mask" joins. RequestError for an unknown method or ablation.
+    "w/o train mask" joins. ``reduced``: names of sets that SynMotion learned with less than all of
+    itself, a row "synmotion: NAME" each. RequestError for an unknown method or ablation, and for
+    one name twice.
     """
     for names, known, what in ((methods, METHODS, "method"), (without, ABLATIONS, "ablation")):
         for name in names:
@@ -72,6 +92,10 @@ def choose_variants(
     variants += [Variant(f"w/o {name}", FULL.method, (name,)) for name in dict.fromkeys(without)]
     if unmasked:
         variants.append(Variant("w/o train mask", FULL.method, tokens=UNMASKED))
+    rows = [f"{PACK_METHOD}: {name}" for name in reduced]
+    if len(set(rows)) < len(rows):
+        raise RequestError(f"two reduced sets have one name among {', '.join(reduced)}; rename one")
+    variants += [Variant(row, PACK_METHOD, tokens=row) for row in rows]
     return tuple(variants)
 
 

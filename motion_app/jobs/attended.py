@@ -16,6 +16,8 @@ from motion_app.jobs.attempt import attempt
 from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.work import JobProgress, Work
 
+LEFT_ALONE_SECONDS = 120.0  # nobody waits before following: who has not come by then has left
+
 
 class AttendedQueue(JobQueue):
     """A JobQueue without a worker: the first who follows a waiting job does it, in the context of
@@ -43,10 +45,21 @@ class AttendedQueue(JobQueue):
             work.ask_to_stop("cancelled")  # nothing to one that has ended
 
     def check_unattended(self) -> None:
+        """RequestError always: a job is done only while somebody follows it."""
         raise RequestError(
             "a GPU is lent to a call only while it is open, so that no job can run behind it; use "
             "generate, which waits for the video"
         )
+
+    def _check_quota(self, owner: str) -> None:
+        """Jobs that nobody came to follow make room first; no worker would ever take them."""
+        with self._changed:
+            self.store  # noqa: B018  what waits from before counts
+            for work in list(self._works.values()):
+                waited = work.progress(None).elapsed
+                if work.row.state == "queued" and waited > LEFT_ALONE_SECONDS:
+                    self._end(work, "interrupted", message="its page was left; run it again")
+            super()._check_quota(owner)
 
     def _claim(self, job_id: str) -> Work | None:
         """The job, if it waits, as begun; None for any other."""

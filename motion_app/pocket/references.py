@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from motion_app.engine.pipeline import MotionEngine
+from motion_app.library import read_motion
 from motion_app.pocket.motions import MOTIONS
 from motion_app.pocket.world import RenderedClip, WorldConfig, draw_scene, render
 from motion_app.scene import Motion
+from motion_app.training.config import ClipTraining
+from motion_app.training.synmotion_config import SynMotionTraining
 from motion_app.training.trainer import MotionTraining, TrainingReport, train_motion
 from motion_app.video import Clip
 
@@ -58,17 +63,24 @@ def train_shipped_motions(
     *,
     device: str | None = None,
     out: Path | None = None,
-    mask: str = "given",
+    method: str = "fleximmt",
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Motion]:
     """Learns each motion from its one clip and writes ``{name}.safetensors`` into ``out``, by
-    default ``checkpoint/motions``. ``mask="none"`` learns them the way ``concat`` would."""
+    default ``checkpoint/motions``; what an ``out`` that was given already holds is left.
+
+    ``method``: motion tokens, with the clip's masks ("fleximmt") or without ("concat"), or
+    "synmotion". ``given``: settings of the training in place of the checkpoint's own.
+    """
     engine = MotionEngine.load(checkpoint, device=device)
     motions = []
     for name in names:
+        file = (out or checkpoint / "motions") / f"{name.replace(' ', '-')}.safetensors"
+        if out is not None and file.is_file():
+            motions.append(read_motion(file))
+            continue
         reference = render_reference(name)
-        training = MotionTraining.for_checkpoint(
-            engine.defaults.motion_training, name=name, noun=reference.noun, mask=mask
-        )
+        training = _training(engine, method, name=name, noun=reference.noun, **given)
 
         def report(news: TrainingReport, name: str = name) -> None:
             if news.step % 25 == 0:
@@ -79,10 +91,19 @@ def train_shipped_motions(
                 [reference.clip],
                 training,
                 engine=engine,
-                out=(out or checkpoint / "motions") / f"{name.replace(' ', '-')}.safetensors",
+                out=file,
                 masks=[reference.rendered.masks[0]],
                 track=reference.rendered.tracks[0].tolist(),
                 on_progress=report,
             )
         )
     return motions
+
+
+def _training(engine: MotionEngine, method: str, **given: Any) -> ClipTraining:
+    """The checkpoint's own settings of ``method`` under what was ``given``."""
+    defaults = engine.defaults.training_of(method)
+    if method == SynMotionTraining.method:
+        return SynMotionTraining.for_checkpoint(defaults, **given)
+    mask = "given" if method == MotionTraining.method else "none"
+    return MotionTraining.for_checkpoint(defaults, mask=mask, **given)

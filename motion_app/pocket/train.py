@@ -13,12 +13,14 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from diffusers import AutoencoderKLCogVideoX
 
+from motion_app.errors import RequestError
 from motion_app.pocket.backbone import Backbone, BackboneTraining, train_backbone
 from motion_app.pocket.checkpoint import save_checkpoint
 from motion_app.pocket.latents import encode_clips, read_clips
@@ -26,6 +28,7 @@ from motion_app.pocket.references import SHIPPED_MOTIONS, train_shipped_motions
 from motion_app.pocket.sam2 import Sam2Training, export_sam2, train_sam2
 from motion_app.pocket.vae import VaeTraining, train_vae
 from motion_app.pocket.world import WorldConfig
+from motion_app.training.inputs import METHODS
 
 log = logging.getLogger(__name__)
 STAGES = ("vae", "backbone", "sam2", "motions")
@@ -50,6 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-dim", type=int, default=48, help="width is 4 times this")
     parser.add_argument("--level", type=int, choices=(0, 1), default=0, help="0: the easy world")
     parser.add_argument("--motions", nargs="+", choices=SHIPPED_MOTIONS, default=SHIPPED_MOTIONS)
+    parser.add_argument(
+        "--method", choices=tuple(METHODS), default="fleximmt", help="how motions are learned"
+    )
+    parser.add_argument(
+        "--motions-out",
+        type=Path,
+        metavar="DIR",
+        help="where motions go, if not among the shipped ones; what it already holds is left",
+    )
+    parser.add_argument("--parts", help="synmotion: what is learned, of mot,sub,refiner,lora")
+    parser.add_argument("--alpha", type=float, help="synmotion: share of steps on the clip")
+    parser.add_argument("--encoding", help="synmotion: phrases read jointly (joint) or apart")
 
 
 def train(options: argparse.Namespace) -> None:
@@ -68,7 +83,33 @@ def train(options: argparse.Namespace) -> None:
         training = Sam2Training(minutes=options.sam2_minutes)
         export_sam2(train_sam2(options.runs, training, device=options.device), options.out / "sam2")
     if "motions" in options.stages:
-        train_shipped_motions(options.out, options.motions, device=options.device)
+        train_shipped_motions(
+            options.out,
+            options.motions,
+            device=options.device,
+            out=options.motions_out,
+            method=options.method,
+            given=_given(options),
+        )
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of SynMotion that were given; RequestError where another method learns, or they
+    would replace what ships."""
+    parts = None if options.parts is None else tuple(options.parts.split(","))
+    settings = {"parts": parts, "alpha": options.alpha, "encoding": options.encoding}
+    given = {name: setting for name, setting in settings.items() if setting is not None}
+    if given and options.method != "synmotion":
+        raise RequestError(
+            f"--{next(iter(given))} belongs to --method synmotion, not to {options.method}; leave "
+            "it out"
+        )
+    if options.method != "fleximmt" and options.motions_out is None:
+        raise RequestError(
+            f"--method {options.method} would replace the motions that ship; name another folder "
+            "with --motions-out"
+        )
+    return given
 
 
 def _train_backbone(options: argparse.Namespace, vae_folder: Path, world: WorldConfig) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
 
 from motion_app.errors import RequestError
-from motion_app.study.links import LinkSigner, new_id, new_secret
+from motion_app.study.links import LinkError, LinkSigner, new_id, new_secret
 from motion_app.study.plan import Plan, StudyConfig, StudyItem, draw_plan
-from motion_app.study.records import VideoFormat
+from motion_app.study.records import PlannedScreen, VideoFormat
 from motion_app.study.schema import (
     connect,
     events,
@@ -25,6 +27,8 @@ from motion_app.study.schema import (
     studies,
 )
 from motion_app.study.sinks import AnswerSink, HubSink
+
+SLOTS_KEPT = 512  # plans in memory, of at most some 100 KB each
 
 
 class StudyArchive:
@@ -40,6 +44,8 @@ class StudyArchive:
         self.folder, self.id, self.sink = folder, study, sink
         self.engine, self._reading = engine, reading_engine(engine)
         self.clock: Callable[[], float] = time.time
+        self._screens: dict[int, tuple[PlannedScreen, ...]] = {}
+        self._lock = threading.Lock()
         with self.reading() as connection:
             row = connection.execute(sa.select(studies).where(studies.c.id == study)).first()
             if row is None:
@@ -144,10 +150,40 @@ class StudyArchive:
         query = sa.select(raters).where(raters.c.id == rater, raters.c.study == self.id)
         row = connection.execute(query.with_for_update() if lock else query).first()
         if row is None:
-            raise RequestError(
-                "this link is not known any more; its data was deleted, or its place given back"
-            )
+            raise unknown_rater()
         return row
+
+    def screens(self, connection: sa.Connection, slot: int) -> tuple[PlannedScreen, ...]:
+        """Everything the rater in ``slot`` sees, in order. Read once: a plan never changes."""
+        known = self._screens.get(slot)
+        if known is not None:
+            return known
+        query = (
+            sa.select(presentations)
+            .where(presentations.c.study == self.id, presentations.c.slot == slot)
+            .order_by(presentations.c.number)
+        )
+        found = tuple(
+            PlannedScreen(row.id, row.number, row.item, row.role, _arrangement(row.order))
+            for row in connection.execute(query)
+        )
+        with self._lock:
+            while len(self._screens) >= SLOTS_KEPT:
+                del self._screens[next(iter(self._screens))]
+            self._screens[slot] = found
+        return found
+
+
+def unknown_rater() -> LinkError:
+    """What is said to a link whose rater is no more."""
+    return LinkError(
+        "this link is not known any more; its data was deleted, or its place given back"
+    )
+
+
+@lru_cache(maxsize=4096)
+def _arrangement(order: str) -> tuple[str, ...]:
+    return tuple(json.loads(order))
 
 
 def _sink(dataset: str | None, folder: Path) -> AnswerSink | None:

@@ -59,15 +59,19 @@ class Enrolment(StudyArchive):
             values["pid_hash"] = hashed("pid", visitor.pid)
             values["study_hash"] = hashed("study", visitor.study)
             values["session_hash"] = hashed("session", visitor.session)
-            known = connection.scalar(
-                sa.select(raters.c.id).where(
-                    raters.c.study == self.id, raters.c.pid_hash == values["pid_hash"]
-                )
-            )
-            if known is not None:
-                return known
-        free = self._free().order_by(raters.c.slot).limit(1).with_for_update(skip_locked=True)
-        found = connection.scalar(free)
+        came = sa.select(raters.c.id).where(
+            raters.c.study == self.id, raters.c.pid_hash == values.get("pid_hash", "")
+        )
+        known = connection.scalar(came)
+        if known is not None:
+            return known
+        free = self._free().order_by(raters.c.slot)
+        found = connection.scalar(free.limit(1).with_for_update(skip_locked=True))
+        if found is None:  # the last ones may be in the hands of others just now: wait for them
+            found = connection.scalar(free.with_for_update())
+            known = connection.scalar(came)
+        if known is not None:
+            return known
         if found is None:
             raise RequestError("the study has all the raters it needs; thank you for coming")
         connection.execute(sa.update(raters).where(raters.c.id == found).values(**values))
@@ -79,7 +83,7 @@ class Enrolment(StudyArchive):
         )
 
     def join(self, token: str) -> Rater:
-        """The rater of a token; the first time it is used is kept. RequestError for a token that is
+        """The rater of a token; the first time it is used is kept. LinkError for a token that is
         not this study's, or whose data was deleted."""
         rater = self.rater(self.links.rater(token))
         if rater.joined is not None:
@@ -93,9 +97,9 @@ class Enrolment(StudyArchive):
         return self.rater(rater.id)
 
     def rater(self, rater: str) -> Rater:
-        """RequestError for an id that is not known."""
+        """LinkError for an id that is not known."""
         with self.reading() as connection:
-            return _rater(self._row(connection, rater))
+            return rater_of(self._row(connection, rater))
 
     def consent(self, rater: str) -> Rater:
         """Keep that the rater agreed, and when first."""
@@ -153,5 +157,6 @@ class Enrolment(StudyArchive):
             self.sink.append({"study": self.id, "deleted_rater": rater})
 
 
-def _rater(row: sa.Row[Any]) -> Rater:
+def rater_of(row: sa.Row[Any]) -> Rater:
+    """The record of a row of ``raters``."""
     return Rater(row.id, row.slot, row.joined, row.consented, row.finished)

@@ -15,6 +15,10 @@ ALPHABET = "ABCDEFGHJKMNPQRSTVWXYZ23456789"  # none that is taken for another
 OPEN = "open"
 
 
+class LinkError(RequestError):
+    """A link that opens nothing: it was not signed here, or its place was given back."""
+
+
 def new_secret() -> str:
     """256 random bits as hex."""
     return secrets.token_hex(32)
@@ -49,11 +53,11 @@ class LinkSigner:
         return f"{OPEN}.{self._signature(OPEN, OPEN)}"
 
     def rater(self, token: str) -> str:
-        """The rater a token was signed for; RequestError for any other text."""
+        """The rater a token was signed for; LinkError for any other text."""
         rater, _, signature = token.partition(".")
         expected = self._signature("rater", rater)
         if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
-            raise RequestError("this link is not valid; ask for your link again")
+            raise LinkError("this link is not valid; ask for your link again")
         return rater
 
     def is_open(self, token: str) -> bool:

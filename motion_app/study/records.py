@@ -30,6 +30,18 @@ class Rater:
 
 
 @dataclass(frozen=True)
+class PlannedScreen:
+    """One screen of a slot, as it was drawn before the first answer: ``order`` are the methods from
+    the first place to the last. It never leaves the server."""
+
+    id: str
+    number: int
+    item: str
+    role: str
+    order: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a rater stands. ``practice`` and ``items`` count screens, ``done`` those answered in
     full; ``next`` is the number of the first screen with an open question, None where there is

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from motion_app.errors import RequestError
 from motion_app.study.sinks import check_local_disk
@@ -16,6 +17,8 @@ from motion_app.study.sinks import check_local_disk
 HEAD = "0001"  # the revision this code is written for; a test holds it to the migrations
 WAIT_SECONDS = 30
 CONNECT_SECONDS = 10
+# What a database that is stopped, starting, full or overrun raises.
+AWAY = (OperationalError, InterfaceError, PoolTimeout)
 POSTGRES_LOCK = 7_310_662  # advisory lock of migrations; any number that nobody else takes
 
 metadata = sa.MetaData()

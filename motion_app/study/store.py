@@ -7,18 +7,19 @@ and many processes at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from motion_app.errors import RequestError
-from motion_app.study.enrolment import TRIES, Enrolment
+from motion_app.study.acceptance import KeptAnswer, accept, check_form
+from motion_app.study.archive import unknown_rater
+from motion_app.study.enrolment import TRIES, Enrolment, rater_of
 from motion_app.study.links import new_id
-from motion_app.study.records import Answer, Progress, SavedAnswer, Trial
-from motion_app.study.schema import answers, latest_answers, presentations, raters
+from motion_app.study.records import Answer, PlannedScreen, Progress, Rater, SavedAnswer, Trial
+from motion_app.study.schema import answers, latest_answers, raters
 
 
 class StudyStore(Enrolment):
@@ -31,21 +32,15 @@ class StudyStore(Enrolment):
             return self._progress(connection, self._row(connection, rater))
 
     def _progress(self, connection: sa.Connection, row: sa.Row[Any]) -> Progress:
-        answered = (
-            sa.select(latest_answers.c.presentation, sa.func.count().label("count"))
+        query = (
+            sa.select(latest_answers.c.presentation, sa.func.count())
             .where(latest_answers.c.rater == row.id)
             .group_by(latest_answers.c.presentation)
-            .subquery()
         )
-        query = (
-            sa.select(presentations.c.role, sa.func.coalesce(answered.c.count, 0))
-            .outerjoin(answered, answered.c.presentation == presentations.c.id)
-            .where(presentations.c.study == self.id, presentations.c.slot == row.slot)
-            .order_by(presentations.c.number)
-        )
-        screens = connection.execute(query).all()
-        whole = [count == len(self.config.asked) for _, count in screens]
-        practice = sum(role == "practice" for role, _ in screens)
+        answered = dict(entry._tuple() for entry in connection.execute(query))
+        screens = self.screens(connection, row.slot)
+        whole = [answered.get(screen.id) == len(self.config.asked) for screen in screens]
+        practice = sum(screen.role == "practice" for screen in screens)
         return Progress(
             practice=practice,
             items=len(screens) - practice,
@@ -58,7 +53,7 @@ class StudyStore(Enrolment):
         """Screen ``number`` of the rater; RequestError where the plan has no such screen."""
         with self.reading() as connection:
             row = self._row(connection, rater)
-            screen = self._screen(connection, row, number)
+            screen = _numbered(self.screens(connection, row.slot), number)
             chosen = connection.execute(
                 sa.select(latest_answers.c.question, latest_answers.c.choice).where(
                     latest_answers.c.rater == rater, latest_answers.c.presentation == screen.id
@@ -72,34 +67,28 @@ class StudyStore(Enrolment):
             caption=item.caption,
             first_frame=item.first_frame,
             references=item.references,
-            candidates=tuple(item.candidates[method] for method in json.loads(screen.order)),
+            candidates=tuple(item.candidates[method] for method in screen.order),
             questions=self.config.asked,
             answers=dict(row._tuple() for row in chosen),
         )
 
-    def _screen(self, connection: sa.Connection, row: sa.Row[Any], number: int) -> sa.Row[Any]:
-        screen = connection.execute(
-            sa.select(presentations).where(
-                presentations.c.study == self.id,
-                presentations.c.slot == row.slot,
-                presentations.c.number == number,
-            )
-        ).first()
-        if screen is None:
-            raise RequestError(f"this rater's plan has no screen {number}; reload the page")
-        return screen
-
     def practise(self, rater: str, number: int, choices: Mapping[str, int]) -> dict[str, bool]:
         """Keep the answers to a practice screen; by question, whether each was right."""
         with self.reading() as connection:
-            screen = self._screen(connection, self._row(connection, rater), number)
+            screens = self.screens(connection, self._row(connection, rater).slot)
+        screen = _numbered(screens, number)
         if screen.role != "practice":
             raise RequestError(f"screen {number} is not for practice; send its answers one by one")
-        order, right = json.loads(screen.order), self.items[screen.item].answer
-        for question, choice in choices.items():
-            self.save(rater, Answer(new_id(), number, question, choice, coverage=()))
+        given = [
+            (rater, Answer(new_id(), number, question, choice, coverage=()))
+            for question, choice in choices.items()
+        ]
+        for outcome in self.save_all(given):
+            if isinstance(outcome, RequestError):
+                raise outcome
+        right = self.items[screen.item].answer
         return {
-            question: (order[choice - 1] == right) != question.endswith(".worst")
+            question: (screen.order[choice - 1] == right) != question.endswith(".worst")
             for question, choice in choices.items()
         }
 
@@ -120,110 +109,136 @@ class StudyStore(Enrolment):
     def save(self, rater: str, answer: Answer) -> SavedAnswer:
         """Keep an answer. Sending one again, or the choice that is there already, changes nothing.
         RequestError for an answer outside the rater's plan, before consent, after the end, or for
-        videos that were not watched."""
+        videos that were not watched; LinkError for a rater who is not known."""
+        (outcome,) = self.save_all([(rater, answer)])
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return outcome
+
+    def save_all(self, sent: Sequence[tuple[str, Answer]]) -> list[SavedAnswer | RequestError]:
+        """Keep the answers of many raters in one transaction, as ``save`` keeps one; what became of
+        each, in their order. Those of one rater are taken in their order."""
         for _ in range(TRIES):
             try:
                 with self.engine.begin() as connection:
-                    saved, row = self._save(connection, rater, answer)
-            except IntegrityError:  # another tab won; look again
+                    outcomes, rows = self._save_all(connection, sent)
+            except IntegrityError:  # another program won; look again
                 continue
-            if row is not None and self.sink is not None:
+            for row in rows if self.sink is not None else ():
                 self.sink.append(row)
-            return saved
+            return outcomes
         raise RequestError("the study is busy; the answer was not saved, send it again")
 
-    def _save(
-        self, connection: sa.Connection, rater: str, answer: Answer
-    ) -> tuple[SavedAnswer, dict[str, Any] | None]:
-        row = self._row(connection, rater, lock=True)
-        screen = self._screen(connection, row, answer.number)
-        mine = (answers.c.rater == rater, answers.c.presentation == screen.id)
-        sent = connection.execute(
-            sa.select(answers).where(answers.c.rater == rater, answers.c.id == answer.id)
-        ).first()
-        same = (*mine, answers.c.question == answer.question)
-        latest = connection.execute(
-            sa.select(answers).where(*same).order_by(answers.c.revision.desc()).limit(1)
-        ).first()
-        if sent is not None and (sent.presentation, sent.question) != (screen.id, answer.question):
-            raise RequestError(f"the answer id {answer.id[:8]}… was used for another question")
-        known = sent or (latest if latest is not None and latest.choice == answer.choice else None)
-        if known is None:
-            self._check(row, screen, answer)
-            self._check_best_worst(connection, mine, answer)
-            known_row = {
-                **asdict(answer),
-                "rater": rater,
-                "presentation": screen.id,
-                "revision": 0 if latest is None else latest.revision + 1,
-                "coverage": json.dumps([round(float(share), 4) for share in answer.coverage]),
-                "server_time": self.clock(),
-            }
-            del known_row["number"], known_row["trial"]
-            connection.execute(sa.insert(answers).values(**known_row))
-            saved = SavedAnswer(
-                known_row["revision"], answer.choice, True, self._done(connection, row)
-            )
-            seen = {"item": screen.item, "role": screen.role, "order": json.loads(screen.order)}
-            return saved, {"study": self.id, "number": answer.number, **known_row, **seen}
-        return SavedAnswer(known.revision, known.choice, False, self._done(connection, row)), None
+    def _save_all(
+        self, connection: sa.Connection, sent: Sequence[tuple[str, Answer]]
+    ) -> tuple[list[SavedAnswer | RequestError], list[dict[str, Any]]]:
+        """The outcomes, and what the sink is told."""
+        people = self._locked(connection, {rater for rater, _ in sent})
+        placed = [self._placed(connection, people, rater, answer) for rater, answer in sent]
+        histories = self._histories(connection, sent, placed)
+        outcomes: list[tuple[KeptAnswer, bool] | RequestError] = []
+        rows, told = [], []
+        for (rater, answer), screen in zip(sent, placed, strict=True):
+            if isinstance(screen, RequestError):
+                outcomes.append(screen)
+                continue
+            try:
+                kept, new = accept(self.config, people[rater], screen, histories[rater], answer)
+            except RequestError as error:
+                outcomes.append(error)
+                continue
+            outcomes.append((kept, new))
+            if new:
+                histories[rater].append(kept)
+                row = _row_of(rater, kept, answer, self.clock())
+                rows.append(row)
+                seen = {"item": screen.item, "role": screen.role, "order": list(screen.order)}
+                told.append({"study": self.id, "number": answer.number, **row, **seen})
+        if rows:
+            connection.execute(sa.insert(answers), rows)
+        done = self._done(connection, people)
+        return [
+            outcome
+            if isinstance(outcome, RequestError)
+            else SavedAnswer(outcome[0].revision, outcome[0].choice, outcome[1], done.get(rater, 0))
+            for (rater, _), outcome in zip(sent, outcomes, strict=True)
+        ], told
 
-    def _done(self, connection: sa.Connection, row: sa.Row[Any]) -> int:
-        """``Progress.done`` for every save, out of one index."""
+    def _locked(self, connection: sa.Connection, known: Collection[str]) -> dict[str, Rater]:
+        """The raters by id, held until the transaction ends; in one order, so that two programs
+        never wait for each other."""
+        query = (
+            sa.select(raters)
+            .where(raters.c.study == self.id, raters.c.id.in_(known))
+            .order_by(raters.c.id)
+            .with_for_update()
+        )
+        return {row.id: rater_of(row) for row in connection.execute(query)}
+
+    def _placed(
+        self,
+        connection: sa.Connection,
+        people: Mapping[str, Rater],
+        rater: str,
+        answer: Answer,
+    ) -> PlannedScreen | RequestError:
+        """The screen that an answer is for, or why it is for none."""
+        if rater not in people:
+            return unknown_rater()
+        try:
+            check_form(self.config, answer)
+            return _numbered(self.screens(connection, people[rater].number), answer.number)
+        except RequestError as error:
+            return error
+
+    def _histories(
+        self,
+        connection: sa.Connection,
+        sent: Sequence[tuple[str, Answer]],
+        placed: Sequence[PlannedScreen | RequestError],
+    ) -> dict[str, list[KeptAnswer]]:
+        """By rater what was kept on the screens answered now, and under the ids sent now."""
+        screens, names = [], []
+        for (rater, answer), screen in zip(sent, placed, strict=True):
+            if isinstance(screen, PlannedScreen):
+                screens.append((rater, screen.id))
+                names.append((rater, answer.id))
+        found: dict[str, list[KeptAnswer]] = {rater: [] for rater, _ in screens}
+        a = answers.c
+        for key, wanted in ((a.presentation, screens), (a.id, names)) if screens else ():
+            query = sa.select(a.rater, a.id, a.presentation, a.question, a.revision, a.choice)
+            for row in connection.execute(query.where(sa.tuple_(a.rater, key).in_(wanted))):
+                found[row.rater].append(KeptAnswer(*row[1:]))
+        return found
+
+    def _done(self, connection: sa.Connection, people: Collection[str]) -> dict[str, int]:
+        """``Progress.done`` of those who have any, out of one index."""
         whole = (
-            sa.select(answers.c.presentation)
-            .where(answers.c.rater == row.id)
-            .group_by(answers.c.presentation)
+            sa.select(answers.c.rater)
+            .where(answers.c.rater.in_(people))
+            .group_by(answers.c.rater, answers.c.presentation)
             .having(sa.func.count(answers.c.question.distinct()) == len(self.config.asked))
+            .subquery()
         )
-        return connection.scalar(sa.select(sa.func.count()).select_from(whole.subquery())) or 0
+        query = sa.select(whole.c.rater, sa.func.count()).group_by(whole.c.rater)
+        return dict(row._tuple() for row in connection.execute(query))
 
-    def _check(self, row: sa.Row[Any], screen: sa.Row[Any], answer: Answer) -> None:
-        """RequestError for what no page of ours sends."""
-        shown = len(json.loads(screen.order))
-        if row.consented is None:
-            raise RequestError("the rater has not agreed to take part yet; agree first")
-        if row.finished is not None:
-            raise RequestError("this rater has finished; answers cannot be changed any more")
-        if answer.trial not in ("", screen.id):
-            raise RequestError(f"screen {answer.number} is another one; reload the page")
-        if len(answer.id) != 32 or not set(answer.id) <= set("0123456789abcdef"):
-            raise RequestError(f'an answer\'s id is 32 hex digits, got "{answer.id[:40]}"')
-        if answer.question not in self.config.asked:
-            raise RequestError(
-                f'this study asks {", ".join(self.config.asked)}; got "{answer.question[:20]}"'
-            )
-        if not 1 <= answer.choice <= shown:
-            raise RequestError(f"a choice is a place from 1 to {shown}, got {answer.choice}")
-        counters = (answer.sequence, answer.changes, answer.shown_ms, answer.client_time)
-        if not all(0 <= value < 2**53 for value in counters):
-            raise RequestError("an answer's counters and times are whole numbers from 0")
-        if screen.role == "practice":
-            return
-        if len(answer.coverage) != shown or not all(0 <= share <= 1 for share in answer.coverage):
-            raise RequestError(
-                f"coverage is {shown} shares between 0 and 1, got {list(answer.coverage)[:9]}"
-            )
-        if min(answer.coverage) < self.config.coverage:
-            raise RequestError(
-                f"a candidate was watched to {min(answer.coverage):.0%}; "
-                f"{self.config.coverage:.0%} are needed, watch it to the end"
-            )
 
-    def _check_best_worst(
-        self, connection: sa.Connection, mine: tuple[Any, ...], answer: Answer
-    ) -> None:
-        question, dot, end = answer.question.partition(".")
-        if not dot:
-            return
-        other = f"{question}.{'worst' if end == 'best' else 'best'}"
-        chosen = connection.scalar(
-            sa.select(answers.c.choice)
-            .where(*mine, answers.c.question == other)
-            .order_by(answers.c.revision.desc())
-            .limit(1)
-        )
-        if chosen == answer.choice:
-            raise RequestError(
-                f"candidate {answer.choice} cannot be both best and worst; choose another one"
-            )
+def _numbered(screens: Sequence[PlannedScreen], number: int) -> PlannedScreen:
+    if not 0 <= number < len(screens):
+        raise RequestError(f"this rater's plan has no screen {number}; reload the page")
+    return screens[number]
+
+
+def _row_of(rater: str, kept: KeptAnswer, answer: Answer, now: float) -> dict[str, Any]:
+    """A row of ``answers``."""
+    row = {
+        **vars(answer),
+        "rater": rater,
+        "presentation": kept.presentation,
+        "revision": kept.revision,
+        "coverage": json.dumps([round(float(share), 4) for share in answer.coverage]),
+        "server_time": now,
+    }
+    del row["number"], row["trial"]
+    return row

@@ -95,6 +95,7 @@ def prepare_synmotion(
             SubjectClip(clips[0], "", config.phrase, init),
             *found,
         ],
+        apart=config.encoding == "apart",
     )
     spoken, (states, clause), *others = told
     if clause.pieces != spoken[1].pieces:
@@ -133,9 +134,10 @@ def _load_tokens(path: Path, engine: MotionEngine) -> MotionTokens:
 
 
 def _described(
-    engine: MotionEngine, subjects: Sequence[SubjectClip]
+    engine: MotionEngine, subjects: Sequence[SubjectClip], *, apart: bool
 ) -> list[tuple[Tensor, Clause]]:
-    """States (L, text width) and roles of each clip's prompt."""
+    """States (L, text width) and roles of each clip's prompt. ``apart``: words of subject and
+    motion are read alone."""
     clauses = []
     for subject in subjects:
         told = SceneObject(
@@ -149,7 +151,10 @@ def _described(
             subject.prompt, [told], engine.pipe.tokenizer, engine.geometry.text_tokens
         )
     # The empty one in the same go, last: it is asked for next, and is still known then.
-    states = engine.prompts.encode_all([*(subject.prompt for subject in subjects), ""])[:-1]
+    states = engine.prompts.encode_all(
+        [*(subject.prompt for subject in subjects), ""],
+        apart=[[clause] for clause in clauses] if apart else None,
+    )[:-1]
     return [(state[0], clause) for state, clause in zip(states, clauses, strict=True)]
 
 
@@ -222,7 +227,8 @@ class SynMotionRun(LearningRun):
     def pack(self) -> MotionPack:
         """What is learned so far, folded."""
         pieces = self.lesson.motion.clauses[0].pieces
-        return MotionPack(self.dual.fold(), self.adapter, pieces)
+        apart = self.config.encoding == "apart"
+        return MotionPack(self.dual.fold(), self.adapter, pieces, apart)
 
     def held(self) -> Sequence[nn.Parameter]:
         if self._on_motion[self.step]:

@@ -11,6 +11,7 @@ from motion_app.training.config import COUNTS, ClipTraining
 PARTS = ("mot", "sub", "refiner", "lora")  # the rows of the supplement's Table 3, one by one
 ZERO_CONVS = ("full", "depthwise")
 SPV_RESIDUALS = ("detach", "omit")
+ENCODINGS = ("joint", "apart")
 ADAPTED = ("to_q", "to_k", "to_v", "to_out")
 RENDERED = "rendered"  # the SPV set of the pocket: its own creatures, drawn when they are needed
 
@@ -28,6 +29,8 @@ class SynMotionTraining(ClipTraining):
     without learning it, "omit" leaves the verb as it is. ``spv_clips`` of the set are used.
 
     ``parts``: what is learned at all (Tables 3 and 4; ("lora",) is the adapter alone).
+    ``encoding``: "joint" reads subject and motion in their sentence, as the paper does; "apart"
+    each alone, so that a bidirectional encoder tells neither of the other.
     ``init_prompt`` holds the motion words whose states the motion embedding starts from,
     ``subject_rows`` the length of the subject's. ``zero_conv``: "full" or "depthwise".
     ``refiner_*`` are its width, layers, heads and feed-forward width. ``rank``, ``lora_alpha`` and
@@ -47,6 +50,7 @@ class SynMotionTraining(ClipTraining):
     lora_learning_rate: float = 1e-4
     alpha: float = 0.75
     parts: tuple[str, ...] = PARTS
+    encoding: str = "joint"
     init_prompt: str = "a person {motion}"
     subject_rows: int = 16
     zero_conv: str = "full"
@@ -71,7 +75,11 @@ class SynMotionTraining(ClipTraining):
             raise RequestError(
                 f"alpha is {self.alpha}; it is the share of steps on the motion's clips, 0 to 1"
             )
-        for name, known in (("zero_conv", ZERO_CONVS), ("spv_motion_residual", SPV_RESIDUALS)):
+        for name, known in (
+            ("zero_conv", ZERO_CONVS),
+            ("spv_motion_residual", SPV_RESIDUALS),
+            ("encoding", ENCODINGS),
+        ):
             if getattr(self, name) not in known:
                 raise RequestError(
                     f'unknown {name} "{getattr(self, name)}"; choose one of {", ".join(known)}'

@@ -7,24 +7,23 @@ import secrets
 
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException as PlainHTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motion_app.errors import MotionAppError
+from motion_app.study.links import LinkError
 from motion_app.study.pages.admin import admin_router
 from motion_app.study.pages.documents import asks_for_page, notice, static_files
 from motion_app.study.pages.door import Door
 from motion_app.study.pages.gate import Gate
 from motion_app.study.pages.rater import rater_router
+from motion_app.study.schema import AWAY
 from motion_app.study.store import StudyStore
 
 logger = logging.getLogger(__name__)
 
-# What a database that is stopped, starting, full or overrun raises.
-AWAY = (OperationalError, InterfaceError, PoolTimeout)
 RETRY_SECONDS = "2"
 
 
@@ -34,6 +33,7 @@ def build_site(store: StudyStore, *, admin_secret: str) -> FastAPI:
     site = FastAPI(title="Study", docs_url=None, redoc_url=None, openapi_url=None)
     site.add_middleware(Gate)
     site.add_exception_handler(MotionAppError, _mistake)
+    site.add_exception_handler(LinkError, _closed)
     site.add_exception_handler(PlainHTTPException, _refusal)
     site.add_exception_handler(RequestValidationError, _malformed)
     for kind in AWAY:
@@ -62,6 +62,10 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
 
 async def _mistake(request: Request, error: Exception) -> Response:
     return _error(400, str(error))
+
+
+async def _closed(request: Request, error: Exception) -> Response:
+    return _error(401, str(error))
 
 
 async def _refusal(request: Request, error: PlainHTTPException) -> Response:
