@@ -184,3 +184,11 @@ def step_heading(number: int, title: str, help_text: str) -> str:
         f'<div class="step-heading"><span class="step-number" aria-hidden="true">{number}</span>'
         f'<h2>{title}</h2><p class="quiet">{help_text}</p></div>'
     )
+
+
+def titled_html(title: str, help_text: str) -> str:
+    """The name of a part that is no step, and one line of help."""
+    return (
+        f'<div class="step-heading motions-heading"><h2>{html.escape(title)}</h2>'
+        f'<p class="quiet">{html.escape(help_text)}</p></div>'
+    )

@@ -1,0 +1,146 @@
+"""The library of motions as a panel: cards, import, export, deleting and bringing back."""
+
+from __future__ import annotations
+
+import html
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from motion_app.errors import MotionFileError, RequestError
+from motion_app.scene import Motion
+from motion_app.ui.boundary import listen
+from motion_app.ui.host import ModelHost
+from motion_app.ui.library_cards import library_html, new_cards
+from motion_app.ui.motion_import import bring_in
+from motion_app.ui.previews import MotionPreviews
+from motion_app.ui.progress import note_html, titled_html
+from motion_app.ui.texts import Texts
+from motion_app.ui.training_desk import TrainingDesk
+
+MOTION_FILES = [".safetensors", ".pt"]
+EXPORT_SECONDS = 3600.0  # how long an exported file can be fetched
+# gradio has no download without a second click: the hidden button is pressed for the person.
+DOWNLOAD_JS = (
+    "() => setTimeout(() => { const it = document.querySelector('#motion-download');"
+    " if (it) (it.querySelector('a, button') || it).click(); }, 150)"
+)
+
+
+class LibraryPanel:
+    """Build it inside a column, then ``wire`` it."""
+
+    def __init__(self, host: ModelHost, texts: Texts) -> None:
+        self.host = host
+        self.texts = texts
+        self.previews = MotionPreviews(host.settings.limits)
+        gr.HTML(titled_html(texts("motions.library"), texts("motions.library_help")))
+        self.cards = new_cards()
+        self.download = gr.DownloadButton("download", visible="hidden", elem_id="motion-download")
+        with gr.Accordion(texts("motions.import"), open=False, elem_id="motion-import"):
+            gr.HTML(note_html(texts("motions.import_help")))
+            self.import_file = gr.File(
+                label=texts("motions.import_file"),
+                file_types=MOTION_FILES,
+                height=110,
+                elem_id="motion-file",
+            )
+            with gr.Row():
+                self.import_name = gr.Textbox(
+                    label=texts("motions.import_name"),
+                    placeholder=texts("motions.import_own"),
+                    min_width=120,
+                )
+                self.import_phrase = gr.Textbox(label=texts("motions.import_phrase"), min_width=120)
+            self.import_button = gr.Button(
+                texts("motions.import_button"), size="sm", elem_id="motion-import-button"
+            )
+
+    def wire(self, desk: gr.State, on_change: Callable[[Any], Any]) -> None:
+        """Bind every event; ``on_change`` is given those after which the library may be another
+        one."""
+        cards = self.cards
+        acted = listen(cards.act, self.act, inputs=[desk], outputs=[desk, cards, self.download])
+        acted.then(None, js=_download_if_any(DOWNLOAD_JS), inputs=[self.download])
+        on_change(acted)
+        on_change(listen(cards.restore, self.restore, inputs=[desk], outputs=[desk, cards]))
+        on_change(
+            listen(
+                self.import_button.click,
+                self.bring,
+                inputs=[desk, self.import_file, self.import_name, self.import_phrase],
+                outputs=[desk, cards, self.import_file, self.import_name],
+            )
+        )
+
+    def show_cards(self, desk: TrainingDesk) -> str:
+        """The library as it is now."""
+        motions = self.host.library.list()
+        return library_html(
+            motions,
+            base=self.host.base(),
+            deletable=frozenset(m.digest for m in motions if self._deletable(m, desk)),
+            deleted=desk.deleted,
+            problems=self.host.library.problems(),
+            previews=self.previews,
+            texts=self.texts,
+        )
+
+    def _deletable(self, motion: Motion, desk: TrainingDesk) -> bool:
+        """On a server for strangers (training is off there) only what one brought in oneself."""
+        own = self.host.settings.training or motion.digest in desk.brought
+        return own and self.host.library.writable(motion)
+
+    def act(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
+        """Export or delete the motion of a card."""
+        data = event._data or {}
+        digest = str(data.get("digest"))
+        motion = next((m for m in self.host.library.list() if m.digest == digest), None)
+        if motion is None:
+            raise MotionFileError("this motion is not in the library any more; reload the page")
+        if data.get("what") == "export":
+            file = self.host.library.export_file(motion, new_export_folder())
+            return [gr.skip(), gr.skip(), gr.update(value=str(file))]
+        if not self._deletable(motion, desk):
+            raise MotionFileError(f'the motion "{motion.name}" is not yours to delete')
+        desk.deleted = self.host.library.delete(motion.path)
+        return [desk, self.show_cards(desk), gr.update(value=None)]
+
+    def restore(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
+        """Bring back what was deleted last."""
+        token = str((event._data or {}).get("token"))
+        if desk.deleted is None or desk.deleted.token != token:
+            raise MotionFileError("this can be undone no more; import or learn the motion again")
+        self.host.library.restore(token)
+        desk.deleted = None
+        return [desk, self.show_cards(desk)]
+
+    def bring(self, desk: TrainingDesk, file: str | None, name: str, phrase: str) -> list[Any]:
+        """Import an uploaded motion."""
+        if file is None:
+            raise RequestError("no file has been chosen; choose an exported motion")
+        motion = bring_in(self.host, Path(file), name=name, phrase=phrase)
+        desk.brought |= {motion.digest}
+        gr.Info(self.texts("motions.imported", name=html.escape(motion.name)))
+        return [desk, self.show_cards(desk), None, ""]
+
+
+def new_export_folder() -> Path:
+    """A folder for one exported motion, in gradio's own temporary one; old ones are removed. Its
+    name is 128 random bits: who does not know it cannot ask for what is in it."""
+    root = Path(get_upload_folder()) / "exports"
+    before = time.time() - EXPORT_SECONDS
+    for folder in root.glob("*"):
+        if folder.stat().st_mtime < before:
+            shutil.rmtree(folder, ignore_errors=True)
+    return root / secrets.token_hex(16)
+
+
+def _download_if_any(script: str) -> str:
+    return f"(file) => {{ if (file) ({script})(); }}"

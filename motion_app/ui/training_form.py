@@ -1,0 +1,212 @@
+"""The form of a training: the clips with what is chosen in each, the words, the settings."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from motion_app.errors import RequestError
+from motion_app.training.config import training_caption
+from motion_app.training.inputs import METHODS, MOST_STEPS, TrainingInputs
+from motion_app.ui.boundary import listen
+from motion_app.ui.clip_editor import (
+    CLIP_FILES,
+    DraftClip,
+    changed_clips,
+    editor_html,
+    new_editor,
+)
+from motion_app.ui.host import ModelHost
+from motion_app.ui.progress import note_html
+from motion_app.ui.texts import Texts
+from motion_app.ui.training_desk import TrainingDesk
+
+VALIDATIONS = 5  # videos on the way, where they are wanted
+
+
+class TrainingForm:
+    """Build it inside a column, then ``wire`` it. ``fields`` are the inputs of ``read``."""
+
+    def __init__(self, host: ModelHost, texts: Texts) -> None:
+        self.host = host
+        self.texts = texts
+        self.limits = host.settings.limits
+        self._build_clips()
+        self._build_words()
+        self._build_settings()
+        self.train = gr.Button(texts("motions.train"), variant="primary", elem_id="train")
+
+    @property
+    def fields(self) -> list[gr.components.Component]:
+        """What a person says besides the clips."""
+        return [self.name, self.phrase, self.noun, self.method, self.steps, self.validate]
+
+    def _build_clips(self) -> None:
+        self.upload = gr.File(
+            label=self.texts("motions.clips", n=self.limits.reference_clips),
+            file_count="multiple",
+            file_types=CLIP_FILES,
+            height=110,
+            elem_id="clip-upload",
+        )
+        self.editor = new_editor()
+        self.clip_note = gr.HTML(apply_default_css=False, elem_id="clip-note")
+
+    def _build_words(self) -> None:
+        texts = self.texts
+        with gr.Row():
+            self.name = gr.Textbox(
+                label=texts("motions.name"),
+                placeholder=texts("motions.name_example"),
+                min_width=120,
+                elem_id="motion-name",
+            )
+            self.noun = gr.Textbox(
+                label=texts("motions.noun"),
+                placeholder="tiger",
+                min_width=120,
+                elem_id="motion-noun",
+            )
+            self.phrase = gr.Textbox(
+                label=texts("motions.phrase"),
+                placeholder="walks on snow",
+                min_width=140,
+                elem_id="motion-phrase",
+            )
+        self.caption = gr.HTML(
+            caption_html("", "", texts), apply_default_css=False, elem_id="motion-caption"
+        )
+
+    def _build_settings(self) -> None:
+        texts, defaults = self.texts, self.host.defaults()
+        with gr.Accordion(texts("motions.settings"), open=False):
+            self.method = gr.Radio(
+                [(texts(f"motions.method_{method}"), method) for method in METHODS],
+                value=next(iter(METHODS)),
+                label=texts("motions.method"),
+                elem_id="training-method",
+            )
+            own = [self._own_steps(defaults.training_of(method)) for method in METHODS]
+            self.steps = gr.Slider(
+                *(1, max(1000, 2 * max(own))),
+                value=own[0],
+                step=1,
+                label=texts("motions.steps"),
+                elem_id="training-steps",
+            )
+            self.validate = gr.Checkbox(
+                value=True, label=texts("motions.validate", n=VALIDATIONS), elem_id="validate"
+            )
+
+    @staticmethod
+    def _own_steps(training: dict[str, Any]) -> int:
+        return min(MOST_STEPS // 2, int(training.get("steps", 2000)))
+
+    def wire(self, desk: gr.State) -> None:
+        """Bind every event but the start."""
+        clips = [desk, self.editor, self.clip_note]
+        listen(
+            self.upload.upload,
+            self.add_clips,
+            inputs=[desk, self.upload],
+            outputs=[*clips, self.upload],
+        )
+        listen(
+            self.editor.choose,
+            self.choose,
+            inputs=[desk],
+            outputs=[self.clip_note],
+            trigger_mode="multiple",  # none of a person's choices is dropped
+        )
+        listen(self.editor.remove, self.remove, inputs=[desk], outputs=clips)
+        listen(
+            self.method.change,
+            lambda method: self._own_steps(self.host.defaults().training_of(method)),
+            inputs=[self.method],
+            outputs=[self.steps],
+        )
+        for field in (self.noun, self.phrase):
+            listen(
+                field.change,
+                lambda noun, phrase: caption_html(noun, phrase, self.texts),
+                inputs=[self.noun, self.phrase],
+                outputs=[self.caption],
+                trigger_mode="always_last",
+            )
+
+    def add_clips(self, desk: TrainingDesk, files: list[str] | None) -> list[Any]:
+        """Uploaded clips join those there are; one that cannot be read takes none with it."""
+        room = self.limits.reference_clips - len(desk.clips)
+        if len(files or ()) > room:
+            raise RequestError(
+                f"{len(files)} clips came and {room} more fit; at most "
+                f"{self.limits.reference_clips} are allowed"
+            )
+        geometry = self.host.geometry()
+        read = tuple(DraftClip.read(Path(file), geometry, self.limits) for file in files or ())
+        with desk.lock:
+            desk.clips += read
+        return [*self._show_clips(desk), None]
+
+    def choose(self, desk: TrainingDesk, event: gr.EventData) -> str:
+        """What was trimmed, cropped or pointed at; the page shows it already."""
+        entry = dict(event._data or {})
+        with desk.lock:
+            desk.clips = changed_clips(desk.clips, str(entry.get("key")), entry)
+        return self._clip_note(desk)
+
+    def remove(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
+        """Without one of the clips."""
+        with desk.lock:
+            desk.clips = changed_clips(desk.clips, str((event._data or {}).get("key")), None)
+        return self._show_clips(desk)
+
+    def _show_clips(self, desk: TrainingDesk) -> list[Any]:
+        shown = editor_html(desk.clips, least=self.host.geometry().frames, texts=self.texts)
+        return [desk, shown, self._clip_note(desk)]
+
+    def _clip_note(self, desk: TrainingDesk) -> str:
+        """What is worth knowing about the clips as they are."""
+        pointed = sum(clip.selection.mover is not None for clip in desk.clips)
+        notes = []
+        if len(desk.clips) == 1:
+            notes.append(note_html(self.texts("motions.one_clip")))
+        if 0 < pointed < len(desk.clips):
+            some = self.texts("motions.some_movers", n=pointed, all=len(desk.clips))
+            notes.append(note_html(some, kind="warning"))
+        return "".join(notes)
+
+    @staticmethod
+    def read(
+        desk: TrainingDesk,
+        name: str,
+        phrase: str,
+        noun: str,
+        method: str,
+        steps: float,
+        validate: bool,
+    ) -> TrainingInputs:
+        """What is to be learned, as ``fields`` and the clips of ``desk`` say it."""
+        count = int(steps or 0)
+        return TrainingInputs(
+            name=(name or "").strip(),
+            phrase=(phrase or "").strip(),
+            noun=(noun or "").strip(),
+            clips=tuple(clip.selection for clip in desk.clips),
+            method=method,
+            steps=count,
+            validate_every=max(1, count // VALIDATIONS) if validate else None,
+        )
+
+
+def caption_html(noun: str, phrase: str, texts: Texts) -> str:
+    """The caption the clips are learned with, as it stands."""
+    noun, phrase = (noun or "").strip(), (phrase or "").strip()
+    known = training_caption(noun or "…", phrase or "…")
+    return (
+        f'<p class="motion-caption"><span class="quiet">{html.escape(texts("motions.caption"))}'
+        f"</span> “{html.escape(known)}”</p>"
+    )
