@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
@@ -62,8 +63,14 @@ def save_result(
         masks=tuple(folder / "masks" / f"{k}.png" for k in range(len(video.masks))),
         masks_zip=folder / "masks.zip",
     )
-    export_video(saved.video, video.frames, video.fps, certificate=certificate, **options)
-    export_gif(saved.gif, video.frames, video.fps, **options)
+    shown = (video.frames, video.fps)
+    with ThreadPoolExecutor(2) as encoders:  # they work outside the interpreter's lock
+        written = (
+            encoders.submit(export_video, saved.video, *shown, certificate=certificate, **options),
+            encoders.submit(export_gif, saved.gif, *shown, **options),
+        )
+    for file in written:
+        file.result()
     saved.recipe.write_text(
         json.dumps(video.recipe, indent=2, ensure_ascii=False), encoding="utf-8"
     )

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoProcessor, Sam2Model, Sam2Processor
 
-from motion_app.pocket import sam2
-from motion_app.pocket.sam2 import Sam2Training, Still
+from motion_app.pocket import sam2, sam2_network, sam2_prompts
+from motion_app.pocket.sam2 import Sam2Training
+from motion_app.pocket.sam2_prompts import PromptBatch, Still
 from motion_app.segmentation import ClickSegmenter
 
 SMALL = Sam2Training(scenes=6, moments=2, images=2, prompts=3)
@@ -16,7 +17,11 @@ SMALL = Sam2Training(scenes=6, moments=2, images=2, prompts=3)
 
 @pytest.fixture(scope="module")
 def stills() -> list[Still]:
-    return sam2.draw_stills(6, moments=2, seed=1, config=sam2.WIDE_WORLD)
+    return sam2_prompts.draw_stills(6, moments=2, seed=1, config=sam2.WIDE_WORLD)
+
+
+def draw_batch(stills: list[Still], rng: np.random.Generator) -> PromptBatch:
+    return sam2_prompts.draw_batch(stills, rng, images=2, prompts=3, background=SMALL.background)
 
 
 def disc(x: int = 30, y: int = 20, radius: int = 9) -> np.ndarray:
@@ -25,46 +30,46 @@ def disc(x: int = 30, y: int = 20, radius: int = 9) -> np.ndarray:
 
 
 def test_the_same_seed_draws_the_same_stills(stills):
-    again = sam2.draw_stills(6, moments=2, seed=1, config=sam2.WIDE_WORLD)
+    again = sam2_prompts.draw_stills(6, moments=2, seed=1, config=sam2.WIDE_WORLD)
     assert all((a.image == b.image).all() for a, b in zip(stills, again, strict=True))
-    assert all(mask.sum() >= sam2.SMALLEST for still in stills for mask in still.masks)
+    assert all(mask.sum() >= sam2_prompts.SMALLEST for still in stills for mask in still.masks)
 
 
 def test_clicks_fall_on_the_mask_and_deeper_with_more_power():
     rng, mask = np.random.default_rng(0), disc()
     depths = []
     for power in (0.0, 2.0):
-        clicks = [sam2.sample_click(mask, rng, power=power) for _ in range(300)]
+        clicks = [sam2_prompts.sample_click(mask, rng, power=power) for _ in range(300)]
         assert all(mask[y, x] for x, y in clicks)
         depths.append(np.mean([9 - np.hypot(x - 30, y - 20) for x, y in clicks]))
     assert depths[1] > depths[0] + 0.5
 
 
 def test_a_mask_that_fills_the_picture_can_be_clicked():
-    x, y = sam2.sample_click(np.ones((64, 96), bool), np.random.default_rng(0), power=2.0)
+    x, y = sam2_prompts.sample_click(np.ones((64, 96), bool), np.random.default_rng(0), power=2.0)
     assert 0 <= x < 96 and 0 <= y < 64
 
 
 def test_a_drawn_box_nearly_holds_its_creature():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        (x0, y0), (x1, y1) = sam2.sample_box(disc(), rng)
+        (x0, y0), (x1, y1) = sam2_prompts.sample_box(disc(), rng)
         assert abs(x0 - 21) < 5 and abs(x1 - 40) < 5 and abs(y0 - 11) < 5 and abs(y1 - 30) < 5
 
 
 def test_a_corrective_click_says_what_was_wrong():
     rng, target = np.random.default_rng(0), disc()
-    (x, y), label = sam2.corrective_click(np.zeros_like(target), target, rng)
+    (x, y), label = sam2_prompts.corrective_click(np.zeros_like(target), target, rng)
     assert target[y, x] and label == 1
     guess = target | disc(x=70)
-    (x, y), label = sam2.corrective_click(guess, target, rng)
+    (x, y), label = sam2_prompts.corrective_click(guess, target, rng)
     assert (guess ^ target)[y, x] and label == 0
-    (x, y), label = sam2.corrective_click(target, target, rng)
+    (x, y), label = sam2_prompts.corrective_click(target, target, rng)
     assert label == target[y, x]
 
 
 def test_clicks_beside_the_creatures_keep_their_distance():
-    free = sam2.beside(disc()[None])
+    free = sam2_prompts.beside(disc()[None])
     assert not (free & disc(radius=11)).any() and free[60, 90]
 
 
@@ -72,7 +77,7 @@ def test_a_batch_has_one_prompt_length_and_marks_its_clicks_truly(stills):
     rng = np.random.default_rng(0)
     lengths = set()
     for _ in range(60):
-        batch = sam2.draw_batch(stills, rng, SMALL)
+        batch = draw_batch(stills, rng)
         assert batch.images.shape == (2, 3, 256, 256) and batch.targets.shape == (2, 3, 64, 96)
         assert batch.points.shape == (*batch.labels.shape, 2)
         lengths.add(batch.labels.shape[-1])
@@ -86,8 +91,10 @@ def test_a_batch_has_one_prompt_length_and_marks_its_clicks_truly(stills):
 
 def test_pixels_are_those_the_processor_would_hand_over(stills):
     image = stills[0].image
-    theirs = sam2.new_processor()(images=image, return_tensors="pt")["pixel_values"]
-    assert (sam2.to_pixels(image[None]) - theirs).abs().max() < 0.02  # theirs rounds to uint8
+    theirs = sam2_network.new_processor()(images=image, return_tensors="pt")["pixel_values"]
+    assert (
+        sam2_prompts.to_pixels(image[None]) - theirs
+    ).abs().max() < 0.02  # theirs rounds to uint8
 
 
 def test_a_perfect_mask_loses_nothing_and_its_iou_is_one():
@@ -100,7 +107,7 @@ def test_a_perfect_mask_loses_nothing_and_its_iou_is_one():
 
 def test_a_fresh_network_already_tells_two_places_apart():
     torch.manual_seed(0)
-    model = sam2.new_sam2().eval()
+    model = sam2_network.new_sam2().eval()
     with torch.no_grad():
         masks = model(
             pixel_values=torch.zeros(1, 3, 256, 256),
@@ -113,9 +120,9 @@ def test_a_fresh_network_already_tells_two_places_apart():
 def test_a_few_steps_on_one_picture_lower_the_loss(stills):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    model = sam2.new_sam2().train()
+    model = sam2_network.new_sam2().train()
     optimisers = sam2._optimisers(model, SMALL)
-    batch = sam2.draw_batch(stills, rng, SMALL)
+    batch = draw_batch(stills, rng)
     losses = []
     for _ in range(5):
         loss, _ = sam2._step_loss(model, batch, rng, SMALL)
@@ -139,8 +146,8 @@ def test_training_goes_on_from_its_own_state(tmp_path, caplog):
 
 def test_the_exported_folder_is_an_ordinary_one_and_clicks_work_on_it(tmp_path):
     torch.manual_seed(0)
-    model = sam2.new_sam2()
-    sam2.export_sam2(model, tmp_path)
+    model = sam2_network.new_sam2()
+    sam2_network.export_sam2(model, tmp_path)
     assert next(model.parameters()).dtype == torch.float32
     assert Sam2Model.from_pretrained(tmp_path).dtype == torch.float16
     for kind in (AutoProcessor, Sam2Processor):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from motion_app.errors import CheckpointError, MediaError, RequestError
-from motion_app.pocket.sam2 import export_sam2, new_sam2
+from motion_app.pocket.sam2_network import export_sam2, new_sam2
 from motion_app.scene import Box, Click
 from motion_app.segmentation import ClickSegmenter, without_specks
 

@@ -25,7 +25,8 @@ from motion_app.pocket.backbone import Backbone, BackboneTraining, train_backbon
 from motion_app.pocket.checkpoint import save_checkpoint
 from motion_app.pocket.latents import encode_clips, read_clips
 from motion_app.pocket.references import SHIPPED_MOTIONS, train_shipped_motions
-from motion_app.pocket.sam2 import Sam2Training, export_sam2, train_sam2
+from motion_app.pocket.sam2 import Sam2Training, train_sam2
+from motion_app.pocket.sam2_network import export_sam2
 from motion_app.pocket.vae import VaeTraining, train_vae
 from motion_app.pocket.world import WorldConfig
 from motion_app.training.inputs import METHODS
