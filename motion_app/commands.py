@@ -240,7 +240,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> Result:
 
     full_scale = {
         "layers": options.layers,
-        "device": options.device or settings.device or "cpu",
+        "device": options.device or settings.device,
         "dtype": options.dtype,
         "repeats": options.repeats,
         "out": options.out,
