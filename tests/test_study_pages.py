@@ -22,6 +22,7 @@ from motion_app.study.creation import create_study
 from motion_app.study.ledger import answer_rows, unblind
 from motion_app.study.links import Visitor
 from motion_app.study.pages import documents
+from motion_app.study.pages import rater as rater_calls
 from motion_app.study.pages.app import build_site
 from motion_app.study.pages.gate import MAX_BODY_BYTES
 from motion_app.study.plan import CONSENT, QUESTIONS
@@ -292,6 +293,49 @@ def test_templates_and_tables_are_not_served_as_files(client: TestClient) -> Non
         assert client.get(f"/static/{name}").status_code == 404
     for name in ("../study.sqlite", "..%2fstudy.sqlite", "study.sqlite"):
         assert client.get(f"/media/{name}").status_code == 404
+
+
+def test_a_link_that_has_ended_says_so_on_a_page_and_to_every_call_but_deletion(
+    tmp_path: Path, database: str | None
+) -> None:
+    store = make_study(tmp_path / "study", database=database, link_days=3)
+    with TestClient(build_site(store, admin_secret=SECRET)) as client:
+        token = store.hand_out(1)[0]
+        caller = Caller(client, token)
+        caller.post("/api/consent", {"agreed": True})
+        assert caller.answer(2, "MF", 1).status_code == 200
+        sent = {"id": secrets.token_hex(16), "number": 2, "question": "TC", "choice": 1}
+        sent |= {"item": caller.get("/api/items/2").json()["id"], "coverage": [1.0, 1.0, 1.0]}
+        assert client.get(f"/r/{token}").status_code == 200
+        start = store.clock()
+        store.clock = lambda: start + 4 * 86_400
+        for language, said in (("en", "This link has ended"), ("zh", "此链接已到期")):
+            page = client.get(f"/r/{token}?lang={language}")
+            assert page.status_code == 410 and said in page.text and token not in page.text
+        calls = [caller.get("/api/session"), caller.get("/api/items/2")]
+        calls.append(caller.post("/api/answers", sent))
+        calls += [caller.post("/api/finish", {}), caller.post("/api/practice/0", {"choices": {}})]
+        for refused in calls:
+            assert refused.status_code == 410
+            assert "ended 3 days after it was first opened" in refused.json()["error"]
+        assert store.progress(store.links.rater(token)).done == 0  # one of four questions
+        assert caller.post("/api/delete", {"sure": True}).json() == {"deleted": 1}
+    store.close()
+
+
+def test_clips_are_served_whole_or_in_parts_with_headers_that_tell_nothing(
+    rater: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "/" + rater.get("/api/items/0").json()["candidates"][0]
+    whole = rater.client.get(address)
+    monkeypatch.setattr(rater_calls, "SMALL_BYTES", 10)
+    streamed = rater.client.get(address)
+    assert whole.content == streamed.content and dict(whole.headers) == dict(streamed.headers)
+    assert "last-modified" not in whole.headers and "immutable" in whole.headers["cache-control"]
+    part = rater.client.get(address, headers={"Range": "bytes=4-11"})
+    assert part.status_code == 206 and part.content == whole.content[4:12]
+    assert rater.client.head(address).headers["content-length"] == str(len(whole.content))
+    assert rater.client.post(address).status_code == 405
 
 
 # --- mounted anywhere

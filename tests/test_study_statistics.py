@@ -100,6 +100,25 @@ def test_fleiss_kappa_is_the_known_one_for_equal_numbers_and_lives_with_gaps():
     assert stats.fleiss_kappa(np.zeros((1, 3), int)) is None
 
 
+def test_fleiss_kappa_is_the_published_one_of_the_psychiatric_diagnoses():
+    rows = (
+        "00060 03003 01401 00006 03030 20400 00402 20310 20040 00006 "
+        "10050 11040 03300 10050 02031 00501 30012 51000 02040 10203 "
+        "00006 01050 02013 20040 10041 05010 40002 02040 10500 00006"
+    )  # Fleiss (1971), Table 1: of six psychiatrists how many gave each of 30 patients one of five
+    counts = np.array([[int(count) for count in row] for row in rows.split()])
+    assert counts.shape == (30, 5) and set(counts.sum(axis=1)) == {6}
+    assert stats.fleiss_kappa(counts) == pytest.approx(0.430, abs=5e-4)
+    assert stats.fleiss_kappa(counts) == pytest.approx(equal_fleiss_kappa(counts))
+
+
+def test_krippendorff_alpha_of_four_coders_with_gaps_is_the_published_one():
+    coders = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
+    units = ["".join(unit) for unit in zip(*coders, strict=True)]
+    counts = np.array([[unit.count(kind) for kind in "12345"] for unit in units])  # (12, 5)
+    assert stats.krippendorff_alpha(counts) == pytest.approx(0.743, abs=5e-4)  # his 2011, nominal
+
+
 def test_krippendorff_alpha_reproduces_the_textbook_example():
     nan = np.nan
     labels = np.array(

@@ -15,8 +15,8 @@ from test_study_plan import config, items
 
 from motion_app.errors import RequestError
 from motion_app.study import ledger, schema
-from motion_app.study.links import LinkSigner, Visitor, new_id, new_secret
-from motion_app.study.records import Answer, VideoFormat
+from motion_app.study.links import LinkEnded, LinkSigner, Visitor, new_id, new_secret
+from motion_app.study.records import Answer, SavedAnswer, VideoFormat
 from motion_app.study.sinks import JsonlSink
 from motion_app.study.store import StudyStore
 
@@ -247,13 +247,89 @@ def test_a_visitor_who_comes_again_even_at_the_same_moment_has_the_same_slot(mak
     store = make()
     barrier = threading.Barrier(8)
 
-    def come(k: int) -> str:
+    def come(person: int) -> str:
         barrier.wait()
-        return store.enter(Visitor("person-1", "study", f"session-{k}"))
+        return store.enter(Visitor(f"person-{person}", "study", f"session-{threading.get_ident()}"))
 
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(come, range(8)))) == 1
-    assert store.enter(Visitor("person-2")) != store.enter(Visitor("person-1"))
+        seats = [set(pool.map(come, [person] * 8)) for person in range(4)]  # the last has no choice
+    assert [len(seat) for seat in seats] == [1] * 4 and len(set.union(*seats)) == 4
+    with pytest.raises(RequestError, match="all the raters it needs"):
+        store.enter(Visitor("person-4"))
+
+
+def test_a_link_ends_days_after_its_first_opening_and_answers_stay(make):
+    store = make(link_days=7)
+    rater, late = joined(store), store.enter()
+    sent = answer(1, 2)
+    store.save(rater, sent)
+    start = store.clock()
+    store.clock = lambda: start + 6.9 * 86_400
+    assert store.save(rater, answer(2, 1)).new and not store.link_ended(store.links.token(rater))
+    store.clock = lambda: start + 7.1 * 86_400
+    with pytest.raises(LinkEnded, match="ended 7 days after it was first opened"):
+        store.save(rater, answer(2, 3))
+    assert not store.save(rater, sent).new  # its acknowledgement was lost, not the answer
+    assert store.link_ended(store.links.token(rater)) and count(store) == 2
+    assert store.link_ended(late) and not store.link_ended(store.hand_out()[0])
+    assert not store.link_ended("nonsense")
+
+
+def test_the_link_of_a_rater_who_has_finished_does_not_end(make):
+    store = make(link_days=1)
+    rater = joined(store)
+    fill(store, rater)
+    code, start = store.finish(rater), store.clock()
+    store.clock = lambda: start + 9e6
+    assert not store.link_ended(store.links.token(rater)) and store.finish(rater) == code
+
+
+def test_answers_saved_together_fare_as_each_would_alone(make):
+    store = make(form="best_worst")
+    first, second = joined(store), joined(store)
+    resent = answer(1, 1, "MF.best")
+    gone = joined(store)
+    store.delete_rater(gone)
+    given = [
+        (first, resent),
+        (first, resent),
+        (second, answer(1, 2, "MF.best")),
+        (first, answer(1, 1, "MF.worst")),
+        (second, answer(1, 9, "MF.best")),
+        (first, answer(1, 3, "MF.best")),
+        (gone, answer(1, 1, "MF.best")),
+        (first, answer(1, 1, "MF.worst")),
+        (first, answer(2, 2, "MF.best", id=resent.id)),
+        (second, answer(1, 1, "MF.best", id="\0" * 32)),
+    ]
+    came = store.save_all(given)
+    kept = [None if isinstance(one, RequestError) else (one.revision, one.new) for one in came]
+    new, again, changed = (0, True), (0, False), (1, True)
+    assert kept == [new, again, new, None, None, changed, None, new, None, None]
+    said = [str(one) for one in came if isinstance(one, RequestError)]
+    words = ("both best and worst", "from 1 to 3", "not known", "another question", "32 hex")
+    assert all(word in line for word, line in zip(words, said, strict=True))
+    assert count(store) == 4 and store.trial(first, 1).answers == {"MF.best": 3, "MF.worst": 1}
+    assert store.save_all([]) == []
+
+
+def test_saves_of_two_programs_in_opposite_order_never_lock_each_other_out(make):
+    store = make()
+    people = [joined(store) for _ in range(3)]
+    other = StudyStore(store.folder, store.engine, store.id)
+    barrier = threading.Barrier(2)
+
+    def save(one: StudyStore, order: list[str]) -> None:
+        for number in range(1, 7):
+            barrier.wait()
+            given = [(rater, answer(number, 1, name)) for name in ("MF", "TC") for rater in order]
+            assert all(isinstance(saved, SavedAnswer) for saved in one.save_all(given))
+
+    with ThreadPoolExecutor(2) as pool:
+        tasks = [pool.submit(save, store, people), pool.submit(save, other, people[::-1])]
+        for task in tasks:
+            task.result(60)
+    assert count(store) == 3 * 6 * 2
 
 
 def test_outside_ids_are_nowhere_in_the_database(make):

@@ -31,6 +31,7 @@ def create(options: argparse.Namespace, settings: Settings) -> Result:
         "questions": None if options.questions is None else tuple(options.questions.split(",")),
         "consent": None if options.consent is None else _text(options.consent),
         "completion_code": options.completion_code,
+        "link_days": options.link_days,
     }
     created = create_study(
         options.out,
@@ -203,6 +204,9 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--consent", type=Path, metavar="TEXT", help="file with your own text")
     parser.add_argument("--completion-code", help="one for all; without it each rater has one")
+    parser.add_argument(
+        "--link-days", type=int, metavar="N", help="from the first opening; without it for good"
+    )
     parser.add_argument("--size", type=_size, metavar="WxH", help="of all videos, in pixels")
     parser.add_argument("--fps", type=float)
     parser.add_argument("--frames", type=int)

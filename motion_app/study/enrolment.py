@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from motion_app.errors import RequestError
+from motion_app.study.acceptance import check_link
 from motion_app.study.archive import StudyArchive
-from motion_app.study.links import Visitor, new_id
+from motion_app.study.links import LinkEnded, LinkError, Visitor, new_id
 from motion_app.study.records import Rater
 from motion_app.study.schema import answers, raters
 
+MOMENT_SECONDS = 0.05
 TRIES = 20  # of a transaction that lost a race; each loss means that another one won
 
 
@@ -47,12 +50,17 @@ class Enrolment(StudyArchive):
         for _ in range(TRIES):
             try:
                 with self.engine.begin() as connection:
-                    return self.links.token(self._take(connection, visitor))
+                    found = self._take(connection, visitor)
             except IntegrityError:  # the same visitor entered in another tab just now
                 continue
+            if found is not None:
+                return self.links.token(found)
+            time.sleep(MOMENT_SECONDS)
         raise RequestError("the study is busy; try again in a moment")
 
-    def _take(self, connection: sa.Connection, visitor: Visitor | None) -> str:
+    def _take(self, connection: sa.Connection, visitor: Visitor | None) -> str | None:
+        """The rater whose place it is; None where others are about to take all that are left, or to
+        leave them."""
         values: dict[str, Any] = {"joined": self.clock()}
         if visitor is not None:
             hashed = self.links.hashed
@@ -67,13 +75,12 @@ class Enrolment(StudyArchive):
             return known
         free = self._free().order_by(raters.c.slot)
         found = connection.scalar(free.limit(1).with_for_update(skip_locked=True))
-        if found is None:  # the last ones may be in the hands of others just now: wait for them
-            found = connection.scalar(free.with_for_update())
-            known = connection.scalar(came)
-        if known is not None:
+        if found is None:  # the last ones may be in the hands of others just now
+            left = connection.scalar(free.limit(1))
+            known = connection.scalar(came)  # in this order: whoever took the last one is seen
+            if known is None and left is None:
+                raise RequestError("the study has all the raters it needs; thank you for coming")
             return known
-        if found is None:
-            raise RequestError("the study has all the raters it needs; thank you for coming")
         connection.execute(sa.update(raters).where(raters.c.id == found).values(**values))
         return found
 
@@ -100,6 +107,16 @@ class Enrolment(StudyArchive):
         """LinkError for an id that is not known."""
         with self.reading() as connection:
             return rater_of(self._row(connection, rater))
+
+    def link_ended(self, token: str) -> bool:
+        """Whether a token was good once and its days are over."""
+        if self.config.link_days is None:
+            return False
+        try:
+            check_link(self.config, self.rater(self.links.rater(token)), self.clock())
+        except LinkError as error:
+            return isinstance(error, LinkEnded)
+        return False
 
     def consent(self, rater: str) -> Rater:
         """Keep that the rater agreed, and when first."""

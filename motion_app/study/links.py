@@ -19,6 +19,10 @@ class LinkError(RequestError):
     """A link that opens nothing: it was not signed here, or its place was given back."""
 
 
+class LinkEnded(LinkError):
+    """A link that was good, and whose days are over."""
+
+
 def new_secret() -> str:
     """256 random bits as hex."""
     return secrets.token_hex(32)

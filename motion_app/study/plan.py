@@ -47,7 +47,8 @@ class StudyConfig(BaseModel):
     """One study. ``methods`` are what is compared, in the order of the report; ``items_per_rater``
     None gives every rater all items; ``pairs_per_item`` counts for ``pair`` alone; ``coverage`` is
     the share of a candidate's frames that must have been shown before an answer counts;
-    ``completion_code`` None makes one for each rater."""
+    ``completion_code`` None makes one for each rater; an unfinished rater's link ends ``link_days``
+    days after it was first opened, None: never."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,6 +63,7 @@ class StudyConfig(BaseModel):
     coverage: float = Field(default=0.95, ge=0, le=1)
     consent: str = Field(default=CONSENT, min_length=1)
     completion_code: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{4,40}$")
+    link_days: int | None = Field(default=None, ge=1, le=3650)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -137,20 +137,22 @@ class StudyStore(Enrolment):
         placed = [self._placed(connection, people, rater, answer) for rater, answer in sent]
         histories = self._histories(connection, sent, placed)
         outcomes: list[tuple[KeptAnswer, bool] | RequestError] = []
-        rows, told = [], []
+        rows, told, now = [], [], self.clock()
         for (rater, answer), screen in zip(sent, placed, strict=True):
             if isinstance(screen, RequestError):
                 outcomes.append(screen)
                 continue
             try:
-                kept, new = accept(self.config, people[rater], screen, histories[rater], answer)
+                kept, new = accept(
+                    self.config, people[rater], screen, histories[rater], answer, now
+                )
             except RequestError as error:
                 outcomes.append(error)
                 continue
             outcomes.append((kept, new))
             if new:
                 histories[rater].append(kept)
-                row = _row_of(rater, kept, answer, self.clock())
+                row = _row_of(rater, kept, answer, now)
                 rows.append(row)
                 seen = {"item": screen.item, "role": screen.role, "order": list(screen.order)}
                 told.append({"study": self.id, "number": answer.number, **row, **seen})

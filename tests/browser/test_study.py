@@ -209,6 +209,46 @@ def test_the_keyboard_plays_seeks_enlarges_and_answers(
     expect(page.locator("#next")).to_be_enabled()
 
 
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until the element has the focus."""
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == name:
+            return
+    pytest.fail(f"Tab never reaches #{name}")
+
+
+def test_a_whole_visit_needs_nothing_but_the_keyboard(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    with one_item(tmp_path / "study") as (store, address):
+        token = store.hand_out(1)[0]
+        page = visit(context, address, token)
+        expect(page.locator("#agree")).to_be_visible()
+        tab_to(page, "agree")
+        page.keyboard.press("Space")
+        tab_to(page, "begin")
+        page.keyboard.press("Enter")
+        expect(page.locator("#start-practice")).to_be_visible()
+        tab_to(page, "start-practice")
+        page.keyboard.press("Enter")
+        watch(page)
+        page.keyboard.press("q")
+        for _ in range(4):
+            page.keyboard.press("Space")
+            page.keyboard.press("ArrowRight")
+            page.keyboard.press("Tab")
+        expect(page.locator("#next")).to_be_enabled()
+        if page.evaluate("document.activeElement.id") != "next":
+            tab_to(page, "next")
+        page.keyboard.press("Enter")
+        code = store.links.completion_code(store.links.rater(token))
+        expect(page.locator("#code")).to_have_text(code)
+        unblind(store)
+        assert [row.place for row in answer_rows(store)] == [2] * 4
+        assert page.faults == []
+
+
 def test_full_screen_shows_the_stage_and_goes_away_again(
     context: BrowserContext, store: StudyStore, address: str
 ) -> None:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motion_app.errors import MotionAppError
-from motion_app.study.links import LinkError
+from motion_app.study.links import LinkEnded, LinkError
 from motion_app.study.pages.admin import admin_router
 from motion_app.study.pages.documents import asks_for_page, notice, static_files
 from motion_app.study.pages.door import Door
@@ -65,7 +65,7 @@ async def _mistake(request: Request, error: Exception) -> Response:
 
 
 async def _closed(request: Request, error: Exception) -> Response:
-    return _error(401, str(error))
+    return _error(410 if isinstance(error, LinkEnded) else 401, str(error))
 
 
 async def _refusal(request: Request, error: PlainHTTPException) -> Response:

@@ -85,7 +85,8 @@ def document(name: str, request: Request, *, status: int = 200, **values: str) -
 
 
 def notice(name: str, request: Request, *, status: int = 200) -> HTMLResponse:
-    """A page that says one thing: ``link`` (use your own), ``missing`` or ``closed``."""
+    """A page that says one thing: ``link`` (use your own), ``ended``, ``missing`` or
+    ``closed``."""
     texts = table(language_of(request))
     heading, text = texts[f"notice.{name}_heading"], texts[f"notice.{name}_text"]
     return document("notice", request, status=status, heading=heading, text=text)

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from motion_app.errors import RequestError
+from motion_app.study.acceptance import check_link
 from motion_app.study.links import Visitor
 from motion_app.study.pages.documents import (
     consent_text,
@@ -120,19 +121,25 @@ def rater_router(store: StudyStore) -> APIRouter:
     """The routes of one study's raters."""
     router = APIRouter()
 
-    def known(authorization: Annotated[str, Header()] = "") -> Rater:
+    def anybody(authorization: Annotated[str, Header()] = "") -> Rater:
         return store.join(_token(authorization))
+
+    def known(rater: Rater = Depends(anybody)) -> Rater:
+        check_link(store.config, rater, store.clock())
+        return rater
 
     @router.get("/")
     def without_link(request: Request) -> HTMLResponse:
         return notice("link", request)
 
     @router.get("/r/{token}")
-    def page(request: Request) -> HTMLResponse:
-        """The same page for every token: the script reads it from the address."""
+    def page(request: Request, token: str) -> HTMLResponse:
+        """The same page for every token of which the days are not over: its script reads it."""
+        if store.link_ended(token):
+            return notice("ended", request, status=410)
         return document("rater", request)
 
-    _add_visit(router, store, known)
+    _add_visit(router, store, known, anybody)
     _add_answers(router, store, known)
 
     async def media(request: Request) -> Response:
@@ -142,7 +149,12 @@ def rater_router(store: StudyStore) -> APIRouter:
     return router
 
 
-def _add_visit(router: APIRouter, store: StudyStore, known: Callable[..., Rater]) -> None:
+def _add_visit(
+    router: APIRouter,
+    store: StudyStore,
+    known: Callable[..., Rater],
+    anybody: Callable[..., Rater],
+) -> None:
     @router.post("/api/enter")
     def enter(entry: Entry) -> dict[str, str]:
         if not store.links.is_open(entry.open):
@@ -166,7 +178,8 @@ def _add_visit(router: APIRouter, store: StudyStore, known: Callable[..., Rater]
         return describe_session(store, store.consent(rater.id), language_of(request))
 
     @router.post("/api/delete")
-    def delete(erasure: Erasure, rater: Rater = Depends(known)) -> dict[str, int]:
+    def delete(erasure: Erasure, rater: Rater = Depends(anybody)) -> dict[str, int]:
+        """One's data stay one's own when the link has ended."""
         if not erasure.sure:
             raise RequestError('nothing was deleted; send {"sure": true} to delete')
         return {"deleted": store.delete_rater(rater.id)}
