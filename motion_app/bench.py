@@ -21,9 +21,9 @@ import numpy as np
 from motion_app.bench_caches import bench_caches
 from motion_app.bench_full_scale import bench_layers
 from motion_app.bench_record import Case
+from motion_app.bench_rivals import dense_mask_builder
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from motion_app.engine.layout import SequenceLayout
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from motion_app.scene import GenerationRequest
 
 PARTS = ("attention", "generate", "train", "startup")
-ON_REQUEST = ("caches",)
 ATTENTION_SIZES = {"text": 226, "motion": 226, "heads": 4, "head_dim": 64}
 ATTENTION_GRID = (6, 30, 30)  # 5,400 video tokens
 REPEATS = 7
@@ -46,7 +45,7 @@ def run_bench(
     shape: str | None = None,
     **full_scale: Any,
 ) -> dict[str, Any]:
-    """Measure one of PARTS or ON_REQUEST, or all PARTS (None), with the checkpoint ``model``;
+    """Measure one of PARTS or "caches", or all PARTS (None), with the checkpoint ``model``;
     seconds as JSON. With ``shape``, "generate" measures layers of that size on random weights
     instead: ``full_scale`` are the options of ``bench_layers``."""
     measures: dict[str, Callable[[], dict[str, float]]] = {
@@ -149,34 +148,6 @@ def _two_regions() -> tuple[SequenceLayout, Tensor]:
     masks[0, :, 6:24, 3:12] = True
     masks[1, :, 6:24, 18:27] = True
     return layout, masks
-
-
-def dense_mask_builder(
-    layout: SequenceLayout,
-    masks: Tensor,
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-) -> Callable[[], Tensor]:
-    """A function that builds the whole additive mask (L + V, L + ΣM + V) from the visibility table,
-    in ``dtype`` (float32 where None), that of the queries in the authors' release: 648 MB in
-    bfloat16 at the 5B size with two motions, and half of that in passing."""
-    import torch
-
-    from motion_app.engine.attention import visibility
-
-    names, table = visibility(layout.objects)
-    classes = layout.classify(masks)
-    sets = ["video_{" + ",".join(map(str, sorted(members))) + "}" for members in classes.sets]
-    places = torch.tensor(
-        [*range(1 + 2 * layout.objects), *(names.index(name) for name in sets)]
-    )  # of the classes that occur, their rows in the table
-    rows, query_class, key_class = (
-        part.to(device)
-        for part in (torch.from_numpy(table), places[classes.queries], places[classes.keys])
-    )
-    open_ = torch.zeros((), dtype=dtype or torch.float32, device=device)
-    return lambda: open_.where(rows[query_class][:, key_class], -torch.inf)
 
 
 def bench_generate(model: str) -> dict[str, float]:

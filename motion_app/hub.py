@@ -6,7 +6,6 @@ network. What came is compared with what the hub promised before anything loads 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from motion_app.errors import CheckpointError
-from motion_app.hub_files import blob_folder, fetch_file, large_files
+from motion_app.hub_files import blob_folder, check_digest, fetch_file, large_files
 
 logger = logging.getLogger(__name__)
 
@@ -271,13 +270,7 @@ def check_digests(folder: Path, *, but: Collection[str] = ()) -> None:
         blob = file.resolve()
         if not file.is_file() or not SHA256.fullmatch(blob.name) or blob.name in but:
             continue
-        with blob.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        if digest != blob.name:
-            blob.unlink()
-            raise CheckpointError(
-                f"{file.name} is not the file the hub promised, it was removed; fetch it again"
-            )
+        check_digest(blob, blob.name, name=file.name)
 
 
 def read_json(file: Path) -> dict[str, Any]:

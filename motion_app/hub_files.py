@@ -93,7 +93,7 @@ def fetch_file(
         on_piece(partial.tell())
         _insist(file, partial, name=name, revision=revision, endpoint=endpoint, on_piece=on_piece)
         partial.flush()
-        _check(file, Path(partial.name))
+        check_digest(Path(partial.name), file.sha256, name=file.path)
         Path(partial.name).rename(target)
 
 
@@ -169,11 +169,13 @@ def _address(
     return address, headers
 
 
-def _check(file: LargeFile, partial: Path) -> None:
-    with partial.open("rb") as opened:
+def check_digest(path: Path, sha256: str, *, name: str) -> None:
+    """Raises CheckpointError, of the file ``name``, where what lies at ``path`` has another sha256;
+    it is removed then."""
+    with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if digest != file.sha256:
-        partial.unlink()
+    if digest != sha256:
+        path.unlink()
         raise CheckpointError(
-            f"{file.path} is not the file the hub promised, it was removed; fetch it again"
+            f"{name} is not the file the hub promised, it was removed; fetch it again"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imageio.v3 as iio
 import numpy as np
@@ -151,6 +151,24 @@ def _comment_gif(path: Path, comment: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x21\xfe" + bytes([len(comment)]) + comment + b"\x00\x3b")
+
+
+def write_webp(
+    file: Path | BinaryIO, frames: np.ndarray, fps: float, *, quality: int, method: int
+) -> None:
+    """Write ``frames`` (T, H, W, 3) uint8 as a looping WebP; ``quality`` 0 to 100, ``method`` 0
+    (fast) to 6 (small)."""
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    first.save(
+        file,
+        "WEBP",
+        save_all=True,
+        append_images=rest,
+        duration=round(1000 / fps),
+        loop=0,
+        quality=quality,
+        method=method,
+    )
 
 
 def upscale(frames: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from PIL import Image
 from motion_app.assignment import build_request, parse_request
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.library import Library
+from motion_app.video import write_webp
 
 MOVING_WIDTH = 288  # px of the small moving pictures
 
@@ -39,15 +40,5 @@ def renew_results(folder: Path, checkpoint: Path) -> list[Path]:
 def _write_moving(path: Path, frames: np.ndarray, fps: float) -> None:
     height, width = frames.shape[1:3]
     size = (MOVING_WIDTH, round(height * MOVING_WIDTH / width))
-    first, *rest = [
-        Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames
-    ]
-    first.save(
-        path,
-        save_all=True,
-        append_images=rest,
-        duration=round(1000 / fps),
-        loop=0,
-        quality=82,
-        method=6,
-    )
+    small = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames]
+    write_webp(path, np.stack([np.asarray(frame) for frame in small]), fps, quality=82, method=6)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from motion_app.geometry import grid_to_mask
 from motion_app.media import upscale
+from motion_app.video import write_webp
 
 # Okabe and Ito's palette: the eight colours stay apart for colour-blind eyes. Ordered so that the
 # first ones also stand out from the cartoon creatures' own colours.
@@ -173,16 +174,6 @@ def picture_uri(image: np.ndarray) -> str:
 
 def animation_uri(frames: np.ndarray, fps: float) -> str:
     """(T, H, W, 3) uint8 as a looping WebP inside a ``data:`` address."""
-    first, *rest = [Image.fromarray(frame) for frame in frames]
     file = io.BytesIO()
-    first.save(
-        file,
-        "WEBP",
-        save_all=True,
-        append_images=rest,
-        duration=round(1000 / fps),
-        loop=0,
-        quality=80,
-        method=0,
-    )
+    write_webp(file, frames, fps, quality=80, method=0)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")

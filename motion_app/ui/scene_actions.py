@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from motion_app.object_finder import FoundObject
 
 Values = Mapping[str, Any]
-Change = Callable[[SceneDraft, int], SceneDraft]
 
 
 @dataclass(frozen=True, eq=False)
