@@ -18,6 +18,7 @@ from motion_app.errors import RequestError
 TEMPERATURE = 0.013  # released: similarity is exp(cosine / 0.013)
 BEST_KEPT = 15  # released: anchor tokens that vote for a token
 THRESHOLD_SHARE, TRIMMED, THRESHOLD_FLOOR, THRESHOLD_LOST = 0.98, 0.10, 0.3, 0.5  # released
+REGION = 0.5  # released: soft score above which a token is of the region thresholds are taken from
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,13 @@ def _trimmed_mean(scores: Tensor, region: Tensor) -> Tensor:
 
 
 def _released(tokens: Tensor, first: Tensor, window: int) -> Tensor:
-    """The authors' release: votes with soft labels, a threshold from the frame before's region."""
+    """The authors' release: votes with soft labels. A frame's threshold comes from its scores in
+    the region of the frame before, which is where that one's soft score, not its mask, says so."""
     masks, labels = [first], [first.float()]  # each (N, P)
     for frame in range(1, len(tokens)):
         scores = _votes(tokens, frame, window, labels)  # (N, P)
-        threshold = (THRESHOLD_SHARE * _trimmed_mean(scores, masks[-1])).clamp(min=THRESHOLD_FLOOR)
+        region = labels[-1] > REGION  # (N, P)
+        threshold = (THRESHOLD_SHARE * _trimmed_mean(scores, region)).clamp(min=THRESHOLD_FLOOR)
         threshold = threshold.nan_to_num(nan=THRESHOLD_LOST)  # the region before was empty
         masks.append(scores > threshold)
         labels.append(scores)
@@ -183,7 +186,7 @@ class MaskTrack:
     @classmethod
     def start(cls, first_frame_masks: Tensor, frames: int) -> MaskTrack:
         """Step 0: the first frame's masks (N, h, w) in all ``frames`` latent frames (ours; the
-        release has no region masks on step 0)."""
+        release has no region masks on step 0, which is the ablation ``step0_mask``)."""
         return cls(first_frame_masks[:, None].repeat(1, frames, 1, 1))  # (N, F, h, w)
 
     def after(self, features: Tensor, config: PropagationConfig) -> MaskTrack:

@@ -57,6 +57,7 @@ from motion_app.pocket.motions import MOTIONS
 from motion_app.scene import Motion
 
 MODEL_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+COMPUTING = 2  # goes up when one request gives another video, or one clip another motion
 OnTask = Callable[[int, int, str], None]
 
 
@@ -130,6 +131,7 @@ class _Run:
             "device": device,
             "torch": version("torch"),
             "diffusers": version("diffusers"),
+            "computing": COMPUTING,
         }
 
     def outcome(self) -> Outcome:

@@ -26,7 +26,7 @@ from motion_app.media import decode_data_uri
 from motion_app.settings import Settings
 from motion_app.training.inputs import TrainingInputs
 
-FORMAT = 1  # of results; another number makes all of them anew
+FORMAT = 2  # of results, and of how they are computed; another number makes all of them anew
 LIBRARIES = ("torch", "diffusers", "transformers")
 TRAINING_KEYS = {entry.name for entry in fields(TrainingInputs)} | {"trim", "crop", "mover"}
 TRAINING_KEYS -= {"validate_every"}  # nobody watches
