@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from motion_app.errors import MotionAppError
+from motion_app.evaluation.extractors import box_points
 from motion_app.evaluation.metrics import (
     adjacent_consistency,
     aesthetic_quality,
@@ -14,6 +17,7 @@ from motion_app.evaluation.metrics import (
     bootstrap_interval,
     dynamic_degree,
     flow_fidelity,
+    flow_fidelity_released,
     flow_score,
     frechet_distance,
     i2v_subject,
@@ -26,9 +30,11 @@ from motion_app.evaluation.metrics import (
     temporal_flickering,
     text_similarity,
     trajectory_fidelity,
+    trajectory_fidelity_released,
 )
 from motion_app.evaluation.video_quality import gaussian_distance
 
+RELEASED = Path(__file__).parent / "fixtures" / "released" / "fidelity_released.npz"
 LINE = np.stack([np.zeros(5), np.arange(5) * 3.0], axis=1)  # 12 pixels to the right
 
 
@@ -241,3 +247,62 @@ def test_samples_of_known_gaussians_come_near_their_distance() -> None:
     assert np.isclose(frechet_distance(a, a), 0, atol=1e-9)
     with pytest.raises(MotionAppError, match="two videos"):
         frechet_distance(a[:1], b)
+
+
+def released(kind: str) -> list[tuple[str, dict[str, np.ndarray], float]]:
+    """The release's cases of "tf" or "ff": name, inputs, score."""
+    tracks, flow = ("tracks", "reference"), ("flow", "masks", "reference_flow", "reference_masks")
+    names = tracks if kind == "tf" else flow
+    with np.load(RELEASED) as file:
+        cases = [key[: -len("_score")] for key in file.files if key.endswith("_score")]
+        return [
+            (case, {name: file[f"{case}_{name}"] for name in names}, float(file[f"{case}_score"]))
+            for case in cases
+            if case.startswith(kind)
+        ]
+
+
+def test_released_fidelities_are_those_of_the_authors_release() -> None:
+    trajectories, flows = released("tf"), released("ff")
+    assert len(trajectories) == 4 and len(flows) == 5
+    for case, arrays, score in trajectories:
+        found = trajectory_fidelity_released(arrays["tracks"], arrays["reference"])
+        assert abs(found - score) < 1e-5, case
+    for case, arrays, score in flows:
+        found = flow_fidelity_released(
+            arrays["flow"], arrays["masks"], arrays["reference_flow"], arrays["reference_masks"]
+        )
+        assert abs(found - score) < 1e-5, case
+
+
+def test_our_fidelities_are_others_than_the_released_ones_where_they_say_so() -> None:
+    """Still steps and jitter, speeds above the cap, lost objects, and clips of two lengths."""
+    for case, arrays, score in released("tf"):
+        ours = trajectory_fidelity(arrays["tracks"], arrays["reference"])
+        differs = case in ("tf_still_30", "tf_jitter", "tf_longer_reference")
+        assert (abs(ours - score) > 1e-3) == differs, case
+    for case, arrays, score in released("ff"):
+        ours = flow_fidelity(*(arrays[name] for name in arrays))
+        assert abs(ours - score) > 1e-4, case
+
+
+def test_released_fidelities_refuse_what_is_no_track_and_no_flow() -> None:
+    with pytest.raises(MotionAppError, match=r"reference tracks have the shape \(3, 2\)"):
+        trajectory_fidelity_released(np.zeros((4, 5, 2)), np.zeros((3, 2)))
+    flow, masks = np.zeros((2, 4, 4, 2)), np.ones((2, 4, 4), bool)
+    with pytest.raises(MotionAppError, match="of the reference do not fit"):
+        flow_fidelity_released(flow, masks, flow, masks[:1])
+
+
+def test_the_release_s_points_fill_the_object_s_box_and_leave_the_border_free() -> None:
+    mask = np.zeros((110, 220), bool)
+    mask[20:40, 50], mask[30, 50:100] = True, True  # an L: the box holds background too
+    points = box_points(mask)
+    assert points.min(axis=0).round().tolist() >= [20, 50]
+    assert (points.round().max(axis=0) < [39, 99]).all()
+    assert len(np.unique(points[:, 0])) * len(np.unique(points[:, 1])) == len(points)
+    whole = box_points(np.ones((64, 64), bool))
+    assert len(whole) == 54 * 54 and whole.min() == 1.0  # the box ends before the last row
+    assert np.allclose(np.diff(np.unique(whole)), 62 / 54)
+    with pytest.raises(MotionAppError, match="larger object"):
+        box_points(np.zeros((64, 64), bool))

@@ -167,12 +167,12 @@ RENDERED = (
     *("leak_change", "colour_constancy[dis]", "mask_iou[colour]"),
 )
 PICTURED = ("TF[dis]", "FF[dis]", "leak_share", "leak_change", "temporal_flickering")
-OF_PAPERS = ("AC", "TC", "TS", "TF", "FF")
+OF_PAPERS = ("AC", "TC", "TS", "TF[released]", "FF[released]", "TF", "FF")
 
 
 def metric_ids(store: WeightStore, *, rendered: bool) -> tuple[str, ...]:
-    """What is measured on this machine: FlexiMMT's own where the weights are, and the stand-ins
-    that fit rendered scenes or pictures of the real world."""
+    """What is measured on this machine: FlexiMMT's own, and our reading of two of them, where the
+    weights are, and the stand-ins that fit rendered scenes or pictures of the real world."""
     here = [name for name in OF_PAPERS if not store.missing(METRICS[name].weights)]
     return (*here, *(RENDERED if rendered else PICTURED))
 

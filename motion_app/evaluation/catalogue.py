@@ -1,7 +1,9 @@
 """Every metric there is: what it is called, by what it is measured, what it needs, what it means.
 
-A paper's metric measured as the paper does has its plain id. A stand-in has an id of its own, with
-what it is measured by in brackets, and never shares a column with the paper's.
+A paper's metric measured as the paper does has its plain id; where our formula is another than that
+of the authors' release, theirs is told apart by "[released]", and the papers' figures stand beside
+it. A stand-in has an id of its own, with what it is measured by in brackets, and never shares a
+column with the paper's.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from motion_app.evaluation import metrics as m
 from motion_app.evaluation import weights as w
 from motion_app.evaluation.extractors import half_warp
 from motion_app.evaluation.features import DIS, RAFT, VideoFeatures
-from motion_app.evaluation.items import JudgedObject
+from motion_app.evaluation.items import JudgedObject, ReferenceClip
 
 DYNAMIC_FPS = 8.0  # VBench samples about so many frames a second
 Values = tuple[float, ...]  # one for the video, or one for each object that could be measured
@@ -90,6 +92,37 @@ def _flows(kind: str, video: VideoFeatures) -> Values:
             )
         )
     return tuple(values)
+
+
+def _released_trajectories(video: VideoFeatures) -> Values:
+    values = []
+    for thing in _judged(video):
+        ours, theirs = video.box_tracks(thing), video.box_tracks(thing.reference)
+        points = theirs.points * _to_size(video, thing.reference)  # [m, T', 2] (y, x)
+        values.append(m.trajectory_fidelity_released(ours.points, points))
+    return tuple(values)
+
+
+def _released_flows(video: VideoFeatures) -> Values:
+    values = []
+    for thing in _judged(video):
+        clip = thing.reference
+        flow = video.flow(RAFT, clip.frames).forward * _to_size(video, clip)[::-1]  # (x, y)
+        values.append(
+            m.flow_fidelity_released(
+                video.flow(RAFT, video.frames).forward,
+                video.masks(RAFT, thing)[:-1],
+                flow.astype(np.float32),
+                video.masks(RAFT, clip)[:-1],
+            )
+        )
+    return tuple(values)
+
+
+def _to_size(video: VideoFeatures, clip: ReferenceClip) -> np.ndarray:
+    """Factors (y, x) [2] from the reference's pixels to the video's: the release stretches the
+    reference to the video's size before it looks."""
+    return np.divide(video.frames.shape[1:3], clip.frames.shape[1:3])
 
 
 def _similarities(video: VideoFeatures) -> np.ndarray:
@@ -236,15 +269,27 @@ def _weightless() -> list[Metric]:
 
 
 def _fleximmt() -> list[Metric]:
-    """The five of FlexiMMT's table 1, by the networks of the paper."""
+    """The five of FlexiMMT's table 1, by the networks of the paper and the formulas of its release,
+    and our own reading of two of them by the same networks."""
     paper, up, refs = "FlexiMMT", "up", "references"
     tracks, flow = partial(_trajectories, w.COTRACKER), partial(_flows, RAFT)
+    tracker, optical = (w.COTRACKER,), (w.RAFT,)
     return [
         _clip("AC", paper, m.appearance_consistency),
         _clip("TC", paper, m.temporal_consistency),
         Metric("TS", "clip-vit-b-32", paper, up, (w.CLIP,), needs="text", measure=_text),
-        Metric("TF", "cotracker3", paper, up, (w.COTRACKER,), needs=refs, measure=tracks),
-        Metric("FF", "raft_large", paper, up, (w.RAFT,), needs=refs, measure=flow),
+        Metric(
+            *("TF[released]", "cotracker3", paper, up, tracker),
+            needs=refs,
+            measure=_released_trajectories,
+        ),
+        Metric(
+            *("FF[released]", "raft_large", paper, up, optical),
+            needs=refs,
+            measure=_released_flows,
+        ),
+        Metric("TF", "cotracker3", "", up, tracker, needs=refs, measure=tracks),
+        Metric("FF", "raft_large", "", up, optical, needs=refs, measure=flow),
     ]
 
 

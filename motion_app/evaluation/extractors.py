@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from motion_app.errors import MotionAppError
+
 FLOW_SIDE = 256  # pixels: smaller frames are enlarged first, or DIS sees too little of them
 GRID_POINTS = 64  # tracked in an object, about
+RELEASED_SIDE = 55  # points a side of the grid over the frame, in FlexiMMT's release
 MOVING_CONTRAST = 20  # of 255, between a frame and the clip's median
 
 
@@ -77,6 +80,29 @@ def grid_points(mask: np.ndarray, *, count: int = GRID_POINTS) -> np.ndarray:
     if not chosen.any():
         chosen[np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()] = True
     return np.stack([rows[chosen], columns[chosen]], axis=1).astype(float)
+
+
+def box_points(mask: np.ndarray, *, side: int = RELEASED_SIDE) -> np.ndarray:
+    """Points [n, 2] (y, x) of a ``side`` × ``side`` grid over the frame that lie in the bounding
+    box of ``mask`` (H, W) bool, background and all: those that FlexiMMT's release tracks. The grid
+    leaves a 64th of the width free at every border. MotionAppError where the box meets none."""
+    height, width = mask.shape
+    margin = width / 64
+    y, x = (np.linspace(margin, length - margin, side) for length in (height, width))
+    points = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+    box = np.zeros_like(mask)
+    if mask.any():
+        rows, columns = np.nonzero(mask)
+        # The release's box ends before the mask's last row and column.
+        box[rows.min() : rows.max(), columns.min() : columns.max()] = True
+    at = points.round().astype(int)
+    chosen = points[box[at[:, 0], at[:, 1]]]
+    if not len(chosen):
+        raise MotionAppError(
+            f"no point of the release's {side}×{side} grid lies in the box around the object's "
+            f"{mask.sum()} pixels; use a larger object or video"
+        )
+    return chosen
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from motion_app.evaluation import weights as w
 from motion_app.evaluation.extractors import (
     FlowPair,
     PointTracks,
+    box_points,
     carried_masks,
     colour_histogram,
     colour_track,
@@ -131,6 +132,11 @@ class VideoFeatures:
         if kind == w.COTRACKER:
             return self.judges.network(w.COTRACKER).track(frames, points)
         return flow_tracks(self.flow(DIS, frames), points)
+
+    def box_tracks(self, thing: JudgedObject | ReferenceClip) -> PointTracks:
+        """Points that FlexiMMT's release chooses, by CoTracker."""
+        points, frames = box_points(thing.mask), self._frames_of(thing)
+        return self.judges.network(w.COTRACKER).track(frames, points)
 
     def centroid_track(self, thing: JudgedObject | ReferenceClip) -> np.ndarray:
         """[T, 2] in pixels (y, x): the true one where it is known, else where its colour goes."""

@@ -1,9 +1,10 @@
 """Metrics as pure functions of arrays; numpy in and out, no models.
 
 Here: embeddings, centroid tracks, masks, intervals. Point tracks and optical flow against a
-reference are in ``motion_fidelity``, what a video's own pixels and features tell in
-``video_quality``; this module exports them all. Sources: FlexiMMT (method.md, section 10) and the
-metrics SynMotion takes from VBench (synmotion.md, section 4).
+reference are in ``motion_fidelity`` and, by the formulas of FlexiMMT's release, in
+``released_fidelity``, what a video's own pixels and features tell in ``video_quality``; this module
+exports them all. Sources: FlexiMMT (method.md, section 10) and the metrics SynMotion takes from
+VBench (synmotion.md, section 4).
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from motion_app.evaluation.motion_fidelity import (
     flow_fidelity,
     flow_histograms,
     trajectory_fidelity,
+)
+from motion_app.evaluation.released_fidelity import (
+    flow_fidelity_released,
+    trajectory_fidelity_released,
 )
 from motion_app.evaluation.video_quality import (
     aesthetic_quality,
@@ -40,6 +45,7 @@ __all__ = [
     "bootstrap_interval",
     "dynamic_degree",
     "flow_fidelity",
+    "flow_fidelity_released",
     "flow_histograms",
     "flow_score",
     "follows_own",
@@ -55,6 +61,7 @@ __all__ = [
     "temporal_flickering",
     "text_similarity",
     "trajectory_fidelity",
+    "trajectory_fidelity_released",
 ]
 
 FOLLOWS = 0.3  # similarity above which an object follows its own motion

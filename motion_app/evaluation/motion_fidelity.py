@@ -1,7 +1,8 @@
 """How alike two videos move: point tracks (TF) and optical flow (FF). Pure numpy.
 
 Both compare an object of a video with a reference clip that may have another size, length and
-object: positions never count, only directions and relative speeds.
+object: positions never count, only directions and relative speeds. These are our own readings of
+the papers' two fidelities; ``released_fidelity`` has the formulas behind the papers' figures.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def trajectory_fidelity(
 
     Raises MotionAppError for arrays of another shape.
     """
-    steps = min(_checked(tracks, "tracks"), _checked(reference_tracks, "reference tracks")) - 1
+    frames = check_tracks(tracks, "tracks"), check_tracks(reference_tracks, "reference tracks")
+    steps = min(frames) - 1
     units, moves, seen = _unit_steps(tracks, visible, steps, still)
     others, other_moves, other_seen = _unit_steps(reference_tracks, reference_visible, steps, still)
     counted = (moves[:, None] | other_moves[None]) & seen[:, None] & other_seen[None]  # [n, m, S]
@@ -51,7 +53,8 @@ def trajectory_fidelity(
     return float(alike.max(axis=1).mean())
 
 
-def _checked(tracks: np.ndarray, what: str) -> int:
+def check_tracks(tracks: np.ndarray, what: str) -> int:
+    """How many frames ``tracks`` [n, T, 2] have; MotionAppError for another shape."""
     shape = np.shape(tracks)
     if len(shape) != 3 or shape[0] < 1 or shape[1] < 2 or shape[2] != 2:
         raise MotionAppError(
@@ -126,16 +129,8 @@ def flow_fidelity(
 
     Raises MotionAppError for arrays of other shapes and where no pair is left.
     """
-    for name, field, inside in (
-        ("the video", flow, masks),
-        ("the reference", reference_flow, reference_masks),
-    ):
-        shape = np.shape(field)
-        if len(shape) != 4 or shape[0] < 1 or shape[3] != 2 or shape[:3] != np.shape(inside):
-            raise MotionAppError(
-                f"flow {shape} and masks {np.shape(inside)} of {name} do not fit; expected "
-                "[pairs, H, W, 2] and [pairs, H, W]"
-            )
+    check_flow(flow, masks, "the video")
+    check_flow(reference_flow, reference_masks, "the reference")
     pairs = min(len(flow), len(reference_flow))
     ours, theirs = (resample_times(len(field), pairs) for field in (flow, reference_flow))
     values = []
@@ -150,6 +145,16 @@ def flow_fidelity(
             "mark the object"
         )
     return float(np.mean(values))
+
+
+def check_flow(flow: np.ndarray, masks: np.ndarray, what: str) -> None:
+    """MotionAppError unless ``flow`` is [pairs, H, W, 2] and ``masks`` [pairs, H, W]."""
+    shape = np.shape(flow)
+    if len(shape) != 4 or shape[0] < 1 or shape[3] != 2 or shape[:3] != np.shape(masks):
+        raise MotionAppError(
+            f"flow {shape} and masks {np.shape(masks)} of {what} do not fit; expected "
+            "[pairs, H, W, 2] and [pairs, H, W]"
+        )
 
 
 def _pair_fidelity(vectors: np.ndarray, others: np.ndarray, still: float) -> float:

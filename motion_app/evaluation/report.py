@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ COLUMNS = (
     *("item", "method", "metric", "implementation", "weights", "value", "status"),
     *("stand_in_for", "parts"),
 )
+# Columns the papers print under a name that is our reading of it here.
+PRINTED = MappingProxyType({"TF": "TF[released]", "FF": "FF[released]"})
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 LATEX_ARROWS = {"up": r" $\uparrow$", "down": r" $\downarrow$", "": ""}
 LATEX_SPECIAL = str.maketrans(
@@ -268,6 +271,11 @@ def paper_cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"{value[0]:g} ± {value[1]:g}"
     return "–" if value is None else f"{value:g}"
+
+
+def catalogue_id(column: str) -> str:
+    """The metric of the catalogue that a column of a paper's table is, as printed there."""
+    return PRINTED.get(column, column)
 
 
 @cache

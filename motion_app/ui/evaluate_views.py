@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from motion_app.evaluation.catalogue import METRICS, Metric
 from motion_app.evaluation.features import Judges
-from motion_app.evaluation.report import ARROWS, Report, paper_cell, paper_tables
+from motion_app.evaluation.report import ARROWS, Report, catalogue_id, paper_cell, paper_tables
 from motion_app.evaluation.scoring import ScoreProgress
 from motion_app.evaluation.weights import SOURCES
 from motion_app.ui.texts import Texts
@@ -156,7 +156,8 @@ def paper_html(texts: Texts) -> str:
     for table in paper_tables():
         heads = []
         for column in table.columns:
-            arrow = ARROWS[METRICS[column].better] if column in METRICS else ""
+            metric = METRICS.get(catalogue_id(column))
+            arrow = "" if metric is None else ARROWS[metric.better]
             heads.append(html.escape(column + arrow))
         rows = [[name, *map(paper_cell, cells)] for name, cells in table.values.items()]
         method = html.escape(texts("evaluate.column_method"))
