@@ -40,7 +40,10 @@ METHODS = ("fleximmt", "concat", "none", "synmotion", "both", "lora-average")
 # What a method needs of every motion: motion tokens, what SynMotion learned, or both.
 TOKEN_METHODS = ("fleximmt", "concat", "both")
 PACK_METHODS = ("synmotion", "both", "lora-average")
-ABLATIONS = ("m2v", "m2m", "t2v", "t2t", "t2m", "m2x", "t2x", "infer_mask", "rmpm")
+ABLATIONS = (
+    *("m2v", "m2m", "t2v", "t2t", "t2m", "m2x", "t2x", "infer_mask", "rmpm"),
+    "step0_mask",  # no region masks on the first step, as the authors' release has it
+)
 PACK_ABLATIONS = ("mot", "sub", "refiner", "lora")  # parts of what SynMotion learned
 SCOPES = ("released", "paper")
 LONGEST_TEXT = 4000  # characters; what a model reads of it is counted in its own tokens
@@ -300,7 +303,9 @@ def _ablations_of(method: str) -> frozenset[str]:
     return {
         "fleximmt": frozenset(ABLATIONS),
         "both": frozenset({*ABLATIONS, *PACK_ABLATIONS}),
-        "synmotion": frozenset({"t2v", "t2t", "t2x", "infer_mask", "rmpm", *PACK_ABLATIONS}),
+        "synmotion": frozenset(
+            {"t2v", "t2t", "t2x", "infer_mask", "rmpm", "step0_mask", *PACK_ABLATIONS}
+        ),
         "lora-average": frozenset(PACK_ABLATIONS),
     }.get(method, frozenset())
 

@@ -143,7 +143,7 @@ def test_the_table_says_what_the_method_says():
 def test_an_ablation_only_ever_opens(name):
     closed, opened = visibility(3)[1], visibility(3, without=(name,))[1]
     assert (opened >= closed).all()
-    assert (opened > closed).any() == (name != "rmpm")
+    assert (opened > closed).any() == (name not in ("rmpm", "step0_mask"))
 
 
 def test_unknown_names_are_refused_with_the_valid_ones():
@@ -370,3 +370,42 @@ def test_the_processors_found_come_back_after_an_error():
         assert all(transformer.attn_processors[name] is not before[name] for name in before)
         raise KeyError("anything")
     assert all(transformer.attn_processors[name] is before[name] for name in before)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_without_masks_on_step_0_the_picture_sees_no_motion_until_there_are_masks(compiled):
+    """The authors' release: phrases see the whole picture, motions nothing but their phrase."""
+    for seed in range(6):
+        layout, masks = random_scene(seed)
+        nothing = [(torch.zeros(1, 2, sum(layout.motion), 8),) * 2]
+        steering = GenerationSteering(
+            layout, masks, nothing, halves=[(1.0,) * layout.objects], without={"step0_mask"}
+        )
+        if compiled:
+            steering.fix_shapes()
+        query = torch.zeros(1, 2, layout.queries, 8)
+        seen = acting(steering.plans(0, query, query)[0])
+        assert torch.equal(seen, released_start(layout, masks))
+        steering.set_masks(masks)
+        later = acting(steering.plans(0, query, query)[0])
+        assert torch.equal(later, may_see(layout, masks, "released", ()))
+
+
+def released_start(layout: SequenceLayout, masks: torch.Tensor) -> torch.Tensor:
+    """The definition of step 0: the table with every mask empty, but that phrases and video see
+    each other."""
+    return may_see(layout, torch.zeros_like(masks), "released", ("t2v",))
+
+
+def acting(plan: AttentionPlan) -> torch.Tensor:
+    """``seen_by`` without spare rows and the keys that have no weight."""
+    layout = plan.layout
+    order = torch.arange(layout.queries) if plan.order is None else plan.order.cpu()
+    positions, rows = torch.arange(layout.keys), []
+    for group in plan.groups:
+        weight = torch.ones(len(positions[group.keys]))
+        if group.bias is not None:
+            weight = (group.bias > -1000).float()
+        keys = torch.zeros(layout.keys).index_add(0, positions[group.keys], weight) > 0
+        rows.append(keys.expand(len(torch.arange(layout.queries)[group.rows]), -1))
+    return torch.cat(rows)[order]

@@ -148,7 +148,8 @@ def test_an_object_without_motion_restricts_nothing(engine, motions):
     [
         {"method": "concat"},
         {"scope": "paper"},
-        *({"without": frozenset({n})} for n in ("m2v", "t2v", "t2t", "t2m", "infer_mask", "rmpm")),
+        *({"without": frozenset({n})} for n in ("m2v", "t2v", "t2t", "t2m", "infer_mask")),
+        *({"without": frozenset({n})} for n in ("rmpm", "step0_mask")),
     ],
 )
 def test_every_variant_of_the_method_makes_another_video(engine, motions, options):
@@ -165,6 +166,23 @@ def test_what_never_acts_changes_no_bit(engine, motions):
     concat = engine.generate(scene(motions, method="concat")).latents
     opened = engine.generate(scene(motions, without=frozenset({"infer_mask"}))).latents
     assert np.array_equal(concat, opened)
+
+
+def test_masks_are_on_from_the_second_step_even_where_the_first_settles_them(engine, motions):
+    """With no warm steps RMPM may stop on step 0, before it ever handed over its masks."""
+    own, masked, settled = engine.propagation, [], []
+    engine.propagation = replace(own, warm_steps=0, alpha=1e9)
+
+    def watch(report):
+        processor = engine.pipe.transformer.transformer_blocks[0].attn1.processor
+        masked.append(processor.steering.masked)
+        settled.append(report.masks_settled)
+
+    try:
+        engine.generate(scene(motions, without=frozenset({"step0_mask"})), watch)
+    finally:
+        engine.propagation = own
+    assert settled == masked == [True] * 3
 
 
 def test_strength_one_is_the_default_and_zero_silences_the_motion(engine, motions):

@@ -93,7 +93,7 @@ class GenerationRun:
             features = steering.features().to(self.track.masks.device)
             self.track = self.track.after(features, self.engine.propagation)
             steering.recording = not self.track.settled
-            if steering.recording:
+            if steering.recording or not steering.masked:
                 steering.set_masks(self.track.masks)
         steering.begin_step()
 

@@ -77,6 +77,10 @@ class GenerationSteering:
     averaged over.
     ``nouns``: give them to take DMEM's masks in every layer instead (ablation ``rmpm``).
     ``adapters`` are told of every change of the masks.
+
+    ``object_masks`` hold on step 0. Ablation ``step0_mask`` has no region masks there, as the
+    authors' release: until the first ``set_masks`` no video token sees a motion, whose phrase is
+    then seen by all video; what phrases and motions see of each other stays closed.
     """
 
     def __init__(
@@ -103,12 +107,14 @@ class GenerationSteering:
         self._shapes: dict[tuple[float, ...], FixedShapes] | None = None
         self._features: Tensor | None = None
         self._noun_masks: list[Tensor] = []
-        self.set_masks(object_masks)
+        self.object_masks = object_masks
+        self.masked = "step0_mask" not in self.without
+        self._install()
 
     def fix_shapes(self) -> None:
         """Keep the plans' shapes when masks change, for compiled attention."""
         self._shapes = {half: FixedShapes() for half in self.halves}
-        self.set_masks(self.object_masks)
+        self._install()
 
     @property
     def tracks_masks(self) -> bool:
@@ -117,10 +123,16 @@ class GenerationSteering:
 
     def set_masks(self, object_masks: Tensor) -> None:
         """Use ``object_masks`` (N, F, h, w) bool from the next forward on."""
-        self.object_masks = object_masks
-        self._plans = self._build(object_masks)
+        self.object_masks, self.masked = object_masks, True
+        self._install()
+
+    def _install(self) -> None:
+        masks, without = self.object_masks, self.without
+        if not self.masked:
+            masks, without = torch.zeros_like(masks), (*without, "t2v")
+        self._plans = self._build(masks, without)
         if self.adapters is not None:
-            self.adapters.set_masks(object_masks)
+            self.adapters.set_masks(masks)
 
     def begin_step(self) -> None:
         """Forget the features of the step before."""
@@ -154,20 +166,20 @@ class GenerationSteering:
             ]
         )  # (N, F, h, w)
         self._noun_masks.append(masks)
-        return self._build(masks)
+        return self._build(masks, self.without)
 
     def observe(self, layer: int, video: Tensor) -> None:
         if self.recording and layer < self.feature_layers:
             output = video[-1].detach().float()  # (V, D) of the conditional share
             self._features = output if self._features is None else self._features + output
 
-    def _build(self, object_masks: Tensor) -> list[AttentionPlan]:
+    def _build(self, object_masks: Tensor, without: Collection[str]) -> list[AttentionPlan]:
         built = {
             strengths: AttentionPlan.build(
                 self.layout,
                 object_masks,
                 scope=self.scope,
-                without=self.without,
+                without=without,
                 strengths=strengths,
             )
             for strengths in dict.fromkeys(self.halves)

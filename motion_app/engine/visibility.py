@@ -24,6 +24,7 @@ OPENS: dict[str, frozenset[str]] = {
     "t2x": frozenset({"t2v", "t2t", "t2m"}),
     "infer_mask": frozenset({"all"}),
     "rmpm": frozenset(),  # changes where the masks come from, not what they close
+    "step0_mask": frozenset(),  # changes the first step alone: ``GenerationSteering``
 }
 ABLATIONS = tuple(OPENS)
 MOST_ENUMERATED = 10  # 2^10 video classes; a plan needs only the sets that occur
