@@ -203,6 +203,12 @@ def _add_training(actions: Any) -> None:
         metavar="FILE.safetensors",
         help="synmotion: motion tokens to keep in the same file, for the method both",
     )
+    parser.add_argument(
+        "--sample-latents",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="draw the clips' latents anew at every step, or learn from their means",
+    )
     parser.add_argument("--alpha", type=float, help="synmotion: share of steps on the clips")
     parser.add_argument("--rank", type=int, help="synmotion: of the adapter")
     parser.add_argument("--parts", help="synmotion: what is learned, of mot,sub,refiner,lora")

@@ -138,7 +138,7 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         validate_every=options.validate_every,
     )
     inputs.check_count(settings.limits)
-    given = _synmotion_settings(options)
+    given = {**_synmotion_settings(options), "sample_latents": options.sample_latents}
     if options.tokens is not None:
         _readable(options.tokens)
     _motion_out(options.out)

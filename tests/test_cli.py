@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from motion_app.cli import main
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
@@ -87,9 +88,11 @@ def test_a_recipe_replays_its_video_and_options_override_it(folder, capsys):
 def test_methods_and_ablations_come_from_the_command_line(folder, capsys):
     path = folder / "request.json"
     run(capsys, "generate", path, "--out", folder / "a", "--steps", 1, "--method", "none")
-    run(capsys, "generate", path, "--out", folder / "b", "--steps", 1, "--without", "m2v,t2v")
+    run(
+        capsys, "generate", path, "--out", folder / "b", "--steps", 1, "--without", "m2v,step0_mask"
+    )
     recipe = json.loads((folder / "b" / "recipe.json").read_text())
-    assert recipe["without"] == ["m2v", "t2v"]
+    assert recipe["without"] == recipe["request"]["without"] == ["m2v", "step0_mask"]
 
 
 @pytest.mark.parametrize(
@@ -222,10 +225,13 @@ def test_a_motion_learned_from_a_clip_joins_the_library(tmp_path, capsys):
     drawn = run(capsys, "pocket", "render", "--seed", 2, "--motions", "jump", "--out", scene)
     out = tmp_path / "library" / "hop.safetensors"
     given = ["--name", "hop", "--phrase", "is moving", "--noun", "fox", "--steps", 1, "--out", out]
+    given.append("--sample-latents")
     assert run(capsys, "train-motion", drawn["clip"], *given)["motion"] == str(out)
     (motion,) = run(capsys, "motions", "list")["motions"]
     assert (motion["name"], motion["phrase"]) == ("hop", "is moving")
     assert Path(motion["preview"]).is_file()
+    with safe_open(out, framework="pt") as file:
+        assert json.loads(file.metadata()["config"])["sample_latents"] is True
 
 
 @pytest.mark.parametrize(

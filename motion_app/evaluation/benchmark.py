@@ -26,6 +26,7 @@ from motion_app.evaluation.metrics import (
 from motion_app.pocket.world import RenderedClip, WorldConfig, draw_scene, render
 from motion_app.scene import GeneratedVideo, GenerationRequest, Motion, SceneObject
 from motion_app.training.clips import encode_views, grid_masks
+from motion_app.training.velocity_error import image_condition, ofs_input, padded
 
 CASE_SEED = 500_000  # far from every seed the training draws from
 
@@ -164,10 +165,11 @@ def measure_propagation(
     for case in cases:
         clip = case.rendered
         truth = torch.from_numpy(grid_masks(clip.masks, g))  # (N, F, h, w)
-        latents = encode_views(pipe.vae, clip.frames[None])  # (1, F, C, H', W')
+        latents = encode_views(pipe.vae, clip.frames[None]).mean  # (1, F, C, H', W')
+        image = encode_views(pipe.vae, clip.frames[None, :1]).mean[:, 0]  # (1, C, H', W')
         prompt = " ".join(c.neutral_sentence for c in clip.scene.creatures)
         for level in noise_levels:
-            features = noised_features(engine, latents, prompt, level, generator)
+            features = noised_features(engine, latents, image, prompt, level, generator)
             features = settings.prepare(features)
             for rule in rules:
                 masks = propagate(features, truth[:, 0], rule=rule, window=settings.window)
@@ -182,6 +184,7 @@ def measure_propagation(
 def noised_features(
     engine: MotionEngine,
     latents: torch.Tensor,
+    image: torch.Tensor,
     prompt: str,
     level: float,
     generator: torch.Generator,
@@ -189,15 +192,16 @@ def noised_features(
     layers: int | None = None,
 ) -> torch.Tensor:
     """RMPM's features (F, h, w, D) of ``latents`` (1, F, C, H', W') noised to ``level`` of the
-    scheduler's timesteps (1 is pure noise)."""
+    scheduler's timesteps (1 is pure noise), beside ``image`` (1, C, H', W'), the first video frame
+    encoded alone as it is in a generation."""
     pipe, g = engine.pipe, engine.geometry
     steps = pipe.scheduler.config.num_train_timesteps
     timestep = torch.tensor([min(steps - 1, int(level * steps))])
+    latents = padded(latents, engine)
     noisy = pipe.scheduler.add_noise(
         latents, torch.randn(latents.shape, generator=generator), timestep
     )
-    condition = torch.zeros_like(latents)
-    condition[:, 0] = latents[:, 0]
+    condition = image_condition(image, latents, engine)
     text, _ = pipe.encode_prompt(
         prompt, None, do_classifier_free_guidance=False, max_sequence_length=g.text_tokens
     )
@@ -214,6 +218,7 @@ def noised_features(
             hidden_states=torch.cat([noisy, condition], dim=2),
             encoder_hidden_states=text,
             timestep=timestep,
+            ofs=ofs_input(pipe.transformer, latents),
             image_rotary_emb=engine.rotary_embedding(),
         )
     return steering.features()

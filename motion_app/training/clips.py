@@ -32,12 +32,36 @@ class ViewConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class CachedViews:
-    """``latents`` (n, F, C, H', W') float32 scaled as the transformer takes them; ``object_masks``
-    (n, F, h, w) bool where the clips came with masks, else None; ``frames`` (n, F, H, W, 3) uint8,
-    the video frame in the middle of those that each latent frame encodes, to be looked at."""
+class Posterior:
+    """What the VAE says of n views, a normal distribution for each number: ``mean``, which is its
+    mode too, and ``deviation``, both (n, F, C, H', W') float32 on the CPU, scaled as the
+    transformer takes latents."""
 
-    latents: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def draw(self, views: np.ndarray, generator: torch.Generator | None) -> Tensor:
+        """Latents (B, F, C, H', W') of the views with these numbers: a sample of the distribution
+        drawn from ``generator``, its mean where that is None."""
+        mean = self.mean[views]
+        if generator is None:
+            return mean
+        return mean + self.deviation[views] * torch.randn(mean.shape, generator=generator)
+
+
+@dataclass(frozen=True, eq=False)
+class CachedViews:
+    """``latents`` of n whole views, F latent frames each; ``images`` of their first video frames
+    encoded alone, F = 1, as a picture is at inference: a clip's own first latent frame is 3 to 7%
+    away from it, because the encoder normalises over time. ``object_masks`` (n, F, h, w) bool where
+    the clips came with masks, else None; ``frames`` (n, F, H, W, 3) uint8, the video frame in the
+    middle of those that each latent frame encodes, to be looked at."""
+
+    latents: Posterior
+    images: Posterior
     object_masks: Tensor | None
     frames: np.ndarray
 
@@ -139,18 +163,21 @@ def frame_groups(geometry: ModelGeometry) -> list[slice]:
     return [slice(0, 1), *later]
 
 
-def encode_views(vae: AutoencoderKLCogVideoX, frames: np.ndarray) -> Tensor:
-    """(n, T, H, W, 3) uint8 → (n, F, C, H', W') float32 on the CPU, the posterior's mode."""
-    latents = []
+def encode_views(vae: AutoencoderKLCogVideoX, frames: np.ndarray) -> Posterior:
+    """(n, T, H, W, 3) uint8 → the posterior of their latents, (n, F, C, H', W'); a first frame
+    alone, T = 1, gives F = 1."""
+    means, deviations = [], []
     for view in frames:
         video = torch.from_numpy(view).to(vae.device).permute(3, 0, 1, 2)  # (3, T, H, W)
         video = (video.float() / 127.5 - 1).to(vae.dtype)
         # On a CPU conv3d at batch 1 falls to a kernel ten times slower.
         batch = torch.stack([video] * (2 if vae.device.type == "cpu" else 1))
         with torch.no_grad():
-            z = vae.encode(batch).latent_dist.mode()[:1] * vae.config.scaling_factor
-        latents.append(z.transpose(1, 2).float().cpu())  # (1, F, C, H', W')
-    return torch.cat(latents)
+            posterior = vae.encode(batch).latent_dist
+        for found, part in ((means, posterior.mode()), (deviations, posterior.std)):
+            z = part[:1] * vae.config.scaling_factor
+            found.append(z.transpose(1, 2).float().cpu())  # (1, F, C, H', W')
+    return Posterior(torch.cat(means), torch.cat(deviations))
 
 
 def cache_views(
@@ -166,4 +193,5 @@ def cache_views(
     frames, view_masks = draw_views(clips, geometry, config, seed=seed, masks=masks)
     grids = None if view_masks is None else torch.from_numpy(grid_masks(view_masks, geometry))
     middles = [(group.start + group.stop - 1) // 2 for group in frame_groups(geometry)]
-    return CachedViews(encode_views(vae, frames), grids, frames[:, middles])
+    latents, images = encode_views(vae, frames), encode_views(vae, frames[:, :1])
+    return CachedViews(latents, images, grids, frames[:, middles])

@@ -17,15 +17,19 @@ WATCHING = ("checkpoint_every", "validate_every", "validation_steps")
 @dataclass(frozen=True)
 class ClipTraining:
     """What learning from reference clips needs, whatever is learned. Defaults are the FlexiMMT
-    release's for CogVideoX-5B-I2V.
+    release's for CogVideoX-5B-I2V, but for ``sample_latents``.
 
     ``phrase`` are the motion words and ``noun`` the moving thing's words in the caption
     "A {noun} {phrase}.". AdamW at ``learning_rate`` with a cosine over ``steps``, gradients clipped
     at ``clip_norm``. Timesteps are uniform over the noisier ``noisy_share``. ``moving_weight``
     weighs the squared error where the clip differs from its first frame. The caption is emptied and
-    the first frame's latents are dropped with the probabilities given. ``validate_every``: a short
-    video with what is learned so far after every so many steps, None for none; what is learned is
-    the same either way. ``validation_steps``: denoising steps of it.
+    the first frame's latents are dropped with the probabilities given. ``sample_latents`` draws the
+    latents of clip and first frame anew from the VAE's posterior at every step, as the release
+    does. The default learns from their means: on the pocket (four motions learned each way, 24
+    tuning scenes of two) own minus other is 0.53 both ways, means ahead by -0.01 [-0.02, 0.00], and
+    where it makes no difference a view shall look the same at every step. ``validate_every``: a
+    short video with what is learned so far after every so many steps, None for none; what is
+    learned is the same either way. ``validation_steps``: denoising steps of it.
     """
 
     method: ClassVar[str] = ""
@@ -44,6 +48,7 @@ class ClipTraining:
     moving_weight: float = 1.0
     caption_dropout: float = 0.10
     image_dropout: float = 0.05
+    sample_latents: bool = False
     views: int = 12
     zoom: tuple[float, float] = (1.0, 1.3)
     shift: float = 0.1

@@ -269,7 +269,7 @@ class TrainingRun(LearningRun):
         whole, rows = config.batch * self.share.count, self.share.rows(config.batch)
         picked = rng.integers(len(lesson.views.latents), size=whole)
         draws = draw_noise(
-            lesson.views.latents[picked], config, self.engine, rng=rng, generator=self.generator
+            lesson.views, picked, config, self.engine, rng=rng, generator=self.generator
         ).rows(rows)
         spoken = (rng.random(whole) >= config.caption_dropout)[rows]
         picked = picked[rows]

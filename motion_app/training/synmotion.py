@@ -246,7 +246,8 @@ class SynMotionRun(LearningRun):
         picked = rng.integers(len(worded.views.latents), size=config.batch)
         self._seen = (worded, int(picked[0]))
         draws = draw_noise(
-            worded.views.latents[picked],
+            worded.views,
+            picked,
             config,
             self.engine,
             rng=rng,

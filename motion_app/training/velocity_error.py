@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from motion_app.engine.pipeline import MotionEngine
+from motion_app.training.clips import CachedViews
 from motion_app.training.config import ClipTraining
 
 
 @dataclass(frozen=True, eq=False)
 class NoisyViews:
     """A batch on its way into the transformer: ``latents``, ``noise`` and ``condition`` (the first
-    frame's latents, then zeros) are (B, F, C, H', W') float32, ``timesteps`` (B,) int64."""
+    frame's own latents, then zeros) are (B, F, C, H', W') float32, ``timesteps`` (B,) int64."""
 
     latents: Tensor
     noise: Tensor
@@ -30,7 +31,8 @@ class NoisyViews:
 
 
 def draw_noise(
-    latents: Tensor,
+    views: CachedViews,
+    picked: np.ndarray,
     config: ClipTraining,
     engine: MotionEngine,
     *,
@@ -38,29 +40,49 @@ def draw_noise(
     generator: torch.Generator,
     image_noise: tuple[float, ...] = (),
 ) -> NoisyViews:
-    """Noise, timesteps and first frames of ``latents`` (B, F, C, H', W'), on the transformer's
-    device. ``image_noise``: mean and deviation of ln σ of the noise on the first frame. Where a
-    token spans several latent frames, the first is repeated in front as the stock pipeline does."""
+    """Latents of the ``picked`` views (B,) int64, noise, timesteps and image conditions, on the
+    transformer's device. ``image_noise``: mean and deviation of ln σ of the noise on the images."""
     device = engine.pipe.transformer.device
-    spare = engine.geometry.padded_latent_frames - latents.shape[1]
-    latents = torch.cat([latents[:, :spare], latents], dim=1)
+    drawing = generator if config.sample_latents else None
+    latents = padded(views.latents.draw(picked, drawing), engine)
+    images = views.images.draw(picked, drawing)[:, 0]  # (B, C, H', W')
     noise = torch.randn(latents.shape, generator=generator)
     total = engine.pipe.scheduler.config.num_train_timesteps
     shares = 1 - config.noisy_share * torch.rand(len(latents), generator=generator)
     timesteps = (shares * total).long().clamp(0, total - 1)  # (B,)
     keep = torch.from_numpy(rng.random(len(latents)) >= config.image_dropout).to(latents)
-    first = latents[:, 0]
     if image_noise:
         mean, deviation = image_noise
         sigma = (mean + deviation * torch.randn(len(latents), generator=generator)).exp()
-        added = torch.randn(first.shape, generator=generator)
-        first = first + sigma[:, None, None, None] * added
-    vae = engine.pipe.vae.config
-    if vae.invert_scale_latents:  # 1.5 reads its picture divided by the factor, not multiplied
-        first = first / vae.scaling_factor**2
-    condition = torch.zeros_like(latents)
-    condition[:, : spare + 1] = (first * keep[:, None, None, None])[:, None]
+        added = torch.randn(images.shape, generator=generator)
+        images = images + sigma[:, None, None, None] * added
+    condition = image_condition(images * keep[:, None, None, None], latents, engine)
     return NoisyViews(*(part.to(device) for part in (latents, noise, condition, timesteps)))
+
+
+def padded(latents: Tensor, engine: MotionEngine) -> Tensor:
+    """``latents`` (B, F, C, H', W') with the first frame repeated in front where a token spans
+    several latent frames and F does not divide, as the stock pipeline has it."""
+    spare = engine.geometry.padded_latent_frames - latents.shape[1]
+    return torch.cat([latents[:, :spare], latents], dim=1)
+
+
+def image_condition(images: Tensor, latents: Tensor, engine: MotionEngine) -> Tensor:
+    """What the stock pipeline hands the transformer beside ``latents`` (B, F, C, H', W'), padded,
+    for pictures encoded alone, ``images`` (B, C, H', W'): these in front, zeros after, of the shape
+    of ``latents``."""
+    vae, geometry = engine.pipe.vae.config, engine.geometry
+    if vae.invert_scale_latents:  # 1.5 reads its picture divided by the factor, not multiplied
+        images = images / vae.scaling_factor**2
+    condition = torch.zeros_like(latents)
+    repeated = 1 + geometry.padded_latent_frames - geometry.latent_frames
+    condition[:, :repeated] = images[:, None]
+    return condition
+
+
+def ofs_input(transformer: nn.Module, latents: Tensor) -> Tensor | None:
+    """The stock pipeline's own constant, for CogVideoX 1.5 alone."""
+    return None if transformer.config.ofs_embed_dim is None else latents.new_full((1,), 2.0)
 
 
 def velocity_miss(
@@ -79,10 +101,7 @@ def velocity_miss(
             hidden_states=torch.cat([noisy, draws.condition], dim=2).to(transformer.dtype),
             encoder_hidden_states=text.to(transformer.dtype),
             timestep=draws.timesteps,
-            # The stock pipeline's own constant, for CogVideoX 1.5 alone.
-            ofs=None
-            if transformer.config.ofs_embed_dim is None
-            else draws.latents.new_full((1,), 2.0),
+            ofs=ofs_input(transformer, draws.latents),
             image_rotary_emb=rotary,
             return_dict=False,
         )[0].float()  # (B, F, C, H', W')
