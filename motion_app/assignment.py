@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from motion_app.media import decode_data_uri, encode_data_uri, read_image, read_
 from motion_app.phrases import find_phrases, occurrences, phrase_spans
 from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, SceneObject
 from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.text_files import located, read_json
 
 __all__ = [
     "ABLATIONS",
@@ -109,15 +109,7 @@ def parse_request(source: Path | str | Mapping[str, Any]) -> RequestFile:
     if isinstance(source, Mapping):
         entries: Any = dict(source)
     else:
-        path = Path(source)
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RequestError(
-                f"the request {path.name} cannot be read: {error.strerror}"
-            ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(f"the request {path.name} is not JSON: {error}") from error
+        entries = read_json(source, f"the request {Path(source).name}")
     if not isinstance(entries, dict):
         raise RequestError(f"a request is one JSON object, got {type(entries).__name__}")
     if isinstance(entries.get("request"), dict) and "base" in entries:
@@ -189,7 +181,7 @@ def build_request(
 
 
 def _source(text: str, folder: Path | str) -> Path | bytes:
-    return decode_data_uri(text) if text.startswith("data:") else Path(folder) / text
+    return decode_data_uri(text) if text.startswith("data:") else located(folder, text)
 
 
 def _scene_object(
@@ -226,7 +218,7 @@ def _scene_object(
 def _motion_path(entry: ObjectEntry, folder: Path | str) -> str | Path:
     """A motion given as a path is relative to the request, one given as a name is the library's."""
     motion = str(entry.motion)
-    return Path(folder) / motion if motion.endswith(".safetensors") else motion
+    return located(folder, motion) if motion.endswith(".safetensors") else motion
 
 
 def check_request(

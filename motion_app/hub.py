@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from motion_app.errors import CheckpointError
 from motion_app.hub_files import blob_folder, check_digest, fetch_file, large_files
+from motion_app.leftovers import is_leftover
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +240,8 @@ def check_complete(folder: Path) -> None:
                 f"first is {missing[0]}; fetch it again"
             )
     for file in folder.rglob("*.safetensors"):
-        weight_header(file)
+        if not is_leftover(file.name):
+            weight_header(file)
 
 
 def weight_header(file: Path) -> dict[str, dict[str, Any]]:

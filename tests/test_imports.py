@@ -13,6 +13,9 @@ TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "saf
 
 FIRST = [
     "errors",
+    "wording",
+    "text_files",
+    "leftovers",
     "geometry",
     "scene",
     "settings",

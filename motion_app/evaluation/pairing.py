@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.errors import MotionAppError, RequestError
-from motion_app.evaluation.items import EvaluationItem, read_request_text
+from motion_app.evaluation.items import EvaluationItem, read_request
 
 MOST_VIDEOS = 20
 REQUEST_SUFFIX = ".json"
@@ -83,10 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path.name} has {path.stat().st_size / 2**20:.0f} MB; a request has at most "
             f"{MOST_REQUEST_BYTES // 2**20} MB"
         )
-    try:
-        return read_request_text(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path.name} is not JSON: {error}") from error
+    return read_request(path)
 
 
 def _recipe(video: Path, read_recipe: ReadRecipe) -> Mapping[str, Any] | None:
