@@ -41,7 +41,7 @@ PIPELINE_FILES = (
     *(f"{part}/*.{ending}" for part in PARTS for ending in ("json", "safetensors")),
 )
 SIZE_FILES = ("model_index.json", "transformer/config.json", "vae/config.json")
-CONFIG_FILES = (*SIZE_FILES, "generation.json")
+CONFIG_FILES = (*SIZE_FILES, "generation.json", "tokenizer/*")
 TRANSFORMERS_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -135,11 +135,11 @@ def _fetch_large(
 def fetch_configs(
     repository: Repository, *, cache: Path | None = None, endpoint: str | None = None
 ) -> Path:
-    """The folder of a pipeline with the few small files that tell its sizes, so that a page can be
-    built while the weights are still coming. CheckpointError as ``fetch``, and for a repository
-    that is no such pipeline."""
+    """The folder of a pipeline with the few small files that tell its sizes and count a prompt's
+    tokens, so that a page can be built while the weights are still coming. CheckpointError as
+    ``fetch``, and for a repository that is no such pipeline."""
     folder = _snapshot(repository, CONFIG_FILES, cache=cache, endpoint=endpoint, offline=True)
-    if folder is None or not _has_sizes(folder):
+    if folder is None or not _has_sizes(folder) or not (folder / "tokenizer").is_dir():
         folder = _snapshot(repository, CONFIG_FILES, cache=cache, endpoint=endpoint)
     if not _has_sizes(folder):
         raise CheckpointError(

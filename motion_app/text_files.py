@@ -128,7 +128,7 @@ def read_table(
     """
     path = Path(path)
     text = read_text(path).removeprefix(MARK)
-    rows = [row for row in _rows(path, text, known) if any(cell.strip() for cell in row[1])]
+    rows = [row for row in _rows(path, text, known) if _holds(row[1])]
     if not rows:
         return Table((), ())
     columns = [as_named(cell) for cell in rows[0][1]]
@@ -145,7 +145,12 @@ def read_rows(path: Path | str, known: Sequence[str] = ()) -> list[tuple[int, li
     as they are. ``known`` and RequestError as ``read_table``."""
     path = Path(path)
     text = read_text(path).removeprefix(MARK)
-    return [row for row in _rows(path, text, known) if any(cell.strip() for cell in row[1])]
+    return [row for row in _rows(path, text, known) if _holds(row[1])]
+
+
+def _holds(cells: Sequence[str]) -> bool:
+    """Whether there is more in a row than white space and signs between cells."""
+    return re.search(r"[^\s,;]", "".join(cells)) is not None
 
 
 def _row(
@@ -191,7 +196,7 @@ def _delimiter(text: str, known: Sequence[str]) -> str:
     def fit(delimiter: str) -> tuple[int, int]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         try:
-            cells = next((row for row in reader if any(c.strip() for c in row)), [])
+            cells = next((row for row in reader if _holds(row)), [])
         except csv.Error:
             return 0, 0
         return sum(as_named(cell) in names for cell in cells), len(cells)

@@ -15,6 +15,7 @@ from difflib import SequenceMatcher
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 SPACES = "\u200b\u2581"  # no white space by Unicode's category, but read as one
 VOICED = "\uff9e\uff9f"  # half-width marks that join the letter before though they are letters
+LAST_LATIN = "\u024f"
 JAMO = re.compile("[\u1160-\u11ff]")  # vowels and finals of a Hangul syllable
 # Letters of scripts that are written without spaces between words: Thai, Lao, Myanmar, Khmer, Tai,
 # CJK radicals, kana, bopomofo, Han.
@@ -41,20 +42,25 @@ class Reading:
 
     @classmethod
     def of(cls, written: str) -> Reading:
-        """NFKC; format characters left out, any run of white space one space, none at the ends."""
-        return cls._collect(written, _read_cluster)
+        """NFKC; format characters left out; any run of white space one space, none at the ends; a
+        space between letters of a script that writes none and Latin ones, without which a tokenizer
+        would not know the Latin word. Halves of surrogate pairs, which JSON may hold, become
+        U+FFFD."""
+        return cls._collect(written, _read_cluster, apart=True)
 
     @classmethod
-    def _collect(cls, written: str, read: Callable[[str], str]) -> Reading:
+    def _collect(cls, written: str, read: Callable[[str], str], *, apart: bool) -> Reading:
         letters: list[str] = []
         sources: list[tuple[int, int]] = []
         gap: tuple[int, int] | None = None  # white space that was not taken up yet
         for start, cluster in _clusters(written):
+            source = (start, start + len(cluster))
             for letter in read(cluster):
-                source = (start, start + len(cluster))
                 if letter.isspace():
                     gap = (source if gap is None else (gap[0], source[1])) if letters else None
                     continue
+                if apart and gap is None and letters and _scripts_meet(letters[-1], letter):
+                    gap = (start, start)
                 if gap is not None:
                     letters.append(" ")
                     sources.append(gap)
@@ -69,15 +75,13 @@ class Reading:
 
 
 def as_read(written: str) -> str:
-    """``written`` in NFKC, a run of white space as one space (as one line break where it holds
-    any), without format characters. Halves of a surrogate pair, which JSON may hold, become
-    U+FFFD."""
-    read = "".join(_read_cluster(cluster) for _, cluster in _clusters(written))
-
-    def gap(match: re.Match[str]) -> str:
-        return "\n" if any(letter in BREAKS for letter in match.group()) else " "
-
-    return re.sub(r"\s+", gap, read).strip()
+    """``written`` as a ``Reading`` has it, but with a line break for white space that holds one."""
+    reading = Reading.of(written)
+    gaps = (
+        letter == " " and any(sign in BREAKS for sign in written[slice(*source)])
+        for letter, source in zip(reading.text, reading.sources, strict=True)
+    )
+    return "".join("\n" if gap else c for gap, c in zip(gaps, reading.text, strict=True))
 
 
 def as_named(written: str) -> str:
@@ -98,6 +102,14 @@ def _clusters(text: str) -> Iterator[tuple[int, str]]:
 def _joins(letter: str) -> bool:
     mark = unicodedata.category(letter)[0] == "M"
     return mark or letter in VOICED or JAMO.match(letter) is not None
+
+
+def _scripts_meet(one: str, other: str) -> bool:
+    """Whether of two neighbours one is Latin and the other of a script without spaces."""
+    for latin, letter in ((one, other), (other, one)):
+        if latin.isalpha() and latin <= LAST_LATIN and UNSPACED.match(letter):
+            return True
+    return False
 
 
 def _dropped(letter: str) -> bool:
@@ -212,7 +224,7 @@ def _look(text: str) -> Reading:
         parts = unicodedata.normalize("NFKD", _read_cluster(cluster)).translate(LOOKS)
         return "".join(p for p in parts.casefold() if unicodedata.category(p)[0] not in "MZC")
 
-    return Reading._collect(text, drawn)
+    return Reading._collect(text, drawn, apart=False)
 
 
 def _points(text: str) -> str:

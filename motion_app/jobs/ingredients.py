@@ -24,6 +24,7 @@ from motion_app.jobs.digests import Digests
 from motion_app.leftovers import is_leftover, listed
 from motion_app.library import Library
 from motion_app.media import decode_data_uri
+from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.settings import Settings
 from motion_app.text_files import located
 from motion_app.training.inputs import TrainingInputs
@@ -65,6 +66,7 @@ class _Model:
     base: str
     digest: str
     library: Library
+    tokenizer: PromptTokenizer | None
 
 
 class Ingredients:
@@ -108,6 +110,7 @@ class Ingredients:
             base,
             _key(parts),
             self._library(source),
+            PromptTokenizer.load_if_there(folder),
         )
 
     # videos
@@ -134,6 +137,7 @@ class Ingredients:
                 geometry=model.geometry,
                 library=model.library,
                 base=model.base,
+                tokenizer=model.tokenizer,
                 limits=self._settings.limits,
             )
             self._fitting.add(seen)
@@ -176,9 +180,15 @@ class Ingredients:
         inputs = training_inputs(entries)
         inputs.check_count(self._settings.limits)
         model = self._model(str(source))
-        settings = inputs.config(model.defaults.training_of(inputs.method)).learned_with()
+        config = inputs.config(model.defaults.training_of(inputs.method))
+        if model.tokenizer is not None:
+            model.tokenizer.check(config.caption)
         clips = [self._named(clip.file) for clip in inputs.clips]
-        contents = inputs.to_json() | {"clips": clips, "model": model.digest, "learned": settings}
+        contents = inputs.to_json() | {
+            "clips": clips,
+            "model": model.digest,
+            "learned": config.learned_with(),
+        }
         return entries | {"model": str(source)}, contents
 
     # scores

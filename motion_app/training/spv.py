@@ -27,6 +27,7 @@ from motion_app.text_files import json_text, read_text, records
 from motion_app.training.config import training_caption
 from motion_app.training.synmotion_config import RENDERED, SynMotionTraining
 from motion_app.video import Clip, read_clip
+from motion_app.wording import as_read
 
 if TYPE_CHECKING:
     from motion_app.engine.pipeline import MotionEngine
@@ -78,7 +79,7 @@ def read_subjects(folder: Path, *, fps: float, exclude: Sequence[str] = ()) -> l
         try:
             row = json.loads(line)
             video, subject, motion = (str(row[key]) for key in ("video", "subject", "motion"))
-            prompt = str(row["prompt"])
+            prompt = as_read(str(row["prompt"]))
         except (KeyError, TypeError, ValueError) as error:
             raise RequestError(
                 f"line {number} of {MANIFEST} is no JSON object with video, subject, motion and "
