@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Any
 
 from motion_app.errors import CheckpointError
 from motion_app.geometry import read_config
 from motion_app.hub import one_line
 from motion_app.phrases import check_length
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 FOLDER = "tokenizer"  # of a checkpoint
 
