@@ -61,7 +61,7 @@ def parsed_json(text: str, what: str) -> Any:
     """``text`` as JSON; RequestError where it is none."""
     try:
         return json.loads(text.removeprefix(MARK))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python takes
         raise RequestError(f"{what} is not JSON: {error}") from error
 
 

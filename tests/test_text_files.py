@@ -53,6 +53,13 @@ def test_what_is_no_text_is_told_with_its_line_and_the_way_out(tmp_path):
         read_text(tmp_path / "none.txt")
 
 
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "9" * 5000, "\ud7ff"])
+def test_what_is_no_json_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(RequestError, match=r"^a\.json is not JSON: "):
+        read_json(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_records_split_at_line_feeds_alone_and_keep_what_json_allows(ending):
     rows = [{"text": f"a{letter}b \x7f\u200b\ufeff"} for letter in (*BREAKS, "\u0000", "\ud800")]

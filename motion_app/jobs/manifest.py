@@ -97,7 +97,7 @@ def _object(text: str) -> dict[str, Any]:
 
     try:
         entries = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"this is not JSON: {error}") from error
     if not isinstance(entries, dict):
         raise RequestError(f"a job is one JSON object, got {type(entries).__name__}")
