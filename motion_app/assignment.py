@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ from motion_app.errors import RequestError
 from motion_app.geometry import FitMode, FittedImage, ModelGeometry, fit_image, mask_to_grid
 from motion_app.library import Library
 from motion_app.media import decode_data_uri, encode_data_uri, read_image, read_mask
-from motion_app.phrases import find_phrases, occurrences, phrase_spans
+from motion_app.phrases import check_phrase, find_phrases, phrase_spans
 from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, SceneObject
 from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.text_files import located, read_json
 
 __all__ = [
     "ABLATIONS",
@@ -112,15 +112,7 @@ def parse_request(source: Path | str | Mapping[str, Any]) -> RequestFile:
     if isinstance(source, Mapping):
         entries: Any = dict(source)
     else:
-        path = Path(source)
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RequestError(
-                f"the request {path.name} cannot be read: {error.strerror}"
-            ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(f"the request {path.name} is not JSON: {error}") from error
+        entries = read_json(source, f"the request {Path(source).name}")
     if not isinstance(entries, dict):
         raise RequestError(f"a request is one JSON object, got {type(entries).__name__}")
     if isinstance(entries.get("request"), dict) and "base" in entries:
@@ -157,12 +149,14 @@ def build_request(
     library: Library,
     base: str | None,
     folder: Path | str = ".",
+    tokenizer: Any = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> GenerationRequest:
     """Load and check everything a request names.
 
     ``base``: fingerprint of the loaded base model (None takes motions of any). ``folder``: what the
-    request's relative paths start from. Raises RequestError, MediaError or MotionFileError.
+    request's relative paths start from. ``tokenizer`` as in ``check_request``. Raises RequestError,
+    MediaError or MotionFileError.
     """
     _check_count(len(request_file.objects), limits)
     fitted = fit_image(
@@ -186,13 +180,13 @@ def build_request(
         without=frozenset(request_file.without),
         scope=request_file.scope,
     )
-    check_request(request, geometry=geometry, limits=limits)
+    check_request(request, geometry=geometry, tokenizer=tokenizer, limits=limits)
     check_method(request, library=library)
     return request
 
 
 def _source(text: str, folder: Path | str) -> Path | bytes:
-    return decode_data_uri(text) if text.startswith("data:") else Path(folder) / text
+    return decode_data_uri(text) if text.startswith("data:") else located(folder, text)
 
 
 def _scene_object(
@@ -229,16 +223,22 @@ def _scene_object(
 def _motion_path(entry: ObjectEntry, folder: Path | str) -> str | Path:
     """A motion given as a path is relative to the request, one given as a name is the library's."""
     motion = str(entry.motion)
-    return Path(folder) / motion if motion.endswith(".safetensors") else motion
+    return located(folder, motion) if motion.endswith(".safetensors") else motion
 
 
 def check_request(
-    request: GenerationRequest, *, geometry: ModelGeometry, limits: Limits = DEFAULT_LIMITS
+    request: GenerationRequest,
+    *,
+    geometry: ModelGeometry,
+    tokenizer: Any = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> None:
     """Refuse a request that cannot be generated as it stands, however it was put together.
 
     Raises RequestError for a wrong image or mask, too small an object, numbers out of range, a
-    phrase missing from its sentence, an edited prompt that does not hold every phrase.
+    phrase missing from its sentence, an edited prompt that does not hold every phrase. With a
+    ``tokenizer`` (a fast transformers tokenizer or a ``PromptTokenizer``) also for a prompt longer
+    than the model reads, and phrases that share a token.
     """
     frame = (geometry.height, geometry.width)
     if request.image.shape != (*frame, 3) or request.image.dtype != np.uint8:
@@ -257,7 +257,10 @@ def check_request(
         _check_object(scene_object, number, geometry)
     if not request.full_prompt().strip() and request.objects:
         raise RequestError("the prompt is empty; say in words what the objects do")
-    phrase_spans(request.full_prompt(), request.objects)
+    if tokenizer is None:
+        phrase_spans(request.full_prompt(), request.objects)
+    else:
+        find_phrases(request.full_prompt(), request.objects, tokenizer, geometry.text_tokens)
 
 
 def check_method(request: GenerationRequest, *, library: Library | None = None) -> None:
@@ -336,15 +339,8 @@ def _check_object(scene_object: SceneObject, number: int, geometry: ModelGeometr
             f"the strength of object {number} is {scene_object.strength}; "
             f"it must lie between 0 and {MAX_STRENGTH:g}"
         )
-    if scene_object.motion is None:
-        return
-    count = len(occurrences(scene_object.phrase, scene_object.sentence))
-    if count != 1:
-        fault = "does not occur in" if count == 0 else f"occurs {count} times in"
-        raise RequestError(
-            f'the motion phrase "{scene_object.phrase}" of object {number} {fault} its sentence '
-            f'"{scene_object.sentence}"; write it there exactly once'
-        )
+    if scene_object.motion is not None:
+        check_phrase(scene_object, number)
 
 
 def request_to_json(request: GenerationRequest, *, model: str | None = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library import Library
 from motion_app.media import read_image, verify_video, write_video
+from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.results import make_folder, save_mask, save_result
 from motion_app.scene import NEUTRAL_PHRASE, StepReport
 from motion_app.settings import ROOT, Settings
@@ -49,9 +50,12 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
         "folder": options.request.parent,
         "limits": settings.limits,
     }
-    if Path(model).is_dir():  # a mistake is told before the weights are read
-        geometry = ModelGeometry.from_folder(model)
-        build_request(request_file, geometry=geometry, base=None, **sources)
+    # A mistake is told before the weights are read, or fetched.
+    from motion_app.engine.checkpoint import config_folder
+
+    configs = config_folder(model)
+    geometry, tokenizer = ModelGeometry.from_folder(configs), PromptTokenizer.load_if_there(configs)
+    build_request(request_file, geometry=geometry, base=None, tokenizer=tokenizer, **sources)
     certificate = certificate_of(settings)
     out = make_folder(options.out)
     engine = load_engine(model, options.device or settings.device, settings)

@@ -180,7 +180,7 @@ def read_config(folder: Path | str, part: str) -> dict[str, Any]:
     """``config.json`` of one part of a diffusers folder; CheckpointError where there is none."""
     path = Path(folder) / part / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{Path(folder).name} is no diffusers checkpoint: {part}/config.json cannot be read"
@@ -252,7 +252,7 @@ class GenerationDefaults:
         if not path.is_file():
             return cls(name=_checkpoint_name(Path(folder)), **_published_sizes(Path(folder)))
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
+            entries = json.loads(path.read_text(encoding="utf-8-sig"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"the model's {DEFAULTS_FILE} is not JSON: {error}") from error
         if not isinstance(entries, dict):

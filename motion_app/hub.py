@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from motion_app.errors import CheckpointError
 from motion_app.hub_files import blob_folder, check_digest, fetch_file, large_files
+from motion_app.leftovers import is_leftover
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ PIPELINE_FILES = (
     *(f"{part}/*.{ending}" for part in PARTS for ending in ("json", "safetensors")),
 )
 SIZE_FILES = ("model_index.json", "transformer/config.json", "vae/config.json")
-CONFIG_FILES = (*SIZE_FILES, "generation.json")
+CONFIG_FILES = (*SIZE_FILES, "generation.json", "tokenizer/*")
 TRANSFORMERS_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -134,11 +135,11 @@ def _fetch_large(
 def fetch_configs(
     repository: Repository, *, cache: Path | None = None, endpoint: str | None = None
 ) -> Path:
-    """The folder of a pipeline with the few small files that tell its sizes, so that a page can be
-    built while the weights are still coming. CheckpointError as ``fetch``, and for a repository
-    that is no such pipeline."""
+    """The folder of a pipeline with the few small files that tell its sizes and count a prompt's
+    tokens, so that a page can be built while the weights are still coming. CheckpointError as
+    ``fetch``, and for a repository that is no such pipeline."""
     folder = _snapshot(repository, CONFIG_FILES, cache=cache, endpoint=endpoint, offline=True)
-    if folder is None or not _has_sizes(folder):
+    if folder is None or not _has_sizes(folder) or not (folder / "tokenizer").is_dir():
         folder = _snapshot(repository, CONFIG_FILES, cache=cache, endpoint=endpoint)
     if not _has_sizes(folder):
         raise CheckpointError(
@@ -239,7 +240,8 @@ def check_complete(folder: Path) -> None:
                 f"first is {missing[0]}; fetch it again"
             )
     for file in folder.rglob("*.safetensors"):
-        weight_header(file)
+        if not is_leftover(file.name):
+            weight_header(file)
 
 
 def weight_header(file: Path) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motion_app.errors import MotionFileError
+from motion_app.leftovers import listed
 from motion_app.motion_files import (
     FORMAT,
     MAX_LETTERS,
@@ -196,7 +197,7 @@ class Library:
         if place is None or len(token) != 32:
             raise MotionFileError("this motion is not in the trash any more; import or learn it")
         home = place.parent.parent
-        files = sorted(place.iterdir(), key=lambda file: file.suffix == SUFFIX)  # preview first
+        files = sorted(listed(place), key=lambda file: file.suffix == SUFFIX)  # preview first
         motion = read_motion(next(file for file in files if file.suffix == SUFFIX))
         if any((home / file.name).exists() for file in files) or any(
             other.name == motion.name for other in self.list()
@@ -206,7 +207,7 @@ class Library:
             )
         for file in files:
             file.rename(home / file.name)
-        place.rmdir()
+        shutil.rmtree(place)  # what an operating system left there goes too
         return read_motion(home / motion.path.name)
 
     def empty_trash(self, *, days: float = TRASH_DAYS) -> int:
@@ -227,7 +228,7 @@ class Library:
         motions: list[Motion] = []
         problems: list[str] = []
         for folder in self.folders:
-            for path in sorted(folder.glob(f"*{SUFFIX}")):
+            for path in listed(folder, f"*{SUFFIX}"):
                 try:
                     motions.append(self._read_cached(path))
                 except MotionFileError as error:

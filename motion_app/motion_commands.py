@@ -13,9 +13,11 @@ from motion_app.commands import load_engine, show_progress, silence_loaders
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library import SUFFIX, Library
+from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.results import make_folder
 from motion_app.scene import Motion, StepReport
 from motion_app.settings import Settings
+from motion_app.training.config import training_caption
 from motion_app.training.inputs import TrainingInputs
 from motion_app.training.selection import ClipSelection
 
@@ -142,11 +144,12 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
     if options.tokens is not None:
         _readable(options.tokens)
     _motion_out(options.out)
+    model = options.model or settings.model
+    _check_caption(inputs, model)
 
     from motion_app.training import trainer
     from motion_app.training.parallel import join_processes
 
-    model = options.model or settings.model
     share = join_processes()
     device = options.device or (settings.device if share.count == 1 else share.device)
     engine = load_engine(model, device, settings)
@@ -178,6 +181,15 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         "seconds": round(time.perf_counter() - started, 1),
         "validation": [str(path) for path in news.videos],
     }
+
+
+def _check_caption(inputs: TrainingInputs, model: str) -> None:
+    """RequestError for words too long for the model, before its weights are read or fetched."""
+    from motion_app.engine.checkpoint import config_folder
+
+    tokenizer = PromptTokenizer.load_if_there(config_folder(model))
+    if tokenizer is not None:
+        tokenizer.check(training_caption(inputs.noun.strip(), inputs.phrase.strip()))
 
 
 def _synmotion_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,22 +8,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from motion_app.errors import RequestError
-from motion_app.scene import GenerationRequest, SceneObject
+from motion_app.scene import SceneObject
+from motion_app.wording import Reading, difference, uses
 
-PART_END = re.compile(r"[.,;:!?\n]")  # a subject does not reach beyond one
+PART_END = re.compile(r"[.,;:!?。、\n]")  # a subject does not reach beyond one
 LEAD = re.compile(r"\s*(?:and\s+)?(?:(?:an?|the)\s+)?", re.IGNORECASE)
 
 
 def occurrences(phrase: str, text: str) -> list[tuple[int, int]]:
-    """Character spans of ``phrase`` in ``text`` as whole words."""
-    phrase = phrase.strip()
-    if not phrase:
-        return []
-    pattern = rf"(?<!\w){re.escape(phrase)}(?!\w)"
-    return [match.span() for match in re.finditer(pattern, text)]
+    """Character spans of ``phrase`` in ``text`` as whole words, both as they are read: white space
+    and Unicode's forms are alike (``wording.Reading``)."""
+    reading = Reading.of(text)
+    found = uses([Reading.of(phrase).text], reading.text)
+    return [reading.written(start, stop) for _, start, stop in found]
+
+
+def check_phrase(item: SceneObject, number: int) -> None:
+    """RequestError where the sentence of object ``number``, from 1, does not hold its motion phrase
+    exactly once."""
+    count = len(occurrences(item.phrase, item.sentence))
+    if count == 1:
+        return
+    fault = f"occurs {count} times in" if count else "does not occur in"
+    raise RequestError(
+        f'the motion phrase "{item.phrase}" of object {number} {fault} its sentence '
+        f'"{item.sentence}"; write it there exactly once'
+        + ("" if count else difference(item.phrase.strip(), item.sentence))
+    )
 
 
 def phrase_spans(prompt: str, objects: Sequence[SceneObject]) -> list[tuple[int, int] | None]:
@@ -34,53 +46,62 @@ def phrase_spans(prompt: str, objects: Sequence[SceneObject]) -> list[tuple[int,
     edited one the k-th use of a wording belongs to the k-th object that has it; objects without a
     motion count where their own sentence has the wording. RequestError where the counts differ.
     """
-    composed = GenerationRequest(image=np.empty(0), objects=tuple(objects)).full_prompt()
-    if prompt == composed:
-        return _spans_in_sentences(objects)
+    reading = Reading.of(prompt)
+    sentences = [Reading.of(item.sentence).text for item in objects]
+    composed = " ".join(sentence for sentence in sentences if sentence)
+    if reading.text == composed:
+        spans = _spans_in_sentences(objects, sentences)
+    else:
+        spans = _spans_in_edited(prompt, reading.text, objects)
+    return [None if span is None else reading.written(*span) for span in spans]
+
+
+def _spans_in_sentences(
+    objects: Sequence[SceneObject], sentences: Sequence[str]
+) -> list[tuple[int, int] | None]:
+    """Spans in the ``sentences`` as they are read, joined by single spaces."""
+    spans: list[tuple[int, int] | None] = []
+    start = 0
+    for number, (item, sentence) in enumerate(zip(objects, sentences, strict=True), start=1):
+        if item.motion is None:
+            spans.append(None)
+        else:
+            check_phrase(item, number)
+            ((_, first, last),) = uses([Reading.of(item.phrase).text], sentence)
+            spans.append((start + first, start + last))
+        start += len(sentence) + 1 if sentence else 0
+    return spans
+
+
+def _spans_in_edited(
+    prompt: str, text: str, objects: Sequence[SceneObject]
+) -> list[tuple[int, int] | None]:
+    """Spans in ``text``, which is ``prompt`` as it is read."""
     wordings = [
-        item.phrase.strip()
+        Reading.of(item.phrase).text
         if item.motion is not None or occurrences(item.phrase, item.sentence)
         else None
         for item in objects
     ]
-    moving = {item.phrase.strip() for item in objects if item.motion is not None}
+    moving = {w for w, item in zip(wordings, objects, strict=True) if item.motion is not None}
     # The longest wording first, so that "is moving" is not found inside "is moving up".
     ordered = sorted({wording for wording in wordings if wording}, key=len, reverse=True)
-    found: dict[str, list[tuple[int, int]]] = {wording: [] for wording in ordered}
-    pattern = "|".join(rf"(?<!\w){re.escape(wording)}(?!\w)" for wording in ordered)
-    for match in re.finditer(pattern, prompt) if ordered else ():
-        found[match.group()].append(match.span())
+    found: dict[str | None, list[tuple[int, int]]] = {wording: [] for wording in wordings}
+    for wording, start, stop in uses(ordered, text):
+        found[wording].append((start, stop))
     for wording, wanted in Counter(wordings).items():
         if wording in moving and len(found[wording]) != wanted:
+            count = len(found[wording])
             raise RequestError(
-                f'the motion phrase "{wording}" is needed {wanted} times but occurs '
-                f'{len(found[wording])} times in the prompt "{prompt}"; '
-                "write it once for each object that has it"
+                f'the motion phrase "{wording}" is needed {wanted} times but occurs {count} times '
+                f'in the prompt "{prompt}"; write it once for each object that has it'
+                + (difference(str(wording), prompt) if count < wanted else "")
             )
     queues = {wording: iter(spans) for wording, spans in found.items()}
     taken = [None if wording is None else next(queues[wording], None) for wording in wordings]
     return [
         span if item.motion is not None else None for span, item in zip(taken, objects, strict=True)
     ]
-
-
-def _spans_in_sentences(objects: Sequence[SceneObject]) -> list[tuple[int, int] | None]:
-    spans: list[tuple[int, int] | None] = []
-    start = 0
-    for number, item in enumerate(objects, start=1):
-        sentence = item.sentence.strip()
-        if item.motion is None:
-            spans.append(None)
-        else:
-            uses = occurrences(item.phrase, sentence)
-            if len(uses) != 1:
-                raise RequestError(
-                    f'the motion phrase "{item.phrase}" of object {number} occurs {len(uses)} '
-                    f'times in its sentence "{sentence}"; write it there exactly once'
-                )
-            spans.append((start + uses[0][0], start + uses[0][1]))
-        start += len(sentence) + 1  # full_prompt joins the sentences with one space
-    return spans
 
 
 def find_phrases(
@@ -173,11 +194,15 @@ def _read_pieces(
         return_special_tokens_mask=True,
     )
     ids = list(encoded["input_ids"])
-    if len(ids) > text_tokens:
-        raise RequestError(
-            f"the prompt has {len(ids)} tokens, the model reads {text_tokens}; shorten it"
-        )
+    check_length(len(ids), text_tokens)
     return ids, _word_offsets(prompt, encoded["offset_mapping"], encoded["special_tokens_mask"])
+
+
+def check_length(tokens: int, most: int) -> None:
+    """RequestError where a prompt has more ``tokens``, its end token included, than the model
+    reads: the rest would be cut off in silence."""
+    if tokens > most:
+        raise RequestError(f"the prompt has {tokens} tokens, the model reads {most}; shorten it")
 
 
 def _word_offsets(

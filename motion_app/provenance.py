@@ -23,6 +23,7 @@ from motion_app.errors import MediaError, RequestError
 from motion_app.sandbox import decode
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.signing import Certificate, Signature, read_signature, sign
+from motion_app.text_files import decoded, parsed_json
 from motion_app.video import encode_video, read_clip, upscale, write_gif
 from motion_app.watermark import detect, draw_badge, embed, payload_of
 
@@ -146,8 +147,8 @@ def _unpacked(text: str, name: str) -> dict[str, Any]:
 
 def _parsed(plain: bytes, name: str) -> dict[str, Any]:
     try:
-        recipe = json.loads(plain.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        recipe = parsed_json(decoded(plain, "it"), "it")
+    except RequestError as error:
         raise RequestError(f"{name} is neither a video nor a recipe in JSON: {error}") from error
     if not isinstance(recipe, dict):
         raise RequestError(f"a recipe is one JSON object, got {type(recipe).__name__} in {name}")

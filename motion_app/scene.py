@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from motion_app.wording import as_read
+
 NEUTRAL_PHRASE = "is moving"
 PACK_METHODS = ("synmotion", "both")  # of a motion whose file holds a SynMotion pack
 
@@ -106,10 +108,12 @@ class GenerationRequest:
     scope: str = "released"
 
     def full_prompt(self) -> str:
-        """The edited prompt, or the objects' sentences in order."""
+        """The edited prompt, or the objects' sentences in order, as it is read (``as_read``): what
+        the tokenizer gets and what phrases are found in."""
         if self.prompt is not None:
-            return self.prompt
-        return " ".join(scene_object.sentence.strip() for scene_object in self.objects)
+            return as_read(self.prompt)
+        sentences = [as_read(scene_object.sentence) for scene_object in self.objects]
+        return " ".join(sentence for sentence in sentences if sentence)
 
 
 @dataclass(frozen=True, eq=False)

@@ -148,6 +148,15 @@ def test_a_request_that_reaches_for_the_server_is_refused_in_words(
         client.predict({**request_json, **change}, api_name="/submit")
 
 
+@pytest.mark.parametrize("endpoint", ["/submit", "/generate"])
+def test_a_prompt_longer_than_the_model_reads_is_refused_when_it_is_handed_in(
+    client: Client, request_json: dict[str, Any], endpoint: str
+) -> None:
+    long = {**request_json, "objects": [], "prompt": "left " * 300}
+    with pytest.raises(AppError, match=r"the prompt has 301 tokens, the model reads 64; shorten"):
+        client.predict(long, api_name=endpoint)
+
+
 def test_no_path_of_the_server_is_taken_for_an_upload(app: RunningApp, client: Client) -> None:
     with pytest.raises(AppError, match="paths and addresses are not read"):
         client.predict("/etc/hostname", [[1, 1, 1]], None, api_name="/segment")

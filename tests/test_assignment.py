@@ -1,6 +1,9 @@
 """From request JSON to a GenerationRequest, and each phrase to its tokens."""
 
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 from tiny_models import tiny_tokenizer
+from transformers import T5TokenizerFast
 
 from motion_app.assignment import (
     ABLATIONS,
@@ -22,7 +26,9 @@ from motion_app.engine import attention
 from motion_app.errors import MediaError, MotionAppError, MotionFileError, RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library import Library
+from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.scene import GenerationRequest, Motion, SceneObject
+from motion_app.wording import as_read
 
 SIZES = ModelGeometry(
     height=64,
@@ -403,3 +409,108 @@ def test_a_prompt_longer_than_the_model_reads_is_refused():
 def test_a_phrase_missing_from_the_prompt_is_refused_with_both_quoted():
     with pytest.raises(RequestError, match='"is moving".*"A fox."'):
         find_phrases("A fox.", [thing("A fox is moving.")], TOKENIZER, 24)
+
+
+@pytest.mark.parametrize("gap", ["\u00a0", "  ", "\t", "\u2009", "\u3000", "\n", "\u200b "])
+def test_one_white_space_is_as_good_as_another_in_phrase_and_sentence(gap):
+    for sentence, phrase in (
+        (f"A fox is{gap}moving.", "is moving"),
+        ("A fox is moving.", f"is{gap}moving"),
+    ):
+        objects = (thing(sentence, phrase),)
+        request = GenerationRequest(np.zeros((64, 96, 3), np.uint8), objects)
+        check_request(request, geometry=SIZES, tokenizer=TOKENIZER)
+        (span,) = find_phrases(request.full_prompt(), objects, TOKENIZER, 24)
+        assert words_of(request.full_prompt(), span) == "is moving"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "phrase", "words"),
+    [
+        ("红色的猫is moving。", "is moving", "is moving"),
+        ("猫正在跳跃。", "正在跳跃", "正在跳跃"),
+        ("猫が走る。", "走る", "走る"),
+        ("แมวกระโดด", "กระโดด", "กระโดด"),
+        ("A fox ｉｓ ｍｏｖｉｎｇ.", "is moving", "is moving"),
+        ("The cafe\u0301 is moving.", "café is moving", "café is moving"),
+    ],
+)
+def test_the_tokens_of_a_phrase_are_its_words_in_the_prompt_the_model_gets(sentence, phrase, words):
+    """Scripts without spaces included; every letter of the prompt has a token here."""
+    tokenizer = letters_of(sentence + phrase)
+    fox = thing("A fox is jumping.", "is jumping")
+    for objects, prompt in (
+        ((fox, thing(sentence, phrase), fox), None),
+        ((fox, thing(sentence, phrase)), f"The fox is jumping while {sentence}"),
+    ):
+        request = GenerationRequest(np.zeros((64, 96, 3), np.uint8), objects, prompt=prompt)
+        sent = request.full_prompt()
+        span = find_phrases(sent, objects, tokenizer, 226)[1]
+        ids = tokenizer(sent)["input_ids"][slice(*span)]
+        assert tokenizer.decode(ids).strip() == words
+
+
+def letters_of(text: str):
+    """``TOKENIZER`` with a piece for each letter of ``text``, as it is read."""
+    known = dict.fromkeys("".join(as_read(text).split()), -8.0)
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    known |= dict.fromkeys("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.", -8.0)
+    return T5TokenizerFast(vocab=[*pieces, *known.items()], extra_ids=0)
+
+
+def test_a_letter_of_another_alphabet_in_a_sentence_is_told_by_its_code_point():
+    request = GenerationRequest(np.zeros((64, 96, 3), np.uint8), (thing("A fox is m\u043eving."),))
+    with pytest.raises(RequestError, match="does not occur in .* U\\+043E CYRILLIC SMALL LETTER O"):
+        check_request(request, geometry=SIZES)
+    edited = replace(request, objects=(thing("A fox is moving."),), prompt="fox is m\u043eving")
+    with pytest.raises(RequestError, match="occurs 0 times .* U\\+043E CYRILLIC SMALL LETTER O"):
+        check_request(edited, geometry=SIZES)
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused_where_it_is_checked():
+    request = GenerationRequest(np.zeros((64, 96, 3), np.uint8), (), prompt="robot " * 40)
+    check_request(request, geometry=SIZES)
+    with pytest.raises(RequestError, match=r"has 41 tokens, the model reads 24; shorten it"):
+        check_request(request, geometry=SIZES, tokenizer=TOKENIZER)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_request_file_may_begin_with_a_byte_order_mark(tmp_path, mark):
+    (tmp_path / "r.json").write_bytes(mark + b'{"image": "fox.png", "prompt": "A fox."}')
+    assert parse_request(tmp_path / "r.json").prompt == "A fox."
+
+
+# the tokenizer alone ----------------------------------------------------------------------------
+
+POCKET = Path(__file__).resolve().parent.parent / "checkpoints" / "pocket"
+
+
+def test_a_prompt_is_counted_as_the_pipeline_counts_it_and_without_torch():
+    tokenizer = PromptTokenizer.load(POCKET)
+    whole = T5TokenizerFast.from_pretrained(POCKET / "tokenizer")
+    assert tokenizer.text_tokens == ModelGeometry.from_folder(POCKET).text_tokens
+    for prompt in ("", "A red cat is moving.", "红色的猫is moving。", "\u00a0a  b\nc", "x " * 300):
+        options = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+        expected = whole(prompt, **options)
+        assert tokenizer(prompt) == {name: expected[name] for name in tokenizer(prompt)}
+        assert tokenizer.count(prompt) == len(whole(prompt)["input_ids"])
+    code = (
+        "import sys; from motion_app.prompt_tokenizer import PromptTokenizer as P;"
+        f"P.load({str(POCKET)!r}).check('A cat.'); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_many_threads_may_count_at_once():
+    tokenizer = PromptTokenizer.load(POCKET)
+    prompts = ["A cat is moving. " * k for k in range(1, 9)] * 25
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(tokenizer.count, prompts))
+    assert counts == [tokenizer.count(prompt) for prompt in prompts]
+
+
+def test_a_checkpoint_whose_tokenizer_is_not_there_yet_counts_nothing(tmp_path):
+    assert PromptTokenizer.load_if_there(tmp_path) is None
+    with pytest.raises(MotionAppError):
+        PromptTokenizer.load(tmp_path)

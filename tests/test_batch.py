@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,57 @@ def test_keys_of_one_line_override_its_request_file(read):
     (item,) = read({"kind": "generate", "request": "request.json", "seed": 8, "steps": 2})
     assert (item.entries["seed"], item.entries["steps"]) == (8, 2)
     assert Path(item.entries["image"]).is_absolute()
+
+
+def test_a_record_is_a_line_whatever_json_allows_inside_its_strings(read, folder):
+    names = "a\u2028b\x85c\u2029d\x7fe"
+    lines = [
+        "\ufeff" + json.dumps(video(prompt=f"A red robot {names} is moving."), ensure_ascii=False),
+        "\r",
+        json.dumps(video(seed=4, prompt="left " * 3)) + "\r",
+    ]
+    items = read(*lines)
+    assert [item.line for item in items] == [1, 3]
+    assert names in items[0].entries["prompt"]
+
+
+def test_paths_of_a_manifest_may_be_written_as_windows_writes_them(read, folder):
+    (folder / "in" / "deep").mkdir(parents=True)
+    for name in ("image.png", "mask.png", "request.json", "clip.mp4"):
+        (folder / name).rename(folder / "in" / "deep" / name)
+    only = {"mask": "in\\deep\\mask.png", "sentence": "A red robot is moving."}
+    made, taken, learned, scored = read(
+        {"kind": "generate", "image": ".\\in\\deep\\image.png", "objects": [only], "seed": 8},
+        {"kind": "generate", "request": "in\\deep\\request.json"},
+        motion(clips=["in\\deep\\clip.mp4"]),
+        score(video="in\\deep\\clip.mp4", request="in\\deep\\request.json"),
+    )
+    image = str((folder / "in" / "deep" / "image.png").resolve())
+    assert made.entries["image"] == taken.entries["image"] == image
+    assert scored.entries["request"]["image"] == image
+    assert learned.entries["clips"] == [str(folder / "in" / "deep" / "clip.mp4")]
+    with pytest.raises(RequestError, match="line 1: .*a path of a Windows drive"):
+        read(video(image="C:\\in\\image.png"))
+
+
+def test_words_too_long_for_the_model_are_told_before_anything_runs(read):
+    long = "left " * 40
+    with pytest.raises(RequestError) as told:
+        read(video(prompt=long), video(seed=5), motion(noun=long, name="other"))
+    parts = str(told.value).split("; line ")
+    assert "line 1: the prompt has 41 tokens, the model reads 24" in parts[0]
+    assert parts[1].startswith("3: the prompt has ") and len(parts) == 2
+
+
+def test_what_systems_leave_in_a_models_folder_changes_no_key(read, tiny_checkpoint, tmp_path):
+    own = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, own)
+    (before,) = read(video(), model=str(own))
+    for place in (own, own / "transformer", own / "vae"):
+        for name in (".DS_Store", "._config.json", "._x.safetensors", "Thumbs.db"):
+            (place / name).write_bytes(b"\0\5\x16\7")
+    (after,) = read(video(), model=str(own))
+    assert before.key == after.key
 
 
 def test_shards_share_a_manifest_without_rest_or_overlap(read):

@@ -117,6 +117,7 @@ def test_wrong_options_are_one_line(folder, capsys, options, complaint):
     [
         ({"image": "none.png"}, "none.png does not exist"),
         ({"bogus": 1}, 'unknown key "bogus"'),
+        ({"objects": [], "prompt": "left " * 300}, "the prompt has 301 tokens"),
         ({"objects": [{"mask": "mask.png", "sentence": "A fox.", "motion": "jump"}]}, '"A fox."'),
         (
             {"objects": [{"mask": "mask.png", "sentence": "It is moving.", "motion": "jmp"}]},

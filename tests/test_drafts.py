@@ -751,6 +751,29 @@ def test_every_state_of_the_page_has_its_words_in_every_language(language: str) 
         assert not re.search(r"\{[a-z]+\}", stage + rows)  # a place that nothing filled
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_prompts_length_in_tokens_is_told_beside_it(language: str) -> None:
+    draft, texts = moving(JUMP), Texts(language)
+    options = {"notices": object_notices(draft, GEOMETRY), "heard": 0, "drawn": 0, "texts": texts}
+    assert "token-count" not in rows_html(draft, **options)
+    fits = rows_html(draft, counted=(226, 226), **options)
+    assert texts("transfer.tokens", tokens=226, most=226) in fits and "alert" not in fits
+    over = rows_html(draft, counted=(227, 226), **options)
+    assert texts("transfer.tokens_over", tokens=227, most=226) in over and "alert" in over
+
+
+def test_a_sentence_with_other_white_space_has_its_phrase_and_keeps_what_was_written() -> None:
+    written = "Fox0\u00a0 jumps."
+    draft = moving(JUMP).changed(0, lambda item: item.rewritten(written))
+    assert object_notices(draft, GEOMETRY) == [[]] and draft.objects[0].sentence == written
+    assert "<mark style" in marked_prompt(draft)
+    spun = draft.moved_by(0, SPIN)
+    assert spun.objects[0].sentence == "Fox0\u00a0 spins fast."
+    odd = draft.changed(0, lambda item: item.rewritten("Fox0 jum\u0440s."))
+    ((notice,),) = object_notices(odd, GEOMETRY)
+    assert "U+0440 CYRILLIC SMALL LETTER ER" in Texts("zh")(notice.key, **notice.values)
+
+
 def test_the_mirror_of_a_sentence_knows_its_phrase_and_colour() -> None:
     draft = moving(JUMP)
     shown = rows_html(

@@ -13,6 +13,9 @@ TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "saf
 
 FIRST = [
     "errors",
+    "wording",
+    "text_files",
+    "leftovers",
     "geometry",
     "scene",
     "settings",
@@ -42,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "object_finder": BASE | {"hub"},
     "segment_anything2": BASE | {"hub", "segmentation"},
     "phrases": BASE,
+    "prompt_tokenizer": BASE | {"phrases", "hub"},
     "assignment": BASE | LIBRARY | {"phrases"},
     "study": REQUESTS | {"study"},
     "results": BASE,
@@ -75,7 +79,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "evaluation": REQUESTS | {"evaluation"},
     "pocket": REQUESTS | ENGINE | {"training", "segmentation", "pocket"},
-    "jobs": REQUESTS | ENGINE | {"segmentation", "training", "evaluation", "results", "jobs"},
+    "jobs": REQUESTS
+    | ENGINE
+    | {"prompt_tokenizer", "segmentation", "training", "evaluation", "results", "jobs"},
 }
 EVERYTHING = {
     "",

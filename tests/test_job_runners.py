@@ -26,6 +26,7 @@ from motion_app.jobs.work import JobProgress
 from motion_app.library import Library
 from motion_app.media import encode_data_uri, read_recipe, write_video
 from motion_app.pocket.world import WorldConfig, draw_scene, render
+from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.settings import ROOT, Limits, Settings
 from motion_app.ui.host import ModelHost
 
@@ -66,6 +67,7 @@ def line_of(
         "wait_for_engine": lambda seconds: engine,
         "library": Library([folder / "motions"]),
         "defaults": lambda: engine.defaults,
+        "tokenizer": lambda: PromptTokenizer.load(engine.folder),
         "limits": LIMITS,
     }
 
@@ -117,6 +119,15 @@ def learn(queue: JobQueue, clip: Path, *, name: str = "hop", steps: int = 4, **c
 
 
 # videos -----------------------------------------------------------------------------------------
+
+
+def test_words_too_long_for_the_model_are_refused_when_a_job_is_handed_in(
+    queue: JobQueue, clip: Path
+) -> None:
+    with pytest.raises(RequestError, match=r"the prompt has 41 tokens, the model reads 24"):
+        make_video(queue, prompt="left " * 40)
+    with pytest.raises(RequestError, match=r"the prompt has \d+ tokens, the model reads 24"):
+        learn(queue, clip, noun="red cat " * 20)
 
 
 def test_a_video_job_leaves_every_file_its_outcome_names(queue: JobQueue) -> None:

@@ -63,6 +63,18 @@ def test_a_changed_file_is_read_again(tmp_path):
     assert library.list()[0].phrase == "jumps very high"
 
 
+def test_what_systems_leave_in_a_library_is_no_motion_and_no_problem(tmp_path):
+    write_motion(tmp_path)
+    for name in ("._jump.safetensors", ".~jump.safetensors", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    library = Library([tmp_path])
+    assert [motion.name for motion in library.list()] == ["jump"] and not library.problems()
+    deleted = library.delete("jump")
+    (place,) = (tmp_path / ".trash").iterdir()
+    (place / "._jump.safetensors").write_bytes(b"\0\5\x16\7")
+    assert library.restore(deleted.token).name == "jump" and not place.exists()
+
+
 def test_an_unknown_motion_is_refused_with_near_names(tmp_path):
     write_motion(tmp_path)
     with pytest.raises(MotionFileError, match=r'no motion "jumb".*did you mean jump\?'):

@@ -250,6 +250,12 @@ def test_files_are_paired_by_name_and_the_rest_belongs_to_all(tmp_path: Path) ->
     assert [path.name for path in cat.references] == ["cat.1.mp4", "cat.2.mp4"]
     assert cat.request is None and cat.method == "ours" and dog.method == "uploaded"
     assert dog.request == {"image": "x"} and [p.name for p in dog.references] == ["shared.mp4"]
+    left = [tmp_path / n for n in ("._cat.mp4", "Thumbs.db", "._cat.json", ".DS_Store")]
+    found = pair_uploads([*videos, *left[:2]], [*extras, *left], read_recipe=lambda path: None)
+    assert [item.name for item in found] == ["cat", "dog"]
+    assert [path.name for path in found[1].references] == ["shared.mp4"]
+    (tmp_path / "dog.json").write_bytes(b'\xef\xbb\xbf{"image": "x"}')
+    assert pair_uploads(videos, extras, read_recipe=lambda path: None)[1].request == {"image": "x"}
     with pytest.raises(RequestError, match="at most 20"):
         pair_uploads(videos * 11, [], read_recipe=lambda path: None)
 

@@ -320,3 +320,75 @@ def test_results_that_cannot_be_compared_are_refused(tmp_path):
     ):
         with pytest.raises(RequestError, match=said):
             sources_from_results(results, reference=reference)
+
+
+def beside(source: Path) -> dict[str, str]:
+    """The files of item-0 as a table beside ``source`` names them."""
+    names = ("first_frame.png", "reference.mp4", *(f"{method}.mp4" for method in METHODS))
+    return {name: f"{source.name}/item-0/{name}" for name in names}
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("slash", ["/", "\\"])
+def test_a_table_is_read_as_a_spreadsheet_on_windows_writes_it(
+    source, tmp_path, delimiter, encoding, slash
+):
+    head = ["item", "caption", "first_frame", "references", *METHODS, ""]
+    files = [path.replace("/", slash) for path in beside(source).values()]
+    rows = [head, ["fox", '"A fox\njumps, high; yes."', *files, ""], [""] * len(head), [""]]
+    table = source.parent / f"{tmp_path.name}.csv"
+    table.write_bytes("\r\n".join(delimiter.join(row) for row in rows).encode(encoding))
+    (item,) = read_sources(table)
+    assert (item.name, item.caption) == ("fox", "A fox\njumps, high; yes.")
+    assert set(item.videos) == set(METHODS) and all(p.is_file() for p in item.videos.values())
+
+
+def test_a_mistake_in_a_table_is_told_with_the_line_an_editor_shows(source, tmp_path):
+    paths = ",".join(beside(source).values())
+    head = f"item,caption,first_frame,references,{','.join(METHODS)}\n"
+    table = source.parent / f"{tmp_path.name}.csv"
+    lost = paths.replace("reference.mp4", "lost.mp4")
+    table.write_text(f'{head}\na,"two\nlines",{paths}\n\nb,one,{lost}\n')
+    with pytest.raises(RequestError, match=r'line 6 of .* references: there is no file ".*lost'):
+        read_sources(table)
+    table.write_text(f"{head}a,one,{paths}\na,two,{paths}\n")
+    with pytest.raises(RequestError, match='two items called "a"'):
+        read_sources(table)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_texts_of_a_folder_may_begin_with_a_byte_order_mark(tmp_path, mark):
+    source = draw_items(tmp_path / "source", 2)
+    (source / "item-1").rename(source / "gold-1")
+    (source / "gold-1" / "answer.txt").write_bytes(mark + "\u00a0baseline\r\n".encode())
+    (source / "item-0" / "caption.txt").write_bytes(mark + b"A fox.\r\nIt jumps.\r\n")
+    items = {item.name: item for item in read_sources(source)}
+    assert items["gold-1"].answer == "baseline"
+    assert items["item-0"].caption == "A fox.\nIt jumps."
+
+
+def test_an_answer_that_only_looks_like_a_method_is_told_by_its_code_points(tmp_path):
+    source = draw_items(tmp_path / "source", 2)
+    (source / "item-1").rename(source / "gold-1")
+    (source / "gold-1" / "answer.txt").write_text("b\u0430seline", encoding="utf-8")
+    with pytest.raises(RequestError, match="U\\+0430 CYRILLIC SMALL LETTER A where U\\+0061"):
+        create_study(tmp_path / "study", read_sources(source), title="T")
+
+
+def test_what_systems_and_editors_leave_in_a_folder_is_no_item_and_no_method(tmp_path):
+    source = draw_items(tmp_path / "source", 2)
+    expected = [vars(item) for item in read_sources(source)]
+    for folder in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        (source / folder).mkdir()
+    for place in (source, source / "item-0"):
+        for name in ("._baseline.mp4", ".DS_Store", "Thumbs.db", "desktop.ini", "~$caption.txt"):
+            (place / name).write_bytes(b"\0\5\x16\7")
+    assert [vars(item) for item in read_sources(source)] == expected
+
+
+def test_two_files_of_one_method_are_refused_and_not_merged(tmp_path):
+    source = draw_items(tmp_path / "source", 1)
+    (source / "item-0" / "baseline.mov").write_bytes(b"")
+    with pytest.raises(RequestError, match=r"baseline.mov and baseline.mp4, both of"):
+        read_sources(source)

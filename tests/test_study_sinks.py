@@ -11,6 +11,7 @@ import pytest
 
 from motion_app.errors import RequestError
 from motion_app.study.sinks import HubSink, JsonlSink, check_local_disk
+from motion_app.text_files import read_text, records
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -64,6 +65,15 @@ def test_lines_of_many_threads_stay_whole(tmp_path):
     sink.close()
     rows = [json.loads(line) for line in sink.path.read_text(encoding="utf-8").splitlines()]
     assert sorted(row["k"] for row in rows) == list(range(300))
+
+
+def test_every_answer_is_one_line_whatever_its_texts_hold(tmp_path):
+    sink = JsonlSink(tmp_path)
+    rows = [{"item": f"a{letter}b"} for letter in ("\u2028", "\x85", "\n", "\ud83d", "红")]
+    for row in rows:
+        sink.append(row)
+    lines = list(records(read_text(sink.path)))
+    assert [(number, json.loads(line)) for number, line in lines] == list(enumerate(rows, 1))
 
 
 def test_a_program_that_starts_again_writes_a_new_file(tmp_path):

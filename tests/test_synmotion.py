@@ -595,6 +595,11 @@ def test_subjects_made_from_pictures_are_read_back_without_the_motion(engine, tm
         ("red fox", "walks", "A red fox walks.")
     ]
     assert found[0].clip.frames.shape[0] == 13
+    line = (
+        (out / MANIFEST).read_text(encoding="utf-8").split("\n")[0].replace("fox w", "fox\u2028 w")
+    )
+    (out / MANIFEST).write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n".encode())
+    assert [s.subject for s in read_subjects(out, fps=8.0)] == ["red fox"]
     with pytest.raises(RequestError, match="make-spv"):
         find_subjects(settings(spv=None), engine.geometry, folder=tmp_path)
     (out / MANIFEST).write_text('{"video": "x"}\n')

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from motion_app.errors import CheckpointError
 from motion_app.hub import PIPELINE_FILES, OnBytes, Repository, fetch, fetch_configs, one_line
+from motion_app.leftovers import listed
 
 __all__ = ["checkpoint_folder", "config_folder", "fingerprint", "one_line"]
 
@@ -54,7 +55,7 @@ def fingerprint(transformer_folder: Path) -> str:
     Its config, keys sorted and diffusers' own notes (``_class_name`` …) left out, then the bytes of
     its weight files in the order of their names. Raises CheckpointError where there are none.
     """
-    files = sorted(transformer_folder.glob("*.safetensors"))
+    files = list(listed(transformer_folder, "*.safetensors"))
     config = transformer_folder / "config.json"
     if not files or not config.is_file():
         raise CheckpointError(

@@ -17,6 +17,7 @@ from typing import Any
 
 from motion_app.geometry import GenerationDefaults, ModelGeometry, read_config
 from motion_app.hub import PARTS, weight_header
+from motion_app.leftovers import listed
 
 BLOCK = re.compile(r"(.*?blocks?\.\d+)\.")
 GIGABYTE = 1e9
@@ -119,7 +120,7 @@ def read_part(folder: Path) -> PartWeights:
     """Counts of one model's safetensors files."""
     counts = {
         name: math.prod(entry["shape"])
-        for file in sorted(folder.glob("*.safetensors"))
+        for file in listed(folder, "*.safetensors")
         for name, entry in weight_header(file).items()
     }
     return count_part(counts)

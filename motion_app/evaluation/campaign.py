@@ -52,6 +52,7 @@ from motion_app.evaluation.variants import (
 from motion_app.evaluation.weights import WeightStore
 from motion_app.evaluation.workers import BenchSource, Crew, Task
 from motion_app.geometry import GenerationDefaults, ModelGeometry
+from motion_app.leftovers import listed
 from motion_app.library import Library, file_digest
 from motion_app.pocket.motions import MOTIONS
 from motion_app.scene import Motion
@@ -122,7 +123,7 @@ class _Run:
         """Everything but case, variant and motions that a video depends on."""
         files = [self.folder / "model_index.json", self.folder / "generation.json"]
         for part in MODEL_PARTS:
-            files += sorted((self.folder / part).glob("*"))
+            files += listed(self.folder / part)
         digests = [[str(f.relative_to(self.folder)), file_digest(f)] for f in files if f.is_file()]
         device = self.campaign.device or ("cuda" if torch.cuda.is_available() else "cpu")
         return {

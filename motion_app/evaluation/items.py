@@ -7,7 +7,6 @@ never used. Frames made here are read without loss where they were kept.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from motion_app.geometry import fit_image
 from motion_app.library import Library
 from motion_app.media import decode_data_uri, read_clip, read_image, read_mask
 from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.text_files import located, read_json
 
 # Marks one object: a frame (H, W, 3) uint8 and a point (y, x) on it give a mask (H, W) bool.
 Segment = Callable[[np.ndarray, tuple[float, float]], np.ndarray]
@@ -174,7 +174,7 @@ def _inside(text: str, what: str, folder: Path | None) -> Path | bytes:
             f"the {what} of the request is the path {text[:60]}; upload the recipe of a result, "
             "which has its pictures inside"
         )
-    return folder / text
+    return located(folder, text)
 
 
 def _object_mask(
@@ -296,12 +296,9 @@ def _unmarked_object(
     return (JudgedObject("object 1", "", mask, reference, problem),)
 
 
-def read_request_text(text: str) -> dict[str, Any]:
-    """A request or recipe from JSON text; RequestError where it is none."""
-    try:
-        entries = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise RequestError(f"the request is not JSON: {error}") from error
+def read_request(path: Path) -> dict[str, Any]:
+    """A request or recipe from a JSON file; RequestError where it is none or cannot be read."""
+    entries = read_json(path, f"the request {path.name}")
     if not isinstance(entries, dict):
         raise RequestError(f"a request is one JSON object, got {type(entries).__name__}")
     return entries
@@ -315,9 +312,9 @@ def item_of_result(
     kept = folder / frames if frames else None
     request: Mapping[str, Any] | Path = folder / recipe
     try:
-        request = read_request_text((folder / recipe).read_text(encoding="utf-8"))
+        request = read_request(folder / recipe)
         method = method or (request.get("request") or {}).get("method", "")
-    except (OSError, RequestError):
+    except RequestError:
         kept = None
     return EvaluationItem(
         name,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.errors import MotionAppError, RequestError
-from motion_app.evaluation.items import EvaluationItem, read_request_text
+from motion_app.evaluation.items import EvaluationItem, read_request
+from motion_app.leftovers import is_leftover
 
 MOST_VIDEOS = 20
 REQUEST_SUFFIX = ".json"
@@ -30,15 +31,19 @@ def pair_uploads(
     Of ``extras``, ``tiger.json`` is the request of ``tiger.mp4``, and ``tiger.1.mp4`` and
     ``tiger.2.mp4`` are its references in the order of their names; a file that no video's name
     claims belongs to all that have none of their own. Without a request the recipe inside the video
-    counts. ``methods``: by the videos' file names; ``method`` for those that are not there.
+    counts. What operating systems leave in folders is no video and belongs to none. ``methods``: by
+    the videos' file names; ``method`` for those that are not there.
     RequestError for too many videos, or two requests of one video.
     """
     if len(videos) > MOST_VIDEOS:
         raise RequestError(f"{len(videos)} videos came; at most {MOST_VIDEOS} are scored at once")
+    extras = [extra for extra in extras if not is_leftover(extra.name)]
     owners = {extra: _owner(extra, videos) for extra in extras}
     free = [extra for extra in extras if owners[extra] is None]
     items = []
     for video in videos:
+        if is_leftover(video.name):
+            continue
         own = sorted((e for e in extras if owners[e] == video), key=lambda path: path.name)
         request = _request(video, own, free)
         clips = _clips(own) or _clips(free)
@@ -83,10 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path.name} has {path.stat().st_size / 2**20:.0f} MB; a request has at most "
             f"{MOST_REQUEST_BYTES // 2**20} MB"
         )
-    try:
-        return read_request_text(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path.name} is not JSON: {error}") from error
+    return read_request(path)
 
 
 def _recipe(video: Path, read_recipe: ReadRecipe) -> Mapping[str, Any] | None:

@@ -6,7 +6,6 @@ is listed with the reason; none is left out in silence.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,9 @@ from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation.cases import BenchmarkCase, CaseObject
 from motion_app.evaluation.items import MOST_FRAMES, SHORT_SIDE, ReferenceClip
 from motion_app.geometry import FittedImage, ModelGeometry, fit_image, mask_to_grid
+from motion_app.leftovers import listed
 from motion_app.media import read_clip, read_image, read_mask
+from motion_app.text_files import located, read_rows
 
 GROUPS = ("animal", "human")
 REFERENCE_CLIP = 10  # of each motion's twelve: the one that videos are judged against
@@ -52,7 +53,7 @@ class CaptionRow:
 def read_published(folder: Path, *, geometry: ModelGeometry, seed: int = 0) -> PublishedCases:
     """Every usable row of ``folder/captions_inf/*.csv`` as a case. Pictures are cut to the model's
     frame. RequestError where the folder has no such table."""
-    tables = sorted((folder / "captions_inf").glob("*.csv"))
+    tables = list(listed(folder / "captions_inf", "*.csv"))
     if not tables:
         raise RequestError(
             f"{folder.name} has no captions_inf/*.csv; give the folder of the published benchmark"
@@ -61,23 +62,15 @@ def read_published(folder: Path, *, geometry: ModelGeometry, seed: int = 0) -> P
     cases: list[BenchmarkCase] = []
     problems: list[str] = []
     for table in tables:
-        for line, cells in enumerate(_lines(table)):
-            if line == 0 and cells[:1] == [COLUMNS[0]]:
+        for place, (line, cells) in enumerate(read_rows(table, COLUMNS)):
+            if place == 0 and cells[:1] == [COLUMNS[0]]:
                 continue
             try:
-                row = _caption_row(table.stem, line, cells)
+                row = _caption_row(table.stem, place, cells)
                 cases.append(_case(folder, row, geometry, references, seed))
             except MotionAppError as error:
-                problems.append(f"{table.name}, line {line + 1}: {error}")
+                problems.append(f"{table.name}, line {line}: {error}")
     return PublishedCases(tuple(cases), tuple(problems))
-
-
-def _lines(table: Path) -> list[list[str]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            return [cells for cells in csv.reader(file) if any(cell.strip() for cell in cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{table.name} is not readable CSV: {error}") from error
 
 
 def _caption_row(file: str, line: int, cells: list[str]) -> CaptionRow:
@@ -166,7 +159,7 @@ def read_reference(folder: Path, source: str) -> ReferenceClip:
 
 def _existing(folder: Path, path: str) -> Path:
     """``folder / path``, which must be a file inside the folder."""
-    found = (folder / path).resolve()
+    found = located(folder, path).resolve()
     if not found.is_relative_to(folder.resolve()):
         raise RequestError(f"the path {path} leads out of the folder")
     if not found.is_file():

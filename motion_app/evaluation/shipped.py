@@ -10,6 +10,7 @@ from PIL import Image
 
 from motion_app.assignment import build_request, parse_request
 from motion_app.engine.pipeline import MotionEngine
+from motion_app.leftovers import listed
 from motion_app.library import Library
 from motion_app.video import write_webp
 
@@ -22,7 +23,7 @@ def renew_results(folder: Path, checkpoint: Path) -> list[Path]:
     engine = MotionEngine.load(checkpoint)
     library = Library([checkpoint / "motions"])
     videos = []
-    for file in sorted(folder.glob("*.json")):
+    for file in listed(folder, "*.json"):
         request = build_request(
             parse_request(file),
             geometry=engine.geometry,

@@ -19,6 +19,7 @@ from motion_app.jobs.store import JobRow
 from motion_app.jobs.timing import JobSize
 from motion_app.jobs.work import WaitForEngine, Work, engine_for
 from motion_app.library import Library
+from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.results import SavedVideo, save_result
 from motion_app.scene import GenerationRequest, StepReport
 from motion_app.settings import DEFAULT_LIMITS, Limits
@@ -35,16 +36,25 @@ def check_generation(
     library: Library,
     base: str | None = None,
     badge: bool = False,
+    tokenizer: PromptTokenizer | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> dict[str, Any]:
     """The inputs of a job that makes the video of ``request``: everything checked that can be
     without the model, and the picture as the model will see it.
 
     ``base``: the loaded model's fingerprint, None while it is loading; ``badge``: a visible
-    "AI-generated" on the video. Raises RequestError, MediaError or MotionFileError.
+    "AI-generated" on the video; ``tokenizer`` counts the prompt. Raises RequestError, MediaError
+    or MotionFileError.
     """
     entries = dict(request) if isinstance(request, Mapping) else request.model_dump()
-    built = _built(entries, geometry=geometry, library=library, base=base, limits=limits)
+    built = _built(
+        entries,
+        geometry=geometry,
+        library=library,
+        base=base,
+        tokenizer=tokenizer,
+        limits=limits,
+    )
     return {"request": request_to_json(built), "badge": badge}
 
 
@@ -55,10 +65,18 @@ def _built(
     library: Library,
     base: str | None,
     limits: Limits,
+    tokenizer: PromptTokenizer | None = None,
 ) -> GenerationRequest:
     request_file = parse_request(entries)
     _check_sources(request_file)
-    return build_request(request_file, geometry=geometry, library=library, base=base, limits=limits)
+    return build_request(
+        request_file,
+        geometry=geometry,
+        library=library,
+        base=base,
+        tokenizer=tokenizer,
+        limits=limits,
+    )
 
 
 def _check_sources(request_file: RequestFile) -> None:
@@ -81,8 +99,9 @@ def _check_sources(request_file: RequestFile) -> None:
 
 class GenerationRunner:
     """``geometry`` and ``defaults`` ask for the model's, which may be known before it is loaded;
-    ``base`` for its fingerprint, None until then; ``badge`` puts the badge on every video and
-    ``certificate`` a signature."""
+    ``base`` for its fingerprint, None until then; ``tokenizer`` for what counts a prompt, None
+    where only the engine can; ``badge`` puts the badge on every video and ``certificate`` a
+    signature."""
 
     def __init__(
         self,
@@ -92,6 +111,7 @@ class GenerationRunner:
         geometry: Callable[[], ModelGeometry],
         defaults: Callable[[], GenerationDefaults],
         base: Callable[[], str | None],
+        tokenizer: Callable[[], PromptTokenizer | None] = lambda: None,
         badge: bool = False,
         certificate: Certificate | None = None,
         limits: Limits = DEFAULT_LIMITS,
@@ -101,6 +121,7 @@ class GenerationRunner:
         self._geometry = geometry
         self._defaults = defaults
         self._base = base
+        self._tokenizer = tokenizer
         self._badge = badge
         self._certificate = certificate
         self._limits = limits
@@ -116,6 +137,7 @@ class GenerationRunner:
             library=self._library,
             base=self._base(),
             badge=badge,
+            tokenizer=self._tokenizer(),
             limits=self._limits,
         )
         return {**inputs, **checked}

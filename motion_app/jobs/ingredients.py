@@ -21,9 +21,12 @@ from motion_app.assignment import ObjectEntry, RequestFile, build_request, parse
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs.digests import Digests
+from motion_app.leftovers import is_leftover, listed
 from motion_app.library import Library
 from motion_app.media import decode_data_uri
+from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.settings import Settings
+from motion_app.text_files import located
 from motion_app.training.inputs import TrainingInputs
 
 FORMAT = 2  # of results, and of how they are computed; another number makes all of them anew
@@ -63,6 +66,7 @@ class _Model:
     base: str
     digest: str
     library: Library
+    tokenizer: PromptTokenizer | None
 
 
 class Ingredients:
@@ -91,12 +95,14 @@ class Ingredients:
 
         folder = checkpoint_folder(source)
         weights = folder / "transformer"
-        files = [file for file in sorted(weights.glob("*")) if file.is_file()]
+        files = [file for file in listed(weights) if file.is_file()]
         base = self._digests.made(str(weights.resolve()), files, lambda: fingerprint(weights))
         parts = {"transformer": base}
         for path in sorted([*folder.glob("*.json"), *folder.glob("*/*")]):
             name = path.relative_to(folder)
-            if path.is_file() and name.parts[0] not in ("motions", "transformer"):
+            if is_leftover(name) or name.parts[0] in ("motions", "transformer"):
+                continue
+            if path.is_file():
                 parts[str(name)] = self._digests.of(path)
         return _Model(
             ModelGeometry.from_folder(folder),
@@ -104,6 +110,7 @@ class Ingredients:
             base,
             _key(parts),
             self._library(source),
+            PromptTokenizer.load_if_there(folder),
         )
 
     # videos
@@ -112,7 +119,7 @@ class Ingredients:
         merged: dict[str, Any] = {}
         given = entries.pop("request", None)
         if isinstance(given, str):
-            path = folder / given
+            path = located(folder, given)
             merged = _rooted(parse_request(path).model_dump(), path.resolve().parent)
         elif isinstance(given, Mapping):
             merged = _rooted(parse_request(given).model_dump(), folder)
@@ -130,6 +137,7 @@ class Ingredients:
                 geometry=model.geometry,
                 library=model.library,
                 base=model.base,
+                tokenizer=model.tokenizer,
                 limits=self._settings.limits,
             )
             self._fitting.add(seen)
@@ -168,13 +176,19 @@ class Ingredients:
             raise RequestError(f'unknown key "{unknown[0]}"; known: {known}')
         files = entries.get("clips")
         if isinstance(files, list):
-            entries["clips"] = [str((folder / str(file)).resolve()) for file in files]
+            entries["clips"] = [_absolute(folder, str(file)) for file in files]
         inputs = training_inputs(entries)
         inputs.check_count(self._settings.limits)
         model = self._model(str(source))
-        settings = inputs.config(model.defaults.training_of(inputs.method)).learned_with()
+        config = inputs.config(model.defaults.training_of(inputs.method))
+        if model.tokenizer is not None:
+            model.tokenizer.check(config.caption)
         clips = [self._named(clip.file) for clip in inputs.clips]
-        contents = inputs.to_json() | {"clips": clips, "model": model.digest, "learned": settings}
+        contents = inputs.to_json() | {
+            "clips": clips,
+            "model": model.digest,
+            "learned": config.learned_with(),
+        }
         return entries | {"model": str(source)}, contents
 
     # scores
@@ -191,8 +205,11 @@ class Ingredients:
         check_metrics(metrics)
         request = line.request
         if request is not None:
-            parsed = parse_request(folder / request if isinstance(request, str) else request)
-            start = (folder / request).resolve().parent if isinstance(request, str) else folder
+            start = folder
+            if isinstance(request, str):
+                request = located(folder, request)
+                start = request.resolve().parent
+            parsed = parse_request(request)
             request = _rooted(parsed.model_dump(mode="json"), start)
             count = len(line.references)
             if count not in (0, len(parsed.objects)):
@@ -200,9 +217,9 @@ class Ingredients:
                     f"{count} references came for {len(parsed.objects)} objects; give one for each"
                 )
         complete = line.model_dump(mode="json") | {
-            "video": str((folder / line.video).resolve()),
-            "references": [str((folder / path).resolve()) for path in line.references],
-            "reference_masks": [str((folder / path).resolve()) for path in line.reference_masks],
+            "video": _absolute(folder, line.video),
+            "references": [_absolute(folder, path) for path in line.references],
+            "reference_masks": [_absolute(folder, path) for path in line.reference_masks],
             "request": request,
             "metrics": metrics,
             "model": model,
@@ -259,13 +276,17 @@ def lossless_frames(video: Path) -> Path | None:
     return kept if kept.is_file() else None
 
 
+def _absolute(folder: Path, written: str) -> str:
+    return str(located(folder, written).resolve())
+
+
 def _rooted(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The entries of a request with absolute paths; what is no path stays as it is."""
 
     def rooted(value: Any) -> Any:
         if not isinstance(value, str) or value.startswith("data:"):
             return value
-        return str((folder / value).resolve())
+        return _absolute(folder, value)
 
     rooted_entries = dict(entries)
     if "image" in entries:

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from motion_app.jobs.manifest import Item
 from motion_app.results import make_folder
+from motion_app.text_files import json_text
 
 RECORD = "result.json"
 TRAINING_STATE = ".training"  # the ending of what the trainer resumes from
@@ -87,7 +88,7 @@ class Ledger:
     def commit(self, item: Item, folder: Path, record: Mapping[str, Any]) -> bool:
         """Make ``folder`` the result of ``item``; False, and the folder is gone, where another
         worker was first."""
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        text = json_text(record, indent=1) + "\n"
         (folder / RECORD).write_text(text, encoding="utf-8")
         for path in (*folder.rglob("*"), folder):
             _to_disk(path)

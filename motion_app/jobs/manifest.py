@@ -19,6 +19,7 @@ from typing import Any
 
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.jobs.ingredients import Ingredients
+from motion_app.text_files import read_text, records
 
 KINDS = ("generate", "train", "evaluate")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
@@ -46,13 +47,7 @@ def read_manifest(path: Path | str, ingredients: Ingredients) -> tuple[Item, ...
     """The items of a manifest, in its order. RequestError tells every line that cannot be run and
     why."""
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise RequestError(f"the manifest {path.name} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(f"the manifest {path.name} is not UTF-8 text: {error}") from error
-    written = [(number, text) for number, text in enumerate(lines, start=1) if text.strip()]
+    written = list(records(read_text(path, f"the manifest {path.name}")))
     if not written:
         raise RequestError(f"the manifest {path.name} holds no job; write one JSON object a line")
     items: list[Item] = []
@@ -102,7 +97,7 @@ def _object(text: str) -> dict[str, Any]:
 
     try:
         entries = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"this is not JSON: {error}") from error
     if not isinstance(entries, dict):
         raise RequestError(f"a job is one JSON object, got {type(entries).__name__}")

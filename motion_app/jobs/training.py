@@ -21,6 +21,7 @@ from motion_app.jobs.store import JobRow
 from motion_app.jobs.timing import JobSize
 from motion_app.jobs.work import WaitForEngine, Work, engine_for
 from motion_app.library import Library, read_motion
+from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.results import make_folder
 from motion_app.scene import Click, Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
@@ -42,7 +43,8 @@ TURNED_OFF = (
 
 class TrainingRunner:
     """``segmenter`` gives one that follows what a person pointed at; ``defaults`` the checkpoint's
-    own settings; ``enabled`` False refuses every training, with the words ``turned_off``."""
+    own settings; ``tokenizer`` what counts the caption, None where only the engine can; ``enabled``
+    False refuses every training, with the words ``turned_off``."""
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class TrainingRunner:
         library: Library,
         segmenter: Callable[[], ClickSegmenter],
         defaults: Callable[[], GenerationDefaults],
+        tokenizer: Callable[[], PromptTokenizer | None] = lambda: None,
         enabled: bool = True,
         turned_off: str = TURNED_OFF,
         limits: Limits = DEFAULT_LIMITS,
@@ -59,6 +62,7 @@ class TrainingRunner:
         self._library = library
         self._segmenter = segmenter
         self._defaults = defaults
+        self._tokenizer = tokenizer
         self._enabled = enabled
         self._turned_off = turned_off
         self._limits = limits
@@ -73,7 +77,10 @@ class TrainingRunner:
         if missing:
             raise RequestError(f"the clip {missing[0]} did not come; upload it with the training")
         self._library.new_path(asked.name)  # raises where the name is taken or cannot be
-        asked.config(self._defaults().training_of(asked.method))
+        config = asked.config(self._defaults().training_of(asked.method))
+        tokenizer = self._tokenizer()
+        if tokenizer is not None:
+            tokenizer.check(config.caption)
         return dict(inputs)
 
     def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:

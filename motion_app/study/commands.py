@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from motion_app.errors import RequestError
 from motion_app.library import Library
 from motion_app.settings import Settings
+from motion_app.text_files import read_text
 
 Result = dict[str, Any]
 
@@ -29,7 +29,7 @@ def create(options: argparse.Namespace, settings: Settings) -> Result:
         "repeat_share": options.repeats,
         "seed": options.seed,
         "questions": None if options.questions is None else tuple(options.questions.split(",")),
-        "consent": None if options.consent is None else _text(options.consent),
+        "consent": None if options.consent is None else read_text(options.consent),
         "completion_code": options.completion_code,
         "link_days": options.link_days,
     }
@@ -63,13 +63,6 @@ def create(options: argparse.Namespace, settings: Settings) -> Result:
         "resized": prepared.resized,
         "open_link": store.links.open_token(),
     }
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} cannot be read as UTF-8 text: {error}") from error
 
 
 def _sources(given: list[str], settings: Settings) -> list[Any]:

@@ -15,6 +15,7 @@ from motion_app.study.items import PreparedItems, VideoChoice, prepare_items
 from motion_app.study.plan import StudyConfig
 from motion_app.study.sources import SourceItem
 from motion_app.study.store import StudyStore
+from motion_app.wording import lookalike
 
 GOLD_EVERY = 20  # main items for each gold one, where their number is not given
 
@@ -94,12 +95,12 @@ def _check_source(source: SourceItem, config: StudyConfig) -> None:
         odd = ", ".join(sorted(set(source.videos) ^ set(config.methods)))
         raise RequestError(
             f'the item "{source.name}" must have one video of each method, as the first item; '
-            f"missing or unknown: {odd}"
+            f"missing or unknown: {odd}" + lookalike(config.methods, source.videos)
         )
     if not source.references or not source.caption:
         raise RequestError(f'the item "{source.name}" needs a reference clip and a caption')
     if source.kind != "main" and source.answer not in config.methods:
         raise RequestError(
             f'the {source.kind} item "{source.name}" needs the method that is its right answer, '
-            f'got "{source.answer or ""}"'
+            f'got "{source.answer or ""}"' + lookalike(config.methods, [source.answer or ""])
         )

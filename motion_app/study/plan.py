@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from motion_app.errors import RequestError
+from motion_app.wording import lookalike
 
 QUESTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -192,12 +193,12 @@ def check_items(config: StudyConfig, items: Sequence[StudyItem]) -> None:
             odd = sorted(set(config.methods) ^ set(item.candidates))
             raise RequestError(
                 f'the item "{item.name}" must have one video of each method; '
-                f"missing or unknown: {', '.join(odd)}"
+                f"missing or unknown: {', '.join(odd)}" + lookalike(config.methods, item.candidates)
             )
         if item.kind != "main" and item.answer not in config.methods:
             raise RequestError(
                 f'the {item.kind} item "{item.name}" needs the method that is its right answer, '
-                f'got "{item.answer}"'
+                f'got "{item.answer}"' + lookalike(config.methods, [str(item.answer)])
             )
     count = sum(item.kind == "main" for item in items)
     if count < 1:

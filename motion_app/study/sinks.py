@@ -7,7 +7,6 @@ also appended to a JSONL file that goes to a data set.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from motion_app.errors import RequestError
+from motion_app.text_files import json_text
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitScheduler
@@ -52,7 +52,7 @@ class JsonlSink:
         self._lock = threading.Lock()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        line = json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
+        line = json_text(row, sort_keys=True) + "\n"
         with self._lock:
             self._start()
             with self._writing(), self.path.open("a", encoding="utf-8") as file:
@@ -135,7 +135,7 @@ def _mount_type(place: Path, mounts: str) -> str:
     """The file system type of the innermost mount that holds ``place``; "" where none is known.
     Of two mounts on one point the later one covers the earlier."""
     found, depth = "", -1
-    for line in mounts.splitlines():
+    for line in mounts.split("\n"):
         before, dash, after = line.partition(" - ")
         fields = before.split()
         if not dash or len(fields) < 5:

@@ -6,26 +6,31 @@ practice item of one's own has a folder that starts with ``gold-`` or ``practice
 ``answer.txt`` with the method that is right.
 
 A CSV file has the columns item, caption, first_frame, references (with ; between), optionally kind
-and answer, and one for each method; paths count from the file's own folder.
+and answer, and one for each method; paths count from the file's own folder. What operating systems
+and editors leave in folders is no item and no file of one.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from motion_app.errors import RequestError
+from motion_app.leftovers import listed
 from motion_app.media import decode_data_uri
 from motion_app.study.plan import Kind
+from motion_app.text_files import Row, located, read_json, read_table, read_text
+from motion_app.wording import as_named, lookalike
 
 VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".gif")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 OWN_COLUMNS = ("item", "caption", "first_frame", "references", "kind", "answer")
+OPTIONAL_COLUMNS = ("kind", "answer")
 KINDS = get_args(Kind)
 
 
@@ -47,86 +52,117 @@ def read_sources(path: Path | str) -> list[SourceItem]:
     """The items of a folder or a CSV file. RequestError names what is missing where."""
     path = Path(path)
     if path.is_dir():
-        items = [_read_folder(folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
+        items = [_read_folder(folder) for folder in listed(path) if folder.is_dir()]
     elif path.suffix.lower() == ".csv":
         items = _read_table(path)
     else:
         raise RequestError(f"{path} is neither a folder of items nor a .csv file; give one of them")
     if not items:
         raise RequestError(f"{path} holds no items; each is a folder, or a row of the CSV file")
+    names = [item.name for item in items]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RequestError(f'{path.name} has two items called "{twice}"; rename one')
     return items
 
 
 def _read_folder(folder: Path) -> SourceItem:
-    files = sorted(file for file in folder.iterdir() if file.is_file())
+    files = [file for file in listed(folder) if file.is_file()]
     clips = [file for file in files if file.suffix.lower() in VIDEOS]
-    references = [file for file in clips if file.stem.startswith("reference")]
-    pictures = [f for f in files if f.stem == "first_frame" and f.suffix.lower() in PICTURES]
+    references = [file for file in clips if file.stem.lower().startswith("reference")]
+    pictures = [
+        f for f in files if f.stem.lower() == "first_frame" and f.suffix.lower() in PICTURES
+    ]
+    texts = {file.name.lower(): file for file in files}
     kind = next((name for name in KINDS if folder.name.startswith(name + "-")), "main")
-    caption = folder / "caption.txt"
     for found, wanted in (
-        (pictures, "a first_frame.png"),
-        (references, "a reference.mp4"),
-        (caption.is_file(), "a caption.txt"),
-        (kind == "main" or (folder / "answer.txt").is_file(), "an answer.txt"),
+        (pictures, "first_frame.png"),
+        (references, "reference.mp4"),
+        ("caption.txt" in texts, "caption.txt"),
+        (kind == "main" or "answer.txt" in texts, "answer.txt"),
     ):
         if not found:
-            raise RequestError(f'the item "{folder.name}" has no {wanted[2:].strip()}; add one')
+            raise RequestError(f'the item "{folder.name}" has no {wanted}; add one')
+    if len(pictures) > 1:
+        names = ", ".join(file.name for file in pictures)
+        raise RequestError(f'the item "{folder.name}" has {names}; keep one of them')
     return SourceItem(
-        name=folder.name,
-        caption=_text(caption),
+        name=as_named(folder.name),
+        caption=_text(texts["caption.txt"]),
         first_frame=pictures[0],
         references=tuple(references),
-        videos={file.stem: file for file in clips if file not in references},
+        videos=_by_method(folder, [file for file in clips if file not in references]),
         kind=kind,
-        answer=None if kind == "main" else _text(folder / "answer.txt"),
+        answer=None if kind == "main" else as_named(_text(texts["answer.txt"])),
     )
 
 
+def _by_method(folder: Path, clips: Sequence[Path]) -> dict[str, Path]:
+    """Each clip by its method, which is its name without the ending."""
+    videos: dict[str, Path] = {}
+    for file in clips:
+        method = as_named(file.stem)
+        if method in videos:
+            raise RequestError(
+                f'the item "{folder.name}" has {videos[method].name} and {file.name}, both of the '
+                f'method "{method}"; keep one of them'
+            )
+        videos[method] = file
+    return videos
+
+
 def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{file} cannot be read as UTF-8 text: {error}") from error
+    """The text without white space around it, its lines ended by "\\n"."""
+    text = read_text(file, str(file)).replace("\r\n", "\n").replace("\r", "\n")
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def _read_table(path: Path) -> list[SourceItem]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or [])
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
-    missing = [name for name in OWN_COLUMNS[:4] if name not in columns]
+    table = read_table(path, OWN_COLUMNS, optional=OPTIONAL_COLUMNS)
+    missing = [name for name in OWN_COLUMNS if name not in (*table.columns, *OPTIONAL_COLUMNS)]
     if missing:
-        raise RequestError(f"{path.name} has no column {', '.join(missing)}; add it")
-    methods = [name for name in columns if name not in OWN_COLUMNS]
-    return [_read_row(path, line, row, methods) for line, row in enumerate(rows, start=2)]
+        raise RequestError(_lacking(path, missing, table.columns))
+    methods = [name for name in table.columns if name not in OWN_COLUMNS]
+    return [_read_row(path, row, methods) for row in table.rows]
 
 
-def _read_row(path: Path, line: int, row: Mapping[str, Any], methods: Sequence[str]) -> SourceItem:
-    where = f"line {line} of {path.name}"
-    if None in row or None in row.values():
-        raise RequestError(f"{where} has not as many cells as the first line; quote commas")
+def _lacking(path: Path, missing: Sequence[str], columns: Sequence[str]) -> str:
+    found = ", ".join(columns[:10]) or "none"
+    return (
+        f"{path.name} has no column {', '.join(missing)}; add it. Its columns are {found}"
+        + lookalike(missing, columns)
+    )
+
+
+def _read_row(path: Path, row: Row, methods: Sequence[str]) -> SourceItem:
+    where, cells = f"line {row.line} of {path.name}", row.cells
 
     def file(column: str, text: str) -> Path:
-        found = path.parent / text.strip()
-        if not text.strip() or not found.is_file():
-            raise RequestError(f'{where}, column {column}: there is no file "{text.strip()}"')
+        if not text:
+            raise RequestError(f"{where}, column {column}: the cell is empty; name a file")
+        found = located(path.parent, text)
+        if not found.is_file():
+            beside = listed(found.parent) if found.parent.is_dir() else ()
+            raise RequestError(
+                f'{where}, column {column}: there is no file "{text}"'
+                + lookalike((file.name for file in beside), [found.name])
+            )
         return found
 
-    kind = row.get("kind") or "main"
+    kind = as_named(cells.get("kind", "")) or "main"
     if kind not in KINDS:
-        raise RequestError(f'{where}: kind is one of {", ".join(KINDS)}, got "{kind}"')
+        raise RequestError(
+            f'{where}: kind is one of {", ".join(KINDS)}, got "{kind}"' + lookalike(KINDS, [kind])
+        )
+    references = [part.strip() for part in cells["references"].split(";") if part.strip()]
     return SourceItem(
-        name=row["item"].strip() or str(line),
-        caption=row["caption"].strip(),
-        first_frame=file("first_frame", row["first_frame"]),
-        references=tuple(file("references", part) for part in row["references"].split(";")),
-        videos={method: file(method, row[method]) for method in methods},
+        name=as_named(cells["item"]) or str(row.line),
+        caption=unicodedata.normalize("NFC", cells["caption"]),
+        first_frame=file("first_frame", cells["first_frame"]),
+        references=tuple(file("references", part) for part in references or [""]),
+        videos={method: file(method, cells[method]) for method in methods},
         kind=kind,
-        answer=(row.get("answer") or "").strip() or None,
+        answer=as_named(cells.get("answer", "")) or None,
     )
 
 
@@ -159,9 +195,9 @@ def sources_from_results(
 
 def _recipe(folder: Path) -> dict[str, Any]:
     try:
-        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        recipe = read_json(folder / "recipe.json")
         recipe["request"]["image"], recipe["request"]["objects"], recipe["prompt"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (RequestError, KeyError, TypeError) as error:
         raise RequestError(
             f"{folder} is no result of this app: its recipe.json is missing or incomplete"
         ) from error

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.scene import NEUTRAL_PHRASE
+from motion_app.wording import as_read
 
 MASK_SOURCES = ("dmem", "given", "none")
 COUNTS = ("steps", "batch", "views", "checkpoint_every", "validate_every", "validation_steps")
@@ -123,4 +124,4 @@ class MotionTraining(ClipTraining):
 def training_caption(noun: str, phrase: str) -> str:
     """tiger, walks on snow → "A tiger walks on snow."; both must not be empty."""
     article = "An" if noun[0].lower() in "aeiou" else "A"
-    return f"{article} {noun} {phrase}."
+    return as_read(f"{article} {noun} {phrase}.")

@@ -23,9 +23,11 @@ from motion_app.phrases import occurrences
 from motion_app.pocket.motions import MOTIONS
 from motion_app.pocket.world import WorldConfig, draw_scene, render
 from motion_app.scene import GenerationRequest, StepReport
+from motion_app.text_files import json_text, read_text, records
 from motion_app.training.config import training_caption
 from motion_app.training.synmotion_config import RENDERED, SynMotionTraining
 from motion_app.video import Clip, read_clip
+from motion_app.wording import as_read
 
 if TYPE_CHECKING:
     from motion_app.engine.pipeline import MotionEngine
@@ -73,11 +75,11 @@ def find_subjects(
 def read_subjects(folder: Path, *, fps: float, exclude: Sequence[str] = ()) -> list[SubjectClip]:
     """The set in ``folder``, but for clips whose motion is in ``exclude``."""
     found = []
-    for number, line in enumerate((folder / MANIFEST).read_text("utf-8").splitlines(), start=1):
+    for number, line in records(read_text(folder / MANIFEST)):
         try:
             row = json.loads(line)
             video, subject, motion = (str(row[key]) for key in ("video", "subject", "motion"))
-            prompt = str(row["prompt"])
+            prompt = as_read(str(row["prompt"]))
         except (KeyError, TypeError, ValueError) as error:
             raise RequestError(
                 f"line {number} of {MANIFEST} is no JSON object with video, subject, motion and "
@@ -157,7 +159,7 @@ def make_subjects(
                 export_video(partial, made.frames, made.fps, recipe=made.recipe)
                 partial.replace(file)
             rows.append(_row(file, picture, subject, action, prompt, request.seed, engine))
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json_text(row) + "\n" for row in rows)
     (out / MANIFEST).write_text(text, encoding="utf-8")
     return out / MANIFEST
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from motion_app.errors import MediaError, MotionAppError
+from motion_app.leftovers import listed
 from motion_app.media import read_image
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def noun_at(objects: Sequence[NamedBox], x: float, y: float) -> str:
 def load_examples(folder: Path | str) -> tuple[Example, ...]:
     """All examples of a folder in the order of their names; broken ones are logged and left out."""
     examples = []
-    for path in sorted(Path(folder).glob("*.png")):
+    for path in listed(Path(folder), "*.png"):
         try:
             examples.append(load_example(path))
         except MotionAppError as error:
@@ -77,7 +78,7 @@ def load_example(path: Path) -> Example:
     """One example; MediaError where the picture or its JSON cannot be used."""
     notes = path.with_suffix(".json")
     try:
-        entries = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        entries = json.loads(notes.read_text(encoding="utf-8-sig")) if notes.is_file() else {}
         objects = tuple(
             NamedBox(str(item["noun"]), tuple(float(side) for side in item["box"]))
             for item in entries.get("objects", ())

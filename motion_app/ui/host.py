@@ -23,6 +23,7 @@ from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.timing import Measurement
 from motion_app.jobs.work import Runner
 from motion_app.library import Library
+from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.scene import Motion
 from motion_app.settings import Settings
 from motion_app.signing import certificate_of
@@ -81,6 +82,8 @@ class ModelHost:
         self._segmenter_done = threading.Event()
         self._finder: ObjectFinder | None = None
         self._finder_lock = threading.Lock()
+        self._tokenizer: PromptTokenizer | None = None
+        self._tokenizer_lock = threading.Lock()
         self._started: float | None = None
         self._load_seconds = 0.0
         self._fetched: tuple[int, int] | None = None
@@ -96,6 +99,7 @@ class ModelHost:
             "wait_for_engine": self.wait_for_engine,
             "library": self.library,
             "defaults": self.defaults,
+            "tokenizer": self.tokenizer,
             "limits": settings.limits,
         }
         return {
@@ -158,6 +162,14 @@ class ModelHost:
         if self._engine is not None:
             return self._engine.defaults
         return GenerationDefaults.read(self._configs)
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """What counts a prompt's tokens before the weights are loaded; None where the checkpoint's
+        tokenizer is not here."""
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                self._tokenizer = PromptTokenizer.load_if_there(self._configs)
+            return self._tokenizer
 
     @cached_property
     def _configs(self) -> Path:
@@ -223,6 +235,7 @@ class ModelHost:
 
             folder = checkpoint_folder(self.settings.model, on_bytes=self._hear_bytes)
             self._fetched = None
+            self.tokenizer()  # now, so that nobody's first prompt waits for it
             self._load_segmenter(folder)
             self._load_engine(folder)
         except MotionAppError as error:

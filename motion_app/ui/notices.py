@@ -12,6 +12,7 @@ from motion_app.geometry import ModelGeometry, mask_to_grid
 from motion_app.phrases import occurrences, phrase_spans
 from motion_app.ui.drafts import SceneDraft
 from motion_app.ui.object_draft import ObjectDraft
+from motion_app.wording import difference
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,13 @@ def _sentence_notices(item: ObjectDraft) -> list[Notice]:
     count = len(occurrences(item.phrase, item.sentence))
     if count == 1:
         return []
-    values = {"phrase": item.phrase, "sentence": item.sentence, "count": count}
+    told = "" if count else difference(item.phrase.strip(), item.sentence)
+    values = {
+        "phrase": item.phrase,
+        "sentence": item.sentence,
+        "count": count,
+        "difference": told,
+    }
     return [Notice("transfer.notice_phrase", values)]
 
 

@@ -29,9 +29,11 @@ def rows_html(
     heard: int,
     drawn: int,
     texts: Texts,
+    counted: tuple[int, int] | None = None,
 ) -> str:
     """All rows and the prompt. ``heard``: the last edit of the page that is in it; ``drawn``: the
-    number of this answer, so that the browser drops one that a newer one overtook."""
+    number of this answer, so that the browser drops one that a newer one overtook; ``counted``: the
+    prompt's tokens and how many the model reads, None where nothing counts them yet."""
     if draft is None or not draft.objects:
         body = f'<p class="note quiet">{html.escape(texts("transfer.rows_empty"))}</p>'
     else:
@@ -41,7 +43,7 @@ def rows_html(
         body = (
             f'<div class="object-list" data-key="list" role="list"'
             f' aria-label="{html.escape(texts("transfer.rows"))}">{rows}</div>'
-            f"{_prompt_html(draft, texts)}"
+            f"{_prompt_html(draft, texts, counted)}"
         )
     counts = f'data-heard="{heard}" data-drawn="{drawn}"'
     return f'<div class="objects" data-key="all" {counts}>{body}</div>'
@@ -197,7 +199,7 @@ def _mirrored(
     )
 
 
-def _prompt_html(draft: SceneDraft, texts: Texts) -> str:
+def _prompt_html(draft: SceneDraft, texts: Texts, counted: tuple[int, int] | None) -> str:
     """The whole prompt: composed of the sentences and to be read, or edited."""
     title = html.escape(texts("transfer.prompt"))
     if draft.prompt is None:
@@ -216,8 +218,20 @@ def _prompt_html(draft: SceneDraft, texts: Texts) -> str:
     return (
         f'<section class="prompt" data-key="prompt" id="prompt"><div class="prompt-head">'
         f'<h3>{title}</h3><button type="button" class="tool" data-act="{act}" data-key="toggle">'
-        f"{icon(picture)}<span>{html.escape(words)}</span></button></div>{body}</section>"
+        f"{icon(picture)}<span>{html.escape(words)}</span></button></div>{body}"
+        f"{_count_html(counted, texts)}</section>"
     )
+
+
+def _count_html(counted: tuple[int, int] | None, texts: Texts) -> str:
+    if counted is None:
+        return ""
+    tokens, most = counted
+    if tokens <= most:
+        words = html.escape(texts("transfer.tokens", tokens=tokens, most=most))
+        return f'<p class="token-count quiet" data-key="count">{words}</p>'
+    words = html.escape(texts("transfer.tokens_over", tokens=tokens, most=most))
+    return f'<p class="token-count note warning" data-key="over" role="alert">⚠ {words}</p>'
 
 
 def _counts(item: ObjectDraft) -> bool:

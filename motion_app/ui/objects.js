@@ -38,20 +38,37 @@ function flush() {
 
 // the mirror behind a text field
 
+// As the server looks phrases up: one white space is as good as another, and words of scripts that
+// are written without spaces begin and end anywhere.
+const UNSPACED = ["Han", "Hira", "Kana", "Bopo", "Thai", "Laoo", "Khmr", "Mymr"]
+  .map((script) => `\\p{Script=${script}}`).join("");
+const SPACED = `(?:(?![${UNSPACED}])[\\p{L}\\p{N}\\p{M}_])`;
+
+function asRead(text) {
+  return text.normalize("NFKC").trim().replace(/\s+/g, " ");
+}
+
+function patternOf(phrase) {
+  const words = phrase.split(" ").map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const [first, last] = [phrase.at(0), phrase.at(-1)].map((letter) =>
+    new RegExp(`^${SPACED}`, "u").test(letter));
+  return `${first ? `(?<!${SPACED})` : ""}${words.join("\\s+")}${last ? `(?!${SPACED})` : ""}`;
+}
+
 function pieces(text, marks) {
+  marks = marks.map((mark) => ({ ...mark, phrase: asRead(mark.phrase) }));
   const phrases = [...new Set(marks.map((mark) => mark.phrase))].filter(Boolean);
   phrases.sort((one, other) => other.length - one.length);
   if (!phrases.length) return [[text, null]];
-  const escaped = phrases.map((phrase) => phrase.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  const letters = "[\\p{L}\\p{N}_]";
-  const pattern = new RegExp(`(?<!${letters})(?:${escaped.join("|")})(?!${letters})`, "gu");
+  const pattern = new RegExp(phrases.map(patternOf).join("|"), "gu");
   const found = [];
   const used = new Map();
   let end = 0;
   for (const match of text.matchAll(pattern)) {
-    const owners = marks.filter((mark) => mark.phrase === match[0]);
-    const count = used.get(match[0]) ?? 0;
-    used.set(match[0], count + 1);
+    const phrase = asRead(match[0]);
+    const owners = marks.filter((mark) => mark.phrase === phrase);
+    const count = used.get(phrase) ?? 0;
+    used.set(phrase, count + 1);
     found.push([text.slice(end, match.index), null], [match[0], owners[count] ?? null]);
     end = match.index + match[0].length;
   }

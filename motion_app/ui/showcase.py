@@ -16,6 +16,7 @@ from PIL import Image
 
 from motion_app.assignment import parse_request
 from motion_app.errors import MotionAppError
+from motion_app.leftovers import listed
 from motion_app.ui.gallery import title_of
 from motion_app.ui.overlay import picture_uri
 from motion_app.ui.texts import Texts
@@ -37,7 +38,7 @@ class ShippedResult:
 def shipped_results(folder: Path, *, model: str, texts: Texts) -> tuple[ShippedResult, ...]:
     """Those of ``folder`` that ``model`` made; broken ones are logged and left out."""
     found = []
-    for file in sorted(folder.glob("*.json")):
+    for file in listed(folder, "*.json"):
         try:
             recipe = json.loads(file.read_text(encoding="utf-8"))
             if recipe["model"] != model:

@@ -248,7 +248,15 @@ class TransferTab:
             heard=session.heard,
             drawn=session.drawn,
             texts=self.texts,
+            counted=self._counted(session.draft),
         )
+
+    def _counted(self, draft: SceneDraft | None) -> tuple[int, int] | None:
+        """The prompt's tokens and how many the model reads."""
+        tokenizer = None if draft is None or not draft.objects else self.host.tokenizer()
+        if tokenizer is None:
+            return None
+        return tokenizer.count(draft.full_prompt()), tokenizer.text_tokens
 
     def library_update(self) -> Any:
         """The update of ``objects`` for the library as it is now: other cards to choose from."""

@@ -110,6 +110,27 @@ def test_what_is_being_typed_when_generate_is_pressed_counts(page: Page) -> None
     expect(sentence).to_have_value("An <b>odd</b> thing.")
 
 
+def test_the_prompts_length_is_told_while_typing_and_too_much_is_refused(page: Page) -> None:
+    pick_example(page)
+    click_object(page, example_boxes()[0])
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    choose_motion(page, 1, "jump")
+    sentence = page.get_by_label("Sentence of object 1")
+    phrase = page.locator(".object-row .mirror mark")
+    expect(phrase).to_have_count(1, timeout=PATIENCE)
+    words = phrase.text_content()
+    sentence.press_sequentially(" ")
+    expect(page.locator(".token-count")).to_contain_text("of 64 tokens", timeout=PATIENCE)
+    sentence.fill("红色的猫" + words.replace(" ", "\u00a0 ") + "。")
+    expect(phrase).to_have_text(words.replace(" ", "\u00a0 "))
+    expect(page.locator(".object-row .note.warning")).to_have_count(0, timeout=PATIENCE)
+    sentence.fill(f"A cat {words}. " + "It is there. " * 16)
+    over = page.locator(".token-count.warning")
+    expect(over).to_contain_text("no more than 64", timeout=PATIENCE)
+    page.locator("#generate").click()
+    assert "the model reads 64; shorten it" in toast(page)
+
+
 def test_mistakes_are_told_in_words_and_nothing_is_lost(page: Page) -> None:
     page.locator("#generate").click()
     assert "no picture yet" in toast(page)
