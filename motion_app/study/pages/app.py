@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motion_app.errors import MotionAppError
-from motion_app.study.links import LinkEnded, LinkError
+from motion_app.study.links import LinkEnded, LinkError, PlaceGone
 from motion_app.study.pages.admin import admin_router
 from motion_app.study.pages.documents import asks_for_page, notice, static_files
 from motion_app.study.pages.door import Door
@@ -56,16 +56,21 @@ def build_site(store: StudyStore, *, admin_secret: str) -> FastAPI:
     return site
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": " ".join(message.split())}, status, headers=headers)
+def _error(
+    status: int, message: str, headers: dict[str, str] | None = None, *, reason: str | None = None
+) -> JSONResponse:
+    """``reason`` names what the page has words of its own for, in the rater's language."""
+    body = {"error": " ".join(message.split())} | ({"reason": reason} if reason else {})
+    return JSONResponse(body, status, headers=headers)
 
 
 async def _mistake(request: Request, error: Exception) -> Response:
-    return _error(400, str(error))
+    return _error(400, str(error), reason=getattr(error, "reason", None))
 
 
 async def _closed(request: Request, error: Exception) -> Response:
-    return _error(410 if isinstance(error, LinkEnded) else 401, str(error))
+    status = 410 if isinstance(error, LinkEnded | PlaceGone) else 401
+    return _error(status, str(error), reason=getattr(error, "reason", None))
 
 
 async def _refusal(request: Request, error: PlainHTTPException) -> Response:
