@@ -14,17 +14,16 @@ export async function findVisit(language) {
   const link = decodeURIComponent(location.pathname.match(/[^/]*$/)[0]);
   if (link.startsWith(HERE)) return { token: kept(link.slice(HERE.length)) };
   if (!link.startsWith("open.")) return { token: link };
-  const ids = idsOf(new URLSearchParams(location.search));
-  const recruited = "prolific_pid" in ids;
-  const before = new Memory(link);
-  if (!recruited) {
-    const token = history.state?.token ?? before.get("token");
+  const ids = history.state?.ids ?? idsOf(new URLSearchParams(location.search));
+  if (!("prolific_pid" in ids)) {
+    const before = new Memory(link);
+    const token = before.get("token");
     if (token && (await opens(token))) return { token };
     before.forget("token");
-    ids.browser = history.state?.browser ?? before.get("browser") ?? newId();
+    ids.browser ??= before.get("browser") ?? newId();
     before.set("browser", ids.browser);
-    history.replaceState({ browser: ids.browser }, "");
   }
+  goOnAt(link, { ids }); // an id is nobody else's business, and stays for a reload
   const invitation = { open: link, ...ids };
   const { token, session } = await enter(invitation, language);
   if (token) remember(token, invitation);
@@ -42,10 +41,15 @@ export async function takePlace(invitation, language) {
 export function hideToken(token) {
   const owner = token.slice(0, 12);
   Memory.of(token).set("token", token);
-  const address = new URL(`r/${HERE}${owner}`, document.baseURI);
+  goOnAt(HERE + owner, { token });
+}
+
+/** Change the address; `state` stays with this tab, where storage is forbidden too. */
+function goOnAt(link, state) {
+  const address = new URL(`r/${link}`, document.baseURI);
   const lang = new URLSearchParams(location.search).get("lang");
   if (lang) address.searchParams.set("lang", lang);
-  history.replaceState({ token }, "", address); // the state stays where storage is forbidden
+  history.replaceState(state, "", address);
 }
 
 /** The open link that a place was taken by, for another one; null where it came from elsewhere. */
