@@ -551,8 +551,8 @@ def test_wide_and_tall_references_and_candidates_keep_their_shape(
     media = store.folder / "media"
     wide, tall = (np.zeros((16, *size, 3), np.uint8) for size in ((32, 160), (160, 48)))
     for item in store.items.values():
-        for name, frames in zip((*item.references, *item.candidates.values()), (wide, tall, wide)):
-            write_video(media / name, frames, 8)
+        for number, name in enumerate((*item.references, *item.candidates.values())):
+            write_video(media / name, tall if number % 2 else wide, 8)
     context = browser.new_context(viewport=viewport, locale="en-GB")
     page = visit(context, address, store.hand_out(1)[0])
     begin(page)
