@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from motion_app.ui.space import Stage, open_space, prepare_stage
 from motion_app.ui.upload_folder import UploadFolder
 
 if TYPE_CHECKING:
+    from motion_app.study.address import PublicAddress
     from motion_app.study.server import StudySettings
 
 WORKER_THREADS = 128  # a page that watches its job holds one
@@ -27,7 +29,8 @@ demo = STAGE.page if STAGE is not None else None
 def main(argv: list[str] | None = None) -> int:
     """Serve the page, or the studies alone, until stopped; 2 for a wrong flag or setting."""
     options = _parser().parse_args(argv)
-    given = {"port": options.port, "host": options.host, "model": options.model}
+    names = ("port", "host", "model", "root_path")
+    given = {name: getattr(options, name) for name in names}
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself things at start
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed
@@ -57,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="default 7860")
     parser.add_argument("--host", help="default 127.0.0.1: this machine alone")
     parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video checkpoint")
+    parser.add_argument(
+        "--root-path",
+        metavar="/PATH",
+        help="where browsers find it behind a proxy: /motion, or https://lab.example/motion",
+    )
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these")
     parser.add_argument("--mcp", action="store_true", help="serve the API as MCP tools too")
     parser.add_argument(
@@ -74,12 +82,21 @@ def _credentials(auth: str | None) -> tuple[str, str] | None:
     return user, password
 
 
+def _public(settings: Settings) -> PublicAddress:
+    """Where browsers find the app; gradio's own variable says it too."""
+    from motion_app.study.address import PublicAddress
+
+    return PublicAddress.parse(settings.root_path or os.environ.get("GRADIO_ROOT_PATH", ""))
+
+
 def _serve_studies(settings: Settings) -> None:
     from motion_app.study.server import serve
 
-    sys.stdout.write(f"* Studies on http://{settings.host}:{settings.port}/NAME/\n")
+    studies = _study_settings(settings)
+    here = studies.public.origin or f"http://{settings.host}:{settings.port}"
+    sys.stdout.write(f"* Studies on {here}{studies.public.path}/NAME/\n")
     sys.stdout.flush()
-    serve(_study_settings(settings))
+    serve(studies)
 
 
 def _study_settings(settings: Settings) -> StudySettings:
@@ -93,6 +110,7 @@ def _study_settings(settings: Settings) -> StudySettings:
         database=None if database is None else database.get_secret_value(),
         host=settings.host,
         port=settings.port,
+        public=_public(settings),
     )
 
 
@@ -106,6 +124,7 @@ def _serve(
     from motion_app.ui.page import launch_options
 
     page, host, limits = stage.page, stage.host, settings.limits
+    studies = _study_settings(settings)
     server, _, _ = page.launch(
         server_name=settings.host,
         server_port=settings.port or None,
@@ -117,11 +136,12 @@ def _serve(
         allowed_paths=[str(host.jobs.files)],
         mcp_server=mcp,
         prevent_thread_lock=True,
-        app_kwargs=server_options(limits),
+        app_kwargs=server_options(limits, studies.public),
+        root_path=str(studies.public),
         **launch_options(),
     )
     # Before gradio's own routes, of which one takes every path.
-    server.router.routes.insert(0, Mount("/study", build_study_app(_study_settings(settings))))
+    server.router.routes.insert(0, Mount("/study", build_study_app(studies)))
     stage.uploads.start(
         file for block in page.blocks.values() for file in getattr(block, "keep_in_cache", ())
     )

@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     False turns learning motions off in the page. ``c2pa_certificate``, a chain, and ``c2pa_key``,
     both PEM files, sign every video; they need the extra ``c2pa``. ``study_database``:
     the PostgreSQL address of studies that are not kept in SQLite.
+    ``root_path``, "/motion" or "https://lab.example/motion", is where browsers find the app
+    behind a proxy (docs/hosting.md).
     ``judges`` holds the weights of networks that score videos, where there are any.
     """
 
@@ -78,6 +80,7 @@ class Settings(BaseSettings):
     keep_text_encoder: bool = True
     host: str = "127.0.0.1"
     port: int = Field(default=7860, ge=0, le=65535)
+    root_path: str = ""
     motions: tuple[Path, ...] = (ROOT / "data" / "motions",)
     outputs: Path = ROOT / "outputs"
     cache: Path = ROOT / "gradio_cache"

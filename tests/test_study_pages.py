@@ -7,7 +7,9 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
@@ -20,7 +22,7 @@ from motion_app.media import read_recipe
 from motion_app.study import schema
 from motion_app.study.creation import create_study
 from motion_app.study.ledger import answer_rows, unblind
-from motion_app.study.links import Visitor
+from motion_app.study.links import Visitor, new_id
 from motion_app.study.pages import documents
 from motion_app.study.pages import rater as rater_calls
 from motion_app.study.pages.app import build_site
@@ -203,13 +205,105 @@ def test_one_recruit_has_one_place_however_often_the_link_is_opened(
     client: TestClient, store: StudyStore
 ) -> None:
     ids = {"prolific_pid": "a person", "study_id": "a project", "session_id": "a visit"}
-    entry = {"open": store.links.open_token(), **ids}
+    entry = {"open": store.links.open_token(), "agreed": True, **ids}
     tokens = {client.post("/api/enter", json=entry).json()["token"] for _ in range(3)}
     assert tokens == {store.enter(Visitor("a person"))}
     assert client.post("/api/enter", json={**entry, "open": "open.wrong"}).status_code == 401
     with store.reading() as connection:
         tables = [connection.execute(sa.select(t)).all() for t in schema.metadata.sorted_tables]
     assert not [given for given in ids.values() if given in str(tables)]
+
+
+def test_a_place_is_taken_by_agreeing_and_not_by_opening_the_link(
+    client: TestClient, store: StudyStore
+) -> None:
+    opened = {"open": store.links.open_token()}
+    for _ in range(store.config.raters + 1):  # more lookers than there are places
+        looked = client.post("/api/enter?lang=zh", json={**opened, "browser": new_id()}).json()
+        assert looked["token"] is None and looked["page"] is None
+    session = looked["session"]
+    assert not session["consented"] and (session["practice"], session["items"]) == (2, 2)
+    assert session["questions"][0]["text"] == documents.question_text("MF", "zh")
+    browser = {**opened, "browser": new_id()}
+    taken = [client.post("/api/enter", json={**browser, "agreed": True}).json() for _ in range(2)]
+    assert taken[0]["token"] == taken[1]["token"] and taken[0]["session"]["consented"]
+    again = client.post("/api/enter", json=browser).json()  # it came back before it was told
+    assert again["token"] == taken[0]["token"]
+    assert len(store.hand_out(store.config.raters - 1)) == 2
+    full = client.post("/api/enter", json={**opened, "browser": new_id()})
+    assert (full.status_code, full.json()["reason"]) == (400, "full")
+
+
+UNFILLED = [
+    *("{{%PROLIFIC_PID%}}", "{{PROLIFIC_PID}}", "%PROLIFIC_PID%", "${PROLIFIC_PID}", "[PID]"),
+    *("%7B%7B%25PROLIFIC_PID%25%7D%7D", "%257B%257BPROLIFIC_PID%257D%257D", "<id>", "*|PID|*"),
+    *("${e://Field/PID}", "__PROLIFIC_PID__", "PROLIFIC-PID", "workerId", "Participant ID"),
+    *("undefined", "NULL", "None", "NaN", "n/a", "[object Object]", "-", "0", "0000-0000", "-1"),
+    *("", " ", "\u00a0", "\u200b", "%20", "%09%0a", "\t", "???", "ASSIGNMENT_ID_NOT_AVAILABLE"),
+]
+
+
+@pytest.mark.parametrize("given", UNFILLED)
+def test_a_link_whose_placeholder_was_not_filled_in_seats_nobody(
+    client: TestClient, store: StudyStore, given: str
+) -> None:
+    entry = {"open": store.links.open_token(), "prolific_pid": given, "agreed": True}
+    refused = client.post("/api/enter", json=entry)
+    assert (refused.status_code, refused.json()["reason"]) == (400, "identity")
+    said = {"en": "recruiting service fills your ID in", "zh": "平台会自动填入您的 ID"}
+    for name, (language, words) in zip(("PROLIFIC_PID", "prolific_pid"), said.items(), strict=True):
+        query = {name: given, "lang": language}
+        page = client.get(f"/r/{store.links.open_token()}", params=query)
+        assert page.status_code == 400 and words in page.text
+    assert len(store.hand_out(store.config.raters)) == store.config.raters
+
+
+def test_a_placeholder_in_a_link_as_the_admin_page_gives_it_out_is_refused_with_its_words(
+    client: TestClient, admin: TestClient
+) -> None:
+    link = admin.get("/admin/api/links").json()["recruiting"]
+    page = client.get(f"/{link}")
+    assert page.status_code == 400 and "says “{{%PROLIFIC_PID%}}”" in page.text
+
+
+@pytest.mark.parametrize(
+    "given", ["5f3e1d2c4b5a69788796a5b4", "p1", "anna@example.org", "A1B2=", "李雷", "nullius", "7"]
+)
+def test_an_id_is_the_same_person_in_whatever_encoding(store: StudyStore, given: str) -> None:
+    forms = (given, f" {given}\u200b", quote(given), quote(quote(given)))
+    assert len({store.enter(Visitor(form)) for form in forms}) == 1
+
+
+def test_a_late_rater_whose_place_was_given_away_is_told_and_gets_another(
+    tmp_path: Path, database: str | None
+) -> None:
+    store = make_study(tmp_path / "hours", raters=2, place_hours=3, database=database)
+    with TestClient(build_site(store, admin_secret=SECRET)) as client:
+
+        def come(name: str) -> httpx.Response:
+            entry = {"open": store.links.open_token(), "prolific_pid": name, "agreed": True}
+            return client.post("/api/enter", json=entry)
+
+        late, eager = (Caller(client, come(name).json()["token"]) for name in ("late", "eager"))
+        assert eager.answer(2, "MF", 1).status_code == 200
+        item = late.get("/api/items/2").json()["id"]
+        assert come("third").json()["reason"] == "full"
+        start = store.clock()
+        store.clock = lambda: start + 3.1 * 3600
+        assert late.get("/api/session").status_code == 200  # nobody needed it yet
+        assert come("third").status_code == 200
+        sent = {"id": new_id(), "number": 2, "item": item, "question": "MF", "choice": 1}
+        calls = [late.get("/api/session"), late.get("/api/items/2"), late.post("/api/finish", {})]
+        calls.append(late.post("/api/answers", {**sent, "coverage": [1.0] * 3}))
+        calls.append(late.post("/api/delete", {"sure": True}))
+        for refused in calls:
+            assert (refused.status_code, refused.json()["reason"]) == (410, "place_gone")
+            assert "within 3 hours" in refused.json()["error"]
+        assert come("late").json()["reason"] == "full"
+        store.release(0, joined=store.clock())
+        assert Caller(client, come("late").json()["token"]).get("/api/items/2").status_code == 200
+        assert eager.answer(2, "TC", 1).status_code == 200  # who has answered keeps the place
+    store.close()
 
 
 def test_deleted_data_is_gone_and_the_link_with_it(rater: Caller, store: StudyStore) -> None:

@@ -14,8 +14,15 @@ from sqlalchemy.exc import DBAPIError
 from test_study_plan import config, items
 
 from motion_app.errors import RequestError
-from motion_app.study import ledger, schema
-from motion_app.study.links import LinkEnded, LinkSigner, Visitor, new_id, new_secret
+from motion_app.study import enrolment, ledger, schema
+from motion_app.study.links import (
+    LinkEnded,
+    LinkSigner,
+    PlaceGone,
+    Visitor,
+    new_id,
+    new_secret,
+)
 from motion_app.study.records import Answer, SavedAnswer, VideoFormat
 from motion_app.study.sinks import JsonlSink
 from motion_app.study.store import StudyStore
@@ -256,6 +263,114 @@ def test_a_visitor_who_comes_again_even_at_the_same_moment_has_the_same_slot(mak
     assert [len(seat) for seat in seats] == [1] * 4 and len(set.union(*seats)) == 4
     with pytest.raises(RequestError, match="all the raters it needs"):
         store.enter(Visitor("person-4"))
+
+
+def test_a_place_whose_rater_never_answered_goes_to_the_next_who_needs_one(make):
+    store = make(raters=2, place_hours=2)
+    silent, active = joined(store), joined(store)
+    store.save(active, answer(1))
+    start = store.clock()
+    store.clock = lambda: start + 1.9 * 3600
+    for refused in (store.enter, store.find):
+        with pytest.raises(RequestError, match="all the raters"):
+            refused()
+    store.clock = lambda: start + 2.1 * 3600
+    assert store.find() is None and store.progress(silent).next == 0  # as long as nobody comes
+    successor = store.join(store.enter())
+    assert successor.number == 0 and successor.id != silent and successor.consented is None
+    for lost in (lambda: store.progress(silent), lambda: store.save(silent, answer(1))):
+        with pytest.raises(PlaceGone, match="within 2 hours"):
+            lost()
+    (entry,) = ledger.record(store)
+    assert (entry["kind"], entry["detail"]) == ("place lapsed", {"rater": 0, "answers": 0})
+    with pytest.raises(RequestError, match="all the raters"):
+        store.enter()
+    assert count(store) == 1 and store.save(active, answer(2)).new
+
+
+def test_places_do_not_come_back_from_personal_links_or_answered_practice_or_without_hours(make):
+    store = make(raters=2)
+    store.join(store.hand_out()[0])
+    practised = joined(store)
+    store.practise(practised, 0, {"MF": 1})
+    start = store.clock()
+    lasting = make(raters=1, place_hours=0)
+    joined(lasting)
+    for full in (store, lasting):
+        full.clock = lambda: start + 9e6
+        with pytest.raises(RequestError, match="all the raters"):
+            full.enter()
+
+
+def test_places_that_came_back_can_be_handed_out(make):
+    store = make(raters=2)
+    joined(store)
+    joined(store)
+    with pytest.raises(RequestError, match="0 slots are free"):
+        store.hand_out()
+    start = store.clock()
+    store.clock = lambda: start + 3 * 3600
+    assert {store.join(token).number for token in store.hand_out(2)} == {0, 1}
+
+
+def test_a_first_answer_and_a_newcomer_at_one_moment_never_cost_an_answer(make):
+    store = make(main=2, raters=8, gold=0, practice=0, repeat_share=0, place_hours=1)
+    seated = [joined(store) for _ in range(8)]
+    start = store.clock()
+    store.clock = lambda: start + 7200
+    barrier = threading.Barrier(24)
+
+    def act(k: int) -> tuple[str, object]:
+        barrier.wait()
+        try:
+            if k < 8:
+                return "saved", store.save(seated[k], answer(0)).new
+            return "came", store.enter()
+        except RequestError as error:
+            return type(error).__name__, None
+
+    with ThreadPoolExecutor(24) as pool:
+        fates = list(pool.map(act, range(24)))
+    saved = [rater for rater, (fate, _) in zip(seated, fates, strict=False) if fate == "saved"]
+    came = [token for fate, token in fates if fate == "came"]
+    assert len(saved) + len(came) == 8 == len(set(came)) + len(saved)
+    assert count(store) == len(saved)  # each answer that was acknowledged is there, with its rater
+    assert all(store.trial(rater, 0).answers == {"MF": 1} for rater in saved)
+    assert {fate for fate, _ in fates} <= {"saved", "came", "PlaceGone", "StudyFull"}
+
+
+def test_the_look_after_the_lock_sees_an_answer_that_the_query_did_not(make, monkeypatch):
+    store = make(raters=1, place_hours=1)
+    rater = joined(store)
+    store.save(rater, answer(1))
+    start = store.clock()
+    store.clock = lambda: start + 7200
+    anybody = sa.select(schema.raters.c.id).where(schema.raters.c.study == store.id)
+    monkeypatch.setattr(store, "_silent", lambda: anybody)  # as a query from before the answer
+    monkeypatch.setattr(enrolment, "MOMENT_SECONDS", 0.0)
+    with pytest.raises(RequestError, match="busy"):
+        store.enter()
+    assert count(store) == 1 and store.progress(rater).done == 0
+
+
+def test_a_database_of_the_first_version_is_opened_and_its_silent_raters_make_way(make):
+    store = make(raters=2)
+    rater = joined(store)
+    store.save(rater, answer(1))
+    opened = store.join(store.enter())  # as it was: a place taken by opening the link
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE lapsed"))
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+        stored = connection.scalar(sa.select(schema.studies.c.config))
+        old = {name: value for name, value in json.loads(stored).items() if name != "place_hours"}
+        connection.execute(sa.update(schema.studies).values(config=json.dumps(old)))
+    again = StudyStore.open(store.folder, database=_address(store))
+    again.clock = lambda: opened.joined + 7201
+    assert again.trial(rater, 1).answers == {"MF": 1} and again.config.place_hours == 2
+    assert again.join(again.enter()).number == opened.number
+    with pytest.raises(PlaceGone):
+        again.join(again.links.token(opened.id))
+    again.close()
 
 
 def test_a_link_ends_days_after_its_first_opening_and_answers_stay(make):

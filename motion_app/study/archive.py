@@ -14,13 +14,14 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from motion_app.errors import RequestError
-from motion_app.study.links import LinkError, LinkSigner, new_id, new_secret
+from motion_app.study.links import LinkError, LinkSigner, PlaceGone, new_id, new_secret
 from motion_app.study.plan import Plan, StudyConfig, StudyItem, draw_plan
 from motion_app.study.records import PlannedScreen, VideoFormat
 from motion_app.study.schema import (
     connect,
     events,
     items,
+    lapsed,
     presentations,
     raters,
     reading_engine,
@@ -150,8 +151,20 @@ class StudyArchive:
         query = sa.select(raters).where(raters.c.id == rater, raters.c.study == self.id)
         row = connection.execute(query.with_for_update() if lock else query).first()
         if row is None:
-            raise unknown_rater()
+            raise self.unknown_rater(connection, rater)
         return row
+
+    def unknown_rater(self, connection: sa.Connection, rater: str) -> LinkError:
+        """What is said to a link whose rater is no more."""
+        gone = sa.select(lapsed.c.at).where(lapsed.c.rater == rater, lapsed.c.study == self.id)
+        if connection.scalar(gone) is None:
+            return LinkError(
+                "this link is not known any more; its data was deleted, or its place given back"
+            )
+        return PlaceGone(
+            f"nothing was answered from this place within {self.config.place_hours:g} hours, and "
+            "somebody else has it by now; open the study's link again for another place"
+        )
 
     def screens(self, connection: sa.Connection, slot: int) -> tuple[PlannedScreen, ...]:
         """Everything the rater in ``slot`` sees, in order. Read once: a plan never changes."""
@@ -172,13 +185,6 @@ class StudyArchive:
                 del self._screens[next(iter(self._screens))]
             self._screens[slot] = found
         return found
-
-
-def unknown_rater() -> LinkError:
-    """What is said to a link whose rater is no more."""
-    return LinkError(
-        "this link is not known any more; its data was deleted, or its place given back"
-    )
 
 
 @lru_cache(maxsize=4096)

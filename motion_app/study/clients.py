@@ -110,8 +110,7 @@ class HttpClient:
         return json.loads(self._bytes(method, path, body))
 
     def enter(self) -> None:
-        self._token = self._json("POST", "api/enter", {"open": self._open})["token"]
-        self._json("POST", "api/consent", {"agreed": True})
+        self._token = self._json("POST", "api/enter", {"open": self._open, "agreed": True})["token"]
 
     def screens(self) -> int:
         session = self._json("GET", "api/session")

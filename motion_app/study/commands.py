@@ -32,6 +32,7 @@ def create(options: argparse.Namespace, settings: Settings) -> Result:
         "consent": None if options.consent is None else read_text(options.consent),
         "completion_code": options.completion_code,
         "link_days": options.link_days,
+        "place_hours": options.place_hours,
     }
     created = create_study(
         options.out,
@@ -199,6 +200,12 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--completion-code", help="one for all; without it each rater has one")
     parser.add_argument(
         "--link-days", type=int, metavar="N", help="from the first opening; without it for good"
+    )
+    parser.add_argument(
+        "--place-hours",
+        type=float,
+        metavar="N",
+        help="until a place whose rater answered nothing may go to another (2); 0: never",
     )
     parser.add_argument("--size", type=_size, metavar="WxH", help="of all videos, in pixels")
     parser.add_argument("--fps", type=float)

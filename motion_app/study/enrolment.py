@@ -11,23 +11,36 @@ from sqlalchemy.exc import IntegrityError
 from motion_app.errors import RequestError
 from motion_app.study.acceptance import check_link
 from motion_app.study.archive import StudyArchive
-from motion_app.study.links import LinkEnded, LinkError, Visitor, new_id
+from motion_app.study.links import Browser, LinkEnded, LinkError, Visitor, new_id
 from motion_app.study.records import Rater
-from motion_app.study.schema import answers, raters
+from motion_app.study.schema import answers, lapsed, raters
 
+HOUR_SECONDS = 3600
 MOMENT_SECONDS = 0.05
 TRIES = 20  # of a transaction that lost a race; each loss means that another one won
 
 
+class StudyFull(RequestError):
+    """Every place of the study is taken."""
+
+    reason = "full"
+
+    def __init__(self) -> None:
+        super().__init__("the study has all the raters it needs; thank you for coming")
+
+
 class Enrolment(StudyArchive):
-    """The raters of a study."""
+    """The raters of a study. A place that is free goes first; then the one that was taken longest
+    ago by somebody who never answered, once ``place_hours`` are over."""
 
     def hand_out(self, count: int = 1) -> list[str]:
-        """Keep the first ``count`` free slots back for people who get a personal link; their
-        tokens."""
+        """Keep the first ``count`` free slots back for people who get a personal link, which keeps
+        its place until it is released; their tokens."""
         free = self._free().order_by(raters.c.slot).limit(count).with_for_update()
         with self.engine.begin() as connection:
             found = list(connection.scalars(free))
+            while len(found) < count and (again := self._reclaim(connection)) is not None:
+                found.append(again)
             if len(found) < count:
                 raise RequestError(f"{count} links were asked for; {len(found)} slots are free")
             connection.execute(
@@ -44,9 +57,20 @@ class Enrolment(StudyArchive):
                 for row in connection.execute(query)
             ]
 
-    def enter(self, visitor: Visitor | None = None) -> str:
+    def find(self, visitor: Visitor | Browser | None = None) -> str | None:
+        """The token of a visitor who came before, None for another one while there is a place to be
+        had. StudyFull where there is none. Nothing is taken."""
+        with self.reading() as connection:
+            known = connection.scalar(self._came(visitor))
+            if known is not None:
+                return self.links.token(known)
+            if not self._has_place(connection):
+                raise StudyFull
+        return None
+
+    def enter(self, visitor: Visitor | Browser | None = None) -> str:
         """The token of a free slot, or for a visitor who came before, of the same slot again.
-        RequestError where the study is full."""
+        StudyFull where there is none."""
         for _ in range(TRIES):
             try:
                 with self.engine.begin() as connection:
@@ -58,35 +82,71 @@ class Enrolment(StudyArchive):
             time.sleep(MOMENT_SECONDS)
         raise RequestError("the study is busy; try again in a moment")
 
-    def _take(self, connection: sa.Connection, visitor: Visitor | None) -> str | None:
+    def _take(self, connection: sa.Connection, visitor: Visitor | Browser | None) -> str | None:
         """The rater whose place it is; None where others are about to take all that are left, or to
         leave them."""
         values: dict[str, Any] = {"joined": self.clock()}
         if visitor is not None:
-            hashed = self.links.hashed
-            values["pid_hash"] = hashed("pid", visitor.pid)
-            values["study_hash"] = hashed("study", visitor.study)
-            values["session_hash"] = hashed("session", visitor.session)
-        came = sa.select(raters.c.id).where(
-            raters.c.study == self.id, raters.c.pid_hash == values.get("pid_hash", "")
-        )
-        known = connection.scalar(came)
+            values |= visitor.hashes(self.links)
+        known = connection.scalar(self._came(visitor))
         if known is not None:
             return known
         free = self._free().order_by(raters.c.slot)
         found = connection.scalar(free.limit(1).with_for_update(skip_locked=True))
+        if found is None:
+            found = self._reclaim(connection)
         if found is None:  # the last ones may be in the hands of others just now
-            left = connection.scalar(free.limit(1))
-            known = connection.scalar(came)  # in this order: whoever took the last one is seen
-            if known is None and left is None:
-                raise RequestError("the study has all the raters it needs; thank you for coming")
+            left = self._has_place(connection)
+            known = connection.scalar(self._came(visitor))  # in this order: who took it is seen
+            if known is None and not left:
+                raise StudyFull
             return known
         connection.execute(sa.update(raters).where(raters.c.id == found).values(**values))
         return found
 
+    def _came(self, visitor: Visitor | Browser | None) -> sa.Select[tuple[str]]:
+        known = "" if visitor is None else visitor.hashes(self.links)["pid_hash"]
+        return sa.select(raters.c.id).where(raters.c.study == self.id, raters.c.pid_hash == known)
+
+    def _has_place(self, connection: sa.Connection) -> bool:
+        queries = (self._free(), self._silent())
+        return any(connection.scalar(query.limit(1)) is not None for query in queries)
+
     def _free(self) -> sa.Select[tuple[str]]:
         return sa.select(raters.c.id).where(
             raters.c.study == self.id, raters.c.joined.is_(None), raters.c.handed_out.is_(None)
+        )
+
+    def _silent(self) -> sa.Select[tuple[str]]:
+        """Raters by the open link who have had their place for ``place_hours`` and never answered,
+        not even for practice; the longest first."""
+        since = sa.func.coalesce(raters.c.consented, raters.c.joined)
+        hours = self.config.place_hours
+        return (
+            sa.select(raters.c.id)
+            .where(
+                raters.c.study == self.id,
+                raters.c.handed_out.is_(None),
+                since < self.clock() - hours * HOUR_SECONDS if hours else sa.false(),
+                ~_answered(raters.c.id),
+            )
+            .order_by(since)
+        )
+
+    def _reclaim(self, connection: sa.Connection) -> str | None:
+        """Free the place of one who never answered; the id of its next rater, None where there is
+        no such place, or others have it in their hands."""
+        query = self._silent().limit(1).with_for_update(skip_locked=True)
+        found = connection.scalar(query)
+        # An answer that was stored between the query's look and its lock is seen by a second look:
+        # whoever stores one holds the same lock until it is there.
+        if found is None or connection.scalar(sa.select(_answered(sa.literal(found)))):
+            return None
+        row = self._row(connection, found)
+        connection.execute(sa.insert(lapsed).values(rater=found, study=self.id, at=self.clock()))
+        self._vacate(connection, row, "place lapsed")
+        return connection.scalar(
+            sa.select(raters.c.id).where(raters.c.study == self.id, raters.c.slot == row.slot)
         )
 
     def join(self, token: str) -> Rater:
@@ -172,6 +232,10 @@ class Enrolment(StudyArchive):
     def _tell_sink(self, rater: str) -> None:
         if self.sink is not None:
             self.sink.append({"study": self.id, "deleted_rater": rater})
+
+
+def _answered(rater: sa.ColumnElement[str]) -> sa.Exists:
+    return sa.exists().where(answers.c.rater == rater)
 
 
 def rater_of(row: sa.Row[Any]) -> Rater:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass, field
 
 from motion_app.errors import RequestError
+from motion_app.study.identity import LONGEST, checked_identity, identity
 
 ALPHABET = "ABCDEFGHJKMNPQRSTVWXYZ23456789"  # none that is taken for another
 OPEN = "open"
@@ -21,6 +23,12 @@ class LinkError(RequestError):
 
 class LinkEnded(LinkError):
     """A link that was good, and whose days are over."""
+
+
+class PlaceGone(LinkError):
+    """The link of a rater who never answered, and whose place somebody else has by now."""
+
+    reason = "place_gone"
 
 
 def new_secret() -> str:
@@ -69,8 +77,8 @@ class LinkSigner:
         return hmac.compare_digest(self.open_token().encode(), token.encode("utf-8", "replace"))
 
     def hashed(self, kind: str, given: str) -> str:
-        """An outside id (``kind`` names which: pid, study or session) that can be compared but not
-        read: HMAC under the study's secret, hex."""
+        """An outside id (``kind`` names which: pid, study, session or browser) that can be compared
+        but not read: HMAC under the study's secret, hex."""
         return self._mac("external " + kind, given).hex()
 
     def completion_code(self, rater: str) -> str:
@@ -85,17 +93,44 @@ class LinkSigner:
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who a recruiting service says has come (``PROLIFIC_PID``, ``STUDY_ID``, ``SESSION_ID``)."""
+    """Who has come, by an id from outside: what a recruiting service says (``PROLIFIC_PID``,
+    ``STUDY_ID``, ``SESSION_ID``). IdentityError for a ``pid`` that is nobody's; the other two are
+    "" where they are no ids."""
 
     pid: str
     study: str = ""
     session: str = ""
 
     def __post_init__(self) -> None:
-        for name, value in (("PROLIFIC_PID", self.pid), ("STUDY_ID", self.study)):
-            if len(value) > 200:
-                raise RequestError(f"{name} has {len(value)} letters; at most 200 are expected")
-        if len(self.session) > 200 or not self.pid.strip():
-            raise RequestError(
-                "PROLIFIC_PID is empty or SESSION_ID too long; open the link from the service again"
-            )
+        for name, value in (("STUDY_ID", self.study), ("SESSION_ID", self.session)):
+            if len(value) > LONGEST:
+                raise RequestError(
+                    f"{name} has {len(value)} letters; at most {LONGEST} are expected"
+                )
+        object.__setattr__(self, "pid", checked_identity(self.pid))
+        object.__setattr__(self, "study", identity(self.study) or "")
+        object.__setattr__(self, "session", identity(self.session) or "")
+
+    def hashes(self, links: LinkSigner) -> dict[str, str]:
+        """The columns of ``raters`` that know the visitor again."""
+        return {
+            "pid_hash": links.hashed("pid", self.pid),
+            "study_hash": links.hashed("study", self.study),
+            "session_hash": links.hashed("session", self.session),
+        }
+
+
+@dataclass(frozen=True)
+class Browser:
+    """Who has come without an id: a browser that made one, 32 hex digits, so that a call sent
+    twice, from two tabs too, takes one place."""
+
+    id: str
+
+    def __post_init__(self) -> None:
+        if re.fullmatch("[0-9a-f]{32}", self.id) is None:
+            raise RequestError(f'a browser\'s id is 32 hex digits, got "{self.id[:40]}"')
+
+    def hashes(self, links: LinkSigner) -> dict[str, str]:
+        """The column of ``raters`` that knows the browser again."""
+        return {"pid_hash": links.hashed("browser", self.id)}

@@ -49,7 +49,8 @@ class StudyConfig(BaseModel):
     None gives every rater all items; ``pairs_per_item`` counts for ``pair`` alone; ``coverage`` is
     the share of a candidate's frames that must have been shown before an answer counts;
     ``completion_code`` None makes one for each rater; an unfinished rater's link ends ``link_days``
-    days after it was first opened, None: never."""
+    days after it was first opened, None: never. Who took a place by the open link and answered
+    nothing for ``place_hours`` hours loses it to the next who needs one; 0: never."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,6 +66,7 @@ class StudyConfig(BaseModel):
     consent: str = Field(default=CONSENT, min_length=1)
     completion_code: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{4,40}$")
     link_days: int | None = Field(default=None, ge=1, le=3650)
+    place_hours: float = Field(default=2.0, ge=0, le=8760)  # the first answer takes some minutes
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from motion_app.errors import RequestError
 from motion_app.study.sinks import check_local_disk
 
-HEAD = "0001"  # the revision this code is written for; a test holds it to the migrations
+HEAD = "0002"  # the revision this code is written for; a test holds it to the migrations
 WAIT_SECONDS = 30
 CONNECT_SECONDS = 10
 # What a database that is stopped, starting, full or overrun raises.
@@ -77,6 +77,14 @@ raters = sa.Table(
     sa.Column("session_hash", sa.String(64)),
     sa.UniqueConstraint("study", "slot"),
     sa.UniqueConstraint("study", "pid_hash"),
+)
+# Raters who never answered and whose place went to somebody else: late ones are told so.
+lapsed = sa.Table(
+    "lapsed",
+    metadata,
+    sa.Column("rater", sa.String(32), primary_key=True),
+    sa.Column("study", sa.ForeignKey("studies.id"), nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
 )
 # Rows are added and, when a rater takes the data back, deleted; never changed (by a trigger).
 answers = sa.Table(

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import FastAPI
+from starlette._utils import get_route_path
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from motion_app.errors import MotionAppError, RequestError
+from motion_app.study.address import DIRECT, PublicAddress, WholePath
 from motion_app.study.pages.app import build_site
 from motion_app.study.pages.documents import asks_for_page, notice, static_files
 from motion_app.study.pages.door import SHORTEST_SECRET
@@ -35,8 +37,8 @@ class StudySettings:
 
     ``folder`` holds one study, or studies in folders of their own: each is then served below its
     folder's name. ``database``: a PostgreSQL address, for studies that were made with one.
-    ``admin_secret`` None: each study's own, in its file ``admin-secret``. ``root_path``: the path a
-    proxy strips.
+    ``admin_secret`` None: each study's own, in its file ``admin-secret``. ``public``: the path all
+    addresses begin with and the name people type, where a proxy stands in front.
     """
 
     folder: Path
@@ -44,7 +46,7 @@ class StudySettings:
     admin_secret: str | None = field(default=None, repr=False)
     host: str = "127.0.0.1"
     port: int = 7860
-    root_path: str = ""
+    public: PublicAddress = DIRECT
 
 
 def build_study_app(settings: StudySettings) -> FastAPI:
@@ -65,14 +67,16 @@ def build_study_app(settings: StudySettings) -> FastAPI:
             f"{settings.folder} is no folder; make a study first: study create SOURCE --out FOLDER"
         )
     hall = FastAPI(title="Studies", docs_url=None, redoc_url=None, openapi_url=None)
-    hall.mount("/", Gate(StudyHall(settings)))
+    hall.add_middleware(WholePath, path=settings.public.path)
+    hall.mount("/", Gate(StudyHall(settings), public=settings.public))
     return hall
 
 
 def open_site(folder: Path, settings: StudySettings) -> FastAPI:
     """One study's application."""
     store = StudyStore.open(folder, database=settings.database)
-    return build_site(store, admin_secret=settings.admin_secret or study_secret(folder))
+    secret = settings.admin_secret or study_secret(folder)
+    return build_site(store, admin_secret=secret, public=settings.public)
 
 
 def study_secret(folder: Path) -> str:
@@ -100,7 +104,7 @@ class StudyHall:
         if scope["type"] != "http":
             return
         root = scope.get("root_path", "").rstrip("/")
-        name, _, rest = scope["path"].removeprefix(root).lstrip("/").partition("/")
+        name, _, rest = get_route_path(scope).lstrip("/").partition("/")
         request = Request(scope)
         try:
             site = await run_in_threadpool(self.site, name)
@@ -150,7 +154,6 @@ def serve(settings: StudySettings, *, listener: socket.socket | None = None) -> 
         build_study_app(settings),
         host=settings.host,
         port=settings.port,
-        root_path=settings.root_path,
         access_log=False,
         server_header=False,
         log_level="warning",

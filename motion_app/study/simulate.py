@@ -22,7 +22,7 @@ from motion_app.study.creation import create_study
 from motion_app.study.plan import Form, StudyConfig
 from motion_app.study.process import served
 from motion_app.study.report import StudyReport, study_report
-from motion_app.study.schema import answers, events, items, presentations, raters, studies
+from motion_app.study.schema import answers, events, items, lapsed, presentations, raters, studies
 from motion_app.study.sources import read_sources
 from motion_app.study.store import StudyStore
 from motion_app.study.synthetic import (
@@ -240,7 +240,7 @@ def _erase(store: StudyStore) -> None:
     seats = sa.select(raters.c.id).where(raters.c.study == store.id)
     with store.engine.begin() as connection:
         connection.execute(sa.delete(answers).where(answers.c.rater.in_(seats)))
-        for table in (events, raters, presentations, items):
+        for table in (events, lapsed, raters, presentations, items):
             connection.execute(sa.delete(table).where(table.c.study == store.id))
         connection.execute(sa.delete(studies).where(studies.c.id == store.id))
 

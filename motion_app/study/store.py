@@ -15,7 +15,6 @@ from sqlalchemy.exc import IntegrityError
 
 from motion_app.errors import RequestError
 from motion_app.study.acceptance import KeptAnswer, accept, check_form
-from motion_app.study.archive import unknown_rater
 from motion_app.study.enrolment import TRIES, Enrolment, rater_of
 from motion_app.study.links import new_id
 from motion_app.study.records import Answer, PlannedScreen, Progress, Rater, SavedAnswer, Trial
@@ -30,6 +29,13 @@ class StudyStore(Enrolment):
         """Where the rater stands."""
         with self.reading() as connection:
             return self._progress(connection, self._row(connection, rater))
+
+    def outlook(self) -> Progress:
+        """What awaits whoever takes a place: every place has as many screens."""
+        with self.reading() as connection:
+            screens = self.screens(connection, 0)
+        practice = sum(screen.role == "practice" for screen in screens)
+        return Progress(practice, len(screens) - practice, done=0, next=0, finished=False)
 
     def _progress(self, connection: sa.Connection, row: sa.Row[Any]) -> Progress:
         query = (
@@ -186,7 +192,7 @@ class StudyStore(Enrolment):
     ) -> PlannedScreen | RequestError:
         """The screen that an answer is for, or why it is for none."""
         if rater not in people:
-            return unknown_rater()
+            return self.unknown_rater(connection, rater)
         try:
             check_form(self.config, answer)
             return _numbered(self.screens(connection, people[rater].number), answer.number)

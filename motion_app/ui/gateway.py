@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from motion_app.settings import Limits
+from motion_app.study.address import DIRECT, PublicAddress, WholePath
 
 logger = logging.getLogger(__name__)
 
@@ -109,11 +110,14 @@ async def _unreadable(request: Request, error: RequestValidationError) -> JSONRe
     return JSONResponse({"detail": detail}, status_code=422)
 
 
-def server_options(limits: Limits) -> dict[str, Any]:
-    """The ``app_kwargs`` of ``launch``."""
+def server_options(limits: Limits, public: PublicAddress = DIRECT) -> dict[str, Any]:
+    """The ``app_kwargs`` of ``launch``; ``public``: where browsers find the page."""
     most = int(limits.call_megabytes * 2**20)
     return {
-        "middleware": [Middleware(BodyLimit, most_bytes=most)],
+        "middleware": [
+            Middleware(WholePath, path=public.path),
+            Middleware(BodyLimit, most_bytes=most),
+        ],
         "exception_handlers": {
             FnIndexInferError: _unknown,
             KeyError: _unknown,

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tiny_study import SECRET, make_study, served
 
-from motion_app.study.ledger import answer_rows, unblind
+from motion_app.study.ledger import answer_rows, overview, unblind
+from motion_app.study.links import Visitor
 from motion_app.study.pages import rater as rater_page
 from motion_app.study.pages.app import build_site
 from motion_app.study.store import StudyStore
+from motion_app.video import write_video
 
 PATIENCE = 120_000  # ms; on a free machine everything here takes a few seconds
 DESKTOP = {"width": 1366, "height": 768}
@@ -412,10 +415,100 @@ def test_a_recruit_comes_by_ids_and_goes_back_with_the_code(
         page = visit(context, address, link)
         expect(page.locator("#agree")).to_be_visible()
         assert "p1" not in page.url and "/r/" in page.url
+        page.reload()  # the ids are still known
         answer_one_item(page)
         expect(page.locator("#code")).not_to_be_empty()
+        assert store.find(Visitor("p1")) is not None
         code = page.locator("#code").inner_text()
         expect(page.locator("#return")).to_have_attribute("href", re.compile(f"cc={code}$"))
+
+
+def test_the_address_after_consent_opens_the_place_in_this_browser_alone(
+    context: BrowserContext, browser: Browser, store: StudyStore, address: str
+) -> None:
+    (personal,) = store.hand_out(1)
+    for token in (personal, store.links.open_token()):
+        page = visit(context, address, token)
+        expect(page.locator("#consent-heading")).to_be_visible()
+        page.locator("#agree").check()
+        page.locator("#begin").click()
+        expect(page.locator("#intro-heading")).to_be_visible()
+        assert "/r/here." in page.url and token not in page.url
+        shared = page.url
+        page.locator("#language").click()
+        expect(page.locator("#intro-heading")).to_have_text("操作方法")
+        page.close()
+        again = context.new_page()
+        again.goto(shared)
+        expect(again.locator("#intro-heading")).to_be_visible()
+        again.goto(f"{address}/r/{token}")  # the link itself goes on in the same place
+        expect(again.locator("#intro-heading")).to_be_visible()
+        assert again.url == shared
+        friend = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+        friend.goto(shared)
+        expect(friend.locator("#problem-text")).to_contain_text("open the link you were given")
+        assert store.progress(store.links.rater(personal)).done == 0
+        friend.goto(f"{address}/r/{token}")
+        mine = token == personal  # by a personal link on any device
+        expect(friend.locator("#intro-heading" if mine else "#consent-heading")).to_be_visible()
+        friend.context.close()
+    taken = [rater for rater in overview(store).raters if rater.joined is not None]
+    assert len(taken) == 2
+
+
+def test_without_site_data_a_reload_still_finds_the_place(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    context.add_init_script(
+        "Object.defineProperty(window, 'localStorage', "
+        "{ get() { throw new DOMException('denied', 'SecurityError'); } })"
+    )
+    page = visit(context, address, store.links.open_token())
+    page.locator("#agree").check()
+    page.locator("#begin").click()
+    expect(page.locator("#intro-heading")).to_be_visible()
+    page.locator("#language").click()
+    expect(page.locator("#intro-heading")).to_have_text("操作方法")
+    page.reload()
+    expect(page.locator("#intro-heading")).to_have_text("操作方法")
+    assert sum(rater.joined is not None for rater in overview(store).raters) == 1
+    assert page.faults == []
+
+
+def test_a_late_rater_whose_place_was_given_away_takes_another(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    store = make_study(tmp_path / "late", raters=2, items=1, practice=0, place_hours=1)
+    with served(build_site(store, admin_secret=SECRET)) as address:
+        page = visit(context, address, f"{store.links.open_token()}?lang=zh")
+        page.locator("#agree").check()
+        page.locator("#begin").click()
+        page.locator("#start-practice").click()
+        watch(page)
+        store.enter()
+        start = store.clock()
+        store.clock = lambda: start + 7200
+        assert store.join(store.enter()).number == 0
+        page.locator("input[value='1']").first.check(force=True)
+        expect(page.locator("#problem-text")).to_contain_text("此名额已分配给他人")
+        page.locator("#again").click()
+        expect(page.locator("#consent-heading")).to_be_visible()
+        page.locator("#agree").check()
+        page.locator("#begin").click()  # the other one who never answered makes way
+        expect(page.locator("#intro-heading")).to_be_visible()
+        assert page.faults == []
+        page.context.close()
+    store.close()
+
+
+def test_a_link_without_an_id_says_so_and_how_to_get_one(
+    context: BrowserContext, store: StudyStore, address: str
+) -> None:
+    link = f"{store.links.open_token()}?PROLIFIC_PID={{{{%PROLIFIC_PID%}}}}&STUDY_ID=x"
+    page = visit(context, address, link)
+    expect(page.locator("h1")).to_have_text("This link came without your ID")
+    expect(page.locator("main")).to_contain_text("“{{%PROLIFIC_PID%}}”")
+    assert len(store.hand_out(3)) == 3
 
 
 def test_deleting_ones_data_ends_the_link(
@@ -430,6 +523,51 @@ def test_deleting_ones_data_ends_the_link(
     assert page.evaluate("Object.keys(localStorage).filter((k) => k.startsWith('study/'))") == []
     page.reload()
     expect(page.locator("#problem-text")).to_contain_text("not known any more")
+
+
+def test_on_a_phone_enlarge_enlarges_and_shows_the_whole_clip(
+    browser: Browser, store: StudyStore, address: str
+) -> None:
+    context = browser.new_context(viewport=PHONE, locale="en-GB")
+    page = visit(context, address, store.hand_out(1)[0])
+    begin(page)
+    watch(page)
+    small = page.locator(".tile video").first.bounding_box()["width"]
+    for number in (2, 1):
+        tile = page.locator(f".tile[data-place='{number}'] .frame")
+        tile.click()
+        expect(page.locator(".tile:visible")).to_have_count(1)
+        assert tile.locator("video").bounding_box()["width"] > 0.9 * (PHONE["width"] - 20) > small
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        tile.click()
+        expect(page.locator(".tile:visible")).to_have_count(3)
+    context.close()
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_wide_and_tall_references_and_candidates_keep_their_shape(
+    browser: Browser, store: StudyStore, address: str, viewport: dict[str, int]
+) -> None:
+    media = store.folder / "media"
+    wide, tall = (np.zeros((16, *size, 3), np.uint8) for size in ((32, 160), (160, 48)))
+    for item in store.items.values():
+        for number, name in enumerate((*item.references, *item.candidates.values())):
+            write_video(media / name, tall if number % 2 else wide, 8)
+    context = browser.new_context(viewport=viewport, locale="en-GB")
+    page = visit(context, address, store.hand_out(1)[0])
+    begin(page)
+    expect(page.locator("#fetching")).to_be_hidden()
+    shapes = page.locator("#references video, #first-frame img, .tile video").evaluate_all(
+        """all => all.map((one) => {
+          const box = one.getBoundingClientRect();
+          return { fit: getComputedStyle(one).objectFit, ratio: box.width / box.height,
+            own: (one.videoWidth || one.naturalWidth) / (one.videoHeight || one.naturalHeight) };
+        })"""
+    )
+    assert len(shapes) == 5 and {round(shape["own"], 1) for shape in shapes} >= {5.0, 0.3}
+    for shape in shapes:
+        assert shape["fit"] == "contain" or abs(shape["ratio"] / shape["own"] - 1) < 0.02
+    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motion_app.errors import MotionAppError
-from motion_app.study.links import LinkEnded, LinkError
+from motion_app.study.address import DIRECT, PublicAddress, WholePath
+from motion_app.study.links import LinkEnded, LinkError, PlaceGone
 from motion_app.study.pages.admin import admin_router
 from motion_app.study.pages.documents import asks_for_page, notice, static_files
 from motion_app.study.pages.door import Door
@@ -27,11 +28,12 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = "2"
 
 
-def build_site(store: StudyStore, *, admin_secret: str) -> FastAPI:
+def build_site(store: StudyStore, *, admin_secret: str, public: PublicAddress = DIRECT) -> FastAPI:
     """The rater's page, the administrator's, and their calls. ``admin_secret`` has 12 letters or
-    more."""
+    more; ``public`` is where browsers find the site, if it is not where the server is."""
     site = FastAPI(title="Study", docs_url=None, redoc_url=None, openapi_url=None)
-    site.add_middleware(Gate)
+    site.add_middleware(Gate, public=public)
+    site.add_middleware(WholePath, path=public.path)
     site.add_exception_handler(MotionAppError, _mistake)
     site.add_exception_handler(LinkError, _closed)
     site.add_exception_handler(PlainHTTPException, _refusal)
@@ -56,16 +58,21 @@ def build_site(store: StudyStore, *, admin_secret: str) -> FastAPI:
     return site
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": " ".join(message.split())}, status, headers=headers)
+def _error(
+    status: int, message: str, headers: dict[str, str] | None = None, *, reason: str | None = None
+) -> JSONResponse:
+    """``reason`` names what the page has words of its own for, in the rater's language."""
+    body = {"error": " ".join(message.split())} | ({"reason": reason} if reason else {})
+    return JSONResponse(body, status, headers=headers)
 
 
 async def _mistake(request: Request, error: Exception) -> Response:
-    return _error(400, str(error))
+    return _error(400, str(error), reason=getattr(error, "reason", None))
 
 
 async def _closed(request: Request, error: Exception) -> Response:
-    return _error(410 if isinstance(error, LinkEnded) else 401, str(error))
+    status = 410 if isinstance(error, LinkEnded | PlaceGone) else 401
+    return _error(status, str(error), reason=getattr(error, "reason", None))
 
 
 async def _refusal(request: Request, error: PlainHTTPException) -> Response:

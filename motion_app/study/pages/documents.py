@@ -84,11 +84,13 @@ def document(name: str, request: Request, *, status: int = 200, **values: str) -
     return HTMLResponse(page, status, headers={"vary": "Accept-Language"})
 
 
-def notice(name: str, request: Request, *, status: int = 200) -> HTMLResponse:
-    """A page that says one thing: ``link`` (use your own), ``ended``, ``missing`` or
-    ``closed``."""
+def notice(name: str, request: Request, *, status: int = 200, **said: str) -> HTMLResponse:
+    """A page that says one thing: ``link`` (use your own), ``identity``, ``ended``, ``missing`` or
+    ``closed``. ``said`` fills ``{name}`` in its text."""
     texts = table(language_of(request))
     heading, text = texts[f"notice.{name}_heading"], texts[f"notice.{name}_text"]
+    for key, value in said.items():
+        text = text.replace(f"{{{key}}}", value)
     return document("notice", request, status=status, heading=heading, text=text)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from motion_app.study.address import DIRECT, PublicAddress, TrustedProxies, same_origin
 
 MAX_BODY_BYTES = 64 * 1024  # an answer has some 500 bytes
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -30,10 +31,17 @@ SECURITY_HEADERS = {
 
 class Gate:
     """Refuses requests from other sites' pages (403) and large bodies (413); adds the security
-    headers that a response does not set itself."""
+    headers that a response does not set itself. ``public`` is where browsers find this site."""
 
-    def __init__(self, app: ASGIApp, *, max_body: int = MAX_BODY_BYTES) -> None:
-        self.app, self.max_body = app, max_body
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        public: PublicAddress = DIRECT,
+        max_body: int = MAX_BODY_BYTES,
+    ) -> None:
+        self.app, self.public, self.max_body = app, public, max_body
+        self.proxies = TrustedProxies.read()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,8 +55,8 @@ class Gate:
                     headers.setdefault(name, value)
             await send(message)
 
-        if not from_own_page(scope["method"], Headers(scope=scope)):
-            await _refuse(send_guarded, 403, "this request comes from another site's page")
+        if not self.from_own_page(scope):
+            await _refuse(send_guarded, 403, _foreign(Headers(scope=scope)))
             return
         body = await _body(receive, Headers(scope=scope), self.max_body)
         if body is None:
@@ -57,19 +65,30 @@ class Gate:
             return
         await self.app(scope, _replay(body, receive), send_guarded)
 
+    def from_own_page(self, scope: Scope) -> bool:
+        """Whether a request that changes something was made by a page of this origin, or by a
+        program.
 
-def from_own_page(method: str, headers: Headers) -> bool:
-    """Whether a request that changes something was made by a page of this origin, or by a program.
+        Browsers say so in ``Sec-Fetch-Site`` where the connection is safe, and in ``Origin``
+        always.
+        """
+        if scope["method"] in SAFE_METHODS:
+            return True
+        site = Headers(scope=scope).get("sec-fetch-site")
+        if site is not None:
+            return site in ("same-origin", "none")
+        return same_origin(scope, self.public, self.proxies)
 
-    Browsers say so in ``Sec-Fetch-Site`` where the connection is safe, and in ``Origin`` always.
-    """
-    if method in SAFE_METHODS:
-        return True
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site in ("same-origin", "none")
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+def _foreign(headers: Headers) -> str:
+    words = "this request comes from another site's page"
+    if "sec-fetch-site" in headers:
+        return words
+    origin, host = headers.get("origin", "")[:100], headers.get("host", "")[:100]
+    return (
+        f"{words}: {origin} is not {host}; behind a proxy that changes the Host, set the app's "
+        "root path to its public address"
+    )
 
 
 async def _body(receive: Receive, headers: Headers, limit: int) -> bytes | None:

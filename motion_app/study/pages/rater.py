@@ -16,7 +16,8 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from motion_app.errors import RequestError
 from motion_app.study.acceptance import check_link
-from motion_app.study.links import Visitor
+from motion_app.study.identity import identity, shown
+from motion_app.study.links import Browser, Visitor
 from motion_app.study.pages.documents import (
     consent_text,
     document,
@@ -42,12 +43,22 @@ class Body(BaseModel):
 
 
 class Entry(Body):
-    """``open``: the study's open link; the ids are a recruiting service's."""
+    """``open``: the study's open link; ``prolific_pid``, ``study_id`` and ``session_id`` are a
+    recruiting service's, ``browser`` is made by a browser that comes without them. ``agreed``: a
+    place is taken now."""
 
     open: str = Field(max_length=200)
-    prolific_pid: str = Field(default="", max_length=200)
+    prolific_pid: str | None = Field(default=None, max_length=200)
     study_id: str = Field(default="", max_length=200)
     session_id: str = Field(default="", max_length=200)
+    browser: str | None = Field(default=None, max_length=64)
+    agreed: bool = False
+
+    def visitor(self) -> Visitor | Browser | None:
+        """Who has come, as far as it is told. RequestError for ids that are none."""
+        if self.prolific_pid is not None:
+            return Visitor(self.prolific_pid, self.study_id, self.session_id)
+        return None if self.browser is None else Browser(self.browser)
 
 
 class Agreement(Body):
@@ -134,9 +145,13 @@ def rater_router(store: StudyStore) -> APIRouter:
 
     @router.get("/r/{token}")
     def page(request: Request, token: str) -> HTMLResponse:
-        """The same page for every token of which the days are not over: its script reads it."""
+        """The same page for every token of which the days are not over: its script reads it. An
+        open link with a placeholder where an id should be is told so."""
         if store.link_ended(token):
             return notice("ended", request, status=410)
+        given = _recruit(request)
+        if given is not None and store.links.is_open(token) and identity(given) is None:
+            return notice("identity", request, status=400, given=shown(given))
         return document("rater", request)
 
     _add_visit(router, store, known, anybody)
@@ -156,14 +171,20 @@ def _add_visit(
     anybody: Callable[..., Rater],
 ) -> None:
     @router.post("/api/enter")
-    def enter(entry: Entry) -> dict[str, str]:
+    def enter(request: Request, entry: Entry) -> dict[str, Any]:
+        """Whoever came before finds the same place again; others take one when they agree."""
         if not store.links.is_open(entry.open):
             raise HTTPException(401, "this link is not valid; ask for your link again")
-        visitor = None
-        if entry.prolific_pid:
-            visitor = Visitor(entry.prolific_pid, entry.study_id, entry.session_id)
-        token = store.enter(visitor)
-        return {"token": token, "page": f"r/{token}"}
+        visitor = entry.visitor()
+        token = store.enter(visitor) if entry.agreed else store.find(visitor)
+        rater = None if token is None else store.join(token)
+        if rater is not None and entry.agreed:
+            rater = store.consent(rater.id)
+        return {
+            "token": token,
+            "page": None if token is None else f"r/{token}",
+            "session": describe_session(store, rater, language_of(request)),
+        }
 
     @router.get("/api/session")
     def session(request: Request, rater: Rater = Depends(known)) -> dict[str, Any]:
@@ -221,14 +242,16 @@ def _add_answers(router: APIRouter, store: StudyStore, known: Callable[..., Rate
         return {"code": code, "return_url": RETURN_ADDRESS.format(code=code)}
 
 
-def describe_session(store: StudyStore, rater: Rater, language: str) -> dict[str, Any]:
-    """What the page needs to know before the first item."""
-    progress, config = store.progress(rater.id), store.config
+def describe_session(store: StudyStore, rater: Rater | None, language: str) -> dict[str, Any]:
+    """What the page needs to know before the first item; ``rater`` None: of a place not yet
+    taken."""
+    config = store.config
+    progress = store.outlook() if rater is None else store.progress(rater.id)
     return {
         "title": config.title,
         "consent": consent_text(config.consent, language),
         "form": config.form,
-        "consented": rater.consented is not None,
+        "consented": rater is not None and rater.consented is not None,
         "finished": progress.finished,
         "practice": progress.practice,
         "items": progress.items,
@@ -258,6 +281,12 @@ def describe_trial(trial: Trial) -> dict[str, Any]:
         "candidates": [f"media/{name}" for name in trial.candidates],
         "answers": dict(trial.answers),
     }
+
+
+def _recruit(request: Request) -> str | None:
+    """What stands for Prolific's id in a page's address, however its name is spelled."""
+    given = request.query_params.multi_items()
+    return next((value for name, value in given if name.upper() == "PROLIFIC_PID"), None)
 
 
 def _right_place(store: StudyStore, trial: Trial) -> int:

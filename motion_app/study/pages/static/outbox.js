@@ -11,7 +11,7 @@ export class Outbox {
   #flushing = null;
 
   /**
-   * `send(answer)` resolves to {ok, refused}: refused answers are dropped and told to `onRefused`.
+   * `send(answer)` resolves to {ok, refused}: refused answers are dropped, and why is told to `onRefused`.
    * `onState(state, count)`: "saved", "sending" or "waiting", with how many are not yet sent.
    */
   constructor({ owner, send, onState, onRefused }) {

@@ -2,11 +2,11 @@
 
 import { Clips } from "./clips.js";
 import { copyFrom } from "./copying.js";
-import { findToken } from "./entrance.js";
+import { findVisit, hideToken, newId, takePlace, wayBack } from "./entrance.js";
 import { ItemView } from "./item.js";
 import { forgetRater, Memory } from "./memory.js";
 import { Outbox } from "./outbox.js";
-import { guard, insist, show, showProblem, showSaved } from "./screens.js";
+import { explain, guard, insist, show, showProblem, showSaved } from "./screens.js";
 import { Refused, Server } from "./server.js";
 import { text } from "./texts.js";
 
@@ -20,20 +20,27 @@ class Visit {
   #leaving = false;
   #paused = new Set(); // numbers a break was offered before
 
-  constructor(token) {
+  /** Either of one who has a place, by `token`, or of one who may take one: `invitation`, `session`. */
+  constructor({ token, invitation, session }) {
+    this.invitation = invitation;
+    this.session = session;
+    this.clips = new Clips();
+    if (token) this.#sit(token);
+  }
+
+  #sit(token) {
     this.server = new Server(token);
     this.memory = Memory.of(token);
-    this.clips = new Clips();
     this.outbox = new Outbox({
       owner: token.slice(0, 12),
       send: (answer) => this.#send(answer),
       onState: showSaved,
-      onRefused: (answer, why) => showProblem(why),
+      onRefused: (answer, error) => this.refuse(error),
     });
   }
 
   async start() {
-    await this.#refresh();
+    if (this.server) await this.#refresh();
     $("study-title").textContent = this.session.title;
     document.title = this.session.title;
     this.view = new ItemView({
@@ -43,9 +50,17 @@ class Visit {
       onCoverage: (item, frames) => this.memory.set(`seen/${item.id}`, frames),
     });
     this.#bind();
-    this.outbox.flush();
     if (!this.session.consented) this.#showConsent();
     else await this.#resume();
+  }
+
+  /** What the server refuses is shown; who has lost the place may take another one. */
+  refuse(error) {
+    showProblem(explain(error));
+    const link = error.reason === "place_gone" && wayBack(this.server.token);
+    if (!link) return;
+    $("again").textContent = text("problem.new_place");
+    $("again").onclick = () => location.assign(link);
   }
 
   get total() {
@@ -57,6 +72,7 @@ class Visit {
   }
 
   async #resume() {
+    hideToken(this.server.token);
     await this.outbox.flush();
     await this.#refresh();
     if (this.session.finished || this.session.next === null) await this.#finish();
@@ -144,7 +160,7 @@ class Visit {
     const changes = this.memory.get(`changes/${item.id}/${slot}`) ?? 0;
     if (before && before !== place) this.memory.set(`changes/${item.id}/${slot}`, changes + 1);
     this.outbox.add({
-      id: crypto.getRandomValues(new Uint8Array(16)).reduce((hex, byte) => hex + byte.toString(16).padStart(2, "0"), ""),
+      id: newId(),
       number: item.number,
       item: item.id,
       question: slot,
@@ -164,7 +180,7 @@ class Visit {
       this.session.done = done;
       return { ok: true };
     } catch (error) {
-      return error instanceof Refused ? { refused: error.message } : {};
+      return error instanceof Refused ? { refused: error } : {};
     }
   }
 
@@ -222,7 +238,7 @@ class Visit {
   #showBreak(number) {
     const { items, practice } = this.session;
     $("break-text").textContent = text("break.text", { done: number - practice, count: items });
-    $("after-break").onclick = () => guard(this.open(number));
+    $("after-break").onclick = () => this.#guard(this.open(number));
     show("break");
   }
 
@@ -246,6 +262,7 @@ class Visit {
     this.view.player.unload();
     this.outbox.clear();
     forgetRater(this.server.token);
+    history.replaceState(null, "");
     $("deleted-text").textContent = text("deleted.text", { count: deleted });
     show("deleted");
   }
@@ -293,18 +310,18 @@ class Visit {
 
   #bind() {
     $("agree").addEventListener("change", () => ($("begin").disabled = !$("agree").checked));
-    $("begin").addEventListener("click", () => guard(this.#consent()));
-    $("start-practice").addEventListener("click", () => guard(this.open(0)));
-    $("start-study").addEventListener("click", () => guard(this.open(this.session.practice)));
-    $("back").addEventListener("click", () => guard(this.open(this.view.item.number - 1)));
+    $("begin").addEventListener("click", () => this.#guard(this.#consent()));
+    $("start-practice").addEventListener("click", () => this.#guard(this.open(0)));
+    $("start-study").addEventListener("click", () => this.#guard(this.open(this.session.practice)));
+    $("back").addEventListener("click", () => this.#guard(this.open(this.view.item.number - 1)));
     $("panel").addEventListener("submit", (event) => {
       event.preventDefault();
-      if (!$("next").disabled) guard(this.#next());
+      if (!$("next").disabled) this.#guard(this.#next());
     });
     $("copy-code").addEventListener("click", () => copyFrom($("code"), $("copy-code")));
     $("open-delete").addEventListener("click", () => $("delete").showModal());
     $("delete").addEventListener("close", () => {
-      if ($("delete").returnValue === "yes") guard(this.#delete());
+      if ($("delete").returnValue === "yes") this.#guard(this.#delete());
     });
     document.addEventListener("keydown", (event) => {
       const here = document.body.dataset.screen === "item" && !document.querySelector("dialog[open]");
@@ -313,10 +330,22 @@ class Visit {
   }
 
   async #consent() {
-    this.session = await insist(() => {
-      return this.server.post(`api/consent?lang=${LANGUAGE}`, { agreed: true });
-    });
+    if (this.invitation) {
+      const { token, session } = await takePlace(this.invitation, LANGUAGE);
+      this.#sit(token);
+      this.session = session;
+    } else {
+      this.session = await insist(() => {
+        return this.server.post(`api/consent?lang=${LANGUAGE}`, { agreed: true });
+      });
+    }
+    hideToken(this.server.token);
+    this.outbox.flush();
     this.#showIntro();
+  }
+
+  #guard(work) {
+    return guard(work, (error) => this.refuse(error));
   }
 }
 
@@ -324,11 +353,13 @@ async function main() {
   $("language").addEventListener("click", () => {
     const address = new URL(location.href);
     address.searchParams.set("lang", $("language").lang);
-    location.replace(address);
+    history.replaceState(history.state, "", address); // a new page would have no state
+    location.reload();
   });
   $("open-keys").addEventListener("click", () => $("keys").showModal());
-  $("again").addEventListener("click", () => location.reload());
-  await new Visit(await findToken()).start();
+  $("again").onclick = () => location.reload();
+  const visit = new Visit(await findVisit(LANGUAGE));
+  await guard(visit.start(), (error) => visit.refuse(error));
 }
 
 guard(main());

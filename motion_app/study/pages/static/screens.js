@@ -26,6 +26,12 @@ export function showProblem(message) {
   show("problem");
 }
 
+/** A refusal in the rater's language where it has a reason known here, else in the server's words. */
+export function explain(refused) {
+  const key = { full: "problem.full", identity: "problem.identity", place_gone: "problem.place_gone" }[refused.reason];
+  return key ? text(key) : refused.message;
+}
+
 /** The result of `call`, tried until the server answers; a refusal is not tried again. */
 export async function insist(call) {
   for (;;) {
@@ -39,12 +45,16 @@ export async function insist(call) {
   }
 }
 
-/** Await `work`; what goes wrong in it is shown in words. */
-export async function guard(work) {
+/** Await `work`; what goes wrong in it is shown in words, a refusal by `onRefused`. */
+export async function guard(work, onRefused = (refused) => showProblem(explain(refused))) {
   try {
     await work;
   } catch (error) {
-    showProblem(error instanceof Refused ? error.message : text("problem.offline"));
-    if (!(error instanceof Refused)) throw error;
+    if (error instanceof Refused) {
+      onRefused(error);
+      return;
+    }
+    showProblem(text("problem.offline"));
+    throw error;
   }
 }

@@ -1,9 +1,11 @@
 // Calls to the server. A refusal has a sentence from the server; everything else is a lost connection.
 
 export class Refused extends Error {
-  constructor(status, message) {
+  /** `reason`: what the page has words of its own for, "" for everything else. */
+  constructor(status, message, reason = "") {
     super(message);
     this.status = status;
+    this.reason = reason;
   }
 }
 
@@ -34,7 +36,7 @@ export class Server {
     const answer = await response.json().catch(() => null);
     if (response.ok && answer) return answer;
     if (response.status >= 400 && response.status < 500 && answer && response.status !== 429) {
-      throw new Refused(response.status, answer.error);
+      throw new Refused(response.status, answer.error, answer.reason);
     }
     throw new TypeError(`the server answered ${response.status}`);
   }

@@ -1,0 +1,151 @@
+"""Where people's browsers find the app, when a proxy stands between: below which path, under which
+name, and what of it is believed."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from motion_app.errors import RequestError
+
+PATH = re.compile(r"(/[\w.~-]+)*")
+ORIGIN = re.compile(r"https?://[^/\s@?#]+")
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+PROXIES = "FORWARDED_ALLOW_IPS"  # as uvicorn calls it, which believes X-Forwarded-Proto and -For
+
+
+@dataclass(frozen=True)
+class PublicAddress:
+    """``path``: what all addresses begin with, "/motion", or "" for none; ``origin``:
+    "https://lab.example", or "" where the request's own Host is the public one."""
+
+    path: str = ""
+    origin: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> PublicAddress:
+        """Of "/motion" or "https://lab.example/motion". RequestError for anything else."""
+        whole = text.strip().rstrip("/")
+        found = ORIGIN.match(whole)
+        origin = found[0].lower() if found else ""
+        path = whole[len(origin) :]
+        if PATH.fullmatch(path) is None or ".." in path.split("/"):
+            raise RequestError(
+                f'the root path is "/motion" or "https://lab.example/motion", got "{text[:80]}"'
+            )
+        return cls(path, origin)
+
+    def __str__(self) -> str:
+        return self.origin + self.path
+
+
+DIRECT = PublicAddress()  # no proxy, or one that changes neither path nor Host
+
+
+@dataclass(frozen=True)
+class TrustedProxies:
+    """The addresses and networks of proxies that are believed; ``everyone`` for "*"."""
+
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    everyone: bool = False
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> TrustedProxies:
+        """From ``FORWARDED_ALLOW_IPS``, with commas between; 127.0.0.1 where it is not set. Words
+        that are no addresses trust nobody."""
+        parts = [part.strip() for part in environment.get(PROXIES, "127.0.0.1").split(",")]
+        networks = []
+        for part in parts:
+            try:
+                networks.append(ipaddress.ip_network(part))
+            except ValueError:
+                continue
+        return cls(tuple(networks), everyone=parts == ["*"])
+
+    def sent(self, scope: Scope) -> bool:
+        """Whether a request came from one of them."""
+        if self.everyone:
+            return True
+        host, port = scope.get("client") or ("", None)
+        if port == 0:  # no connection has it: uvicorn put the caller there, believing who passed it
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in self.networks)
+
+
+def same_origin(scope: Scope, public: PublicAddress, proxies: TrustedProxies) -> bool:
+    """Whether a request's ``Origin`` is this server's: the public one that was set, the ``Host``,
+    or the ``X-Forwarded-Host`` of a proxy that is believed. True without an ``Origin``."""
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    if public.origin and origin.lower() == public.origin:
+        return True
+    parts = urlsplit(origin.lower())
+    hosts = {headers.get("host", "").lower()}
+    if proxies.sent(scope):
+        hosts.add(headers.get("x-forwarded-host", "").partition(",")[0].strip().lower())
+    port = DEFAULT_PORTS.get(parts.scheme, "")
+    return bool(parts.netloc) and parts.netloc in {host.removesuffix(port) for host in hosts}
+
+
+class WholePath:
+    """Gives an application the path that the browser asked for, below its ``root_path``, whether
+    the proxy has taken the prefix off or not, and sends redirections to it without a host: the one
+    a proxy called may not be the one the browser did.
+
+    ``path`` is the prefix where the server knows of none.
+    """
+
+    def __init__(self, app: ASGIApp, path: str = "") -> None:
+        self.app, self.path = app, path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        given = scope.get("root_path", "")
+        root, outer = _path_of(given), _path_of(scope.get("app_root_path", given))
+        if not root:
+            root = outer = self.path
+        path = scope["path"]
+        if not _is_below(path, root):
+            whole = outer + path  # mounts have been counted in the path, the proxy's prefix not
+            path = whole if _is_below(whole, root) else root + path
+        own = _own_origin(scope)
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                target = headers.get("location", "")
+                if own and target.startswith(f"{own}/"):
+                    headers["location"] = target.removeprefix(own)
+            await send(message)
+
+        changed = {"path": path, "root_path": root, "app_root_path": outer}
+        await self.app({**scope, **changed}, receive, send_on)
+
+
+def _path_of(root: str) -> str:
+    """gradio puts a whole address where a path is meant."""
+    return (urlsplit(root).path if "://" in root else root).rstrip("/")
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root}/")
+
+
+def _own_origin(scope: Scope) -> str:
+    host = Headers(scope=scope).get("host", "")
+    return f"{scope.get('scheme', 'http')}://{host}" if host else ""
