@@ -262,7 +262,7 @@ def _add_pocket(actions: Any) -> None:
         pocket, "results", commands.renew_results, "make the results that come with the app anew"
     )
     renew.add_argument("--out", type=Path, default=commands.RESULTS, metavar="DIR")
-    renew.add_argument("--model", help="the pocket's folder")
+    _add_model(renew)
     # Its options are the trainer's own: asking it for them would import torch for every command.
     train = _command(
         pocket, "train", commands.train_pocket, "train the pocket checkpoint", add_help=False

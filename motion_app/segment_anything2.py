@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from motion_app.devices import device_named
 from motion_app.errors import CheckpointError, MediaError
 from motion_app.hub import one_line
 from motion_app.scene import Box, Click
@@ -44,8 +45,9 @@ class OriginalSegmenter:
         cls, path: Path | str, *, device: str | torch.device | None = None
     ) -> OriginalSegmenter:
         """An original checkpoint, read with ``weights_only`` so that the pickle can run nothing.
-        Raises CheckpointError: no such package, no such file, or weights that do not fit."""
+        Raises CheckpointError: no such package, file or device, or weights that do not fit."""
         path = Path(path)
+        chosen = device_named(device)
         try:
             from hydra.errors import HydraException
             from sam2.build_sam import build_sam2
@@ -55,7 +57,6 @@ class OriginalSegmenter:
                 "the extra (pip install motion-app[sam2]) or use a transformers folder"
             ) from error
         weights = read_weights(path)
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             model = build_sam2(config_of(weights, name=path.name), None, device=str(chosen))
             model.load_state_dict(weights)

@@ -94,13 +94,18 @@ class MotionEngine:
 
         ``device`` and ``dtype`` None are chosen by ``DeviceProfile``; ``threads`` sets PyTorch's
         CPU threads for the whole process, None leaves them. ``acceleration``: memory profile,
-        attention kernel, compilation, cache, second device. ``on_outlook`` hears what it will take
-        before any weight is read. Raises CheckpointError.
+        attention kernel, compilation, cache, second device; what of it cannot be had is refused
+        before any weight is read, when ``on_outlook`` hears what the model will take. Raises
+        CheckpointError.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         folder = checkpoint_folder(path_or_hub_id)
+        defaults = GenerationDefaults.read(folder)
+        if acceleration.cache is not None:
+            acceleration.cache.for_model(defaults.mag_ratios, name=defaults.name)
         profile, outlook = look_ahead(folder, device=device, dtype=dtype, acceleration=acceleration)
+        acceleration.check(profile.device)
         if on_outlook is not None:
             on_outlook(outlook)
         try:
@@ -121,7 +126,7 @@ class MotionEngine:
         return cls(
             pipe,
             folder=folder,
-            defaults=GenerationDefaults.read(folder),
+            defaults=defaults,
             profile=profile,
             acceleration=acceleration,
         )

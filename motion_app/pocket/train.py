@@ -21,6 +21,7 @@ import torch.multiprocessing as mp
 from diffusers import AutoencoderKLCogVideoX
 
 from motion_app.errors import RequestError
+from motion_app.models import Models
 from motion_app.pocket.backbone import Backbone, BackboneTraining, train_backbone
 from motion_app.pocket.checkpoint import save_checkpoint
 from motion_app.pocket.latents import encode_clips, read_clips
@@ -29,6 +30,7 @@ from motion_app.pocket.sam2 import Sam2Training, train_sam2
 from motion_app.pocket.sam2_network import export_sam2
 from motion_app.pocket.vae import VaeTraining, train_vae
 from motion_app.pocket.world import WorldConfig
+from motion_app.settings import load_settings
 from motion_app.training.inputs import METHODS
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Runs the stages asked for, in their order."""
+    models = Models(load_settings(), device=options.device, threads=options.threads)
+    models.check()
     torch.set_num_threads(options.threads)
     options.runs.mkdir(parents=True, exist_ok=True)
     world = WorldConfig(level=options.level)
@@ -87,7 +91,7 @@ def train(options: argparse.Namespace) -> None:
         train_shipped_motions(
             options.out,
             options.motions,
-            device=options.device,
+            models=models,
             out=options.motions_out,
             method=options.method,
             given=_given(options),

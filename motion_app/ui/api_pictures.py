@@ -11,10 +11,8 @@ import numpy as np
 
 from motion_app.errors import MediaError, RequestError
 from motion_app.evaluation.catalogue import default_ids
-from motion_app.evaluation.features import Judges
 from motion_app.evaluation.items import EvaluationItem
 from motion_app.evaluation.scoring import check_metrics, score_videos
-from motion_app.evaluation.weights import WeightStore
 from motion_app.media import encode_data_uri, read_image, verify_video
 from motion_app.scene import Box, Click
 from motion_app.ui.api_files import File, Json, received
@@ -162,7 +160,7 @@ class PictureEndpoints:
         Returns:
             {"rows", "averages", "sources", "notes"}
         """
-        judges = Judges(WeightStore(self.host.settings.judges), device="cpu")
+        judges = self.host.models.judges(device="cpu")  # a GPU belongs to the job in its turn
         ids = metrics or default_ids(judges.store)
         check_metrics(ids)
         megabytes = self.limits.clip_megabytes
