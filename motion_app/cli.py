@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from motion_app import batch_commands, commands, motion_commands
-from motion_app.assignment import ABLATIONS, METHODS, PACK_ABLATIONS
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation import commands as evaluation_commands
+from motion_app.methods import ABLATIONS, METHODS, PACK_ABLATIONS
 from motion_app.scene import Box, Click
 from motion_app.settings import Settings, load_settings
 from motion_app.study import commands as study_commands

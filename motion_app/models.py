@@ -54,11 +54,17 @@ class Models:
 
     def check(self) -> None:
         """Refuse, before anything is loaded, settings that cannot hold on this machine: an unknown
-        or missing device, kernel, memory profile or cache."""
-        if not self._checked and self._needs_look:
+        or missing device, kernel, memory profile or cache, a segmenter that is not there."""
+        if self._checked:
+            return
+        if self._needs_look:
             from motion_app.devices import device_named
 
             self.acceleration.check(device_named(self.device))
+        if self.settings.segmenter is not None:
+            from motion_app.segment_anything2 import check_source
+
+            check_source(self.settings.segmenter)
         self._checked = True
 
     @property

@@ -11,17 +11,17 @@ from safetensors.numpy import save_file
 from tiny_models import tiny_tokenizer
 
 from motion_app.assignment import (
-    ABLATIONS,
     build_request,
     check_request,
     find_phrases,
     parse_request,
     request_to_json,
 )
-from motion_app.engine import attention
+from motion_app.engine.visibility import OPENS
 from motion_app.errors import MediaError, MotionAppError, MotionFileError, RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library import Library
+from motion_app.methods import ABLATIONS
 from motion_app.scene import GenerationRequest, Motion, SceneObject
 
 SIZES = ModelGeometry(
@@ -305,7 +305,7 @@ def test_requests_put_together_in_code_are_checked_the_same(changes):
 
 
 def test_the_ablations_a_request_may_name_are_those_the_attention_knows():
-    assert ABLATIONS == attention.ABLATIONS
+    assert tuple(OPENS) == ABLATIONS
 
 
 # phrases ----------------------------------------------------------------------------------------

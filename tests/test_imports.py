@@ -14,6 +14,7 @@ TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "saf
 FIRST = [
     "errors",
     "geometry",
+    "methods",
     "scene",
     "settings",
     "sandbox",

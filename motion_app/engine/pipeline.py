@@ -18,7 +18,7 @@ from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
 from torch import Tensor
 
-from motion_app.assignment import ABLATIONS, check_method, check_request
+from motion_app.assignment import check_method, check_request
 from motion_app.engine.acceleration import STOCK, Acceleration
 from motion_app.engine.checkpoint import checkpoint_folder, fingerprint, one_line
 from motion_app.engine.decoding import LatentDecoder
@@ -33,6 +33,7 @@ from motion_app.engine.runtime import Runtime
 from motion_app.engine.visibility import check_ablations
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
+from motion_app.methods import ABLATIONS
 from motion_app.scene import GeneratedVideo, GenerationRequest
 from motion_app.settings import Limits
 

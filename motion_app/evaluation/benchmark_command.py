@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from motion_app.assignment import METHODS
 from motion_app.errors import RequestError
 from motion_app.evaluation.benchmark_report import write_report
 from motion_app.evaluation.campaign import Campaign, run_campaign
@@ -18,6 +17,7 @@ from motion_app.evaluation.outcome import Outcome
 from motion_app.evaluation.strata import STRATA
 from motion_app.evaluation.suites import SuiteOptions
 from motion_app.evaluation.variants import DEFAULT_WITHOUT, choose_variants
+from motion_app.methods import METHODS
 from motion_app.models import Models
 from motion_app.results import make_folder
 from motion_app.settings import Settings

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from motion_app.assignment import METHODS, parse_request
+from motion_app.assignment import parse_request
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
 from motion_app.evaluation.items import EvaluationItem
 from motion_app.evaluation.scoring import ScoreProgress, Scores, check_metrics, score_videos
 from motion_app.library import Library
+from motion_app.methods import METHODS
 from motion_app.models import Models
 from motion_app.results import make_folder
 from motion_app.settings import Settings
