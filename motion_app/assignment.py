@@ -17,15 +17,21 @@ from motion_app.errors import RequestError
 from motion_app.geometry import FitMode, FittedImage, ModelGeometry, fit_image, mask_to_grid
 from motion_app.library import Library
 from motion_app.media import decode_data_uri, encode_data_uri, read_image, read_mask
+from motion_app.methods import (
+    ABLATIONS,
+    METHOD_TABLE,
+    METHODS,
+    PACK_ABLATIONS,
+    PACK_METHODS,
+    SCOPES,
+    TOKEN_METHODS,
+)
 from motion_app.phrases import check_phrase, find_phrases, phrase_spans
 from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, SceneObject
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.text_files import located, read_json
 
 __all__ = [
-    "ABLATIONS",
-    "METHODS",
-    "PACK_ABLATIONS",
     "ObjectEntry",
     "RequestFile",
     "build_request",
@@ -36,16 +42,6 @@ __all__ = [
     "request_to_json",
 ]
 
-METHODS = ("fleximmt", "concat", "none", "synmotion", "both", "lora-average")
-# What a method needs of every motion: motion tokens, what SynMotion learned, or both.
-TOKEN_METHODS = ("fleximmt", "concat", "both")
-PACK_METHODS = ("synmotion", "both", "lora-average")
-ABLATIONS = (
-    *("m2v", "m2m", "t2v", "t2t", "t2m", "m2x", "t2x", "infer_mask", "rmpm"),
-    "step0_mask",  # no region masks on the first step, as the authors' release has it
-)
-PACK_ABLATIONS = ("mot", "sub", "refiner", "lora")  # parts of what SynMotion learned
-SCOPES = ("released", "paper")
 LONGEST_TEXT = 4000  # characters; what a model reads of it is counted in its own tokens
 MAX_STRENGTH = 4.0  # a factor on the softmax weight; beyond it a motion drowns the picture
 
@@ -269,7 +265,7 @@ def check_method(request: GenerationRequest, *, library: Library | None = None) 
     method = request.method
     if method not in METHODS:
         raise RequestError(f'unknown method "{method}"; choose one of {", ".join(METHODS)}')
-    allowed = _ablations_of(method)
+    allowed = METHOD_TABLE[method].without
     unknown = sorted(request.without - {*ABLATIONS, *PACK_ABLATIONS})
     if unknown:
         raise RequestError(
@@ -299,18 +295,6 @@ def check_method(request: GenerationRequest, *, library: Library | None = None) 
                     f'the method "{method}" needs {what}, which the motion "{motion.name}" of '
                     f'object {number} lacks (it was learned by "{motion.method}"); {offer}'
                 )
-
-
-def _ablations_of(method: str) -> frozenset[str]:
-    """The names that ``without`` may hold."""
-    return {
-        "fleximmt": frozenset(ABLATIONS),
-        "both": frozenset({*ABLATIONS, *PACK_ABLATIONS}),
-        "synmotion": frozenset(
-            {"t2v", "t2t", "t2x", "infer_mask", "rmpm", "step0_mask", *PACK_ABLATIONS}
-        ),
-        "lora-average": frozenset(PACK_ABLATIONS),
-    }.get(method, frozenset())
 
 
 def _check_count(count: int, limits: Limits) -> None:

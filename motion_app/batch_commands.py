@@ -19,6 +19,7 @@ from motion_app.jobs.ledger import Ledger
 from motion_app.jobs.manifest import Shard, read_manifest, shard_of
 from motion_app.jobs.process_crew import ProcessCrew
 from motion_app.jobs.workshop import Bench, Workshop
+from motion_app.models import Models
 from motion_app.results import make_folder
 from motion_app.settings import Settings
 
@@ -59,6 +60,8 @@ def run(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     settings = settings.model_copy(
         update={name: value for name, value in given.items() if value is not None}
     )
+    if options.ray is None and not options.check:  # of a cluster each worker looks for itself
+        Models(settings).check()
     out = options.out.resolve()
     hire = _hiring(options, settings, out)
     shard = Shard() if options.shard is None else shard_of(options.shard, os.environ)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from motion_app.engine.layout import SequenceLayout
     from motion_app.engine.pipeline import MotionEngine
+    from motion_app.models import Models
     from motion_app.scene import GenerationRequest
 
 PARTS = ("attention", "generate", "train", "startup")
@@ -40,24 +41,24 @@ TRAINING_STEPS = 10
 def run_bench(
     part: str | None,
     *,
-    model: str,
+    models: Models,
     show: bool = True,
     shape: str | None = None,
     **full_scale: Any,
 ) -> dict[str, Any]:
-    """Measure one of PARTS or "caches", or all PARTS (None), with the checkpoint ``model``;
+    """Measure one of PARTS or "caches", or all PARTS (None), with the checkpoint of ``models``;
     seconds as JSON. With ``shape``, "generate" measures layers of that size on random weights
     instead: ``full_scale`` are the options of ``bench_layers``."""
     measures: dict[str, Callable[[], dict[str, float]]] = {
         "attention": bench_attention,
         "generate": lambda: (
-            bench_generate(model)
+            bench_generate(models)
             if shape is None
             else bench_layers(shape, on_case=tell_case, **full_scale)
         ),
-        "train": lambda: bench_train(model),
-        "startup": lambda: bench_startup(model),
-        "caches": lambda: bench_caches(model),
+        "train": lambda: bench_train(models),
+        "startup": lambda: bench_startup(models),
+        "caches": lambda: bench_caches(models),
     }
     results = {}
     for name in PARTS if part is None else (part,):
@@ -150,11 +151,11 @@ def _two_regions() -> tuple[SequenceLayout, Tensor]:
     return layout, masks
 
 
-def bench_generate(model: str) -> dict[str, float]:
+def bench_generate(models: Models) -> dict[str, float]:
     """A video of two objects at the checkpoint's default steps, against the stock pipeline decoding
     the same way (method "none"); seconds and their ratio."""
-    engine = _engine(model)
-    request = two_objects(engine, model)
+    engine = models.engine()
+    request = two_objects(engine, models.settings.model)
     stock = replace(request, method="none")
     taken = medians(
         {"ours": lambda: engine.generate(request), "stock": lambda: engine.generate(stock)},
@@ -185,13 +186,13 @@ def two_objects(engine: MotionEngine, model: str) -> GenerationRequest:
     return GenerationRequest(fitted.image, objects)
 
 
-def bench_train(model: str) -> dict[str, float]:
+def bench_train(models: Models) -> dict[str, float]:
     """Learning a motion from one rendered clip: seconds a step, and for the checkpoint's own number
     of steps as far as the steps go (encoding the views included)."""
     from motion_app.pocket.references import render_reference
     from motion_app.training.trainer import MotionTraining, train_motion
 
-    engine = _engine(model)
+    engine = models.engine()
     reference = render_reference("jump")
     whole = MotionTraining.for_checkpoint(engine.defaults.motion_training, name="bench")
     seconds: list[float] = []
@@ -209,10 +210,14 @@ def bench_train(model: str) -> dict[str, float]:
     return {"step": step, "motion": total + step * (whole.steps - TRAINING_STEPS)}
 
 
-def bench_startup(model: str) -> dict[str, float]:
+def bench_startup(models: Models) -> dict[str, float]:
     """A fresh process each: the command line's quick commands, and loading the model."""
+    given = {"model": models.settings.model, "device": models.device}
     quick = [sys.executable, "-m", "motion_app", "motions", "list"]
-    load = f"from motion_app.engine.pipeline import MotionEngine; MotionEngine.load({model!r})"
+    load = (
+        "from motion_app.models import Models; from motion_app.settings import load_settings; "
+        f"Models(load_settings(**{given!r})).engine()"
+    )
 
     def run(command: list[str]) -> Callable[[], object]:
         return lambda: subprocess.run(command, check=True, capture_output=True)
@@ -220,9 +225,3 @@ def bench_startup(model: str) -> dict[str, float]:
     return medians(
         {"motions list": run(quick), "model": run([sys.executable, "-c", load])}, repeats=1
     )
-
-
-def _engine(model: str) -> MotionEngine:
-    from motion_app.engine.pipeline import MotionEngine
-
-    return MotionEngine.load(model)

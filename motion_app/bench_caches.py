@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from motion_app.engine.pipeline import MotionEngine
     from motion_app.evaluation.benchmark import Case
+    from motion_app.models import Models
     from motion_app.scene import GeneratedVideo
 
 CACHED_STEPS = 50  # the authors' number; enough that something is left when the masks have settled
@@ -118,26 +119,26 @@ def _forced_share(transformer: CogVideoXTransformer3DModel, kind: str, steps: in
 
 
 def bench_caches(
-    model: str, *, scenes: int = SCENES, steps: int = CACHED_STEPS
+    models: Models, *, scenes: int = SCENES, steps: int = CACHED_STEPS
 ) -> dict[str, float]:
-    """Every step cache at its own strength on videos of two objects: ``seconds`` (median over the
-    scenes), ``over_none`` (median of the quotients with the same scene without a cache),
-    ``attention_computed`` and ``rest_computed`` of the layers, ``started`` (median step), ``psnr``
-    of the frames against those without a cache in decibels (mean, and ``psnr_worst``), ``follows``
-    (share of objects that follow their own motion) and ``own`` (mean similarity to it).
-    ``mag_ratio.000`` and so on are means over other scenes."""
-    from motion_app.engine.acceleration import Acceleration
-    from motion_app.engine.pipeline import MotionEngine
+    """Every step cache at its own strength, in place of the settings' own, on videos of two objects
+    by the checkpoint of ``models``: ``seconds`` (median over the scenes), ``over_none`` (median of
+    the quotients with the same scene without a cache), ``attention_computed`` and ``rest_computed``
+    of the layers, ``started`` (median step), ``psnr`` of the frames against those without a cache
+    in decibels (mean, and ``psnr_worst``), ``follows`` (share of objects that follow their own
+    motion) and ``own`` (mean similarity to it). ``mag_ratio.000`` and so on are means over other
+    scenes."""
     from motion_app.engine.step_cache import CACHES, StepCache
     from motion_app.evaluation.benchmark import draw_cases
     from motion_app.library import Library
 
-    engines = {"none": MotionEngine.load(model)}
-    cases = draw_cases(Library([Path(model) / "motions"]).list(), scenes + RATIO_SCENES)
+    engines = {"none": models.with_cache(None).engine()}
+    own = Path(models.settings.model) / "motions"
+    cases = draw_cases(Library([own]).list(), scenes + RATIO_SCENES)
     ratios = mean_ratios(engines["none"], cases[scenes:], steps=steps)
     for kind in CACHES:
         cache = StepCache(kind, ratios=tuple(ratios) if kind == "mag" else ())
-        engines[kind] = MotionEngine.load(model, acceleration=Acceleration(cache=cache))
+        engines[kind] = models.with_cache(cache).engine()
     runs: dict[str, list[_Run]] = {name: [] for name in engines}
     for case in cases[:scenes]:
         for name, engine in engines.items():

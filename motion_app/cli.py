@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from motion_app import batch_commands, commands, motion_commands
-from motion_app.assignment import ABLATIONS, METHODS, PACK_ABLATIONS
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation import commands as evaluation_commands
+from motion_app.methods import ABLATIONS, METHODS, PACK_ABLATIONS
 from motion_app.scene import Box, Click
 from motion_app.settings import Settings, load_settings
 from motion_app.study import commands as study_commands
@@ -89,8 +89,8 @@ def _add_generate(actions: Any) -> None:
     parser = _command(actions, "generate", commands.generate, "make a video from a request")
     parser.add_argument("request", type=Path, metavar="REQUEST.json", help="a request or a recipe")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--steps", type=int, help="of denoising, 1 to 1000")
+    parser.add_argument("--seed", type=int, help="0 or more")
     parts = ", ".join((*ABLATIONS, *PACK_ABLATIONS))
     parser.add_argument("--without", help=f"ablations, with commas between: {parts}")
     parser.add_argument("--method", help="one of " + ", ".join(METHODS))
@@ -115,7 +115,12 @@ def _add_segment(actions: Any) -> None:
         metavar="x,y,1",
         help="in pixels of the picture; 1 on the object, 0 beside it",
     )
-    parser.add_argument("--box", type=_box, metavar="x0,y0,x1,y1")
+    parser.add_argument(
+        "--box",
+        type=_box,
+        metavar="x0,y0,x1,y1",
+        help="around the object, in pixels of the picture",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="MASK.png")
     parser.add_argument("--segmenter", help="folder or hub id of a SAM-2 model")
     _add_model(parser)
@@ -190,7 +195,7 @@ def _add_training(actions: Any) -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--phrase", required=True, help='the motion in words: "walks on snow"')
     parser.add_argument("--noun", required=True, help="what moves in the clips: tiger")
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, help="of training, 1 to 20000")
     parser.add_argument(
         "--method",
         choices=tuple(TRAINING_METHODS),
@@ -228,7 +233,8 @@ def _add_training(actions: Any) -> None:
         "--mover",
         type=functools.partial(_shares, count=2),
         metavar="x,y",
-        help="a point on the moving thing in the first frame, as shares; where several things move",
+        help="a point on the moving thing in the first frame that counts, as shares of the whole "
+        "picture's width and height, 0 to 1; where several things move",
     )
     parser.add_argument(
         "--validate-every", type=int, metavar="STEPS", help="write a short video on the way"
@@ -268,7 +274,7 @@ def _add_pocket(actions: Any) -> None:
         pocket, "results", commands.renew_results, "make the results that come with the app anew"
     )
     renew.add_argument("--out", type=Path, default=commands.RESULTS, metavar="DIR")
-    renew.add_argument("--model", help="the pocket's folder")
+    _add_model(renew)
     # Its options are the trainer's own: asking it for them would import torch for every command.
     train = _command(
         pocket, "train", commands.train_pocket, "train the pocket checkpoint", add_help=False

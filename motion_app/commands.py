@@ -18,6 +18,7 @@ from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library import Library
 from motion_app.media import read_image, verify_video, write_video
+from motion_app.models import Models
 from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.results import make_folder, save_mask, save_result
 from motion_app.scene import NEUTRAL_PHRASE, StepReport
@@ -26,7 +27,6 @@ from motion_app.signing import certificate_of
 
 if TYPE_CHECKING:
     from motion_app.engine.memory import DeviceProfile
-    from motion_app.engine.pipeline import MotionEngine
 
 Result = dict[str, Any]
 RESULTS = ROOT / "assets" / "results"
@@ -57,8 +57,9 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
     geometry, tokenizer = ModelGeometry.from_folder(configs), PromptTokenizer.load_if_there(configs)
     build_request(request_file, geometry=geometry, base=None, tokenizer=tokenizer, **sources)
     certificate = certificate_of(settings)
+    models = models_for(options, settings)
     out = make_folder(options.out)
-    engine = load_engine(model, options.device or settings.device, settings)
+    engine = models.engine(model)
     request = build_request(
         request_file, geometry=engine.geometry, base=engine.fingerprint, **sources
     )
@@ -98,15 +99,15 @@ def verify(options: argparse.Namespace, settings: Settings) -> Result:
     }
 
 
-def load_engine(model: str, device: str | None, settings: Settings | None = None) -> MotionEngine:
-    """The engine of a command, run as ``settings`` say; loading says nothing on standard error."""
+def models_for(
+    options: argparse.Namespace, settings: Settings, *, device: str | None = None
+) -> Models:
+    """The models of a command, on ``device``, else ``--device``, else the settings' own. A setting
+    that cannot hold is told now; loading says nothing on standard error."""
     silence_loaders()  # some of them talk while they are imported
-
-    from motion_app.engine.acceleration import STOCK, Acceleration
-    from motion_app.engine.pipeline import MotionEngine
-
-    acceleration = STOCK if settings is None else Acceleration.of(settings)
-    return MotionEngine.load(model, device=device, acceleration=acceleration)
+    models = Models(settings, device=device or options.device)
+    models.check()
+    return models
 
 
 def silence_loaders() -> None:
@@ -134,15 +135,13 @@ def segment(options: argparse.Namespace, settings: Settings) -> Result:
     if not options.point and options.box is None:
         raise RequestError("nothing was marked; give a --point x,y,1 or a --box x0,y0,x1,y1")
     image = read_image(options.image, limits=settings.limits)
+    models = models_for(options, settings)
     make_folder(options.out.parent)
 
-    from motion_app.segment_anything2 import load_segmenter
     from motion_app.segmentation import check_prompt
 
     check_prompt(options.point, options.box, *image.shape[:2])
-    source = settings.segmenter_source(options.model, options.segmenter)
-    silence_loaders()
-    segmenter = load_segmenter(source, device=options.device or settings.device)
+    segmenter = models.segmenter(options.model, given=options.segmenter)
     started = time.perf_counter()
     segmenter.set_image(image)
     found = segmenter.predict(options.point, box=options.box)
@@ -199,12 +198,15 @@ def render_pocket(options: argparse.Namespace, settings: Settings) -> Result:
 
 def measure_pocket(options: argparse.Namespace, settings: Settings) -> Result:
     """Measure the pocket against the renderer's ground truth."""
+    models = models_for(options, settings)
+
     from motion_app.evaluation.figures import measure_pocket as measure
     from motion_app.evaluation.figures import summary
 
     figures = measure(
         Path(options.model or settings.model),
         options.out,
+        models=models,
         cases=options.cases,
         processes=options.processes,
         unmasked=options.unmasked,
@@ -215,11 +217,12 @@ def measure_pocket(options: argparse.Namespace, settings: Settings) -> Result:
 
 def renew_results(options: argparse.Namespace, settings: Settings) -> Result:
     """The results that come with the app by the checkpoint as it is now."""
-    silence_loaders()
+    models = models_for(options, settings)
 
     from motion_app.evaluation.shipped import renew_results as renew
 
-    made = renew(options.out, Path(options.model or settings.model))
+    engine = models.engine(options.model)
+    made = renew(options.out, engine, Library([engine.folder / "motions"]))
     return {"results": [str(path) for path in made]}
 
 
@@ -242,9 +245,11 @@ def bench(options: argparse.Namespace, settings: Settings) -> Result:
     """Time one part, or all of them."""
     from motion_app.bench import run_bench
 
+    model = options.model or settings.model
+    models = models_for(options, settings.model_copy(update={"model": model}))
     full_scale = {
         "layers": options.layers,
-        "device": options.device or settings.device,
+        "device": models.device,
         "dtype": options.dtype,
         "repeats": options.repeats,
         "out": options.out,
@@ -253,7 +258,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> Result:
         full_scale["motions"] = options.motions
     return run_bench(
         options.what,
-        model=options.model or settings.model,
+        models=models,
         show=not options.json,
         shape=options.shape,
         **full_scale,
@@ -265,7 +270,6 @@ def memory(options: argparse.Namespace, settings: Settings) -> Result:
     reading its weights. ``free`` GB of a GPU make the choice as it would be there."""
     silence_loaders()
 
-    from motion_app.engine.acceleration import Acceleration
     from motion_app.engine.checkpoint import checkpoint_folder
     from motion_app.engine.footprint import GIGABYTE, read_footprint
     from motion_app.engine.memory import PLACEMENTS, DeviceProfile
@@ -273,7 +277,8 @@ def memory(options: argparse.Namespace, settings: Settings) -> Result:
 
     folder = checkpoint_folder(options.model or settings.model, on_bytes=_show_bytes)
     needs = read_footprint(folder, item=2)
-    acceleration = Acceleration.of(settings)
+    models = Models(settings, device=options.device)
+    acceleration = models.acceleration
     keep = {"keep_text_encoder": acceleration.keep_text_encoder}
     table = {
         name: {
@@ -282,9 +287,7 @@ def memory(options: argparse.Namespace, settings: Settings) -> Result:
         }
         for name, placement in PLACEMENTS.items()
     }
-    _, here = look_ahead(
-        folder, device=options.device or settings.device, acceleration=acceleration
-    )
+    _, here = look_ahead(folder, device=models.device, acceleration=acceleration)
     result = {"model": str(folder), "gigabytes": table, "measured": False, "here": here.to_json()}
     chosen = here.profile
     if options.free is not None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from motion_app.commands import load_engine, show_progress, silence_loaders
+from motion_app.commands import models_for, show_progress
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library import SUFFIX, Library
@@ -22,7 +22,6 @@ from motion_app.training.inputs import TrainingInputs
 from motion_app.training.selection import ClipSelection
 
 if TYPE_CHECKING:
-    from motion_app.training.mover import Segment
     from motion_app.training.trainer import TrainingReport
 
 Result = dict[str, Any]
@@ -151,8 +150,12 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
     from motion_app.training.parallel import join_processes
 
     share = join_processes()
-    device = options.device or (settings.device if share.count == 1 else share.device)
-    engine = load_engine(model, device, settings)
+    models = models_for(
+        options, settings, device=options.device or (None if share.count == 1 else share.device)
+    )
+    if options.mover:
+        models.segmenter(model)  # what is wrong with it is told before the large model is read
+    engine = models.engine(model)
     config = inputs.config(engine.defaults.training_of(inputs.method), **given)
     started = time.perf_counter()
     if len(inputs.clips) == 1:
@@ -168,7 +171,7 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         config,
         engine=engine,
         out=options.out,
-        segment=_segmenter(options, settings) if options.mover else None,
+        segment=models.mark(model) if options.mover else None,
         tokens=options.tokens,
         on_progress=news if share.first else None,
         share=share,
@@ -215,10 +218,12 @@ def make_spv(options: argparse.Namespace, settings: Settings) -> Result:
     for picture in options.pictures:
         _readable(picture)
 
+    models = models_for(options, settings)
+
     from motion_app.training.spv import ACTIONS, make_subjects
 
     actions = options.actions.split(",") if options.actions else ACTIONS
-    engine = load_engine(options.model or settings.model, options.device or settings.device)
+    engine = models.engine(options.model)
     manifest = make_subjects(
         options.pictures,
         engine,
@@ -234,16 +239,6 @@ def make_spv(options: argparse.Namespace, settings: Settings) -> Result:
 def _generated(report: StepReport) -> bool:
     show_progress(report.step, report.steps, f"{report.seconds:.1f} s")
     return True
-
-
-def _segmenter(options: argparse.Namespace, settings: Settings) -> Segment:
-    from motion_app.segment_anything2 import load_segmenter
-    from motion_app.training.mover import segment_by
-
-    silence_loaders()
-    source = settings.segmenter_source(options.model)
-    device = options.device or settings.device
-    return segment_by(load_segmenter(source, device=device))
 
 
 class _News:

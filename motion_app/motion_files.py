@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from motion_app.errors import MotionFileError
-from motion_app.scene import PACK_METHODS, Motion
+from motion_app.methods import PACK_METHODS
+from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
 
 FORMAT = "motion-tokens/1"

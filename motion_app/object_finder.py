@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from motion_app.devices import device_named
 from motion_app.errors import CheckpointError, MediaError, RequestError
 from motion_app.hub import TRANSFORMERS_FILES, Repository, fetch, one_line
 from motion_app.scene import Box
@@ -56,6 +57,7 @@ class ObjectFinder:
             Sam3Processor,
         )
 
+        chosen = device_named(device)
         folder = Path(path_or_name)
         repository = Repository.parse(str(path_or_name))
         if not folder.is_dir() and repository is not None:
@@ -80,7 +82,6 @@ class ObjectFinder:
                 f"{folder.name} holds a model of type {kind!r}; words need one of "
                 f"{', '.join(KINDS)}"
             )
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(chosen), processor, kind=kind)
 
     @torch.no_grad()

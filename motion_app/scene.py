@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from motion_app.methods import PACK_METHODS, TOKEN_METHODS
 from motion_app.wording import as_read
 
 NEUTRAL_PHRASE = "is moving"
-PACK_METHODS = ("synmotion", "both")  # of a motion whose file holds a SynMotion pack
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Motion:
     @property
     def has_tokens(self) -> bool:
         """Whether its file holds motion tokens."""
-        return self.method != "synmotion"
+        return self.method in TOKEN_METHODS or self.method not in PACK_METHODS
 
 
 @dataclass(frozen=True, eq=False)

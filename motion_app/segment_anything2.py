@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from motion_app.devices import device_named
 from motion_app.errors import CheckpointError, MediaError
-from motion_app.hub import one_line
+from motion_app.hub import Repository, one_line
 from motion_app.scene import Box, Click
 from motion_app.segmentation import (
     ClickSegmenter,
@@ -28,6 +30,7 @@ from motion_app.segmentation import (
 
 # Width of the first stage and number of blocks of an image encoder → its configuration.
 SIZES = {(96, 12): "t", (96, 16): "s", (112, 24): "b+", (144, 48): "l"}
+ORIGINAL = ".pt"  # the ending of Meta's own checkpoints
 ENCODER = "image_encoder.trunk."
 
 
@@ -44,18 +47,14 @@ class OriginalSegmenter:
         cls, path: Path | str, *, device: str | torch.device | None = None
     ) -> OriginalSegmenter:
         """An original checkpoint, read with ``weights_only`` so that the pickle can run nothing.
-        Raises CheckpointError: no such package, no such file, or weights that do not fit."""
+        Raises CheckpointError: no such package, file or device, or weights that do not fit."""
         path = Path(path)
-        try:
-            from hydra.errors import HydraException
-            from sam2.build_sam import build_sam2
-        except ImportError as error:
-            raise CheckpointError(
-                f"{path.name} is an original SAM 2 checkpoint, which needs Meta's package; install "
-                "the extra (pip install motion-app[sam2]) or use a transformers folder"
-            ) from error
+        check_original(path)
+        chosen = device_named(device)
+        from hydra.errors import HydraException
+        from sam2.build_sam import build_sam2
+
         weights = read_weights(path)
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             model = build_sam2(config_of(weights, name=path.name), None, device=str(chosen))
             model.load_state_dict(weights)
@@ -104,12 +103,37 @@ class OriginalSegmenter:
         )
 
 
+def check_original(path: Path) -> None:
+    """CheckpointError where an original checkpoint cannot be read here: no such package, or no such
+    file. Nothing is loaded."""
+    if find_spec("sam2") is None:
+        raise CheckpointError(
+            f"{path.name} is an original SAM 2 checkpoint, which needs Meta's package; install "
+            "the extra (pip install motion-app[sam2]) or use a transformers folder"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"there is no SAM 2 checkpoint {path}; check the path")
+
+
+def check_source(source: str | Path) -> None:
+    """CheckpointError for what ``load_segmenter`` cannot even look for: it is neither here nor the
+    name of something on the hub. Nothing is loaded."""
+    path = Path(source)
+    if str(source).endswith(ORIGINAL):
+        check_original(path)
+    elif not path.is_dir() and Repository.parse(str(source)) is None:
+        raise CheckpointError(
+            f"there is no segmenter {source}; give a folder, a hub id such as "
+            f"facebook/sam2.1-hiera-large, or one of Meta's {ORIGINAL} files"
+        )
+
+
 def load_segmenter(
     source: str | Path, *, device: str | torch.device | None = None
 ) -> ClickSegmenter | OriginalSegmenter:
     """An original ``.pt`` checkpoint through Meta's package, anything else through transformers.
     Raises CheckpointError."""
-    if str(source).endswith(".pt"):
+    if str(source).endswith(ORIGINAL):
         return OriginalSegmenter.load(source, device=device)
     return ClickSegmenter.load(source, device=device)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, Sam2Model, Sam2Processor
 
+from motion_app.devices import device_named
 from motion_app.errors import CheckpointError, MediaError, RequestError
 from motion_app.hub import TRANSFORMERS_FILES, Repository, fetch
 from motion_app.scene import Box, Click
@@ -65,8 +66,10 @@ class ClickSegmenter:
         """Loads SAM 2 from a folder or, where there is no such folder, by its hub name.
 
         ``device`` None takes the GPU where there is one. The weights are used as float32 whatever
-        they were stored in. Raises CheckpointError for anything that is not a complete SAM 2.
+        they were stored in. Raises CheckpointError for anything that is not a complete SAM 2, and
+        for a device this machine lacks.
         """
+        chosen = device_named(device)
         name = str(path_or_name)
         repository = Repository.parse(name)
         if not Path(name).is_dir() and repository is not None:
@@ -100,7 +103,6 @@ class ClickSegmenter:
                 f"The SAM 2 in {name} lacks {len(missing)} weights, the first is {missing[0]}: "
                 "download or export it again."
             )
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(chosen), processor)
 
     def new_session(self) -> ClickSegmenter:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from motion_app.errors import RequestError
 from motion_app.evaluation.workers import BenchSource, Crew
+from motion_app.settings import Settings
 
 
 def load(source: BenchSource) -> int:
@@ -40,5 +41,5 @@ class Linger:
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    with Crew(BenchSource("", ""), load, processes=2) as crew:
+    with Crew(BenchSource("", Settings()), load, processes=2) as crew:
         list(crew.run([Linger(place, number) for number in range(200)]))

@@ -18,7 +18,8 @@ from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.step_cache import CACHES, StepCache, resampled, residual_ratios
 from motion_app.errors import CheckpointError, RequestError
-from motion_app.settings import ROOT
+from motion_app.models import Models
+from motion_app.settings import ROOT, Settings
 
 LAYOUT = SequenceLayout(text=8, phrases=[(1, 3), (4, 6)], motion=[5, 7], grid=(3, 6, 8))
 
@@ -252,8 +253,8 @@ def test_a_cache_does_without_guidance_too(kind, tiny_checkpoint, motions):  # n
 
 
 def test_the_bench_of_caches_compares_each_with_the_same_videos_without_one():
-    pocket = str(ROOT / "checkpoints" / "pocket")
-    figures = bench_caches(pocket, scenes=1, steps=12)
+    settings = Settings(model=str(ROOT / "checkpoints" / "pocket"))
+    figures = bench_caches(Models(settings), scenes=1, steps=12)
     assert figures["none.psnr"] == DECIBELS_AT_MOST and figures["none.over_none"] == 1
     assert figures["none.attention_computed"] == pytest.approx(1)
     for kind in CACHES:

@@ -15,17 +15,17 @@ from tiny_models import tiny_tokenizer
 from transformers import T5TokenizerFast
 
 from motion_app.assignment import (
-    ABLATIONS,
     build_request,
     check_request,
     find_phrases,
     parse_request,
     request_to_json,
 )
-from motion_app.engine import attention
+from motion_app.engine.visibility import OPENS
 from motion_app.errors import MediaError, MotionAppError, MotionFileError, RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library import Library
+from motion_app.methods import ABLATIONS
 from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.scene import GenerationRequest, Motion, SceneObject
 from motion_app.wording import as_read
@@ -311,7 +311,7 @@ def test_requests_put_together_in_code_are_checked_the_same(changes):
 
 
 def test_the_ablations_a_request_may_name_are_those_the_attention_knows():
-    assert ABLATIONS == attention.ABLATIONS
+    assert tuple(OPENS) == ABLATIONS
 
 
 # phrases ----------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import torch
 from tiny_models import tiny_pipeline
 
 from motion_app.engine.attention import (
-    ABLATIONS,
     AttentionPlan,
     attend,
     noun_mask,
@@ -22,6 +21,7 @@ from motion_app.engine.steering import (
     steered,
 )
 from motion_app.errors import RequestError
+from motion_app.methods import ABLATIONS
 
 CASES = [("released", ()), ("paper", ()), ("released", ("m2v", "t2t")), ("paper", ("t2x",))]
 CASES += [("released", (name,)) for name in ABLATIONS]

@@ -61,7 +61,7 @@ from motion_app.library import Library, read_motion
 from motion_app.media import write_video
 from motion_app.pocket.world import Scene, render
 from motion_app.scene import Motion
-from motion_app.settings import ROOT
+from motion_app.settings import ROOT, Settings
 
 POCKET = ROOT / "checkpoints" / "pocket"
 NUMBER = re.compile(r"-?\d*\.?\d+")
@@ -368,12 +368,12 @@ def test_charts_are_well_formed_and_name_every_row():
 
 def test_workers_share_the_tasks_and_answer_each_in_its_place():
     tasks = [bench_tasks.Square(number) for number in range(12)]
-    with Crew(BenchSource("", ""), bench_tasks.load, processes=2) as crew:
+    with Crew(BenchSource("", Settings()), bench_tasks.load, processes=2) as crew:
         answers = dict(crew.run(tasks))
         assert [answers[n][0] for n in range(12)] == [n**2 for n in range(12)]
         assert os.getpid() not in {pid for _, pid in answers.values()}
     with (
-        Crew(BenchSource("", ""), bench_tasks.load, processes=2) as crew,
+        Crew(BenchSource("", Settings()), bench_tasks.load, processes=2) as crew,
         pytest.raises(MotionAppError, match="-1 is below 0"),
     ):
         list(crew.run([bench_tasks.Square(-1)]))

@@ -17,6 +17,7 @@ FIRST = [
     "text_files",
     "leftovers",
     "geometry",
+    "methods",
     "scene",
     "settings",
     "sandbox",
@@ -32,6 +33,8 @@ BASE = set(FIRST)
 LIBRARY = {"motion_files", "motion_parcel", "library"}
 REQUESTS = BASE | LIBRARY | {"phrases", "assignment"}
 ENGINE = {"engine"}
+LOADED = {"segmentation", "segment_anything2", "object_finder"}  # beside the engine
+MODELS = {"models", "devices"}
 
 # Which parts of motion_app a part may import. The longest prefix that fits counts.
 ALLOWED: dict[str, set[str]] = {
@@ -40,16 +43,18 @@ ALLOWED: dict[str, set[str]] = {
     "motion_parcel": BASE | {"motion_files"},
     "library": BASE | LIBRARY,
     "hosting": BASE,
+    "devices": BASE,
+    "models": REQUESTS | ENGINE | LOADED | {"devices", "evaluation"},
     "hub": BASE | {"hub_files"},
     "hub_files": BASE,
-    "object_finder": BASE | {"hub"},
-    "segment_anything2": BASE | {"hub", "segmentation"},
+    "object_finder": BASE | {"hub", "devices"},
+    "segment_anything2": BASE | {"hub", "segmentation", "devices"},
     "phrases": BASE,
     "prompt_tokenizer": BASE | {"phrases", "hub"},
     "assignment": BASE | LIBRARY | {"phrases"},
     "study": REQUESTS | {"study"},
     "results": BASE,
-    "segmentation": REQUESTS | {"hub"},
+    "segmentation": REQUESTS | {"hub", "devices"},
     "soak": BASE | LIBRARY,
     "engine.layout": REQUESTS,
     "engine.motion_tokens": REQUESTS | {"engine.layout"},
@@ -58,19 +63,20 @@ ALLOWED: dict[str, set[str]] = {
     "engine.attention": REQUESTS | {"engine.layout", "engine.kernels", "engine.visibility"},
     "engine.processor": REQUESTS | {"engine.attention"},
     "engine.propagation": REQUESTS | {"engine.layout"},
-    "engine": REQUESTS | ENGINE | {"hub"},
+    "engine": REQUESTS | ENGINE | {"hub", "devices"},
     "training": REQUESTS | ENGINE | {"training"},
     # The pocket's subject prior videos are drawn by its world, which needs neither torch nor model.
     "training.spv": REQUESTS | ENGINE | {"training", "pocket.world", "pocket.motions"},
     "evaluation.benchmark": REQUESTS | ENGINE | {"evaluation", "training", "pocket"},
     "evaluation.shipped": REQUESTS | ENGINE,
     "evaluation.showcase": REQUESTS | ENGINE | {"evaluation", "pocket"},
-    "evaluation.figures": REQUESTS | ENGINE | {"evaluation", "training", "pocket", "segmentation"},
-    "evaluation.commands": REQUESTS | {"evaluation", "results", "segmentation"},
+    "evaluation.figures": REQUESTS | ENGINE | MODELS | {"evaluation", "training", "pocket"},
+    "evaluation.commands": REQUESTS | MODELS | {"evaluation", "results"},
     **{
         f"evaluation.{name}": REQUESTS
         | ENGINE
-        | {"evaluation", "training", "pocket", "segmentation", "results"}
+        | MODELS
+        | {"evaluation", "training", "pocket", "results"}
         for name in (
             *("cases", "strata", "suites", "case_scores", "propagation_study", "tasks"),
             *("ablation", "campaign", "external", "result_store", "benchmark_report"),
@@ -78,9 +84,10 @@ ALLOWED: dict[str, set[str]] = {
         )
     },
     "evaluation": REQUESTS | {"evaluation"},
-    "pocket": REQUESTS | ENGINE | {"training", "segmentation", "pocket"},
+    "pocket": REQUESTS | ENGINE | MODELS | {"training", "segmentation", "pocket"},
     "jobs": REQUESTS
     | ENGINE
+    | MODELS
     | {"prompt_tokenizer", "segmentation", "training", "evaluation", "results", "jobs"},
 }
 EVERYTHING = {
@@ -111,6 +118,7 @@ WITHOUT_TORCH = {
     "assignment",
     "results",
     "hosting",
+    "models",
     "jobs",
     "study",
 }

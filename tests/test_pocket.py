@@ -17,6 +17,7 @@ from motion_app.engine.pipeline import MotionEngine
 from motion_app.evaluation.benchmark import draw_cases, score_video
 from motion_app.geometry import fit_image
 from motion_app.library import Library
+from motion_app.models import Models
 from motion_app.pocket.motions import MOTIONS
 from motion_app.pocket.references import train_shipped_motions
 from motion_app.pocket.sam2 import measure_sam2
@@ -24,7 +25,7 @@ from motion_app.pocket.vae import psnr, render_clips
 from motion_app.pocket.world import WorldConfig
 from motion_app.scene import Click, Motion
 from motion_app.segmentation import ClickSegmenter
-from motion_app.settings import ROOT
+from motion_app.settings import ROOT, Settings
 from motion_app.ui.examples import load_examples
 
 POCKET = ROOT / "checkpoints" / "pocket"
@@ -156,7 +157,8 @@ def test_motions_learned_another_way_never_replace_those_that_ship(wrong, words,
 
 def test_a_folder_of_motions_is_filled_up_and_what_it_holds_is_left(tmp_path: Path) -> None:
     given = {"steps": 1, "views": 1, "batch": 1, "alpha": 1.0, "parts": ("mot",)}
-    options = {"device": "cpu", "out": tmp_path, "method": "synmotion", "given": given}
+    models = Models(Settings(device="cpu"))
+    options = {"models": models, "out": tmp_path, "method": "synmotion", "given": given}
     first = train_shipped_motions(POCKET, ["jump"], **options)
     kept = first[0].path.read_bytes()
     both = train_shipped_motions(POCKET, ["jump", "sway"], **options)

@@ -12,6 +12,7 @@ import ray
 from PIL import Image
 from ray.cluster_utils import Cluster
 
+from motion_app.errors import CheckpointError
 from motion_app.jobs.batch import News, run_batch
 from motion_app.jobs.ingredients import Ingredients
 from motion_app.jobs.ledger import Ledger
@@ -97,6 +98,25 @@ def test_every_item_has_one_result_though_a_node_dies_over_one(
         outcome_files = ledger.record(item)["outcome"]
         with np.load(ledger.place(item) / outcome_files["frames"]) as kept:
             assert kept["frames"].shape == (13, 32, 48, 3)
+
+
+def test_a_setting_that_cannot_hold_on_a_workers_machine_ends_the_batch_in_its_own_words(
+    cluster: Cluster, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = Settings(
+        model=str(tiny_checkpoint), motions=(tmp_path / "library",), kernel="no_such_kernel"
+    )
+    items = read_manifest(
+        manifest(tmp_path), Ingredients(settings, remembered=tmp_path / "known.json")
+    )
+    ledger, bench = Ledger(tmp_path / "out"), Bench(settings, "cpu")
+
+    def hire(missing: int) -> RayCrew:
+        return RayCrew(cluster.address, ledger.out, bench, Workshop, workers=1, most=missing)
+
+    with pytest.raises(CheckpointError) as caught:
+        run_batch(items, ledger, hire)
+    assert str(caught.value).startswith('the attention kernel "no_such_kernel" does not run on cpu')
 
 
 @pytest.mark.parametrize(

@@ -446,12 +446,16 @@ def test_results_are_made_anew_from_their_recipes(tiny_checkpoint: Path, tmp_pat
     request = request_of("", 3, steps=2)
     request["objects"][0]["motion"] = None
     (tmp_path / "1.json").write_text(json.dumps(request))
-    (picture,) = renew_results(tmp_path, tiny_checkpoint)
+    engine, library = (
+        MotionEngine.load(tiny_checkpoint, device="cpu"),
+        Library([tiny_checkpoint / "motions"]),
+    )
+    (picture,) = renew_results(tmp_path, engine, library)
     recipe = json.loads((tmp_path / "1.json").read_text())
     assert recipe["seed"] == 3 and recipe["model"] == "tiny"
     with Image.open(picture) as moving:
         assert moving.n_frames == 13
-    assert renew_results(tmp_path, tiny_checkpoint) == [picture]
+    assert renew_results(tmp_path, engine, library) == [picture]
     assert json.loads((tmp_path / "1.json").read_text()) == recipe
 
 

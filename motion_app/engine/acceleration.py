@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from motion_app.devices import device_named
 from motion_app.engine.attention import Attend, attend
+from motion_app.engine.kernels import attention_kernel
+from motion_app.engine.memory import placement_named
 from motion_app.engine.step_cache import StepCache
+from motion_app.errors import CheckpointError
 from motion_app.settings import Settings
 
 
@@ -40,6 +44,22 @@ class Acceleration:
             second_device=settings.second_device,
             keep_text_encoder=settings.keep_text_encoder,
         )
+
+    def check(self, device: torch.device) -> None:
+        """Refuse what cannot be had on ``device``, before any weight is read: an unknown memory
+        profile, a kernel that does not run there, a second device this machine lacks, and options
+        that exclude each other. Raises CheckpointError."""
+        if self.profile is not None:
+            placement_named(self.profile)
+        attention_kernel(self.kernel, device=device)
+        if self.second_device is None:
+            return
+        device_named(self.second_device)
+        if self.cache is not None:
+            raise CheckpointError(
+                "a cache and a second device cannot be had together: the cache looks at both "
+                "halves of the guidance; leave one of them out"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """What of it a recipe says: all that may change a video's numbers."""

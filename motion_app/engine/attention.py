@@ -16,11 +16,10 @@ from torch import Tensor
 
 from motion_app.engine.kernels import Kernel, torch_kernel
 from motion_app.engine.layout import SequenceLayout, Span
-from motion_app.engine.visibility import ABLATIONS, check_ablations, visibility, visibility_table
+from motion_app.engine.visibility import check_ablations, visibility, visibility_table
 from motion_app.errors import RequestError
 
 __all__ = [
-    "ABLATIONS",
     "AttentionGroup",
     "AttentionPlan",
     "attend",

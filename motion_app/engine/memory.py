@@ -16,6 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from motion_app.devices import device_named
 from motion_app.engine.footprint import Footprint, tile_size
 from motion_app.errors import CheckpointError
 
@@ -113,11 +114,7 @@ class DeviceProfile:
         device (None: asked of it), the last where none does. Raises CheckpointError for a device
         this machine lacks or an unknown placement.
         """
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise CheckpointError(
-                "the device cuda was asked for, but PyTorch finds no GPU here; use cpu"
-            )
+        device = device_named(device)
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         if placement is not None:
             return cls(device, dtype, placement_named(placement))

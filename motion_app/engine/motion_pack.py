@@ -24,8 +24,8 @@ from motion_app.engine.adapters import PLACES, Adapter
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.synmotion import Refiner, SemanticBranch, zero_conv
 from motion_app.errors import MotionFileError
+from motion_app.methods import PACK_METHODS
 from motion_app.motion_files import PACK_PREFIX, read_header
-from motion_app.scene import PACK_METHODS
 
 ENTRY = "synmotion"  # of the metadata
 

@@ -18,7 +18,7 @@ from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
 from torch import Tensor
 
-from motion_app.assignment import ABLATIONS, check_method, check_request
+from motion_app.assignment import check_method, check_request
 from motion_app.engine.acceleration import STOCK, Acceleration
 from motion_app.engine.checkpoint import checkpoint_folder, fingerprint, one_line
 from motion_app.engine.decoding import LatentDecoder
@@ -33,6 +33,7 @@ from motion_app.engine.runtime import Runtime
 from motion_app.engine.visibility import check_ablations
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
+from motion_app.methods import ABLATIONS
 from motion_app.scene import GeneratedVideo, GenerationRequest
 from motion_app.settings import Limits
 
@@ -94,13 +95,18 @@ class MotionEngine:
 
         ``device`` and ``dtype`` None are chosen by ``DeviceProfile``; ``threads`` sets PyTorch's
         CPU threads for the whole process, None leaves them. ``acceleration``: memory profile,
-        attention kernel, compilation, cache, second device. ``on_outlook`` hears what it will take
-        before any weight is read. Raises CheckpointError.
+        attention kernel, compilation, cache, second device; what of it cannot be had is refused
+        before any weight is read, when ``on_outlook`` hears what the model will take. Raises
+        CheckpointError.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         folder = checkpoint_folder(path_or_hub_id)
+        defaults = GenerationDefaults.read(folder)
+        if acceleration.cache is not None:
+            acceleration.cache.for_model(defaults.mag_ratios, name=defaults.name)
         profile, outlook = look_ahead(folder, device=device, dtype=dtype, acceleration=acceleration)
+        acceleration.check(profile.device)
         if on_outlook is not None:
             on_outlook(outlook)
         try:
@@ -121,7 +127,7 @@ class MotionEngine:
         return cls(
             pipe,
             folder=folder,
-            defaults=GenerationDefaults.read(folder),
+            defaults=defaults,
             profile=profile,
             acceleration=acceleration,
         )

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from motion_app.assignment import ABLATIONS, PACK_METHODS, TOKEN_METHODS
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
 from motion_app.engine.attention import Attend, attend
 from motion_app.engine.layout import SequenceLayout
@@ -25,6 +24,7 @@ from motion_app.engine.synmotion import check_words
 from motion_app.errors import RequestError
 from motion_app.geometry import mask_to_grid
 from motion_app.library import file_digest
+from motion_app.methods import ABLATIONS, PACK_METHODS, TOKEN_METHODS
 from motion_app.phrases import Clause, find_clauses, find_phrases
 from motion_app.scene import GenerationRequest
 

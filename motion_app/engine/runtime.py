@@ -15,7 +15,6 @@ from motion_app.engine.guidance_split import GuidancePair
 from motion_app.engine.kernels import TORCH_OWN, attention_kernel
 from motion_app.engine.preparation import PreparedScene
 from motion_app.engine.step_cache import CacheSwitch
-from motion_app.errors import CheckpointError
 
 
 class Runtime:
@@ -28,11 +27,6 @@ class Runtime:
         self.attention = self._attention(device)
         self.pair: GuidancePair | None = None
         if acceleration.second_device is not None:
-            if acceleration.cache is not None:
-                raise CheckpointError(
-                    "a cache and a second device cannot be had together: the cache looks at both "
-                    "halves of the guidance; leave one of them out"
-                )
             self.pair = GuidancePair(transformer, acceleration.second_device)
         if acceleration.compiled:
             for model in [transformer] if self.pair is None else [transformer, self.pair.replica]:

@@ -11,8 +11,8 @@ from itertools import combinations
 import numpy as np
 
 from motion_app.errors import RequestError
+from motion_app.methods import ABLATIONS, SCOPES
 
-SCOPES = ("released", "paper")
 # The compound names of the paper's Table 4 and what they open.
 OPENS: dict[str, frozenset[str]] = {
     "m2v": frozenset({"m2v"}),
@@ -26,7 +26,6 @@ OPENS: dict[str, frozenset[str]] = {
     "rmpm": frozenset(),  # changes where the masks come from, not what they close
     "step0_mask": frozenset(),  # changes the first step alone: ``GenerationSteering``
 }
-ABLATIONS = tuple(OPENS)
 MOST_ENUMERATED = 10  # 2^10 video classes; a plan needs only the sets that occur
 
 

@@ -14,13 +14,12 @@ from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import GenerationCancelled, MotionAppError
 from motion_app.evaluation.cases import BenchmarkCase
 from motion_app.evaluation.extractors import FlowPair
-from motion_app.evaluation.features import Judges
 from motion_app.evaluation.strata import crowded_reference
 from motion_app.evaluation.variants import Variant
+from motion_app.models import Models
 from motion_app.scene import GenerationRequest, Motion, SceneObject, StepReport
-from motion_app.segmentation import ClickSegmenter
 from motion_app.training.config import MotionTraining
-from motion_app.training.mover import follow_mover, inner_points, segment_by
+from motion_app.training.mover import follow_mover, inner_points
 from motion_app.training.trainer import train_motion
 from motion_app.video import Clip
 
@@ -38,13 +37,12 @@ class MadeVideo:
 
 
 class Bench:
-    """One engine, the judges of its videos, and the flow of the references they are held against.
-    ``segmenter``: a SAM-2 model, loaded where it is needed."""
+    """One engine, the judges of its videos on the same device, and the flow of the references they
+    are held against. ``models``: where the segmenter comes from once it is needed."""
 
-    def __init__(
-        self, engine: MotionEngine, judges: Judges, *, segmenter: str | None = None
-    ) -> None:
-        self.engine, self.judges, self.segmenter = engine, judges, segmenter
+    def __init__(self, engine: MotionEngine, models: Models) -> None:
+        self.engine, self.models = engine, models
+        self.judges = models.judges(device=str(engine.profile.device))
         self.flows: dict[str, FlowPair] = {}
 
     def make(
@@ -112,7 +110,7 @@ class Bench:
         )
         masks = None
         if marked:
-            segment = segment_by(ClickSegmenter.load(self.segmenter))
+            segment = self.models.mark(self.engine.folder)
             click = inner_points(clip.masks[0, 0], count=1)[0]
             masks = [follow_mover(clip.frames, (click.x, click.y), segment, name=name)]
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from motion_app.assignment import METHODS
-from motion_app.errors import CheckpointError, RequestError
+from motion_app.errors import RequestError
 from motion_app.evaluation.benchmark_report import write_report
 from motion_app.evaluation.campaign import Campaign, run_campaign
 from motion_app.evaluation.external import parse_external, parse_folder
@@ -18,6 +17,8 @@ from motion_app.evaluation.outcome import Outcome
 from motion_app.evaluation.strata import STRATA
 from motion_app.evaluation.suites import SuiteOptions
 from motion_app.evaluation.variants import DEFAULT_WITHOUT, choose_variants
+from motion_app.methods import METHODS
+from motion_app.models import Models
 from motion_app.results import make_folder
 from motion_app.settings import Settings
 
@@ -28,6 +29,7 @@ REDUCED_EXAMPLE = '--reduced "mot + sub=motions/mot-sub"'
 def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """Methods × ablations × scenes into ``options.out``; run again, it makes what is missing."""
     campaign = build_campaign(options, settings)
+    Models(settings, device=options.device).check()
     started = time.monotonic()
 
     def show(done: int, total: int, what: str) -> None:
@@ -72,7 +74,7 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         model=model,
         out=make_folder(options.out),
         motions=(*settings.motion_folders(model), *options.motions),
-        judges=settings.judges,
+        settings=settings,
         options=suites,
         variants=variants,
         unmasked=options.unmasked,
@@ -81,19 +83,11 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         external=tuple(parse_external(text) for text in options.external),
         data=options.data,
         processes=options.processes,
-        device=options.device or settings.device,
-        segmenter=_segmenter(settings, model),
+        device=options.device,
         steps=options.steps,
         training_steps=options.training_steps,
         propagation_cases=options.rmpm_cases,
     )
-
-
-def _segmenter(settings: Settings, model: str) -> str | None:
-    try:
-        return settings.segmenter_source(model)
-    except CheckpointError:
-        return None
 
 
 def parse_names(text: str) -> list[str]:

@@ -9,8 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from motion_app.devices import device_named
 from motion_app.engine.checkpoint import checkpoint_folder
 from motion_app.engine.propagation import PropagationConfig
 from motion_app.errors import RequestError
@@ -54,8 +53,10 @@ from motion_app.evaluation.workers import BenchSource, Crew, Task
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.leftovers import listed
 from motion_app.library import Library, file_digest
+from motion_app.models import running_of
 from motion_app.pocket.motions import MOTIONS
 from motion_app.scene import Motion
+from motion_app.settings import Settings
 
 MODEL_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 COMPUTING = 2  # goes up when one request gives another video, or one clip another motion
@@ -64,7 +65,8 @@ OnTask = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Campaign:
-    """What is asked for. ``motions`` are library folders, ``unmasked`` one of the same motions
+    """What is asked for. ``settings``: how the model is run, and where the judges' weights are;
+    ``device`` None is theirs. ``motions`` are library folders, ``unmasked`` one of the same motions
     learned without masks, ``reduced`` one for each reduced variant, in their order, ``data`` the
     authors' benchmark folder instead of rendered scenes. ``movements``: the names that rendered
     scenes draw from, () for all.
@@ -74,7 +76,7 @@ class Campaign:
     model: str
     out: Path
     motions: tuple[Path, ...]
-    judges: Path
+    settings: Settings
     options: SuiteOptions
     variants: tuple[Variant, ...] = choose_variants()
     unmasked: Path | None = None
@@ -84,7 +86,6 @@ class Campaign:
     data: Path | None = None
     processes: int = 2
     device: str | None = None
-    segmenter: str | None = None
     steps: int | None = None
     training_steps: int | None = None
     propagation_cases: int = 20
@@ -115,7 +116,7 @@ class _Run:
             )
         self.rule = GenerationDefaults.read(self.folder).rmpm.get("rule", PropagationConfig().rule)
         self.made_with = self._made_with()
-        self.ids = metric_ids(WeightStore(campaign.judges), rendered=campaign.data is None)
+        self.ids = metric_ids(WeightStore(campaign.settings.judges), rendered=campaign.data is None)
         self.gaps: list[str] = []
         self._digests: dict[Path, str] = {}
 
@@ -125,21 +126,22 @@ class _Run:
         for part in MODEL_PARTS:
             files += listed(self.folder / part)
         digests = [[str(f.relative_to(self.folder)), file_digest(f)] for f in files if f.is_file()]
-        device = self.campaign.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        settings = self.campaign.settings
+        device = device_named(self.campaign.device or settings.device)
         return {
             "model": content_key({"files": digests}),
             "steps": self.campaign.steps or GenerationDefaults.read(self.folder).steps,
-            "device": device,
+            "device": str(device),
             "torch": version("torch"),
             "diffusers": version("diffusers"),
             "computing": COMPUTING,
+            **running_of(settings),
         }
 
     def outcome(self) -> Outcome:
         campaign = self.campaign
-        source = BenchSource(
-            str(self.folder), str(campaign.judges), campaign.device, campaign.segmenter
-        )
+        settings = campaign.settings.model_copy(update={"study_database": None})
+        source = BenchSource(str(self.folder), settings, campaign.device)
         with Crew(source, load_bench, processes=campaign.processes) as crew:
             roster = self._roster(crew)
             suites = self._suites(roster)

@@ -7,16 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from motion_app.assignment import METHODS, parse_request
+from motion_app.assignment import parse_request
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
-from motion_app.evaluation.features import Judges
-from motion_app.evaluation.items import EvaluationItem, Segment
+from motion_app.evaluation.items import EvaluationItem
 from motion_app.evaluation.scoring import ScoreProgress, Scores, check_metrics, score_videos
-from motion_app.evaluation.weights import WeightStore
 from motion_app.library import Library
+from motion_app.methods import METHODS
+from motion_app.models import Models
 from motion_app.results import make_folder
 from motion_app.settings import Settings
 
@@ -39,7 +37,8 @@ def evaluate_video(options: argparse.Namespace, settings: Settings) -> dict[str,
         reference_masks=tuple(options.reference_mask),
         folder=None if request is None else request.parent,
     )
-    judges = Judges(WeightStore(settings.judges), device=options.device or "cpu")
+    models = Models(settings, device=options.device)
+    judges = models.judges()
     ids = options.metrics.split(",") if options.metrics else default_ids(judges.store)
     check_metrics(ids)
     scores = score_videos(
@@ -48,26 +47,10 @@ def evaluate_video(options: argparse.Namespace, settings: Settings) -> dict[str,
         judges=judges,
         library=Library(settings.motion_folders(options.model)),
         limits=settings.limits,
-        segment=click_once(settings, options.model),
+        segment=models.mark_at(options.model),
         on_progress=None if options.json else _show,
     )
     return _results(scores, options.out, quiet=options.json)
-
-
-def click_once(settings: Settings, model: str | None) -> Segment:
-    """A segmenter that is loaded when the first clip has to be marked."""
-    loaded = []
-
-    def segment(frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
-        from motion_app.scene import Click
-        from motion_app.segmentation import ClickSegmenter
-
-        if not loaded:
-            loaded.append(ClickSegmenter.load(settings.segmenter_source(model)))
-        loaded[0].set_image(frame)
-        return loaded[0].predict([Click(point[1], point[0])]).mask
-
-    return segment
 
 
 def _show(progress: ScoreProgress) -> bool:
@@ -118,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="for report.csv, .md and .tex")
     parser.add_argument("--json", action="store_true", help="only the JSON, no table")
     parser.add_argument("--model", help="the model whose motions and segmenter are used")
-    parser.add_argument("--device", help="for the judging networks (default: cpu)")
+    parser.add_argument("--device", help="cpu, cuda … for networks (default: cpu)")
 
 
 def evaluate_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:

@@ -11,11 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
-from motion_app.engine.pipeline import MotionEngine
 from motion_app.evaluation.benchmark import (
     MethodFigures,
     ObjectScore,
@@ -26,10 +24,11 @@ from motion_app.evaluation.benchmark import (
     score_video,
 )
 from motion_app.library import Library
+from motion_app.models import Models
 from motion_app.pocket.sam2 import measure_sam2
 from motion_app.pocket.vae import psnr, render_clips
 from motion_app.pocket.world import WorldConfig
-from motion_app.segmentation import ClickSegmenter
+from motion_app.settings import Settings
 
 log = logging.getLogger(__name__)
 SHEET_CASES = 12
@@ -49,23 +48,23 @@ def measure_pocket(
     checkpoint: Path,
     out: Path,
     *,
+    models: Models,
     cases: int = 40,
     processes: int = 2,
     unmasked: Path | None = None,
     stills: int = 200,
 ) -> dict[str, Any]:
     """Measures the VAE, the segmenter, RMPM and motion transfer; writes ``figures.json`` and
-    contact sheets into ``out``.
+    contact sheets into ``out``. ``models``: of the deployment that is measured.
 
     ``unmasked``: a folder of the same motions learned without object masks, as ``concat`` would;
     its row is added where given. ``processes`` share the videos, one CPU thread each.
     """
     out.mkdir(parents=True, exist_ok=True)
-    engine = MotionEngine.load(checkpoint)
+    engine = models.engine(checkpoint)
     clips = render_clips(32, seed=UNSEEN_SEED, config=WorldConfig())
     figures: dict[str, Any] = {"vae_psnr_db": psnr(engine.pipe.vae, clips)}
-    segmenter = ClickSegmenter.load(checkpoint / "sam2")
-    figures["one_click"] = asdict(measure_sam2(segmenter, stills))
+    figures["one_click"] = asdict(measure_sam2(models.segmenter(checkpoint), stills))
     drawn = draw_cases(Library([checkpoint / "motions"]).list(), cases)
     propagation = measure_propagation(engine, drawn[: min(cases, 20)])
     figures["rmpm_iou"] = {
@@ -82,16 +81,26 @@ def measure_pocket(
     ]
     if unmasked is not None:
         rows.insert(2, Row("concat, tokens learned without masks", "concat", unmasked))
-    figures["transfer"] = compare_rows(checkpoint, rows, cases, processes=processes, out=out)
+    models.forget()
+    figures["transfer"] = compare_rows(
+        checkpoint, rows, cases, processes=processes, out=out, models=models
+    )
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
 
 def compare_rows(
-    checkpoint: Path, rows: Sequence[Row], cases: int, *, processes: int, out: Path
+    checkpoint: Path,
+    rows: Sequence[Row],
+    cases: int,
+    *,
+    processes: int,
+    out: Path,
+    models: Models,
 ) -> dict[str, Any]:
     """Means of each row, and how far the first is ahead of the others, with 95% intervals."""
-    shares = [(checkpoint, rows, cases, p, processes, out) for p in range(processes)]
+    place = (models.settings.model_copy(update={"study_database": None}), models.device)
+    shares = [(checkpoint, rows, cases, p, processes, out, *place) for p in range(processes)]
     if processes == 1:
         scored = [_score_share(*shares[0])]
     else:
@@ -113,11 +122,18 @@ def compare_rows(
 
 
 def _score_share(
-    checkpoint: Path, rows: Sequence[Row], cases: int, process: int, processes: int, out: Path
+    checkpoint: Path,
+    rows: Sequence[Row],
+    cases: int,
+    process: int,
+    processes: int,
+    out: Path,
+    settings: Settings,
+    device: str | None,
 ) -> dict[str, list[ObjectScore]]:
     """Every ``processes``-th case by every row; the sheets of the first SHEET_CASES are written."""
-    torch.set_num_threads(max(1, 2 // processes))
-    engine = MotionEngine.load(checkpoint)
+    models = Models(settings, device=device, threads=max(1, 2 // processes))
+    engine = models.engine(checkpoint)
     drawn = draw_cases(Library([checkpoint / "motions"]).list(), cases)[process::processes]
     scores: dict[str, list[ObjectScore]] = {row.name: [] for row in rows}
     named = {

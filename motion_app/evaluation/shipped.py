@@ -17,11 +17,10 @@ from motion_app.video import write_webp
 MOVING_WIDTH = 288  # px of the small moving pictures
 
 
-def renew_results(folder: Path, checkpoint: Path) -> list[Path]:
+def renew_results(folder: Path, engine: MotionEngine, library: Library) -> list[Path]:
     """For every ``NAME.json`` of ``folder``, a recipe or a request complete in itself: the recipe
-    of its video, and the video as ``NAME.webp``, small and moving. Returns those."""
-    engine = MotionEngine.load(checkpoint)
-    library = Library([checkpoint / "motions"])
+    of its video by ``engine`` with the motions of ``library``, and the video as ``NAME.webp``,
+    small and moving. Returns those."""
     videos = []
     for file in listed(folder, "*.json"):
         request = build_request(

@@ -19,12 +19,11 @@ GAP = 6  # pixels between pictures
 
 
 def write_showcase(
-    checkpoint: Path, out: Path, *, cases: Sequence[int], enlarge: int = 3, columns: int = 2
+    engine: MotionEngine, out: Path, *, cases: Sequence[int], enlarge: int = 3, columns: int = 2
 ) -> None:
     """Writes a GIF of the benchmark's ``cases``, by number: each shows its motions' reference
-    clips, small, and the generated video."""
-    engine = MotionEngine.load(checkpoint)
-    drawn = draw_cases(Library([checkpoint / "motions"]).list(), max(cases) + 1)
+    clips, small, and the video that ``engine`` makes with its model's own motions."""
+    drawn = draw_cases(Library([engine.folder / "motions"]).list(), max(cases) + 1)
     panels = []
     for number in cases:
         case = drawn[number]

@@ -10,20 +10,18 @@ import diffusers
 import numpy as np
 import transformers
 
-from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import MotionAppError
 from motion_app.evaluation.ablation import Bench
 from motion_app.evaluation.case_scores import CaseScores, CaseVideo, fitted_frames, score_case
 from motion_app.evaluation.cases import BenchmarkCase
-from motion_app.evaluation.features import Judges
 from motion_app.evaluation.propagation_study import feature_picture, propagation_scores
 from motion_app.evaluation.result_store import write_arrays, write_json, write_whole
 from motion_app.evaluation.sheets import png_bytes
 from motion_app.evaluation.variants import Variant
-from motion_app.evaluation.weights import WeightStore
 from motion_app.evaluation.workers import BenchSource
 from motion_app.library import read_motion
 from motion_app.media import read_clip
+from motion_app.models import Models
 from motion_app.scene import Motion
 
 
@@ -33,9 +31,8 @@ def load_bench(source: BenchSource) -> Bench:
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     cv2.setNumThreads(source.threads)
-    engine = MotionEngine.load(source.model, device=source.device, threads=source.threads)
-    judges = Judges(WeightStore(Path(source.judges)), device=str(engine.profile.device))
-    return Bench(engine, judges, segmenter=source.segmenter)
+    models = Models(source.settings, device=source.device, threads=source.threads)
+    return Bench(models.engine(source.model), models)
 
 
 @dataclass(frozen=True, eq=False)

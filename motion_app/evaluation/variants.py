@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from motion_app.assignment import ABLATIONS, METHODS
 from motion_app.errors import RequestError
 from motion_app.evaluation.cases import BenchmarkCase
+from motion_app.methods import ABLATIONS, METHODS
 from motion_app.scene import Motion
 
 # The ablations of the papers that can show: "m2m" opens nothing that acts.

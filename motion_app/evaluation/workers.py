@@ -14,16 +14,16 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from motion_app.errors import MotionAppError
+from motion_app.settings import Settings
 
 
 @dataclass(frozen=True)
 class BenchSource:
-    """How a worker makes its bench: ``model`` a folder, ``device`` None for the best there is."""
+    """How a worker makes its bench: ``model`` a folder, ``device`` None for the settings' own."""
 
     model: str
-    judges: str
+    settings: Settings
     device: str | None = None
-    segmenter: str | None = None
     threads: int = 1
 
 

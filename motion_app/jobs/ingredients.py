@@ -24,6 +24,7 @@ from motion_app.jobs.digests import Digests
 from motion_app.leftovers import is_leftover, listed
 from motion_app.library import Library
 from motion_app.media import decode_data_uri
+from motion_app.models import running_of
 from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.settings import Settings
 from motion_app.text_files import located
@@ -78,6 +79,8 @@ class Ingredients:
         self._model = cache(self._read_model)
         self._library = cache(lambda model: Library(settings.motion_folders(model)))
         self._fitting: set[str] = set()
+        running = running_of(settings)
+        self._running = {"running": running} if running else {}
 
     def save(self) -> None:
         """Keep the digests for the next run."""
@@ -141,7 +144,7 @@ class Ingredients:
                 limits=self._settings.limits,
             )
             self._fitting.add(seen)
-        contents |= {"model": model.digest, "badge": self._settings.badge}
+        contents |= {"model": model.digest, "badge": self._settings.badge, **self._running}
         return request.model_dump(mode="json"), contents
 
     def _contents_of(self, request: RequestFile, model: _Model) -> dict[str, Any]:
@@ -189,6 +192,10 @@ class Ingredients:
             "model": model.digest,
             "learned": config.learned_with(),
         }
+        contents |= self._running
+        marked = any(clip.mover for clip in inputs.clips)
+        if marked and self._settings.segmenter is not None:  # else it is among the model's files
+            contents["segmenter"] = self._settings.segmenter
         return entries | {"model": str(source)}, contents
 
     # scores

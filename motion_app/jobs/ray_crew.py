@@ -37,12 +37,14 @@ class Maker:
     """What runs on a node. ``stop`` is heard while ``make`` runs: it has two threads."""
 
     def __init__(self, out: str, bench: Bench, open_workshop: Open) -> None:
-        self._ledger = Ledger(out)
+        self._ledger, self._models = Ledger(out), bench.models()
         self._make = opened_late(bench, open_workshop)
         self._stop = threading.Event()
 
     def node(self) -> str:
-        """Where it is; answered when it is ready."""
+        """Where it is; answered when it is ready. Raises as ``Models.check`` where the settings
+        cannot hold there."""
+        self._models.check()
         return ray.get_runtime_context().get_node_id()
 
     def make(self, item: Item) -> Answer:
@@ -137,7 +139,7 @@ class RayCrew:
 
     def collect(self, timeout: float) -> list[Answer | Lost]:
         """What happened, waiting up to ``timeout`` seconds for it. MotionAppError where workers
-        fail before they begin."""
+        fail before they begin, and where a setting cannot hold on a worker's machine."""
         self._say_whether_alone()
         if not self._workers:
             time.sleep(timeout)
@@ -152,6 +154,9 @@ class RayCrew:
         try:
             said = ray.get(reference)
         except RayError as error:
+            cause = getattr(error, "cause", None)
+            if worker.item is None and isinstance(cause, MotionAppError):
+                raise type(cause)(str(cause)) from error
             return self._bury(worker, error)
         self._idle.append(worker)
         if worker.item is None:

@@ -17,6 +17,7 @@ from motion_app.errors import MotionAppError, RequestError
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 ACTIVE: tuple[State, ...] = ("queued", "running")
 TERMINAL: tuple[State, ...] = ("done", "failed", "cancelled", "interrupted")
+REPEATABLE = tuple(state for state in TERMINAL if state != "done")  # can go back into the line
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0  # how long another process may hold the file, a backup for example

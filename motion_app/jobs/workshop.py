@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
-import numpy as np
 
 from motion_app.assignment import build_request, parse_request
 from motion_app.errors import GenerationCancelled
@@ -19,15 +16,13 @@ from motion_app.jobs.handling import GoOn
 from motion_app.jobs.ingredients import lossless_frames, training_inputs
 from motion_app.jobs.manifest import Item
 from motion_app.library import SUFFIX, Library
+from motion_app.models import Models
 from motion_app.results import save_result
-from motion_app.scene import Click, StepReport
+from motion_app.scene import StepReport
 from motion_app.settings import Settings
 from motion_app.signing import certificate_of
 
 if TYPE_CHECKING:
-    from motion_app.engine.pipeline import MotionEngine
-    from motion_app.evaluation.features import Judges
-    from motion_app.segmentation import ClickSegmenter
     from motion_app.training.trainer import TrainingReport
 
 QUIET = {
@@ -45,15 +40,16 @@ class Bench:
     device: str | None = None
     threads: int = 1
 
+    def models(self) -> Models:
+        """What is loaded there; nothing is yet."""
+        return Models(self.settings, device=self.device, threads=self.threads)
+
 
 class Workshop:
     """Loads nothing until an item needs it, and keeps the model of the last one."""
 
     def __init__(self, bench: Bench) -> None:
-        self._bench, self._settings = bench, bench.settings
-        self._engine: tuple[str, MotionEngine] | None = None
-        self._segmenter: tuple[str, ClickSegmenter] | None = None
-        self._judges: Judges | None = None
+        self._settings, self._models = bench.settings, bench.models()
         self._certificate = certificate_of(bench.settings)
         os.environ.update(QUIET)
         cv2.setNumThreads(bench.threads)
@@ -64,32 +60,12 @@ class Workshop:
         makers = {"generate": self._generate, "train": self._train, "evaluate": self._evaluate}
         return makers[item.kind](item, folder, go_on)
 
-    def _engine_of(self, model: str) -> MotionEngine:
-        from motion_app.engine.pipeline import MotionEngine
-
-        if self._engine is None or self._engine[0] != model:
-            self._engine = None  # the memory of one is let go before the next is read
-            bench = self._bench
-            loaded = MotionEngine.load(model, device=bench.device, threads=bench.threads)
-            self._engine = (model, loaded)
-        return self._engine[1]
-
     def _library(self, model: str) -> Library:
         return Library(self._settings.motion_folders(model))
 
-    def _mark(self, model: str, image: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
-        """The mask (H, W) bool of what ``clicks`` show in ``image`` (H, W, 3)."""
-        from motion_app.segmentation import ClickSegmenter
-
-        source = self._settings.segmenter_source(model)
-        if self._segmenter is None or self._segmenter[0] != source:
-            self._segmenter = (source, ClickSegmenter.load(source, device=self._bench.device))
-        self._segmenter[1].set_image(image)
-        return self._segmenter[1].predict(clicks).mask
-
     def _generate(self, item: Item, folder: Path, go_on: GoOn) -> dict[str, Any]:
         file = parse_request(item.entries)
-        engine = self._engine_of(file.model or self._settings.model)
+        engine = self._models.engine(file.model)
         request = build_request(
             file,
             geometry=engine.geometry,
@@ -117,7 +93,7 @@ class Workshop:
 
         entries = {name: given for name, given in item.entries.items() if name != "model"}
         inputs, model = training_inputs(entries), item.entries["model"]
-        engine = self._engine_of(model)
+        engine = self._models.engine(model)
         config = inputs.config(engine.defaults.training_of(inputs.method))
         losses: list[float] = []
 
@@ -131,7 +107,7 @@ class Workshop:
             config,
             engine=engine,
             out=folder / f"{item.id}{SUFFIX}",
-            segment=partial(self._mark, model) if pointed else None,
+            segment=self._models.mark(model) if pointed else None,
             on_progress=on_progress,
         )
         return {
@@ -143,16 +119,11 @@ class Workshop:
         }
 
     def _evaluate(self, item: Item, folder: Path, go_on: GoOn) -> dict[str, Any]:
-        from motion_app.evaluation.features import Judges
         from motion_app.evaluation.items import EvaluationItem
         from motion_app.evaluation.scoring import score_videos
-        from motion_app.evaluation.weights import WeightStore
 
         entries = item.entries
         model, request = entries["model"], entries["request"]
-        if self._judges is None:
-            store = WeightStore(self._settings.judges)
-            self._judges = Judges(store, device=self._bench.device or "cpu")
         if not go_on():
             raise GenerationCancelled("stopped before the first measurement, as asked")
         video = Path(entries["video"])
@@ -170,10 +141,10 @@ class Workshop:
                 )
             ],
             entries["metrics"],
-            judges=self._judges,
+            judges=self._models.judges(),
             library=self._library(model),
             limits=self._settings.limits,
-            segment=lambda frame, at: self._mark(model, frame, [Click(at[1], at[0])]),
+            segment=self._models.mark_at(model),
             on_progress=lambda progress: go_on(),
         )
         report = scores.report

@@ -13,6 +13,7 @@ import numpy as np
 
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.library import read_motion
+from motion_app.models import Models
 from motion_app.pocket.motions import MOTIONS
 from motion_app.pocket.world import RenderedClip, WorldConfig, draw_scene, render
 from motion_app.scene import Motion
@@ -61,18 +62,19 @@ def train_shipped_motions(
     checkpoint: Path,
     names: Sequence[str] = SHIPPED_MOTIONS,
     *,
-    device: str | None = None,
+    models: Models,
     out: Path | None = None,
     method: str = "fleximmt",
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Motion]:
-    """Learns each motion from its one clip and writes ``{name}.safetensors`` into ``out``, by
-    default ``checkpoint/motions``; what an ``out`` that was given already holds is left.
+    """Learns each motion from its one clip, with the engine of ``models``, and writes
+    ``{name}.safetensors`` into ``out``, by default ``checkpoint/motions``; what an ``out`` that was
+    given already holds is left.
 
     ``method``: motion tokens, with the clip's masks ("fleximmt") or without ("concat"), or
     "synmotion". ``given``: settings of the training in place of the checkpoint's own.
     """
-    engine = MotionEngine.load(checkpoint, device=device)
+    engine = models.engine(checkpoint)
     motions = []
     for name in names:
         file = (out or checkpoint / "motions") / f"{name.replace(' ', '-')}.safetensors"

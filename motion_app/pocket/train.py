@@ -20,7 +20,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from diffusers import AutoencoderKLCogVideoX
 
+from motion_app.devices import device_named
 from motion_app.errors import RequestError
+from motion_app.models import Models
 from motion_app.pocket.backbone import Backbone, BackboneTraining, train_backbone
 from motion_app.pocket.checkpoint import save_checkpoint
 from motion_app.pocket.latents import encode_clips, read_clips
@@ -29,6 +31,7 @@ from motion_app.pocket.sam2 import Sam2Training, train_sam2
 from motion_app.pocket.sam2_network import export_sam2
 from motion_app.pocket.vae import VaeTraining, train_vae
 from motion_app.pocket.world import WorldConfig
+from motion_app.settings import load_settings
 from motion_app.training.inputs import METHODS
 
 log = logging.getLogger(__name__)
@@ -40,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--runs", type=Path, default=Path("runs/pocket"), help="working folder")
     parser.add_argument("--out", type=Path, default=Path("checkpoints/pocket"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads in all")
     parser.add_argument(
         "--processes", type=int, default=1, help="for the backbone; on a CPU, one for each core"
@@ -70,6 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Runs the stages asked for, in their order."""
+    models = Models(load_settings(), device=options.device, threads=options.threads)
+    models.check()
+    options.device = str(device_named(models.device))
     torch.set_num_threads(options.threads)
     options.runs.mkdir(parents=True, exist_ok=True)
     world = WorldConfig(level=options.level)
@@ -87,7 +93,7 @@ def train(options: argparse.Namespace) -> None:
         train_shipped_motions(
             options.out,
             options.motions,
-            device=options.device,
+            models=models,
             out=options.motions_out,
             method=options.method,
             given=_given(options),

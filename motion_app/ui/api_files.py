@@ -22,6 +22,7 @@ from motion_app.ui.boundary import in_one_line
 
 logger = logging.getLogger(__name__)
 
+ARGUMENT_DEPTH = 4  # spaces before the name of an argument
 Json = dict[str, Any]
 File = dict[str, Any] | str  # an upload as gradio describes it, or a data URI
 
@@ -47,7 +48,28 @@ def told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
                 print_exception=False,
             ) from error
 
+    answer.__doc__ = a_line_each(endpoint.__doc__ or "")
     return answer
+
+
+def a_line_each(docstring: str) -> str:
+    """``docstring`` with each argument, and the answer, on a line of its own: gradio shows callers
+    the first line of an argument's description and drops the others."""
+    lines: list[str] = []
+    section = ""
+    for line in inspect.cleandoc(docstring).splitlines():
+        text = line.strip()
+        if text in ("Args:", "Returns:"):
+            section = text
+            lines.append(text)
+            continue
+        depth = len(line) - len(line.lstrip())
+        more = depth > ARGUMENT_DEPTH if section == "Args:" else lines[-1:] != ["Returns:"]
+        if section and text and more:
+            lines[-1] += f" {text}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _what_is_wrong(endpoint: Callable[..., Any], error: ValidationError) -> str:

@@ -27,11 +27,18 @@ class JobEndpoints:
         """Make a video and wait for it. The job goes on where the caller hangs up.
 
         Args:
-            request: a REQUEST as the command line takes it, with picture and masks as data: URIs
+            request: a REQUEST as the command line takes it, or a recipe: {"image": the picture as a
+                data: URI, "objects": [{"mask": PNG as a data: URI, at the picture's size, white on
+                the object, "sentence", "phrase": its words in the sentence, "motion": a name of
+                ``motions`` or null, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
+                more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
+                "crop", "pad" or "stretch", "method", "without", "scope"}; all but the picture, the
+                masks and the sentences may be left out
             badge: a visible "AI-generated" in a corner
 
         Returns:
-            {"job", "video", "gif", "recipe", "frames", "masks", "seed", "seconds", ...}
+            {"job", "video", "gif", "recipe", "frames", "masks_zip", "seed", "steps", "guidance",
+            "seconds": how long it took}
         """
         return self._outcome(self._wait(self._submitted(request, badge, http).id))
 
@@ -39,7 +46,13 @@ class JobEndpoints:
         """Put a video into the line and return at once; follow it with ``job``.
 
         Args:
-            request: a REQUEST as the command line takes it, with picture and masks as data: URIs
+            request: a REQUEST as the command line takes it, or a recipe: {"image": the picture as a
+                data: URI, "objects": [{"mask": PNG as a data: URI, at the picture's size, white on
+                the object, "sentence", "phrase": its words in the sentence, "motion": a name of
+                ``motions`` or null, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
+                more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
+                "crop", "pad" or "stretch", "method", "without", "scope"}; all but the picture, the
+                masks and the sentences may be left out
             badge: a visible "AI-generated" in a corner
 
         Returns:
@@ -70,14 +83,18 @@ class JobEndpoints:
 
         Args:
             clips: the reference clips, as uploads; one is enough, several are better
-            name: what the library shall call it
-            phrase: the motion in words, for example "walks on snow"
-            noun: what moves in the clips, for example "tiger"
-            steps: the checkpoint's own number without it
-            method: how it is learned
-            trim: for each clip [start, stop] in seconds
-            crop: for each clip [x0, y0, x1, y1] in its pixels, or null
-            mover: for each clip a point [x, y] on what moves in its first frame, or null
+            name: what the library shall call it, 1 to 80 characters
+            phrase: the motion in words, for example "walks on snow", 1 to 240 characters
+            noun: what moves in the clips, for example "tiger", 1 to 240 characters
+            steps: training steps, 1 to 20000; the checkpoint's own number without it
+            method: how it is learned: "fleximmt", "concat" or "synmotion"
+            trim: for each clip [start, stop] in seconds from its beginning, or null; a stop of null
+                is its end
+            crop: for each clip [x0, y0, x1, y1], or null: what counts of its picture, as shares of
+                its width and height, 0 to 1 from the upper left corner
+            mover: for each clip [x, y], or null: a point on what moves, in the first frame that
+                counts, as shares of the whole picture's width and height, 0 to 1 from the upper
+                left corner; for all clips or for none
 
         Returns:
             {"job": 32 hexadecimal digits that only the caller knows, "state"}
@@ -110,8 +127,10 @@ class JobEndpoints:
             job: the id that ``submit`` or ``train_motion`` gave
 
         Returns:
-            {"job", "kind", "state", "stage", "ahead", "step", "steps", "seconds_left", "message"}
-            and, once it is done, its outcome
+            {"job", "kind", "state", "stage", "ahead": jobs before it, "step": of "steps", 0 before
+            the first, "steps", "seconds_left": null until it can be told, "message"} and, once it
+            is done, its outcome: that of ``generate``, or for a motion {"name", "steps", "seconds",
+            "last_loss"}
         """
         progress = next(iter(self.host.jobs.watch(job)))
         row = progress.row

@@ -26,9 +26,10 @@ class MotionEndpoints:
         """The motions that can be given to objects.
 
         Returns:
-            {"motions": [{"name", "phrase", "noun", "method", "base", "steps", "created", "track"},
-            ...], "problems": [...]}; "problems" has a line for each file of the library that cannot
-            be used
+            {"motions": [{"name", "phrase", "noun", "method", "base": the model it belongs to,
+            "steps" of its training, "created": ISO time, "track": [[y, x], ...] of what moves in
+            its clip, in pixels, one point a frame, or null}, ...], "problems": [...]}; "problems"
+            has a line for each file of the library that cannot be used
         """
         entries = [_entry(motion) for motion in self.host.motions()]
         return {"motions": entries, "problems": self.host.library.problems()}
@@ -38,7 +39,7 @@ class MotionEndpoints:
 
         Args:
             file: the .safetensors or .pt file, as an upload
-            name: another name than its own
+            name: another name than its own, at most 80 characters
             phrase: the motion's words, for a .pt file, which does not know them
 
         Returns:

@@ -11,10 +11,8 @@ import numpy as np
 
 from motion_app.errors import MediaError, RequestError
 from motion_app.evaluation.catalogue import default_ids
-from motion_app.evaluation.features import Judges
 from motion_app.evaluation.items import EvaluationItem
 from motion_app.evaluation.scoring import check_metrics, score_videos
-from motion_app.evaluation.weights import WeightStore
 from motion_app.media import encode_data_uri, read_image, verify_video
 from motion_app.scene import Box, Click
 from motion_app.ui.api_files import File, Json, received
@@ -34,9 +32,11 @@ class PictureEndpoints:
         """The loaded model: its state, its sizes, its own settings and what may be brought to it.
 
         Returns:
-            {"state": "loading" | "ready" | "failed", "name", "device", "message", "width",
-            "height", "frames", "fps", "text_tokens", "steps", "guidance", "limits", "profile",
-            "memory": what it is estimated to take, in GB, null until its files are there}
+            {"state": "loading" | "ready" | "failed", "name", "device", "message", "width" and
+            "height" of a video in pixels, "frames" of a video, "fps": frames a second,
+            "text_tokens": the most of a prompt, "steps" and "guidance" where a request names none,
+            "limits", "profile", "memory": what it is estimated to take, in GB, null until its files
+            are there}
         """
         status, geometry = self.host.status(), self.host.geometry()
         defaults = self.host.defaults()
@@ -67,12 +67,15 @@ class PictureEndpoints:
 
         Args:
             image: the picture, as an upload or a data: URI
-            points: [[x, y, 1 or 0], ...] in pixels of the picture; 1 on the object, 0 beside it
-            box: [x0, y0, x1, y1] in pixels of the picture, around the object
+            points: [[x, y, 1 or 0], ...] in pixels of the picture from its upper left corner; 1 on
+                the object, 0 beside it
+            box: [x0, y0, x1, y1] in pixels of the picture from its upper left corner, around the
+                object
 
         Returns:
-            {"mask": PNG as a data: URI at the picture's size, "score", "seconds",
-            "candidates": [{"mask", "score"}, ...], the three readings, best first}
+            {"mask": PNG as a data: URI at the picture's size, "score": 0 to 1, how sure the model
+            is, "seconds": how long it took, "candidates": [{"mask", "score"}, ...], the three
+            readings, best first}
         """
         clicks = [_click(point) for point in points or ()]
         edges = None if box is None else Box(*_numbers(box, 4, "box"))
@@ -99,13 +102,14 @@ class PictureEndpoints:
 
         Args:
             image: the picture, as an upload or a data: URI
-            words: what to look for, for example ["red robot", "fox"]
+            words: what to look for, for example ["red robot", "fox"]; at most 16, each of at most
+                80 characters
             threshold: how sure it must be, 0 to 1
 
         Returns:
-            {"objects": [{"words", "score", "box": [x0, y0, x1, y1] in pixels of the picture,
-            "mask": PNG as a data: URI, or null where the model gives none}, ...], "seconds"}, the
-            surest first
+            {"objects": [{"words", "score": 0 to 1, "box": [x0, y0, x1, y1] in pixels of the picture
+            from its upper left corner, "mask": PNG as a data: URI at the picture's size, or null
+            where the model gives none}, ...], "seconds": how long it took}, the surest first
         """
         if len(words) > MOST_WORDS or any(len(word) > LONGEST_WORD for word in words):
             raise RequestError(
@@ -138,7 +142,8 @@ class PictureEndpoints:
             video: the file, as an upload or a data: URI
 
         Returns:
-            {"z", "detected", "payload", "payload_fits", "tagged", "recipe", "c2pa", "signer"}
+            {"z": evidence of the mark in standard deviations, "detected", "payload",
+            "payload_fits", "tagged", "recipe", "c2pa", "signer"}
         """
         file = received(video, most_megabytes=self.limits.clip_megabytes)
         return verify_video(file, limits=self.limits).to_json()
@@ -160,9 +165,9 @@ class PictureEndpoints:
             metrics: their ids; without it all that can be measured here
 
         Returns:
-            {"rows", "averages", "sources", "notes"}
+            {"rows": a measurement each, "averages": by method and metric, "sources", "notes"}
         """
-        judges = Judges(WeightStore(self.host.settings.judges), device="cpu")
+        judges = self.host.models.judges(device="cpu")  # a GPU belongs to the job in its turn
         ids = metrics or default_ids(judges.store)
         check_metrics(ids)
         megabytes = self.limits.clip_megabytes

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from motion_app.assignment import RequestFile
-from motion_app.jobs.store import JobRow
+from motion_app.jobs.store import REPEATABLE, JobRow
 from motion_app.ui.overlay import animation_uri, picture_uri
 from motion_app.ui.texts import Texts
 
@@ -26,7 +26,6 @@ GALLERY_JS = (Path(__file__).parent / "gallery.js").read_text(encoding="utf-8")
 MOST_SHOWN = 24
 THUMBNAIL_WIDTH = 168  # px
 THUMBNAILS_KEPT = 256  # some 30 KB each
-REPEATABLE = ("failed", "cancelled", "interrupted")
 MINUTE, HOUR, DAY = 60, 3600, 86400  # s
 
 

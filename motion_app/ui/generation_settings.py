@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from motion_app.assignment import METHODS, RequestFile
+from motion_app.assignment import RequestFile
 from motion_app.errors import RequestError
 from motion_app.geometry import GenerationDefaults
+from motion_app.methods import METHODS
 from motion_app.ui.boundary import listen
 from motion_app.ui.presets import Preset, preset_of, presets
 from motion_app.ui.texts import Texts

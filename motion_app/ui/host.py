@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from motion_app import sandbox
-from motion_app.errors import CheckpointError, MotionAppError, RequestError
+from motion_app.errors import CheckpointError, MotionAppError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs import generation, training
 from motion_app.jobs.device import DeviceLock
@@ -23,13 +23,13 @@ from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.timing import Measurement
 from motion_app.jobs.work import Runner
 from motion_app.library import Library
+from motion_app.models import Models
 from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.scene import Motion
 from motion_app.settings import Settings
 from motion_app.signing import certificate_of
 
 if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
-    from motion_app.engine.acceleration import Acceleration
     from motion_app.engine.outlook import Outlook
     from motion_app.engine.pipeline import MotionEngine
     from motion_app.object_finder import ObjectFinder
@@ -71,6 +71,7 @@ class ModelHost:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.models = self._new_models()
         self.library = Library(settings.motion_folders())
         self.lock = DeviceLock()
         self.jobs = self._new_jobs()
@@ -80,7 +81,6 @@ class ModelHost:
         self._segmenter: ClickSegmenter | None = None
         self._engine_done = threading.Event()
         self._segmenter_done = threading.Event()
-        self._finder: ObjectFinder | None = None
         self._finder_lock = threading.Lock()
         self._tokenizer: PromptTokenizer | None = None
         self._tokenizer_lock = threading.Lock()
@@ -88,6 +88,9 @@ class ModelHost:
         self._load_seconds = 0.0
         self._fetched: tuple[int, int] | None = None
         self._outlook: Outlook | None = None
+
+    def _new_models(self) -> Models:
+        return Models(self.settings)
 
     def _new_jobs(self) -> JobQueue:
         settings = self.settings
@@ -212,18 +215,8 @@ class ModelHost:
     def finder(self) -> ObjectFinder:
         """What finds things by words; loaded when first asked for. RequestError where none is set,
         CheckpointError where it cannot be loaded."""
-        source = self.settings.finder
-        if source is None:
-            raise RequestError(
-                "no finder of things by words is set up here; set MOTION_APP_FINDER to a Grounding "
-                "DINO or SAM 3 model, for example IDEA-Research/grounding-dino-tiny"
-            )
         with self._finder_lock:
-            if self._finder is None:
-                from motion_app.object_finder import ObjectFinder
-
-                self._finder = ObjectFinder.load(source, device=self._clicks_device())
-            return self._finder
+            return self.models.finder
 
     @property
     def clicks_ready(self) -> bool:
@@ -233,6 +226,7 @@ class ModelHost:
         try:
             from motion_app.engine.checkpoint import checkpoint_folder
 
+            self.models.check()
             folder = checkpoint_folder(self.settings.model, on_bytes=self._hear_bytes)
             self._fetched = None
             self.tokenizer()  # now, so that nobody's first prompt waits for it
@@ -259,28 +253,10 @@ class ModelHost:
 
     def _load_segmenter(self, folder: Path) -> None:
         """First: it is small, and clicks come before anything else."""
-        from motion_app.segment_anything2 import load_segmenter
-
-        source = self.settings.segmenter_source(str(folder), default=HUB_SEGMENTER)
-        self._segmenter = load_segmenter(source, device=self._clicks_device())
+        self._segmenter = self.models.segmenter(folder, default=HUB_SEGMENTER)
         self._segmenter_done.set()
 
-    def _clicks_device(self) -> str | None:
-        return self.settings.device
-
-    def _acceleration(self) -> Acceleration:
-        from motion_app.engine.acceleration import Acceleration
-
-        return Acceleration.of(self.settings)
-
     def _load_engine(self, folder: Path) -> None:
-        from motion_app.engine.pipeline import MotionEngine
-
-        engine = MotionEngine.load(
-            folder,
-            device=self.settings.device,
-            acceleration=self._acceleration(),
-            on_outlook=self._hear_outlook,
-        )
+        engine = self.models.engine(folder, on_outlook=self._hear_outlook)
         engine.fingerprint  # noqa: B018  read now, while everyone waits anyway
         self._engine = engine

@@ -10,12 +10,12 @@ from pathlib import Path
 import gradio as gr
 
 from motion_app.library import DeletedMotion
+from motion_app.methods import method_title
 from motion_app.scene import Motion
 from motion_app.ui.previews import MotionPreviews
 from motion_app.ui.texts import Texts
 
 CARDS_JS = (Path(__file__).parent / "library_cards.js").read_text(encoding="utf-8")
-METHOD_NAMES = {"fleximmt": "FlexiMMT", "synmotion": "SynMotion"}
 
 
 def new_cards() -> gr.HTML:
@@ -73,7 +73,7 @@ def _problems_html(problems: Sequence[str], texts: Texts) -> str:
 def _card_html(
     motion: Motion, base: str | None, deletable: bool, previews: MotionPreviews, texts: Texts
 ) -> str:
-    method = METHOD_NAMES.get(motion.method, motion.method)
+    method = method_title(motion.method)
     searched = html.escape(f"{motion.name} {motion.phrase} {motion.noun} {method}".lower())
     tags = [f'<span class="tag">{html.escape(method)}</span>']
     if base is not None and motion.base != base:

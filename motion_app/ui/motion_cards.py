@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from motion_app.methods import method_title
 from motion_app.scene import Motion
 from motion_app.ui.icons import icon
 from motion_app.ui.texts import Texts
 
 NO_MOTION = ""
-METHODS = {"fleximmt": "FlexiMMT", "synmotion": "SynMotion"}
 
 
 def cards_html(motions: Sequence[Motion], texts: Texts) -> str:
@@ -42,7 +42,7 @@ _TEXTS = (
 
 
 def _card_html(motion: Motion) -> str:
-    method = METHODS.get(motion.method, motion.method)
+    method = method_title(motion.method)
     shown = html.escape(shown_name(motion.name))
     phrase, name = html.escape(motion.phrase), html.escape(motion.name)
     words = html.escape(f"{motion.name} {shown} {motion.phrase} {method}".lower())

@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 
 from motion_app.geometry import grid_to_mask
-from motion_app.jobs.store import JobRow
+from motion_app.jobs.store import REPEATABLE, JobRow
 from motion_app.jobs.work import JobProgress
 from motion_app.ui.loss_curve import loss_curve_svg
 from motion_app.ui.overlay import animation_uri, draw_objects, enlarge_masks, picture_uri
@@ -23,7 +23,6 @@ ROWS_JS = (Path(__file__).parent / "training_rows.js").read_text(encoding="utf-8
 VALIDATION_WIDTH = 288  # px
 SHEET_COLUMNS = 4
 CELL_WIDTH = 132  # px of one frame in the picture of masks
-ENDED = ("failed", "cancelled", "interrupted")
 
 
 def new_rows() -> gr.HTML:
@@ -133,7 +132,7 @@ def rows_html(rows: Sequence[JobRow], *, shown: str, texts: Texts) -> str:
 
 def _row_html(row: JobRow, shown: str, texts: Texts) -> str:
     acts = ["show"] if row.active and row.id != shown else []
-    if row.state in ENDED:
+    if row.state in REPEATABLE:
         acts += ["again"]
     if row.state == "done":
         acts += ["use"]

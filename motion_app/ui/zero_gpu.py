@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from motion_app.hosting import TOO_LONG_FOR_ZERO_GPU
 from motion_app.jobs.attended import AttendedQueue
 from motion_app.jobs.generation import KIND
 from motion_app.jobs.timing import JobSize, Measurement, Timings
+from motion_app.models import Models
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 from motion_app.settings import Settings
 from motion_app.ui.host import ModelHost
@@ -177,6 +179,30 @@ class LentEngine:
         return draw_preview(latents, self._colours, self.geometry)
 
 
+class LentModels(Models):
+    """What is loaded on ZeroGPU."""
+
+    @property
+    def clicks_device(self) -> str:
+        return "cpu"  # a click takes a moment, and would cost a visitor seconds of GPU
+
+    @cached_property
+    def acceleration(self) -> Acceleration:
+        """What of the settings can be had here."""
+        asked = super().acceleration
+        had = replace(
+            asked,
+            profile=asked.profile if asked.profile in RESIDENT else None,
+            kernel="torch",
+            compiled=False,
+            second_device=None,
+            keep_text_encoder=True,
+        )
+        if had != asked:
+            logger.warning("ZeroGPU has no %s: left out", _differences(asked, had))
+        return had
+
+
 class LentHost(ModelHost):
     """A ModelHost on ZeroGPU. Making one loads everything, on the thread that does it, which must
     be the one that imported ``spaces``."""
@@ -195,27 +221,12 @@ class LentHost(ModelHost):
         self.jobs.start()
         threading.Thread(target=sandbox.warm, name="warm-sandbox", daemon=True).start()
 
+    def _new_models(self) -> LentModels:
+        return LentModels(self.settings)
+
     def _new_jobs(self) -> AttendedQueue:
         settings = self.settings
         return AttendedQueue(settings.outputs, self._runners(), limits=settings.limits)
-
-    def _clicks_device(self) -> str:
-        return "cpu"  # a click takes a moment, and would cost a visitor seconds of GPU
-
-    def _acceleration(self) -> Acceleration:
-        """What of the settings can be had here."""
-        asked = super()._acceleration()
-        had = replace(
-            asked,
-            profile=asked.profile if asked.profile in RESIDENT else None,
-            kernel="torch",
-            compiled=False,
-            second_device=None,
-            keep_text_encoder=True,
-        )
-        if had != asked:
-            logger.warning("ZeroGPU has no %s: left out", _differences(asked, had))
-        return had
 
     def _load_engine(self, folder: Path) -> None:
         from motion_app.engine.workload import Workload

@@ -1,0 +1,65 @@
+"""The methods, what each needs of a motion, and what may be left out of it: one table, from which
+every list of them in this program derives.
+
+Ablations are named after FlexiMMT's Table 4 and SynMotion's supplement, Table 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+# Attention that is opened (Table 4), masks at inference, and their propagation.
+ABLATIONS = (
+    *("m2v", "m2m", "t2v", "t2t", "t2m", "m2x", "t2x", "infer_mask", "rmpm"),
+    "step0_mask",  # no region masks on the first step, as the authors' release has it
+)
+PACK_ABLATIONS = ("mot", "sub", "refiner", "lora")  # parts of what SynMotion learned
+SCOPES = ("released", "paper")  # what free video tokens may see: as the release, as the equations
+
+
+@dataclass(frozen=True)
+class Method:
+    """``tokens``: it needs motion tokens of every motion, and a motion file of this method holds
+    them; ``pack`` the same of SynMotion's embeddings and adapter. ``without``: the names of what it
+    can do without. ``title``: its name as people read it."""
+
+    title: str
+    tokens: bool = False
+    pack: bool = False
+    without: frozenset[str] = frozenset()
+
+
+METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
+    {
+        "fleximmt": Method("FlexiMMT", tokens=True, without=frozenset(ABLATIONS)),
+        "concat": Method("Concatenation", tokens=True),
+        "none": Method("None: the stock model"),
+        "synmotion": Method(
+            "SynMotion",
+            pack=True,
+            without=frozenset(
+                {"t2v", "t2t", "t2x", "infer_mask", "rmpm", "step0_mask", *PACK_ABLATIONS}
+            ),
+        ),
+        "both": Method(
+            "FlexiMMT and SynMotion",
+            tokens=True,
+            pack=True,
+            without=frozenset({*ABLATIONS, *PACK_ABLATIONS}),
+        ),
+        "lora-average": Method(
+            "averaged adapters (comparison)", pack=True, without=frozenset(PACK_ABLATIONS)
+        ),
+    }
+)
+METHODS = tuple(METHOD_TABLE)
+TOKEN_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.tokens)
+PACK_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.pack)
+
+
+def method_title(method: str) -> str:
+    """A method as people read it; one that is not ours keeps its own name."""
+    known = METHOD_TABLE.get(method)
+    return method if known is None else known.title
