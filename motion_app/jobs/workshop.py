@@ -133,6 +133,7 @@ class Workshop:
             out=folder / f"{item.id}{SUFFIX}",
             segment=partial(self._mark, model) if pointed else None,
             on_progress=on_progress,
+            still=inputs.still,
         )
         return {
             "motion": motion.path.name,

@@ -7,12 +7,12 @@ from pathlib import Path
 import gradio as gr
 
 from motion_app.errors import RequestError
+from motion_app.file_types import CLIP_CHOICES
 from motion_app.jobs import generation, training
 from motion_app.jobs.store import JobRow
 from motion_app.ui.api_files import File, Json, handed_out, received
 from motion_app.ui.host import ModelHost
 
-CLIP_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".gif")
 SERVER_PATHS = ("motion",)  # of an outcome: where the library keeps the file
 
 
@@ -64,6 +64,7 @@ class JobEndpoints:
         trim: list[list[float | None]] | None = None,
         crop: list[list[float] | None] | None = None,
         mover: list[list[float] | None] | None = None,
+        still: bool = False,
         http: gr.Request | None = None,
     ) -> Json:
         """Put the learning of a motion into the line and return at once; follow it with ``job``.
@@ -78,6 +79,7 @@ class JobEndpoints:
             trim: for each clip [start, stop] in seconds
             crop: for each clip [x0, y0, x1, y1] in its pixels, or null
             mover: for each clip a point [x, y] on what moves in its first frame, or null
+            still: the motion is to stand still; otherwise a clip in which nothing moves is refused
 
         Returns:
             {"job": 32 hexadecimal digits that only the caller knows, "state"}
@@ -93,6 +95,7 @@ class JobEndpoints:
             "noun": noun,
             "method": method,
             "steps": steps,
+            "still": still,
             "clips": list(files),
         }
         for key, column in (("trim", trim), ("crop", crop), ("mover", mover)):
@@ -191,4 +194,4 @@ def _owner(http: gr.Request | None) -> str:
 def _suffix(clip: File) -> str:
     """Of the uploaded file's name, where it is one that clips have."""
     suffix = Path(str(clip.get("path", ""))).suffix.lower() if isinstance(clip, dict) else ""
-    return suffix if suffix in CLIP_SUFFIXES else ".mp4"
+    return suffix if suffix in CLIP_CHOICES else ".mp4"
