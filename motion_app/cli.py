@@ -47,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.rest = rest
         elif rest:
             parser.error(f"unknown arguments {' '.join(rest)}")
-        logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR)
-        for told in TOLD:
-            logging.getLogger(told).setLevel(logging.INFO if options.verbose else logging.WARNING)
+        set_logging(verbose=options.verbose)
         result = options.run(options, load_settings())
     except MotionAppError as error:
         print(" ".join(f"error: {error}".split()), file=sys.stderr)
@@ -59,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(json.dumps(result, ensure_ascii=False))
     return result.get("exit_code", 0)
+
+
+def set_logging(*, verbose: bool) -> None:
+    """Errors on standard error, and what a person should know of the files that came."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR)
+    for told in TOLD:
+        logging.getLogger(told).setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def _parser() -> _Parser:

@@ -2,8 +2,12 @@
 in words."""
 
 import io
+import re
 import struct
+import subprocess
+import sys
 import zlib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from motion_app.errors import MediaError
+from motion_app.errors import MediaError, RequestError
+from motion_app.evaluation.external import ExternalMethod
+from motion_app.file_types import CLIP_CHOICES, CLIP_FILES, PICTURE_FILES
+from motion_app.geometry import ModelGeometry
 from motion_app.media import read_clip, read_image, read_mask, read_picture
 from motion_app.settings import Limits
 
@@ -365,3 +372,79 @@ def test_a_large_profile_is_used_and_one_that_is_too_large_left_out_and_said():
     )
     assert np.array_equal(huge.pixels, ball(0))
     assert [note.key for note in huge.notes] == ["profile"]
+
+
+# one list of endings ----------------------------------------------------------------------------
+
+
+def test_every_ending_is_offered_wherever_files_come_in():
+    from motion_app.study import sources
+    from motion_app.ui import api_jobs, evaluate_tab, picture_panel, texts
+
+    offered = {".jfif", ".png", ".jpg", ".jpeg", ".webp", ".heic", ".avif", ".gif", ".tiff"}
+    assert offered <= set(PICTURE_FILES)
+    assert {".mp4", ".m4v", ".mov", ".3gp", ".ts", ".avi", ".mkv", ".webm"} <= set(CLIP_FILES)
+    assert list(CLIP_CHOICES) == evaluate_tab.VIDEO_FILES
+    assert set(sources.VIDEOS) == set(CLIP_FILES)
+    assert set(sources.PICTURES).isdisjoint(sources.VIDEOS)
+    assert f'data-endings="{" ".join(PICTURE_FILES)}"' in picture_panel.sources_html(
+        texts.Texts("en")
+    )
+    assert [api_jobs._suffix({"path": f"a{ending}"}) for ending in CLIP_CHOICES] == list(
+        CLIP_CHOICES
+    )
+
+
+def test_no_other_module_has_a_list_of_its_own():
+    package = Path(__file__).parent.parent / "motion_app"
+    several = re.compile(r'"\.(?:mp4|webm|jpg|png)",\s*"\.\w+"')
+    found = [str(file.relative_to(package)) for file in package.rglob("*.py")
+             if several.search(file.read_text(encoding="utf-8"))]  # fmt: skip
+    assert set(found) <= {"file_types.py"}
+
+
+def test_a_method_whose_video_is_not_read_is_told_of_it(tmp_path):
+    (tmp_path / "case-1.wmv").write_bytes(b"x")
+    (tmp_path / "case-2.MOV").write_bytes(b"x")
+    (tmp_path / "case-3.json").write_text("{}")
+    method = ExternalMethod("theirs", tmp_path)
+    with pytest.raises(RequestError, match=r"case-1\.wmv is no clip this app reads; use MP4"):
+        method.find("case-1")
+    assert method.find("case-2") == tmp_path / "case-2.MOV"
+    assert method.find("case-3") is None and method.find("case") is None
+
+
+def test_a_clip_of_a_kind_that_is_not_read_is_refused_by_name(tmp_path):
+    (tmp_path / "a.wmv").write_bytes(bytes.fromhex("3026b2758e66cf11") + bytes(900))
+    with pytest.raises(MediaError, match=r"a\.wmv is no clip this app reads; use MP4, MOV, WebM"):
+        read_clip(tmp_path / "a.wmv")
+
+
+# what is said -----------------------------------------------------------------------------------
+
+
+def test_the_command_line_says_what_was_done_to_a_picture(tmp_path):
+    Image.fromarray((256 * RAMP).astype(np.uint16)).save(tmp_path / "dark.png")
+    told = subprocess.run(
+        [sys.executable, "-c", "from motion_app import cli\n"
+         "from motion_app.media import read_image\n"
+         "cli.set_logging(verbose=False)\n"
+         f"read_image({str(tmp_path / 'dark.png')!r})"],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert "dark.png: its values are no ordinary 8 or 16 bits" in told.stderr
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_says_what_was_done_to_a_picture(language):
+    from motion_app.ui.drafts import SceneDraft
+    from motion_app.ui.picture_panel import fit_html
+    from motion_app.ui.texts import Texts
+
+    sizes = ModelGeometry.from_folder(Path(__file__).parent.parent / "checkpoints" / "pocket")
+    picture = read_picture(as_file(Image.fromarray((256 * RAMP).astype(np.uint16))))
+    draft = SceneDraft.of(picture.pixels, "crop", sizes)
+    plain = fit_html(draft, "crop", sizes, Texts(language))
+    told = fit_html(replace(draft, notes=picture.notes), "crop", sizes, Texts(language))
+    assert "warning" not in plain and told.count('class="note warning"') == 1
+    assert "256" in told
