@@ -448,3 +448,17 @@ def test_the_page_says_what_was_done_to_a_picture(language):
     told = fit_html(replace(draft, notes=picture.notes), "crop", sizes, Texts(language))
     assert "warning" not in plain and told.count('class="note warning"') == 1
     assert "256" in told
+
+
+def test_the_mask_of_a_reference_is_of_its_clips_shape(tmp_path):
+    from motion_app.evaluation.items import _clip
+
+    mask = np.zeros((192, 320), np.uint8)
+    mask[60:120, 10:60] = 255
+    Image.fromarray(mask).save(tmp_path / "same.png")
+    Image.fromarray(mask[:, :192]).save(tmp_path / "square.png")
+    clip = FIXTURES / "clip.m4v"
+    found, _ = _clip(clip, tmp_path / "same.png", None, "", Limits(), None, [])
+    assert found.mask.shape == (96, 160)
+    found, problem = _clip(clip, tmp_path / "square.png", None, "", Limits(), None, [])
+    assert found is None and "192×192, its clip 160×96" in problem

@@ -461,8 +461,8 @@ def test_a_clip_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
 def test_a_preview_of_a_clip_of_another_shape_is_cut_never_squashed(
     engine: MotionEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    frames = np.full((12, 96, 48, 3), 60, np.uint8)
-    for t in range(12):  # a ball on a portrait clip that falls by two pixels a frame
+    frames = np.full((16, 96, 48, 3), 60, np.uint8)
+    for t in range(16):  # a ball on a portrait clip that falls by two pixels a frame
         cv2.circle(frames[t], (24, 36 + 2 * t), 10, (240, 240, 240), -1)
     config = MotionTraining(name="fall", noun="ball", **{**TINY, "steps": 1})
     motion = train_motion(
@@ -478,7 +478,7 @@ def test_a_preview_of_a_clip_of_another_shape_is_cut_never_squashed(
 
 
 def test_a_clip_with_odd_sides_has_a_preview(engine: MotionEngine, tmp_path: Path) -> None:
-    frames = np.random.default_rng(0).integers(0, 255, (9, 33, 47, 3), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(0, 255, (16, 33, 47, 3), dtype=np.uint8)
     config = MotionTraining(name="noise", noun="ball", **{**TINY, "steps": 1})
     motion = train_motion(
         [Clip(frames, 8.0)], config, engine=engine, out=tmp_path / "n.safetensors"
