@@ -26,6 +26,9 @@ from motion_app.settings import Settings, load_settings
 from motion_app.study import commands as study_commands
 from motion_app.training.inputs import METHODS as TRAINING_METHODS
 
+# Whose warnings are for the person: what had to be done to a picture or a clip that came.
+TOLD = ("motion_app.media", "motion_app.training.trainer")
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse whose complaint is one line, as every other mistake's."""
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.rest = rest
         elif rest:
             parser.error(f"unknown arguments {' '.join(rest)}")
-        logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR)
+        set_logging(verbose=options.verbose)
         result = options.run(options, load_settings())
     except MotionAppError as error:
         print(" ".join(f"error: {error}".split()), file=sys.stderr)
@@ -54,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(json.dumps(result, ensure_ascii=False))
     return result.get("exit_code", 0)
+
+
+def set_logging(*, verbose: bool) -> None:
+    """Errors on standard error, and what a person should know of the files that came."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR)
+    for told in TOLD:
+        logging.getLogger(told).setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def _parser() -> _Parser:
@@ -235,6 +245,9 @@ def _add_training(actions: Any) -> None:
         metavar="x,y",
         help="a point on the moving thing in the first frame that counts, as shares of the whole "
         "picture's width and height, 0 to 1; where several things move",
+    )
+    parser.add_argument(
+        "--still", action="store_true", help="the motion is to stand still; nothing moves in a clip"
     )
     parser.add_argument(
         "--validate-every", type=int, metavar="STEPS", help="write a short video on the way"

@@ -310,6 +310,12 @@ class FittedImage:
     box: tuple[float, float, float, float]
     place: tuple[int, int, int, int]
 
+    @property
+    def cut(self) -> float:
+        """The share of the picture that was cut off, 0 to 1."""
+        x0, y0, x1, y1 = self.box
+        return 1 - (x1 - x0) * (y1 - y0) / (self.source_size[0] * self.source_size[1])
+
     def summary(self) -> str:
         """What was done to the picture, in words a person can check it by."""
         source_height, source_width = self.source_size
@@ -379,6 +385,11 @@ def fit_image(image: np.ndarray, height: int, width: int, mode: str = "crop") ->
     fitted = np.zeros((height, width, 3), dtype=np.uint8)
     fitted[y0:y1, x0:x1] = np.asarray(part)
     return FittedImage(fitted, mode, (source_height, source_width), box, place)
+
+
+def fit_frames(frames: np.ndarray, height: int, width: int, mode: str = "crop") -> np.ndarray:
+    """``frames`` (T, H0, W0, 3) uint8 each as ``fit_image`` does: (T, height, width, 3) uint8."""
+    return np.stack([fit_image(frame, height, width, mode).image for frame in frames])
 
 
 def mask_to_grid(mask: np.ndarray, grid_height: int, grid_width: int) -> np.ndarray:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +24,14 @@ from motion_app.provenance import (
     read_recipe,
     verify_video,
 )
-from motion_app.sandbox import decode
+from motion_app.sandbox import Decoded, decode
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.video import Clip, read_clip, upscale, write_gif, write_video
 
 __all__ = [
     "Clip",
+    "Picture",
+    "PictureNote",
     "Verification",
     "decode_data_uri",
     "encode_data_uri",
@@ -35,6 +40,7 @@ __all__ = [
     "read_clip",
     "read_image",
     "read_mask",
+    "read_picture",
     "read_recipe",
     "upscale",
     "verify_video",
@@ -43,19 +49,62 @@ __all__ = [
 ]
 
 
-def read_image(
+logger = logging.getLogger(__name__)
+
+NOTES = {
+    "range": "its values are no ordinary 8 or 16 bits; {black:g} is shown as black and {white:g} "
+    "as white",
+    "profile": "its colour profile cannot be used and was left out; colours may be a little off",
+}
+
+
+@dataclass(frozen=True)
+class PictureNote:
+    """What had to be done to a picture and may be wrong: ``key`` of ``NOTES`` and its ``values``,
+    "black" and "white" the numbers in the file that became so."""
+
+    key: str
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return NOTES[self.key].format(**self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """``pixels`` (H, W, 3) uint8 sRGB, upright, and the ``notes`` a person should see."""
+
+    pixels: np.ndarray
+    notes: tuple[PictureNote, ...] = ()
+
+
+def read_picture(
     source: Path | str | bytes | np.ndarray, *, limits: Limits = DEFAULT_LIMITS
-) -> np.ndarray:
+) -> Picture:
     """A picture as (H, W, 3) uint8 sRGB: turned upright by its EXIF tag, its colour profile
-    applied, transparency laid on white. ``source``: a path, a file's bytes, or an array of that
-    very form. MediaError for a file that is unreadable or over the limits."""
+    applied, transparency laid on white, other numbers than 8 bits scaled to them. ``source``: a
+    path, a file's bytes, or an array of that very form. MediaError for a file that is unreadable or
+    over the limits."""
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
             raise MediaError(
                 f"expected an image (H, W, 3) of uint8, got {source.shape} of {source.dtype}"
             )
-        return source
-    return _decoded("decode_image", source, limits)
+        return Picture(source)
+    decoded = _decoded("decode_image", source, limits)
+    notes = [PictureNote(note.pop("key"), note) for note in decoded.facts["notes"]]
+    return Picture(decoded.array, tuple(notes))
+
+
+def read_image(
+    source: Path | str | bytes | np.ndarray, *, limits: Limits = DEFAULT_LIMITS
+) -> np.ndarray:
+    """The pixels of ``read_picture``; its notes go to the log, which the command line shows."""
+    picture = read_picture(source, limits=limits)
+    name = Path(source).name if isinstance(source, (str, Path)) else "the picture"
+    for note in picture.notes:
+        logger.warning("%s: %s", name, note)
+    return picture.pixels
 
 
 def read_mask(
@@ -67,10 +116,10 @@ def read_mask(
         if source.ndim != 2 or source.dtype != np.bool_:
             raise MediaError(f"expected a mask (H, W) of bool, got {source.shape} {source.dtype}")
         return source
-    return _decoded("decode_mask", source, limits)
+    return _decoded("decode_mask", source, limits).array
 
 
-def _decoded(decoder: str, source: Path | str | bytes, limits: Limits) -> np.ndarray:
+def _decoded(decoder: str, source: Path | str | bytes, limits: Limits) -> Decoded:
     """Run a decoder of pictures in a child process, once the size of the file is in order."""
     if isinstance(source, bytes):
         name, size = "the picture", len(source)
@@ -90,7 +139,8 @@ def _decoded(decoder: str, source: Path | str | bytes, limits: Limits) -> np.nda
             f"{name} has {size / 2**20:.0f} MB; at most {limits.image_megabytes:g} MB are allowed"
         )
     options = {"name": name, "limits": limits.model_dump()}
-    return decode(f"motion_app.decoding:{decoder}", source, options, name=name, limits=limits).array
+    decoder = f"motion_app.decoding.pictures:{decoder}"
+    return decode(decoder, source, options, name=name, limits=limits)
 
 
 def encode_data_uri(picture: np.ndarray) -> str:

@@ -137,6 +137,7 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         method=options.method,
         steps=options.steps,
         validate_every=options.validate_every,
+        still=options.still,
     )
     inputs.check_count(settings.limits)
     given = {**_synmotion_settings(options), "sample_latents": options.sample_latents}
@@ -175,6 +176,7 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         tokens=options.tokens,
         on_progress=news if share.first else None,
         share=share,
+        still=inputs.still,
     )
     return {
         "motion": str(motion.path),

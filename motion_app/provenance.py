@@ -205,7 +205,7 @@ def _tags(path: Path, limits: Limits) -> dict[str, str]:
     """The container's tags, read in a child process, their names in lower case."""
     options = {"limits": limits.model_dump()}
     decoded = decode(
-        "motion_app.decoding:decode_tags", path, options, name=path.name, limits=limits
+        "motion_app.decoding.clips:decode_tags", path, options, name=path.name, limits=limits
     )
     return {key.lower(): value for key, value in decoded.facts["tags"].items()}
 

@@ -51,7 +51,7 @@ def read_clip(
     path = Path(source)
     options = {"fps": fps, "short_side": short_side, "limits": limits.model_dump()}
     decoded = decode(
-        "motion_app.decoding:decode_clip", path, options, name=path.name, limits=limits
+        "motion_app.decoding.clips:decode_clip", path, options, name=path.name, limits=limits
     )
     return Clip(decoded.array, decoded.facts["fps"])
 

@@ -29,6 +29,7 @@ from motion_app.media import (
 )
 from motion_app.settings import Limits
 
+FIXTURES = Path(__file__).parent / "fixtures" / "media"
 SECONDS = 10
 LIMITS = Limits(decode_seconds=8, decode_megabytes=512)
 
@@ -64,17 +65,26 @@ def pictures() -> tuple[bytes, ...]:
 def clips() -> tuple[bytes, ...]:
     """One small file of every kind of clip that is read."""
     files = []
-    kinds = (("mp4", "libx264"), ("mov", "libx265"), ("webm", "libvpx-vp9"), ("gif", "gif"))
+    kinds = (
+        *(("mp4", "libx264"), ("mov", "libx265"), ("webm", "libvpx-vp9"), ("gif", "gif")),
+        *(("avi", "mpeg4"), ("mpegts", "libx264"), ("mpeg", "mpeg2video")),
+    )
     for container, codec in kinds:
         file = io.BytesIO()
         with av.open(file, "w", format=container) as out:
-            stream = out.add_stream(codec, rate=8)
+            stream = out.add_stream(codec, rate=25 if codec == "mpeg2video" else 8)
             stream.height, stream.width = 24, 32
             stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
             for t in range(5):
                 frame = av.VideoFrame.from_ndarray(np.roll(picture(), t, 1), format="rgb24")
                 out.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
             out.mux(stream.encode())
+        files.append(file.getvalue())
+    files += [(FIXTURES / name).read_bytes() for name in ("alpha_vp9.webm", "interlaced.mp4")]
+    for kind in ("WEBP", "PNG"):
+        file = io.BytesIO()
+        first, *rest = [Image.fromarray(np.roll(picture(), t, 1)) for t in range(5)]
+        first.save(file, format=kind, save_all=True, append_images=rest, duration=100)
         files.append(file.getvalue())
     return tuple(files)
 
@@ -151,7 +161,7 @@ def test_a_damaged_mask_is_a_mask_or_an_error(content):
         assert found.dtype == np.bool_ and found.ndim == 2
 
 
-@fuzz(150)
+@fuzz(300)
 @given(content=st.deferred(lambda: one_of(clips())), fps=st.sampled_from([None, 8.0]))
 def test_a_damaged_clip_is_a_clip_or_an_error(content, fps, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "damaged"
@@ -293,8 +303,14 @@ def test_a_small_file_that_would_be_large_is_refused(name, tmp_path):
     assert isinstance(outcome(read_clip, tmp_path / "a.gif", limits=LIMITS), MotionAppError)
 
 
+MAGIC = [
+    *(b"\0\0\0\x18ftypmp42", b"\x1aE\xdf\xa3", b"GIF89a", b"\0\0\1\xba", b"\0\0\0\x08wide"),
+    *(b"RIFF\0\1\0\0AVI ", b"RIFF\0\1\0\0WEBP", b"\x89PNG\r\n\x1a\n", b"G" + bytes(187) + b"G"),
+]
+
+
 @pytest.mark.parametrize("tail", [b"#EXTM3U\nfile:///x\n", b"ffconcat version 1.0\n", b"PK\3\4"])
-@pytest.mark.parametrize("magic", [b"\0\0\0\x18ftypmp42", b"\x1aE\xdf\xa3", b"GIF89a"])
+@pytest.mark.parametrize("magic", MAGIC)
 def test_one_kind_of_file_behind_the_first_bytes_of_another_is_refused(magic, tail, tmp_path):
     (tmp_path / "a.mp4").write_bytes(magic + tail * 20)
     for read in (read_clip, verify_video, read_recipe):

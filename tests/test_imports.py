@@ -22,6 +22,7 @@ FIRST = [
     "settings",
     "sandbox",
     "tone",
+    "file_types",
     "decoding",
     "video",
     "watermark",
@@ -39,6 +40,7 @@ MODELS = {"models", "devices"}
 # Which parts of motion_app a part may import. The longest prefix that fits counts.
 ALLOWED: dict[str, set[str]] = {
     **{name: set(FIRST[:place]) for place, name in enumerate(FIRST)},
+    "decoding": set(FIRST[: FIRST.index("decoding")]) | {"decoding"},
     "motion_files": BASE,
     "motion_parcel": BASE | {"motion_files"},
     "library": BASE | LIBRARY,

@@ -13,7 +13,7 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
-from motion_app.decoding import frames_at
+from motion_app.decoding.timing import TimedFrame, frames_at
 from motion_app.errors import MediaError
 from motion_app.media import (
     decode_data_uri,
@@ -281,15 +281,17 @@ def test_a_clip_of_24_frames_a_second_is_thinned_to_8_by_time(tmp_path):
 
 def test_a_clip_of_changing_speed_is_read_by_its_times_not_its_count():
     times = [0.0, 0.1, 0.2, 1.0, 1.1]
-    taken = list(frames_at(zip(times, "abcde", strict=True), 4, 0.1))
-    shown = "".join(frame * count for frame, count in taken)
-    assert shown == "accdd"  # at 0, .25, .5, .75 and 1 second
+    timed = [
+        TimedFrame(time, time + 0.1, frame) for time, frame in zip(times, "abcde", strict=True)
+    ]
+    shown = "".join(frame * count for frame, count in frames_at(timed, 4, 0.1))
+    assert shown == "acccd"  # at 0, .25, .5, .75 and 1 second: c is shown until d comes
 
 
 def test_slow_clips_repeat_frames_and_keep_their_length():
-    taken = list(frames_at([(0.0, "a"), (0.5, "b")], 8, 0.5))
-    assert [count for _, count in taken] == [2, 6]
-    assert list(frames_at([(0.0, "a")], 8, 0.001)) == [("a", 1)]
+    taken = list(frames_at([TimedFrame(0.0, 0.5, "a"), TimedFrame(0.5, 1.0, "b")], 8, 0.5))
+    assert [count for _, count in taken] == [4, 4]
+    assert list(frames_at([TimedFrame(0.0, 0.001, "a")], 8, 0.001)) == [("a", 1)]
 
 
 def test_large_frames_are_scaled_down_and_keep_their_shape(tmp_path):
@@ -382,8 +384,10 @@ def test_a_clip_with_odd_sides_comes_in_whole(tmp_path):
 def test_frames_of_changing_length_keep_their_times(tmp_path):
     times = [0, 2, 4, 20, 22]  # twelfths of a second
     write_plain(tmp_path / "a.mkv", flat(range(5)), times, Fraction(1, 12))
-    assert grey_levels(read_clip(tmp_path / "a.mkv").frames) == [0, 1, 2, 3, 4]
-    assert grey_levels(read_clip(tmp_path / "a.mkv", fps=3).frames) == [0, 2, 2, 3, 3, 3]
+    own = read_clip(tmp_path / "a.mkv")
+    assert round(own.fps) == 6
+    assert grey_levels(own.frames) == [0, 1, *[2] * 8, 3, 4]
+    assert grey_levels(read_clip(tmp_path / "a.mkv", fps=3).frames) == [0, 2, 2, 2, 2, 3]
 
 
 def test_frames_an_edit_list_hides_stay_hidden(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from motion_app import ui
 from motion_app.errors import MotionAppError, RequestError
+from motion_app.geometry import ModelGeometry
 from motion_app.jobs.store import JobRow
 from motion_app.jobs.work import JobProgress
 from motion_app.library import Library
@@ -28,10 +32,13 @@ from motion_app.ui.loss_curve import loss_curve_svg, smoothed_losses
 from motion_app.ui.previews import MotionPreviews
 from motion_app.ui.texts import LANGUAGES, Texts
 from motion_app.ui.training_desk import TrainingDesk, submit_training, training_command
+from motion_app.ui.training_form import TrainingForm
 from motion_app.ui.training_panel import rows_html, status_html, validation_html, view_html
 
 EN = Texts("en")
 POCKET = Path(__file__).resolve().parent.parent / "checkpoints" / "pocket"
+MEDIA = Path(__file__).parent / "fixtures" / "media"
+GEOMETRY = ModelGeometry.from_folder(POCKET)
 
 
 def draft_clip(key: str = "a", count: int = 24) -> DraftClip:
@@ -234,3 +241,35 @@ def test_two_browsers_share_nothing_and_a_new_follower_ends_the_old_one() -> Non
     first.clips = (draft_clip(),)
     assert deepcopy(first).clips == ()
     assert first.follow() != first.follow()
+
+
+def test_a_clip_in_which_nothing_moves_is_told_when_it_comes_and_refused_when_it_is_to_be_learned():
+    moving, held = (
+        DraftClip.read(MEDIA / name, GEOMETRY, Limits()) for name in ("clip.m4v", "still.mp4")
+    )
+    assert moving.moving and not held.moving
+    desk = TrainingDesk()
+    asked = ("stand", "stands still", "ball", "fleximmt", 2, False)
+    desk.clips = (moving, held)
+    with pytest.raises(RequestError, match=r"nothing moves in still\.mp4"):
+        TrainingForm.read(desk, *asked, False)
+    assert TrainingForm.read(desk, *asked, True).still
+    desk.clips = (moving,)
+    assert not TrainingForm.read(desk, *asked, False).still
+
+
+def test_the_stage_of_a_clip_has_the_clips_own_shape() -> None:
+    tall = replace(draft_clip(), size=(76, 135))
+    shown = editor_html([tall], least=9, texts=EN)
+    assert 'style="--width: 76; --height: 135;' in shown
+    style = (Path(ui.__file__).parent / "style.css").read_text(encoding="utf-8")
+    stage = re.search(r"\.clip-stage \{([^}]*)\}", style).group(1)
+    assert "aspect-ratio: var(--width) / var(--height)" in stage and "max-height" not in stage
+
+
+def test_how_much_of_a_clip_is_seen_is_known_from_its_shape_and_its_crop() -> None:
+    wide = GEOMETRY.width / GEOMETRY.height
+    clip = replace(draft_clip(), size=(100, 200))
+    assert clip.seen(GEOMETRY) == pytest.approx(0.5 / wide)
+    cropped = replace(clip.selection, box=(0.0, 0.0, 1.0, 0.5 / wide))
+    assert replace(clip, selection=cropped).seen(GEOMETRY) == pytest.approx(1.0)

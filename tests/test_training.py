@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,13 +16,20 @@ from motion_app.pocket.world import WorldConfig, draw_scene, render
 from motion_app.scene import Click
 from motion_app.training.clips import ViewConfig, draw_views, grid_masks
 from motion_app.training.inputs import TrainingInputs
+from motion_app.training.movement import moves
 from motion_app.training.mover import carry_mask, follow_mover, inner_points
 from motion_app.training.run import TrainingRun
 from motion_app.training.selection import ClipSelection, read_selection, select
-from motion_app.training.trainer import MotionTraining, TrainingReport, train_motion
+from motion_app.training.trainer import (
+    MotionTraining,
+    TrainingReport,
+    read_clips,
+    train_motion,
+)
 from motion_app.training.validation import held_out_scene, moving_region
-from motion_app.video import Clip, write_video
+from motion_app.video import Clip, read_clip, write_video
 
+FIXTURES = Path(__file__).parent / "fixtures" / "media"
 TINY = {
     "steps": 6,
     "batch": 2,
@@ -445,3 +453,76 @@ def test_inputs_that_cannot_be_learned_are_refused(
 def test_a_clip_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
     entries = {"name": "jump", "phrase": "jumps", "noun": "cat", "clips": ["../../etc/passwd"]}
     assert TrainingInputs.from_json(entries, tmp_path).clips[0].file == tmp_path / "passwd"
+
+
+# clips of another shape, and clips in which nothing moves ----------------------------------------
+
+
+def test_a_preview_of_a_clip_of_another_shape_is_cut_never_squashed(
+    engine: MotionEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = np.full((16, 96, 48, 3), 60, np.uint8)
+    for t in range(16):  # a ball on a portrait clip that falls by two pixels a frame
+        cv2.circle(frames[t], (24, 36 + 2 * t), 10, (240, 240, 240), -1)
+    config = MotionTraining(name="fall", noun="ball", **{**TINY, "steps": 1})
+    motion = train_motion(
+        [Clip(frames, 8.0)], config, engine=engine, out=tmp_path / "fall.safetensors"
+    )
+    shown = read_clip(motion.preview).frames
+    geometry = engine.geometry
+    assert shown.shape[1] * geometry.width == shown.shape[2] * geometry.height
+    bright = shown[3].mean(axis=-1) > 150
+    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    assert abs((rows[-1] - rows[0]) - (columns[-1] - columns[0])) <= 2  # still a circle
+    assert "clip 1: 48×96 → 48×32, cut off 32 px above and below" in caplog.text
+
+
+def test_a_clip_with_odd_sides_has_a_preview(engine: MotionEngine, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (16, 33, 47, 3), dtype=np.uint8)
+    config = MotionTraining(name="noise", noun="ball", **{**TINY, "steps": 1})
+    motion = train_motion(
+        [Clip(frames, 8.0)], config, engine=engine, out=tmp_path / "n.safetensors"
+    )
+    assert motion.preview is not None
+
+
+def test_a_clip_in_which_nothing_moves_is_refused_unless_that_is_meant(
+    engine: MotionEngine, tmp_path: Path
+) -> None:
+    still = FIXTURES / "still.mp4"
+    config = MotionTraining(name="stand", noun="ball", **{**TINY, "steps": 1})
+    out = tmp_path / "stand.safetensors"
+    with pytest.raises(RequestError, match=r"nothing moves in still\.mp4.*--still"):
+        train_motion([still], config, engine=engine, out=out)
+    assert list(tmp_path.iterdir()) == []
+    assert train_motion([still], config, engine=engine, out=out, still=True).name == "stand"
+
+
+def test_what_is_chosen_of_a_clip_must_move(engine: MotionEngine, tmp_path: Path) -> None:
+    frames = np.full((32, 64, 96, 3), 90, np.uint8)
+    for t in range(24, 32):
+        frames[t, 20:40, 4 * (t - 20) : 4 * (t - 20) + 20] = 230
+    file = tmp_path / "late.mp4"
+    write_video(file, frames, 8.0)
+    assert read_clips([file], fps=8.0)
+    for chosen in ({"stop": 2.5}, {"box": (0.0, 0.7, 1.0, 1.0)}):
+        with pytest.raises(RequestError, match=r"nothing moves in late\.mp4"):
+            read_clips([ClipSelection(file, **chosen)], fps=8.0)
+
+
+def test_small_movement_counts_and_noise_of_a_codec_does_not() -> None:
+    rng = np.random.default_rng(0)
+    frames = np.full((16, 360, 640, 3), 90, np.int16)
+    noisy = np.clip(frames + rng.integers(-3, 4, frames.shape), 0, 255).astype(np.uint8)
+    assert not moves(noisy)
+    for t in range(16):
+        noisy[t, 100:124, 100 + 4 * t : 124 + 4 * t] = 200
+    assert moves(noisy)
+    assert not moves(noisy[:1]) and not moves(noisy[:0])
+
+
+def test_that_a_motion_stands_still_travels_with_the_job() -> None:
+    asked = {"name": "stand", "phrase": "stands still", "noun": "ball", "clips": ["a.mp4"]}
+    assert not TrainingInputs.from_json(asked, Path()).still
+    inputs = TrainingInputs.from_json({**asked, "still": True}, Path())
+    assert TrainingInputs.from_json(inputs.to_json(), Path()).still

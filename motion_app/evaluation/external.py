@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from mimetypes import guess_type
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,9 @@ from motion_app.errors import RequestError
 from motion_app.evaluation.cases import BenchmarkCase
 from motion_app.evaluation.result_store import write_json
 from motion_app.evaluation.sheets import png_bytes
+from motion_app.file_types import CLIP_CHOICES, CLIP_KINDS
 from motion_app.media import write_video
 from motion_app.results import make_folder, mask_png
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif")
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,14 @@ class ExternalMethod:
     folder: Path
 
     def find(self, case: str) -> Path | None:
-        """The file of a case, None where there is none."""
-        files = (self.folder / f"{case}{suffix}" for suffix in VIDEO_SUFFIXES)
-        return next((file for file in files if file.is_file()), None)
+        """The file of a case, None where there is none. RequestError where it is a video of a kind
+        that is not read."""
+        files = [file for file in sorted(self.folder.glob(f"{case}.*")) if file.stem == case]
+        read = next((file for file in files if file.suffix.lower() in CLIP_CHOICES), None)
+        others = [file for file in files if (guess_type(file.name)[0] or "").startswith("video/")]
+        if read is None and others:
+            raise RequestError(f"{others[0].name} is no clip this app reads; use {CLIP_KINDS}")
+        return read
 
 
 def parse_external(text: str) -> ExternalMethod:

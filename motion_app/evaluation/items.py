@@ -248,6 +248,11 @@ def _clip(
             )
         if mask_path is not None:
             mask = read_mask(mask_path, limits=limits)
+            if not _same_shape(mask, frames[0]):
+                return None, (
+                    f"the mask of the reference {name} is {mask.shape[1]}×{mask.shape[0]}, its clip"
+                    f" {frames.shape[2]}×{frames.shape[1]}; draw it on the clip's own picture"
+                )
             if mask.shape != frames.shape[1:3]:
                 size = frames.shape[2], frames.shape[1]
                 mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0

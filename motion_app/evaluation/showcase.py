@@ -11,6 +11,7 @@ import numpy as np
 
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.evaluation.benchmark import draw_cases
+from motion_app.geometry import fit_frames
 from motion_app.library import Library
 from motion_app.pocket.references import render_reference
 from motion_app.video import write_gif
@@ -44,7 +45,7 @@ def _panel(references: Sequence[np.ndarray], video: np.ndarray, enlarge: int) ->
     column = np.full((frames, tall, small * width // height, 3), 255, np.uint8)
     for k, reference in enumerate(references):
         top = k * (small + GAP)
-        column[:, top : top + small] = _resize(reference, column.shape[2], small)
+        column[:, top : top + small] = fit_frames(reference, small, column.shape[2], "pad")
     wide = _resize(video, width * enlarge, tall)
     gap = np.full((frames, tall, GAP, 3), 255, np.uint8)
     panel = np.concatenate([gap, column, gap, wide, gap], axis=2)

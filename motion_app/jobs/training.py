@@ -110,6 +110,7 @@ class TrainingRunner:
             out=work.folder / MOTION_FILE,
             segment=self._segment if any(clip.mover for clip in asked.clips) else None,
             on_progress=steps,
+            still=asked.still,
         )
         work.enter("saving")
         motion = self._publish(learned, work.folder, engine)

@@ -109,6 +109,7 @@ class Workshop:
             out=folder / f"{item.id}{SUFFIX}",
             segment=self._models.mark(model) if pointed else None,
             on_progress=on_progress,
+            still=inputs.still,
         )
         return {
             "motion": motion.path.name,

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from motion_app.errors import RequestError
+from motion_app.file_types import CLIP_FILES, STILL_FILES
 from motion_app.leftovers import listed
 from motion_app.media import decode_data_uri
 from motion_app.study.plan import Kind
 from motion_app.text_files import Row, located, read_json, read_table, read_text
 from motion_app.wording import as_named, lookalike
 
-VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".gif")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+VIDEOS, PICTURES = CLIP_FILES, STILL_FILES
 OWN_COLUMNS = ("item", "caption", "first_frame", "references", "kind", "answer")
 OPTIONAL_COLUMNS = ("kind", "answer")
 KINDS = get_args(Kind)

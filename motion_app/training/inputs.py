@@ -23,7 +23,8 @@ MOST_LETTERS = 240
 class TrainingInputs:
     """One motion to learn: its ``name``, the words of its caption "A {noun} {phrase}.", the clips
     and what of them counts. ``steps`` None is the checkpoint's own; ``validate_every`` None shows
-    no video on the way. RequestError for what cannot be learned."""
+    no video on the way. ``still``: the motion is to stand still. RequestError for what cannot be
+    learned."""
 
     name: str
     phrase: str
@@ -32,6 +33,7 @@ class TrainingInputs:
     method: str = "fleximmt"
     steps: int | None = None
     validate_every: int | None = None
+    still: bool = False
 
     def __post_init__(self) -> None:
         for key in ("name", "phrase", "noun"):
@@ -77,6 +79,7 @@ class TrainingInputs:
             "method": self.method,
             "steps": self.steps,
             "validate_every": self.validate_every,
+            "still": self.still,
             "clips": [clip.file.name for clip in self.clips],
             "trim": [[clip.start, clip.stop] for clip in self.clips],
             "crop": [None if clip.box is None else list(clip.box) for clip in self.clips],
@@ -103,6 +106,7 @@ class TrainingInputs:
             method=entries.get("method") or "fleximmt",
             steps=entries.get("steps"),
             validate_every=entries.get("validate_every"),
+            still=bool(entries.get("still")),
         )
 
     def config(self, defaults: Mapping[str, Any], **given: Any) -> ClipTraining:

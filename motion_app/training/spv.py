@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from motion_app.errors import RequestError
+from motion_app.file_types import PICTURE_KINDS, is_picture
 from motion_app.geometry import ModelGeometry, fit_image
 from motion_app.media import export_video, read_image
 from motion_app.phrases import occurrences
@@ -36,7 +37,6 @@ MANIFEST = "manifest.jsonl"
 FOLDER = "spv"  # of a checkpoint that brings its own set
 ACTIONS = ("walks", "runs", "sits down", "turns its head", "stands still")
 RENDER_SEED = 600_000  # far from every seed other clips are drawn from
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +143,8 @@ def make_subjects(
     out.mkdir(parents=True, exist_ok=True)
     geometry, rows = engine.geometry, []
     for number, picture in enumerate(pictures):
-        if picture.suffix.lower() not in PICTURES:
-            raise RequestError(f"{picture.name} is no picture; use {', '.join(PICTURES)}")
+        if not is_picture(picture):
+            raise RequestError(f"{picture.name} is no picture this app reads; use {PICTURE_KINDS}")
         subject = picture.stem.replace("-", " ").replace("_", " ").strip()
         image = fit_image(read_image(picture), geometry.height, geometry.width, "crop").image
         for place, action in enumerate(actions):

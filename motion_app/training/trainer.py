@@ -4,6 +4,7 @@ SynMotion learns (synmotion.md)."""
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,11 @@ import numpy as np
 from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import GenerationCancelled, RequestError
+from motion_app.geometry import fit_frames, fit_image
 from motion_app.library import read_motion
 from motion_app.scene import Motion
 from motion_app.training.config import MASK_SOURCES, ClipTraining, MotionTraining
+from motion_app.training.movement import check_movement
 from motion_app.training.mover import Segment, follow_mover
 from motion_app.training.parallel import ALONE, Share
 from motion_app.training.placement import LearningPlacement
@@ -31,11 +34,14 @@ from motion_app.training.validation import (
     held_out_scene,
     make_validation,
 )
-from motion_app.video import Clip, read_clip, write_video
+from motion_app.video import Clip, write_video
 
 __all__ = ["MASK_SOURCES", "MotionTraining", "TrainingReport", "train_motion"]
 
+logger = logging.getLogger(__name__)
+
 SMOOTHING = 25  # steps whose mean is the smoothed loss
+CUT_WORTH_SAYING = 0.05  # of a clip's picture, that learning does not see
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +90,7 @@ def train_motion(
     validation: ValidationScene | None = None,
     on_progress: OnProgress | None = None,
     share: Share = ALONE,
+    still: bool = False,
 ) -> Motion:
     """Trains, writes ``out`` (safetensors) with a preview beside it, and returns the motion.
 
@@ -99,11 +106,13 @@ def train_motion(
     + ".training", from which the next call with the same config continues: it ends with the same
     tokens as an undisturbed run. A loss or gradient that is not finite stops with RequestError and
     keeps the last good state there. ``share``: this process's part where several learn together.
+    A file in which nothing moves is refused, unless the motion is to stand ``still``.
     """
     if not clips:
         raise RequestError("no reference clip came; give at least one")
-    selected = read_clips(clips, fps=engine.geometry.fps)
+    selected = read_clips(clips, fps=engine.geometry.fps, still=still)
     read = [chosen.clip for chosen in selected]
+    _tell_what_is_cut(read, engine)
     if any(chosen.mover is not None for chosen in selected):
         masks = mover_masks(selected, segment)
         if isinstance(config, MotionTraining):
@@ -140,16 +149,30 @@ def _token_run(
     return TrainingRun(lesson, config, engine, out, share)
 
 
-def read_clips(clips: Sequence[Path | Clip | ClipSelection], *, fps: float) -> list[SelectedClip]:
-    """Each clip at ``fps`` frames per second, trimmed and cropped; MediaError as ``read_clip``."""
+def read_clips(
+    clips: Sequence[Path | Clip | ClipSelection], *, fps: float, still: bool = False
+) -> list[SelectedClip]:
+    """Each clip at ``fps`` frames per second, trimmed and cropped; MediaError as ``read_clip``, and
+    RequestError for a file in which nothing moves where that is not meant to be (``still``)."""
     read = []
     for clip in clips:
-        if isinstance(clip, ClipSelection):
-            read.append(read_selection(clip, fps=fps))
-        else:
-            whole = clip if isinstance(clip, Clip) else read_clip(clip, fps=fps)
-            read.append(SelectedClip(whole))
+        if isinstance(clip, Clip):
+            read.append(SelectedClip(clip))
+            continue
+        selection = clip if isinstance(clip, ClipSelection) else ClipSelection(clip)
+        read.append(read_selection(selection, fps=fps))
+        if not still:
+            check_movement(read[-1].clip.frames, selection.file.name)
     return read
+
+
+def _tell_what_is_cut(clips: Sequence[Clip], engine: MotionEngine) -> None:
+    """The views of a clip are cut from it, never squashed; a person can choose the part."""
+    geometry = engine.geometry
+    for number, clip in enumerate(clips, start=1):
+        fitted = fit_image(clip.frames[0], geometry.height, geometry.width, "crop")
+        if fitted.cut > CUT_WORTH_SAYING:
+            logger.warning("clip %d: %s", number, fitted.summary())
 
 
 def mover_masks(clips: Sequence[SelectedClip], segment: Segment | None) -> list[np.ndarray]:
@@ -225,9 +248,11 @@ def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | Non
         return read_motion(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     preview = out.with_suffix(".mp4")
-    export = engine.defaults.export
-    size = (export.width // 2, export.height // 2) if export else None
-    write_video(preview, clip.frames[: engine.geometry.frames], clip.fps, size=size)
+    export, geometry = engine.defaults.export, engine.geometry
+    height, width = geometry.height, geometry.width
+    if export:
+        height, width = export.height // 4 * 2, export.width // 4 * 2  # even
+    write_video(preview, fit_frames(clip.frames[: geometry.frames], height, width), clip.fps)
     metadata = MotionMetadata(
         name=config.name,
         phrase=config.phrase,

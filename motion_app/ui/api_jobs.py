@@ -7,12 +7,12 @@ from pathlib import Path
 import gradio as gr
 
 from motion_app.errors import RequestError
+from motion_app.file_types import CLIP_CHOICES
 from motion_app.jobs import generation, training
 from motion_app.jobs.store import JobRow
 from motion_app.ui.api_files import File, Json, handed_out, received
 from motion_app.ui.host import ModelHost
 
-CLIP_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".gif")
 SERVER_PATHS = ("motion",)  # of an outcome: where the library keeps the file
 
 
@@ -77,6 +77,7 @@ class JobEndpoints:
         trim: list[list[float | None]] | None = None,
         crop: list[list[float] | None] | None = None,
         mover: list[list[float] | None] | None = None,
+        still: bool = False,
         http: gr.Request | None = None,
     ) -> Json:
         """Put the learning of a motion into the line and return at once; follow it with ``job``.
@@ -95,6 +96,7 @@ class JobEndpoints:
             mover: for each clip [x, y], or null: a point on what moves, in the first frame that
                 counts, as shares of the whole picture's width and height, 0 to 1 from the upper
                 left corner; for all clips or for none
+            still: the motion is to stand still; otherwise a clip in which nothing moves is refused
 
         Returns:
             {"job": 32 hexadecimal digits that only the caller knows, "state"}
@@ -110,6 +112,7 @@ class JobEndpoints:
             "noun": noun,
             "method": method,
             "steps": steps,
+            "still": still,
             "clips": list(files),
         }
         for key, column in (("trim", trim), ("crop", crop), ("mover", mover)):
@@ -210,4 +213,4 @@ def _owner(http: gr.Request | None) -> str:
 def _suffix(clip: File) -> str:
     """Of the uploaded file's name, where it is one that clips have."""
     suffix = Path(str(clip.get("path", ""))).suffix.lower() if isinstance(clip, dict) else ""
-    return suffix if suffix in CLIP_SUFFIXES else ".mp4"
+    return suffix if suffix in CLIP_CHOICES else ".mp4"

@@ -19,6 +19,7 @@ from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.media import read_clip
 from motion_app.settings import Limits
+from motion_app.training.movement import moves
 from motion_app.training.selection import ClipSelection
 from motion_app.ui.overlay import picture_uri
 from motion_app.ui.texts import Texts
@@ -27,14 +28,14 @@ from motion_app.video import upscale
 EDITOR_JS = (Path(__file__).parent / "clip_editor.js").read_text(encoding="utf-8")
 COLUMNS = 10  # of the sheet of frames
 FRAME_HEIGHT = 135  # px
-CLIP_FILES = [".mp4", ".mov", ".m4v", ".webm", ".mkv", ".gif"]
 WORDS = ("span", "too_short", "play", "pause", "whole", "nobody")
 
 
 @dataclass(frozen=True, eq=False)
 class DraftClip:
     """An uploaded clip and what was chosen of it. ``key`` names it in the page; ``sheet`` is a
-    picture of its ``count`` frames at ``fps``, each ``size`` (width, height) in pixels."""
+    picture of its ``count`` frames at ``fps``, each ``size`` (width, height) in pixels; ``moving``:
+    whether anything moves in it."""
 
     key: str
     name: str
@@ -43,6 +44,7 @@ class DraftClip:
     count: int
     size: tuple[int, int]
     sheet: str
+    moving: bool = True
 
     @classmethod
     def read(cls, file: Path, geometry: ModelGeometry, limits: Limits) -> DraftClip:
@@ -58,7 +60,16 @@ class DraftClip:
             count=len(clip.frames),
             size=size,
             sheet=picture_uri(frame_sheet(upscale(clip.frames, *size))),
+            moving=moves(clip.frames),
         )
+
+    def seen(self, geometry: ModelGeometry) -> float:
+        """The share, 0 to 1, of the chosen part of the picture that learning sees: the middle of it
+        in the shape of the model's frame."""
+        x0, y0, x1, y1 = self.selection.box or (0.0, 0.0, 1.0, 1.0)
+        shape = (x1 - x0) * self.size[0] / ((y1 - y0) * self.size[1])
+        frame = geometry.width / geometry.height
+        return min(shape / frame, frame / shape)
 
     def chosen(self, entry: Mapping[str, Any]) -> DraftClip:
         """With what the page says now; RequestError where it cannot be."""
@@ -117,8 +128,8 @@ def _clip_html(number: int, clip: DraftClip, texts: Texts) -> str:
         f'<header><b class="clip-number">{number}</b><span class="clip-name" title="{name}">{name}'
         f'</span><button type="button" class="clip-remove" aria-label="'
         f'{html.escape(texts("motions.clip_remove", name=clip.name))}">×</button></header>'
-        f'<div class="clip-stage" role="img" aria-label="{label}" style="aspect-ratio: {width} /'
-        f' {height}; background-image: url({clip.sheet})"><span class="clip-box"></span>'
+        f'<div class="clip-stage" role="img" aria-label="{label}" style="--width: {width};'
+        f' --height: {height}; background-image: url({clip.sheet})"><span class="clip-box"></span>'
         '<span class="clip-mover"></span></div>'
         f'<div class="clip-trim"><button type="button" class="clip-play"></button>'
         f'<div class="clip-rail"><i class="clip-chosen"></i>'

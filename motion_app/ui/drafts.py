@@ -13,7 +13,7 @@ import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.geometry import FittedImage, ModelGeometry, fit_image
-from motion_app.media import encode_data_uri
+from motion_app.media import PictureNote, encode_data_uri
 from motion_app.phrases import phrase_spans
 from motion_app.scene import (
     NEUTRAL_PHRASE,
@@ -48,7 +48,7 @@ class SceneDraft:
 
     ``selected``: the object the next click refines, None where it begins a new one; ``named``: what
     is known to be on the picture; ``prompt``: the whole prompt where it was edited, None where it
-    is composed of the objects' sentences.
+    is composed of the objects' sentences; ``notes``: what had to be done to the picture.
     """
 
     picture: np.ndarray
@@ -57,6 +57,7 @@ class SceneDraft:
     objects: tuple[ObjectDraft, ...] = ()
     selected: int | None = None
     prompt: str | None = None
+    notes: tuple[PictureNote, ...] = ()
 
     @classmethod
     def of(

@@ -21,6 +21,7 @@ from motion_app.evaluation.plots import PlotWords, flow_figure, over_time_figure
 from motion_app.evaluation.report import Report
 from motion_app.evaluation.scoring import ScoreProgress, Scores, score_steps
 from motion_app.evaluation.weights import WeightStore
+from motion_app.file_types import CLIP_CHOICES
 from motion_app.jobs.store import JobRow
 from motion_app.media import read_recipe
 from motion_app.scene import Click
@@ -40,7 +41,7 @@ from motion_app.ui.progress import note_html, step_heading
 from motion_app.ui.session import Session
 from motion_app.ui.texts import Texts
 
-VIDEO_FILES = [".mp4", ".mov", ".webm", ".mkv", ".gif"]
+VIDEO_FILES = list(CLIP_CHOICES)
 EXTRA_FILES = [*VIDEO_FILES, ".json"]
 
 

@@ -8,8 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from motion_app.file_types import PICTURE_FILES
 from motion_app.geometry import FIT_MODES, FittedImage, ModelGeometry, fit_image
-from motion_app.media import upscale
+from motion_app.media import PictureNote, upscale
 from motion_app.ui.drafts import SceneDraft
 from motion_app.ui.examples import Example
 from motion_app.ui.icons import icon
@@ -43,7 +44,7 @@ def sources_html(texts: Texts) -> str:
     """Other ways in than a file: the camera and the clipboard; the dialog of the camera."""
     t = {key: html.escape(texts(f"transfer.{key}")) for key in _SOURCE_TEXTS}
     return (
-        '<div class="sources">'
+        f'<div class="sources" data-endings="{" ".join(PICTURE_FILES)}">'
         f'<button type="button" class="tool" data-local="camera">{icon("camera")}'
         f"<span>{t['camera']}</span></button>"
         f'<p class="quiet note">{icon("paste")} {t["paste"]}</p></div>'
@@ -77,12 +78,19 @@ def fit_html(draft: SceneDraft | None, fit: str, geometry: ModelGeometry, texts:
     chosen one did."""
     options = "".join(_fit_option(mode, draft, mode == fit, geometry, texts) for mode in FIT_MODES)
     note = "" if draft is None else html.escape(fit_words(draft.fitted, texts))
+    told = "" if draft is None else "".join(_picture_note(note, texts) for note in draft.notes)
     frame = html.escape(texts("transfer.frame", width=geometry.width, height=geometry.height))
     return (
         f'<fieldset class="fits"><legend>{html.escape(texts("transfer.fit"))}</legend>'
         f'<div class="fit-options">{options}</div></fieldset>'
-        f'<p class="note quiet" id="fit-note" role="status">{note or frame}</p>'
+        f'<p class="note quiet" id="fit-note" role="status">{note or frame}</p>{told}'
     )
+
+
+def _picture_note(note: PictureNote, texts: Texts) -> str:
+    values = {name: f"{value:g}" for name, value in note.values.items()}
+    words = html.escape(texts(f"transfer.picture_{note.key}", **values))
+    return f'<p class="note warning" role="status">{words}</p>'
 
 
 def _fit_option(

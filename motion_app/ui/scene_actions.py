@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from motion_app.assignment import MAX_STRENGTH, RequestFile, build_request
 from motion_app.errors import RequestError
 from motion_app.geometry import FIT_MODES
-from motion_app.media import decode_data_uri, read_image, read_mask
+from motion_app.media import decode_data_uri, read_mask, read_picture
 from motion_app.scene import Box, Click, Motion
 from motion_app.ui.drafts import LONGEST_NAME, SceneDraft
 from motion_app.ui.examples import Example
@@ -92,9 +92,9 @@ class SceneActions:
 
     def picture(self, session: Session, source: Path | bytes) -> None:
         """A picture file begins a new scene."""
-        draft = SceneDraft.of(
-            read_image(source, limits=self.limits), session.fit, self.host.geometry()
-        )
+        picture = read_picture(source, limits=self.limits)
+        draft = SceneDraft.of(picture.pixels, session.fit, self.host.geometry())
+        draft = replace(draft, notes=picture.notes)
         session.put(draft, Action("transfer.did_picture"))
 
     def restore(self, session: Session, request_file: RequestFile) -> None:

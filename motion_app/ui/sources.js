@@ -14,8 +14,9 @@ function give(file) {
 }
 
 function pictureOf(transfer) {
+  const endings = element.querySelector(".sources").dataset.endings.split(" ");
   return [...(transfer?.files ?? [])].find((file) => /^image\//.test(file.type)
-    || /\.(heic|heif|avif)$/i.test(file.name));
+    || endings.some((ending) => file.name.toLowerCase().endsWith(ending)));
 }
 
 listenWhileHere(document, "paste", (event) => {
@@ -30,7 +31,8 @@ listenWhileHere(document, "dragover", (event) => {
 listenWhileHere(document, "drop", (event) => {
   if (!event.target.closest?.("#stage")) return;
   event.preventDefault();
-  give(pictureOf(event.dataTransfer));
+  // What is no picture goes the same way, which refuses it in words.
+  give(pictureOf(event.dataTransfer) ?? event.dataTransfer.files[0]);
 });
 
 function stopCamera() {

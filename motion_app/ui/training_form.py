@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from motion_app.errors import RequestError
+from motion_app.file_types import CLIP_CHOICES
 from motion_app.training.config import training_caption
 from motion_app.training.inputs import METHODS, MOST_STEPS, TrainingInputs
 from motion_app.ui.boundary import listen
 from motion_app.ui.clip_editor import (
-    CLIP_FILES,
     DraftClip,
     changed_clips,
     editor_html,
@@ -25,6 +26,7 @@ from motion_app.ui.texts import Texts
 from motion_app.ui.training_desk import TrainingDesk
 
 VALIDATIONS = 5  # videos on the way, where they are wanted
+SEEN_WHOLE = 95  # percent of a clip's picture; what is cut below that is told
 
 
 class TrainingForm:
@@ -42,13 +44,21 @@ class TrainingForm:
     @property
     def fields(self) -> list[gr.components.Component]:
         """What a person says besides the clips."""
-        return [self.name, self.phrase, self.noun, self.method, self.steps, self.validate]
+        return [
+            self.name,
+            self.phrase,
+            self.noun,
+            self.method,
+            self.steps,
+            self.validate,
+            self.still,
+        ]
 
     def _build_clips(self) -> None:
         self.upload = gr.File(
             label=self.texts("motions.clips", n=self.limits.reference_clips),
             file_count="multiple",
-            file_types=CLIP_FILES,
+            file_types=list(CLIP_CHOICES),
             height=110,
             elem_id="clip-upload",
         )
@@ -100,6 +110,7 @@ class TrainingForm:
             self.validate = gr.Checkbox(
                 value=True, label=texts("motions.validate", n=VALIDATIONS), elem_id="validate"
             )
+            self.still = gr.Checkbox(label=texts("motions.still"), elem_id="training-still")
 
     @staticmethod
     def _own_steps(training: dict[str, Any]) -> int:
@@ -171,13 +182,23 @@ class TrainingForm:
     def _clip_note(self, desk: TrainingDesk) -> str:
         """What is worth knowing about the clips as they are."""
         pointed = sum(clip.selection.mover is not None for clip in desk.clips)
-        notes = []
+        notes = [*self._clip_notes(desk)]
         if len(desk.clips) == 1:
             notes.append(note_html(self.texts("motions.one_clip")))
         if 0 < pointed < len(desk.clips):
             some = self.texts("motions.some_movers", n=pointed, all=len(desk.clips))
             notes.append(note_html(some, kind="warning"))
         return "".join(notes)
+
+    def _clip_notes(self, desk: TrainingDesk) -> Iterator[str]:
+        """What is worth knowing about single clips."""
+        geometry = self.host.geometry()
+        for number, clip in enumerate(desk.clips, start=1):
+            if not clip.moving:
+                yield note_html(self.texts("motions.still_clip", n=number), kind="warning")
+            seen = round(100 * clip.seen(geometry))
+            if seen < SEEN_WHOLE:
+                yield note_html(self.texts("motions.clip_cut", n=number, seen=seen))
 
     @staticmethod
     def read(
@@ -188,8 +209,16 @@ class TrainingForm:
         method: str,
         steps: float,
         validate: bool,
+        still: bool = False,
     ) -> TrainingInputs:
-        """What is to be learned, as ``fields`` and the clips of ``desk`` say it."""
+        """What is to be learned, as ``fields`` and the clips of ``desk`` say it. RequestError for a
+        clip in which nothing moves, unless the motion is to stand ``still``."""
+        held = [clip.name for clip in desk.clips if not clip.moving]
+        if held and not still:
+            raise RequestError(
+                f"nothing moves in {held[0]}; take another clip, or say in the settings that the "
+                "motion is to stand still"
+            )
         count = int(steps or 0)
         return TrainingInputs(
             name=(name or "").strip(),
@@ -199,6 +228,7 @@ class TrainingForm:
             method=method,
             steps=count,
             validate_every=max(1, count // VALIDATIONS) if validate else None,
+            still=bool(still),
         )
 
 

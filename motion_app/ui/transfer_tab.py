@@ -12,6 +12,7 @@ import gradio as gr
 
 from motion_app.assignment import RequestFile
 from motion_app.errors import MediaError, RequestError
+from motion_app.file_types import PICTURE_FILES
 from motion_app.ui.boundary import listen
 from motion_app.ui.examples import Example
 from motion_app.ui.host import ModelHost
@@ -29,9 +30,6 @@ from motion_app.ui.stage import stage_html
 from motion_app.ui.texts import Texts
 from motion_app.ui.video_panel import VideoPanel
 
-PICTURE_FILES = [
-    *(".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff", ".gif")
-]
 # Runs after every action, answered or refused.
 ANSWERED_JS = "() => document.dispatchEvent(new CustomEvent('scene-answered'))"
 EXPORTS = {"export": mask_file, "export_all": masks_file}
@@ -64,7 +62,10 @@ class TransferTab:
         gr.HTML(step_heading(1, texts("transfer.picture"), texts("transfer.picture_help")))
         self.picker = self._panel("examples", ("morph", "buttons"), examples_html(examples, texts))
         self.upload = gr.File(
-            label=texts("transfer.upload"), file_types=PICTURE_FILES, height=110, elem_id="upload"
+            label=texts("transfer.upload"),
+            file_types=list(PICTURE_FILES),
+            height=110,
+            elem_id="upload",
         )
         self._panel("sources", ("morph", "sources"), sources_html(texts))
         fit = fit_html(None, Session().fit, self.host.geometry(), texts)

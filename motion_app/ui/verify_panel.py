@@ -11,13 +11,12 @@ from typing import Any
 import gradio as gr
 
 from motion_app.errors import RequestError
+from motion_app.file_types import CLIP_CHOICES
 from motion_app.media import Verification, verify_video
 from motion_app.settings import Limits
 from motion_app.ui.boundary import listen
 from motion_app.ui.texts import Texts
 from motion_app.watermark import DETECTED
-
-VIDEO_FILES = [".mp4", ".mov", ".m4v", ".webm", ".mkv", ".gif"]
 
 
 class VerifyPanel:
@@ -33,7 +32,7 @@ class VerifyPanel:
             )
             self.file = gr.File(
                 label=texts("video.verify_drop"),
-                file_types=VIDEO_FILES,
+                file_types=list(CLIP_CHOICES),
                 height=100,
                 elem_id="verify-file",
             )
