@@ -73,8 +73,10 @@ class Library:
         return self._scan()[0]
 
     def problems(self) -> list[str]:
-        """One line for every motion file that cannot be used, saying why."""
-        return self._scan()[1]
+        """One line for every motion file that cannot be used, saying why, and for every name that
+        means two motions of one base model."""
+        motions, problems = self._scan()
+        return problems + _namesakes(motions)
 
     def find(self, name_or_path: str | Path, *, base: str | None = None) -> Motion:
         """The motion of that name, or in that file.
@@ -99,6 +101,19 @@ class Library:
                 "learn the motion again on this one"
             )
         return fitting[0]
+
+    def preview_of(self, name: str) -> Path | None:
+        """The reference clip of the motion of that name, None without one; MotionFileError where
+        motions of one name have different clips."""
+        named = [motion for motion in self.list() if motion.name == name]
+        clips = {file_digest(m.preview): m for m in named if m.preview is not None}
+        if len(clips) > 1:
+            files = " and ".join(sorted(str(motion.path.name) for motion in clips.values()))
+            raise MotionFileError(
+                f'{len(clips)} motions of the library are called "{name}" and have different '
+                f"clips ({files}); delete one, or import it again under another name"
+            )
+        return next(iter(clips.values())).preview if clips else None
 
     @property
     def home(self) -> Path:
@@ -126,7 +141,7 @@ class Library:
         stem = re.sub(r"[^\w.-]+", "-", name).strip("-._") or "motion"
         path = self.home / f"{stem}{SUFFIX}"
         number = 2
-        while path.exists():
+        while path.exists() or path.with_suffix(".mp4").exists():  # its preview goes there
             path = self.home / f"{stem}-{number}{SUFFIX}"
             number += 1
         return path
@@ -255,6 +270,20 @@ class Library:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         offer = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
         return f'there is no motion "{name}"; {offer}'
+
+
+def _namesakes(motions: Sequence[Motion]) -> list[str]:
+    """A line for each motion that ``find`` passes over for another one of its name."""
+    first: dict[tuple[str, str], Motion] = {}
+    lines = []
+    for motion in motions:
+        taken = first.setdefault((motion.name, motion.base), motion)
+        if taken.digest != motion.digest:
+            lines.append(
+                f'{motion.path.name} is called "{motion.name}" as {taken.path.name} is, which is '
+                "the one used by that name; import it again under another name"
+            )
+    return lines
 
 
 def is_shipped(folder: Path) -> bool:

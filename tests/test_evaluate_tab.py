@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,14 +30,14 @@ from motion_app.evaluation import weights as w
 from motion_app.evaluation.backbones import ClipEmbedder, DinoEmbedder, RaftFlow, ScriptedNetwork
 from motion_app.evaluation.catalogue import METRICS, default_ids
 from motion_app.evaluation.features import Judges
-from motion_app.evaluation.items import EvaluationItem
+from motion_app.evaluation.items import EvaluationItem, JudgedObject, OpenedItem, ReferenceClip
 from motion_app.evaluation.judge import QwenJudge, share_of_yes
 from motion_app.evaluation.report import Report, Row, Source
-from motion_app.evaluation.scoring import score_videos
+from motion_app.evaluation.scoring import _Sets, score_videos
 from motion_app.evaluation.weights import SOURCES, WeightStore
 from motion_app.library import Library
 from motion_app.media import write_video
-from motion_app.ui.evaluate_tab import Desk
+from motion_app.ui.evaluate_tab import Desk, carried_methods
 from motion_app.ui.evaluate_views import Choice, choices_html, metrics_html, report_html
 from motion_app.ui.texts import LANGUAGES, Texts
 
@@ -295,3 +296,26 @@ def test_each_browser_begins_with_its_own_empty_desk() -> None:
     first.stop.set()
     second = copy.deepcopy(first)
     assert second.chosen == [] and not second.stop.is_set()
+
+
+def test_a_method_stays_with_its_file_when_another_of_its_name_comes_or_goes() -> None:
+    ours, theirs, third = (Path(folder, "output.mp4") for folder in "abc")
+    given = {"output.mp4": "ours", "output.mp4 (2)": "theirs"}
+    assert carried_methods(given, [ours, theirs], [theirs]) == {"output.mp4": "theirs"}
+    assert carried_methods(given, [ours, theirs], [third, theirs, ours]) == {
+        "output.mp4": "",
+        "output.mp4 (2)": "theirs",
+        "output.mp4 (3)": "ours",
+    }
+    assert carried_methods(given, [ours, ours], [ours, ours]) == given  # one file, twice
+
+
+def test_references_of_one_name_are_two_clips_for_a_metric_of_sets() -> None:
+    clips = [ReferenceClip("ref.mp4", FRAMES + k, np.ones((64, 96), bool)) for k in (0, 1, 0)]
+    things = tuple(JudgedObject("cat", "", clip.mask, clip) for clip in clips)
+    item = EvaluationItem("v", "m", Path("v.mp4"))
+    opened = OpenedItem(item, FRAMES, 8.0, "lossless frames", objects=things)
+    seen: list[np.ndarray] = []
+    metric = SimpleNamespace(id="FVD", features=lambda video, frames: seen.append(frames))
+    _Sets().add(metric, SimpleNamespace(opened=opened, frames=FRAMES))
+    assert len(seen) == 3  # the video, and two different clips of one name

@@ -361,3 +361,24 @@ def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path):
     renamed = path.rename(tmp_path / "jump.bin")
     with pytest.raises(MotionFileError, match=r"no \.safetensors file"):
         Library([tmp_path / "own"]).import_file(renamed)
+
+
+def test_two_motions_of_one_name_are_told_and_the_clip_of_neither_is_taken(tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    for folder, clip in ((tmp_path, b"first"), (own, b"second")):
+        (folder / "jump.mp4").write_bytes(clip)
+        write_motion(folder, phrase=f"jumps {clip.decode()}", preview="jump.mp4")
+    library = Library([tmp_path, own])
+    (told,) = library.problems()
+    assert 'is called "jump"' in told and "another name" in told
+    with pytest.raises(MotionFileError, match="different clips"):
+        library.preview_of("jump")
+    (own / "jump.mp4").write_bytes(b"first")
+    assert library.preview_of("jump").read_bytes() == b"first"
+    assert library.preview_of("hop") is None
+
+
+def test_a_clip_that_lies_in_the_library_is_not_overwritten_by_a_preview(tmp_path):
+    (tmp_path / "jump.mp4").write_bytes(b"somebody's clip")
+    assert Library([tmp_path]).new_path("jump").name == "jump-2.safetensors"

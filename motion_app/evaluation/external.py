@@ -26,9 +26,13 @@ class ExternalMethod:
     folder: Path
 
     def find(self, case: str) -> Path | None:
-        """The file of a case, None where there is none."""
+        """The file of a case, None where there is none; RequestError where there are two."""
         files = (self.folder / f"{case}{suffix}" for suffix in VIDEO_SUFFIXES)
-        return next((file for file in files if file.is_file()), None)
+        found = [file for file in files if file.is_file()]
+        if len(found) > 1:
+            names = " and ".join(file.name for file in found)
+            raise RequestError(f"{self.name} has {names} for one scene; keep one of them")
+        return found[0] if found else None
 
 
 def parse_external(text: str) -> ExternalMethod:

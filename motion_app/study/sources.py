@@ -54,6 +54,13 @@ def read_sources(path: Path | str) -> list[SourceItem]:
         raise RequestError(f"{path} is neither a folder of items nor a .csv file; give one of them")
     if not items:
         raise RequestError(f"{path} holds no items; each is a folder, or a row of the CSV file")
+    names = [item.name for item in items]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RequestError(
+            f'{names.count(twice[0])} items of {path.name} are called "{twice[0]}"; give each a '
+            "name of its own"
+        )
     return items
 
 
@@ -72,15 +79,30 @@ def _read_folder(folder: Path) -> SourceItem:
     ):
         if not found:
             raise RequestError(f'the item "{folder.name}" has no {wanted[2:].strip()}; add one')
+    videos = [file for file in clips if file not in references]
+    _check_one_each(folder, pictures, by=lambda file: file.stem)
+    _check_one_each(folder, videos, by=lambda file: file.stem)
     return SourceItem(
         name=folder.name,
         caption=_text(caption),
         first_frame=pictures[0],
         references=tuple(references),
-        videos={file.stem: file for file in clips if file not in references},
+        videos={file.stem: file for file in videos},
         kind=kind,
         answer=None if kind == "main" else _text(folder / "answer.txt"),
     )
+
+
+def _check_one_each(folder: Path, files: Sequence[Path], by: Callable[[Path], str]) -> None:
+    """RequestError where two files would stand for one thing: the second must not be lost."""
+    first: dict[str, Path] = {}
+    for file in files:
+        other = first.setdefault(by(file), file)
+        if other is not file:
+            raise RequestError(
+                f'the item "{folder.name}" has both {other.name} and {file.name}; keep one of '
+                "them, or give the other a name of its own"
+            )
 
 
 def _text(file: Path) -> str:
@@ -101,6 +123,12 @@ def _read_table(path: Path) -> list[SourceItem]:
     missing = [name for name in OWN_COLUMNS[:4] if name not in columns]
     if missing:
         raise RequestError(f"{path.name} has no column {', '.join(missing)}; add it")
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise RequestError(
+            f'{path.name} has the column "{twice[0]}" {columns.count(twice[0])} times; give each '
+            "column a name of its own"
+        )
     methods = [name for name in columns if name not in OWN_COLUMNS]
     return [_read_row(path, line, row, methods) for line, row in enumerate(rows, start=2)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
 from motion_app.evaluation.features import Judges, VideoPicture
 from motion_app.evaluation.items import EvaluationItem, item_of_result
-from motion_app.evaluation.pairing import MOST_VIDEOS, pair_uploads
+from motion_app.evaluation.pairing import MOST_VIDEOS, pair_uploads, row_labels
 from motion_app.evaluation.plots import PlotWords, flow_figure, over_time_figure, tracks_picture
 from motion_app.evaluation.report import Report
 from motion_app.evaluation.scoring import ScoreProgress, Scores, score_steps
@@ -45,11 +45,13 @@ EXTRA_FILES = [*VIDEO_FILES, ".json"]
 
 
 class Desk:
-    """What one browser does here: the ids of the ``chosen`` jobs, whether it wants to ``stop``, and
-    what can be drawn of its last scores. No dataclass: gr.State would copy a field's lock."""
+    """What one browser does here: the ids of the ``chosen`` jobs, the ``uploads`` in the table of
+    methods, whether it wants to ``stop``, and what can be drawn of its last scores. No dataclass:
+    gr.State would copy a field's lock."""
 
     def __init__(self) -> None:
         self.chosen: list[str] = []
+        self.uploads: tuple[Path, ...] = ()
         self.pictures: tuple[VideoPicture, ...] = ()
         self.stop = threading.Event()
 
@@ -174,7 +176,7 @@ class EvaluateTab:
         for button, handler in ((self.every, self.pick_every), (self.none, self.pick_none)):
             listen(button.click, handler, inputs=[session, self.desk], outputs=[self.picker])
         for event in (self.videos.change, self.extras.change):
-            inputs = [self.videos, self.extras, self.methods]
+            inputs = [self.desk, self.videos, self.extras, self.methods]
             listen(event, self.list_uploads, inputs=inputs, outputs=[self.methods])
         outputs = [
             *(self.score, self.cancel, self.status, self.table, self.files, *self.downloads),
@@ -228,12 +230,17 @@ class EvaluateTab:
         return self.look(session, desk)
 
     def list_uploads(
-        self, videos: Sequence[str] | None, extras: Sequence[str] | None, methods: Any
+        self,
+        desk: Desk,
+        videos: Sequence[str] | None,
+        extras: Sequence[str] | None,
+        methods: Any,
     ) -> Any:
-        """The table of uploaded videos; methods already given are kept."""
-        items = self._uploaded(videos, extras, methods)
+        """The table of uploaded videos, one row for each; methods already given are kept."""
+        items = self._uploaded(desk, videos, extras, methods)
+        desk.uploads = tuple(Path(path) for path in videos or ())
         rows = []
-        for path, item in zip(videos or (), items, strict=True):
+        for label, item in zip(row_labels(desk.uploads), items, strict=True):
             comes = []
             if item.request is not None:
                 inside = not any(str(extra).endswith(".json") for extra in extras or ())
@@ -241,19 +248,24 @@ class EvaluateTab:
             if item.references:
                 comes.append(self.texts("evaluate.with_references", n=len(item.references)))
             words = ", ".join(comes) or self.texts("evaluate.with_nothing")
-            rows.append([Path(path).name, item.method, words])
+            rows.append([label, item.method, words])
         return gr.update(value=rows, visible=bool(rows))
 
     def _uploaded(
-        self, videos: Sequence[str] | None, extras: Sequence[str] | None, methods: Any
+        self,
+        desk: Desk,
+        videos: Sequence[str] | None,
+        extras: Sequence[str] | None,
+        methods: Any,
     ) -> list[EvaluationItem]:
+        files = [Path(path) for path in videos or ()]
         given = {} if methods is None else {str(r[0]): str(r[1]) for r in _cells(methods)}
         limits = self.host.settings.limits
         return pair_uploads(
-            [Path(path) for path in videos or ()],
+            files,
             [Path(path) for path in extras or ()],
             read_recipe=lambda path: read_recipe(path, limits=limits),
-            methods=given,
+            methods=carried_methods(given, desk.uploads, files),
             method=self.texts("evaluate.default_method"),
         )
 
@@ -288,7 +300,7 @@ class EvaluateTab:
     ) -> Iterator[list[Any]]:
         """Score what was chosen: progress at every measurement, then the report."""
         desk.stop.clear()
-        items = [*self._made(session, desk), *self._uploaded(videos, extras, methods)]
+        items = [*self._made(session, desk), *self._uploaded(desk, videos, extras, methods)]
         if len(items) > MOST_VIDEOS:
             raise RequestError(
                 f"{len(items)} videos are chosen; at most {MOST_VIDEOS} are scored at once"
@@ -369,6 +381,21 @@ class EvaluateTab:
     def _words(self) -> PlotWords:
         names = ("speed", "direction", "share", "frame", "likeness", "reference", "embedding")
         return PlotWords(**{name: self.texts(f"evaluate.plot_{name}") for name in names})
+
+
+def carried_methods(
+    given: Mapping[str, str], before: Sequence[Path], now: Sequence[Path]
+) -> dict[str, str]:
+    """The methods ``given`` in a table of the videos ``before``, by the labels of those of ``now``:
+    a file keeps its method where another row went. The table tells labels alone, which count the
+    files of one name, so that they move."""
+    kept: dict[Path, list[str]] = {}  # a file that was uploaded twice has two rows
+    for path, label in zip(before, row_labels(before), strict=True):
+        kept.setdefault(path, []).append(given.get(label, ""))
+    methods = {}
+    for path, label in zip(now, row_labels(now), strict=True):
+        methods[label] = kept[path].pop(0) if kept.get(path) else ""
+    return methods
 
 
 def _cells(table: Any) -> list[list[Any]]:
