@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,12 +36,13 @@ from motion_app.evaluation.features import Judges
 from motion_app.evaluation.items import EvaluationItem, JudgedObject, OpenedItem, ReferenceClip
 from motion_app.evaluation.judge import QwenJudge, share_of_yes
 from motion_app.evaluation.report import Report, Row, Source
-from motion_app.evaluation.scoring import _Sets, score_videos
+from motion_app.evaluation.scoring import ScoreProgress, Scores, _Sets, score_videos
 from motion_app.evaluation.weights import SOURCES, WeightStore
 from motion_app.library import Library
 from motion_app.media import write_video
 from motion_app.ui.evaluate_tab import Desk, carried_methods
 from motion_app.ui.evaluate_views import Choice, choices_html, metrics_html, report_html
+from motion_app.ui.scoring_run import ScoringRun
 from motion_app.ui.texts import LANGUAGES, Texts
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (4, 64, 96, 3), dtype=np.uint8)
@@ -293,9 +297,49 @@ def test_what_strangers_write_is_shown_as_text() -> None:
 def test_each_browser_begins_with_its_own_empty_desk() -> None:
     first = Desk()
     first.chosen.append("x")
-    first.stop.set()
+    first.uploads = (Path("x.mp4"),)
     second = copy.deepcopy(first)
-    assert second.chosen == [] and not second.stop.is_set()
+    assert second.chosen == [] and second.uploads == ()
+
+
+def scoring_steps(count: int, go: threading.Event) -> Iterator[ScoreProgress]:
+    for k in range(count):
+        yield ScoreProgress(k, count, "v", "m", 0.0)
+        go.wait()
+    return Scores(Report((), ()))
+
+
+def until_over(run: ScoringRun) -> None:
+    ends = time.monotonic() + 20
+    while not run.ask():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def test_a_scoring_goes_on_while_nobody_waits_and_stops_when_asked() -> None:
+    go, turn = threading.Event(), threading.BoundedSemaphore(1)
+    first = ScoringRun(scoring_steps(3, go), turn)
+    second = ScoringRun(scoring_steps(3, go), turn)
+    assert not first.over and second.progress.done == 0
+    second.stop()  # while it waits for its turn
+    until_over(second)
+    assert second.scores is None and second.error is None
+    go.set()
+    until_over(first)
+    assert first.scores is not None and first.progress.done == 2
+    third = ScoringRun(scoring_steps(1, go), turn)
+    until_over(third)
+    assert third.scores is not None  # the turn came back
+
+
+def test_a_scoring_that_nobody_asks_about_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("motion_app.ui.scoring_run.LEFT_SECONDS", 0.0)
+    go = threading.Event()
+    run = ScoringRun(scoring_steps(50, go), threading.BoundedSemaphore(1))
+    time.sleep(0.05)
+    go.set()
+    run._thread.join(20)
+    assert run.over and run.scores is None and run.error is None
 
 
 def test_a_method_stays_with_its_file_when_another_of_its_name_comes_or_goes() -> None:

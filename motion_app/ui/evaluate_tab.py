@@ -37,23 +37,26 @@ from motion_app.ui.evaluate_views import (
 from motion_app.ui.gallery import Thumbnails, title_of
 from motion_app.ui.host import ModelHost
 from motion_app.ui.progress import note_html, step_heading
+from motion_app.ui.scoring_run import ScoringRun
 from motion_app.ui.session import Session
 from motion_app.ui.texts import Texts
 
+ASK_SECONDS = 0.5  # between two looks at a scoring
+AT_WORK = 2  # scorings at once, of all browsers
 VIDEO_FILES = [".mp4", ".mov", ".webm", ".mkv", ".gif"]
 EXTRA_FILES = [*VIDEO_FILES, ".json"]
 
 
 class Desk:
     """What one browser does here: the ids of the ``chosen`` jobs, the ``uploads`` in the table of
-    methods, whether it wants to ``stop``, and what can be drawn of its last scores. No dataclass:
+    methods, the ``scoring`` at work, and what can be drawn of its last scores. No dataclass:
     gr.State would copy a field's lock."""
 
     def __init__(self) -> None:
         self.chosen: list[str] = []
         self.uploads: tuple[Path, ...] = ()
         self.pictures: tuple[VideoPicture, ...] = ()
-        self.stop = threading.Event()
+        self.scoring: ScoringRun | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Desk:
         """gr.State copies its first value for every browser: each begins with nothing."""
@@ -68,6 +71,8 @@ class EvaluateTab:
         self.judges = Judges(WeightStore(host.settings.judges), device="cpu")
         self.thumbnails = Thumbnails()
         self.desk = gr.State(Desk())
+        self.timer = gr.Timer(ASK_SECONDS, active=False)
+        self.turn = threading.BoundedSemaphore(AT_WORK)
         with gr.Row(elem_id="evaluate-inputs"):
             with gr.Column(elem_classes="step", min_width=300, scale=3):
                 self._build_videos()
@@ -180,10 +185,12 @@ class EvaluateTab:
             listen(event, self.list_uploads, inputs=inputs, outputs=[self.methods])
         outputs = [
             *(self.score, self.cancel, self.status, self.table, self.files, *self.downloads),
-            *(self.plots, self.shown, *self._plotted()),
+            *(self.plots, self.shown, *self._plotted(), self.timer),
         ]
         inputs = [session, self.desk, self.videos, self.extras, self.methods, self.metrics]
-        listen(self.score.click, self.run, inputs=inputs, outputs=outputs, concurrency_limit=2)
+        listen(self.score.click, self.run, inputs=inputs, outputs=outputs)
+        asked = {"inputs": [self.desk], "outputs": outputs, "concurrency_limit": None}
+        listen(self.timer.tick, self.ask, **asked)
         listen(
             self.cancel.click, self.ask_stop, inputs=[self.desk], outputs=[self.cancel], queue=False
         )
@@ -286,7 +293,8 @@ class EvaluateTab:
 
     def ask_stop(self, desk: Desk) -> Any:
         """Stop before the next measurement."""
-        desk.stop.set()
+        if desk.scoring is not None:
+            desk.scoring.stop()
         return gr.update(value=self.texts("evaluate.stopping"), interactive=False)
 
     def run(
@@ -297,9 +305,11 @@ class EvaluateTab:
         extras: Sequence[str] | None,
         methods: Any,
         metrics: Sequence[str],
-    ) -> Iterator[list[Any]]:
-        """Score what was chosen: progress at every measurement, then the report."""
-        desk.stop.clear()
+    ) -> list[Any]:
+        """Begin to score what was chosen; ``ask`` tells how far it is, in calls that end at
+        once."""
+        if desk.scoring is not None:
+            desk.scoring.stop()
         items = [*self._made(session, desk), *self._uploaded(desk, videos, extras, methods)]
         if len(items) > MOST_VIDEOS:
             raise RequestError(
@@ -313,35 +323,43 @@ class EvaluateTab:
             limits=self.host.settings.limits,
             segment=self._segment,
         )
-        end: Any = None
-        try:
-            progress = next(steps)  # a mistake in the choice is told before anything is hidden
-            while not desk.stop.is_set():
-                shown = progress_html(progress, self.texts, stopping=False)
-                yield self._panel(busy=True, status=shown)
-                last, progress = progress, next(steps)
-            end = self._panel(busy=False, status=note_html(self.texts("evaluate.stopped")))
-        except StopIteration as finished:
-            end = self._finished(desk, finished.value, last)
-        except Exception:
+        desk.scoring = ScoringRun(steps, self.turn)  # a mistake is told before anything is hidden
+        shown = progress_html(desk.scoring.progress, self.texts, stopping=False)
+        return self._panel(busy=True, status=shown)
+
+    def ask(self, desk: Desk) -> Iterator[list[Any]]:
+        """How far the scoring is, or its report."""
+        scoring = desk.scoring
+        if scoring is not None and not scoring.ask():
+            shown = progress_html(scoring.progress, self.texts, stopping=scoring.stopping)
+            yield self._panel(busy=None, status=shown)
+            return
+        desk.scoring = None
+        if scoring is None or scoring.error is not None:
             yield self._panel(busy=False, status="")
-            raise
-        finally:
-            steps.close()
-        yield end
+        elif scoring.scores is None:
+            yield self._panel(busy=False, status=note_html(self.texts("evaluate.stopped")))
+        else:
+            yield self._finished(desk, scoring.scores, scoring.progress)
+        if scoring is not None and scoring.error is not None:
+            raise scoring.error
 
     def _segment(self, frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
         segmenter = self.host.segmenter()
         segmenter.set_image(frame)
         return segmenter.predict([Click(point[1], point[0])]).mask
 
-    def _panel(self, *, busy: bool, status: str, results: Sequence[Any] = ()) -> list[Any]:
-        """One update for each output; without ``results`` they stay as they are."""
+    def _panel(self, *, busy: bool | None, status: str, results: Sequence[Any] = ()) -> list[Any]:
+        """One update for each output; without ``results`` they stay as they are. ``busy``: None
+        while it is as it was."""
+        kept = [gr.skip()] * (4 + len(self.downloads) + len(self._plotted()))
+        if busy is None:
+            return [gr.skip(), gr.skip(), status, *(results or kept), gr.skip()]
         stop = gr.update(visible=busy)
         if not busy:
             stop = gr.update(visible=False, value=self.texts("evaluate.cancel"), interactive=True)
-        kept = [gr.skip()] * (4 + len(self.downloads) + len(self._plotted()))
-        return [gr.update(interactive=not busy), stop, status, *(results or kept)]
+        start, timer = gr.update(interactive=not busy), gr.Timer(active=busy)
+        return [start, stop, status, *(results or kept), timer]
 
     def _finished(self, desk: Desk, scores: Scores, last: ScoreProgress) -> list[Any]:
         report = scores.report

@@ -19,7 +19,8 @@ from motion_app.ui.host import ModelHost
 class TrainingDesk:
     """Of one browser tab: the clips so far, the training on show (its ``job`` id), the motion it
     deleted last, and the digests of those it brought in. ``serial`` counts who follows a job: an
-    older follower stops when a newer one begins."""
+    older follower stops when a newer one begins. ``pictured`` is when (``time.monotonic``) the job
+    was last drawn, 0 before, and ``video_step`` the step of the video on show."""
 
     def __init__(self) -> None:
         self.clips: tuple[DraftClip, ...] = ()
@@ -27,6 +28,8 @@ class TrainingDesk:
         self.deleted: DeletedMotion | None = None
         self.brought: frozenset[str] = frozenset()
         self.serial = 0
+        self.pictured = 0.0
+        self.video_step: int | None = None
         self.lock = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingDesk:
@@ -37,6 +40,7 @@ class TrainingDesk:
         """The serial of a new follower."""
         with self.lock:
             self.serial += 1
+            self.pictured, self.video_step = 0.0, None
             return self.serial
 
 
