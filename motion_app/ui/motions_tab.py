@@ -27,6 +27,7 @@ from motion_app.ui.training_panel import (
     validation_html,
     view_html,
 )
+from motion_app.ui.visitors import visitor_of
 
 TICK_SECONDS = 1.0
 PICTURE_SECONDS = 2.0  # between two pictures of who saw the tokens
@@ -135,8 +136,9 @@ class MotionsTab:
         inputs = [session, self.desk]
         listen(event, handler, inputs=inputs, outputs=outputs, concurrency_limit=None)
 
-    def arrive(self, session: Session, desk: TrainingDesk) -> tuple[str, str]:
+    def arrive(self, session: Session, desk: TrainingDesk, request: gr.Request) -> tuple[str, str]:
         """The library, and the trainings of this browser; the newest that is active is shown."""
+        desk.visitor = visitor_of(session.owner, request, self.host.settings)
         self.host.library.empty_trash()
         rows = self.host.jobs.rows(session.owner, kind="train")
         desk.job = next((row.id for row in rows if row.active), "")

@@ -18,6 +18,7 @@ from motion_app.ui.gateway import CALL_SECONDS, GuardedBlocks
 from motion_app.ui.host import ModelHost
 from motion_app.ui.motions_tab import MotionsTab
 from motion_app.ui.progress import host_banner, note_html
+from motion_app.ui.scripts import script
 from motion_app.ui.session import Session
 from motion_app.ui.study_tab import StudyTab
 from motion_app.ui.texts import LANGUAGES, Texts
@@ -60,7 +61,7 @@ class LanguagePage:
             "", storage_key="motion-transfer", secret=host.jobs.store.secret("browser")
         )
         gr.Navbar(visible=False)  # the header links the languages
-        gr.HTML(header_html(texts), apply_default_css=False)
+        gr.HTML(header_html(texts), js_on_load=script("upload_names"), apply_default_css=False)
         gr.HTML(forgets_html(texts), js_on_load=FORGETS_JS, apply_default_css=False)
         self.banner = gr.HTML(host_banner(host, texts), apply_default_css=False, elem_id="banner")
         self.timer = gr.Timer(LOADING_TICK)

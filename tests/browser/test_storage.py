@@ -85,13 +85,3 @@ def test_a_strangers_page_without_an_origin_gets_no_answer(server: str) -> None:
     with pytest.raises(HTTPError) as refused:
         urlopen(Request(server + "config", headers=wrong))
     assert refused.value.code == 403
-
-
-@pytest.mark.parametrize(("path", "language"), [("", "en"), ("zh", "zh")])
-def test_each_page_declares_its_language(
-    browser: Browser, server: str, path: str, language: str
-) -> None:
-    assert f'lang="{language}"' in urlopen(server + path).read().decode()[:200]
-    page = open_page(browser, server + path, DESKTOP)
-    assert page.evaluate("document.documentElement.lang") == language
-    page.context.close()
