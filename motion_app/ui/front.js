@@ -1,4 +1,6 @@
-// Runs before anything else of the page. A browser may keep nothing for it (site data is blocked,
+// Runs before anything else of the page.
+//
+// A browser may keep nothing for it (site data is blocked,
 // or the page stands in a sandboxed frame); reading what it kept throws an error then. What the
 // page would have kept it has until it is closed, and it says so.
 (() => {
@@ -21,6 +23,17 @@
       console.warn(`${name} cannot be replaced`);
     }
   }
+
+  // gradio's own words are to be in the page's language, whatever the browser's is, and it is not to
+  // declare another one.
+  const root = document.documentElement;
+  const language = root.lang;
+  const full = { zh: "zh-CN" }[language] ?? language;
+  put(navigator, "language", { get: () => full });
+  put(navigator, "languages", { get: () => [full] });
+  new MutationObserver(() => {
+    if (root.lang !== language) root.lang = language;
+  }).observe(root, { attributes: true, attributeFilter: ["lang"] });
 
   for (const name of ["localStorage", "sessionStorage"]) {
     const trial = "motion-transfer-trial";
