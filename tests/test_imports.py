@@ -26,7 +26,7 @@ FIRST = [
     "media",
 ]  # each may import those before
 BASE = set(FIRST)
-LIBRARY = {"motion_files", "motion_parcel", "library"}
+LIBRARY = {"motion_files", "motion_parcel", "ownership", "library"}
 REQUESTS = BASE | LIBRARY | {"phrases", "assignment"}
 ENGINE = {"engine"}
 
@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     **{name: set(FIRST[:place]) for place, name in enumerate(FIRST)},
     "motion_files": BASE,
     "motion_parcel": BASE | {"motion_files"},
+    "ownership": BASE,
     "library": BASE | LIBRARY,
     "hosting": BASE,
     "hub": BASE | {"hub_files"},
