@@ -136,6 +136,7 @@ def _serve(
         allowed_paths=[str(host.jobs.files)],
         mcp_server=mcp,
         prevent_thread_lock=True,
+        strict_cors=False,  # our own rule is stricter, see motion_app.ui.front
         app_kwargs=server_options(limits, studies.public),
         root_path=str(studies.public),
         **launch_options(),

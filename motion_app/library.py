@@ -28,6 +28,7 @@ from motion_app.motion_files import (
     read_motion,
 )
 from motion_app.motion_parcel import pack_motion, unpack_motion
+from motion_app.ownership import Visitor, keep_owner, owner_file
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
 
@@ -44,6 +45,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+NOT_YOURS = (
+    'the motion "{name}" is not yours: only the browser that learned or imported it can delete it '
+    "or bring it back, or who runs this server, with: python -m motion_app motions delete"
+)
 TRASH = ".trash"
 TRASH_DAYS = 7.0  # how long a deleted motion can be brought back
 MODEL_FILE = "model_index.json"  # beside a folder of motions: they were shipped with that model
@@ -74,8 +79,10 @@ class Library:
         return self._scan()[0]
 
     def problems(self) -> list[str]:
-        """One line for every motion file that cannot be used, saying why."""
-        return self._scan()[1]
+        """One line for every motion file that cannot be used, saying why, and for every name that
+        means two motions of one base model."""
+        motions, problems = self._scan()
+        return problems + _namesakes(motions)
 
     def find(self, name_or_path: str | Path, *, base: str | None = None) -> Motion:
         """The motion of that name, or in that file.
@@ -100,6 +107,19 @@ class Library:
                 "learn the motion again on this one"
             )
         return fitting[0]
+
+    def preview_of(self, name: str) -> Path | None:
+        """The reference clip of the motion of that name, None without one; MotionFileError where
+        motions of one name have different clips."""
+        named = [motion for motion in self.list() if motion.name == name]
+        clips = {file_digest(m.preview): m for m in named if m.preview is not None}
+        if len(clips) > 1:
+            files = " and ".join(sorted(str(motion.path.name) for motion in clips.values()))
+            raise MotionFileError(
+                f'{len(clips)} motions of the library are called "{name}" and have different '
+                f"clips ({files}); delete one, or import it again under another name"
+            )
+        return next(iter(clips.values())).preview if clips else None
 
     @property
     def home(self) -> Path:
@@ -127,7 +147,7 @@ class Library:
         stem = re.sub(r"[^\w.-]+", "-", name).strip("-._") or "motion"
         path = self.home / f"{stem}{SUFFIX}"
         number = 2
-        while path.exists():
+        while path.exists() or path.with_suffix(".mp4").exists():  # its preview goes there
             path = self.home / f"{stem}-{number}{SUFFIX}"
             number += 1
         return path
@@ -141,20 +161,23 @@ class Library:
         layers: int | None = None,
         width: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        owner: str = "",
     ) -> Motion:
         """Bring in an exported motion, its preview with it, under its own or another ``name``.
 
         ``base``, ``layers`` and ``width`` are the loaded model's; None leaves that check out.
-        Every number in the file is looked at first. Raises MotionFileError; nothing is written
-        then.
+        ``owner``: the token of the browser it belongs to from now on, "" for nobody's. Every number
+        in the file is looked at first. Raises MotionFileError; nothing is written then.
         """
         source = Path(source)
         checked = check_motion_file(source, base=base, layers=layers, width=width, limits=limits)
         chosen = (name or "").strip() or checked.name
         out = self.new_path(chosen)
         try:
+            keep_owner(out, owner)  # first: nobody else may change it when it is listed
             unpack_motion(source, out, name=chosen)
         except OSError as error:
+            owner_file(out).unlink(missing_ok=True)
             raise MotionFileError(f"{out.name} cannot be written: {error.strerror}") from error
         return read_motion(out)
 
@@ -163,15 +186,18 @@ class Library:
         folder.mkdir(parents=True, exist_ok=True)
         return pack_motion(motion, folder / motion.path.name)
 
-    def delete(self, name_or_path: str | Path) -> DeletedMotion:
-        """Move a motion and its preview into the trash; MotionFileError for one that a model ships
-        with, or that is not there."""
+    def delete(self, name_or_path: str | Path, *, by: Visitor | None = None) -> DeletedMotion:
+        """Move a motion and its preview into the trash. ``by``: who asks, None for the machine's
+        own user. MotionFileError for one that a model ships with, that is somebody else's, or that
+        is not there."""
         motion = self._own(name_or_path)
+        if by is not None and not by.may_change(motion.path):
+            raise MotionFileError(NOT_YOURS.format(name=motion.name))
         deleted = DeletedMotion(secrets.token_hex(16), motion.name, time.time())
         place = motion.path.parent / TRASH / f"{int(deleted.deleted)}-{deleted.token}"
         place.mkdir(parents=True)
-        for file in (motion.preview, motion.path):
-            if file is not None:
+        for file in (motion.preview, motion.path, owner_file(motion.path)):
+            if file is not None and file.is_file():
                 file.rename(place / file.name)
         return deleted
 
@@ -190,15 +216,17 @@ class Library:
             "motions that were learned or imported here can be deleted"
         )
 
-    def restore(self, token: str) -> Motion:
-        """Bring a deleted motion back to where it was; MotionFileError where that place is taken or
-        the trash has been emptied."""
+    def restore(self, token: str, *, by: Visitor | None = None) -> Motion:
+        """Bring a deleted motion back to where it was; MotionFileError where that place is taken,
+        the trash has been emptied, or the motion is not of who asks, as in ``delete``."""
         place = next((place for place in self._trash() if place.name.endswith(f"-{token}")), None)
         if place is None or len(token) != 32:
             raise MotionFileError("this motion is not in the trash any more; import or learn it")
         home = place.parent.parent
-        files = sorted(listed(place), key=lambda file: file.suffix == SUFFIX)  # preview first
+        files = sorted(listed(place), key=lambda file: file.suffix == SUFFIX)  # motion last
         motion = read_motion(next(file for file in files if file.suffix == SUFFIX))
+        if by is not None and not by.may_change(motion.path):
+            raise MotionFileError(NOT_YOURS.format(name=motion.name))
         if any((home / file.name).exists() for file in files) or any(
             other.name == motion.name for other in self.list()
         ):
@@ -256,6 +284,20 @@ class Library:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         offer = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
         return f'there is no motion "{name}"; {offer}'
+
+
+def _namesakes(motions: Sequence[Motion]) -> list[str]:
+    """A line for each motion that ``find`` passes over for another one of its name."""
+    first: dict[tuple[str, str], Motion] = {}
+    lines = []
+    for motion in motions:
+        taken = first.setdefault((motion.name, motion.base), motion)
+        if taken.digest != motion.digest:
+            lines.append(
+                f'{motion.path.name} is called "{motion.name}" as {taken.path.name} is, which is '
+                "the one used by that name; import it again under another name"
+            )
+    return lines
 
 
 def is_shipped(folder: Path) -> bool:

@@ -225,6 +225,21 @@ def names(client: Client) -> set[str]:
     return {motion["name"] for motion in client.predict(api_name="/motions")["motions"]}
 
 
+def test_another_client_cannot_delete_or_bring_back_a_motion(
+    app: RunningApp, client: Client, tmp_path: Path
+) -> None:
+    exported = client.predict("jump", api_name="/export_motion")["file"]
+    client.predict(handle_file(exported), "mine alone", "", api_name="/import_motion")
+    other = Client(app.url, verbose=False)
+    with pytest.raises(AppError, match="is not yours"):
+        other.predict("mine alone", api_name="/delete_motion")
+    token = client.predict("mine alone", api_name="/delete_motion")["token"]
+    with pytest.raises(AppError, match="is not yours"):
+        other.predict(token, api_name="/restore_motion")
+    client.predict(token, api_name="/restore_motion")
+    client.predict("mine alone", api_name="/delete_motion")
+
+
 def test_every_endpoint_says_what_it_takes_and_gives(client: Client) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert {"/segment", "/generate", "/train_motion", "/verify", "/evaluate"} <= set(endpoints)

@@ -1,5 +1,6 @@
 """The benchmark: scenes, scores against ground truth, paired figures, other methods' videos."""
 
+import argparse
 import csv
 import io
 import itertools
@@ -27,7 +28,7 @@ from motion_app.engine.motion_pack import MotionPack
 from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.synmotion import SemanticBranch
 from motion_app.errors import MotionAppError, RequestError
-from motion_app.evaluation.benchmark_command import parse_counts, parse_strata
+from motion_app.evaluation.benchmark_command import build_campaign, parse_counts, parse_strata
 from motion_app.evaluation.case_scores import (
     RENDERED,
     CaseScores,
@@ -37,9 +38,10 @@ from motion_app.evaluation.case_scores import (
 )
 from motion_app.evaluation.cases import BenchmarkCase, draw_cases, movements, world_of
 from motion_app.evaluation.charts import interval_chart, line_chart
+from motion_app.evaluation.commands import add_benchmark_arguments
 from motion_app.evaluation.external import parse_external, write_inputs
 from motion_app.evaluation.features import Judges
-from motion_app.evaluation.outcome import Outcome, average, paired_difference
+from motion_app.evaluation.outcome import TRUTH, Outcome, average, paired_difference
 from motion_app.evaluation.published import read_published
 from motion_app.evaluation.result_store import ResultStore, content_key, write_json
 from motion_app.evaluation.roster import motion_sets, usable_files
@@ -329,6 +331,29 @@ def test_external_videos_that_are_missing_broken_or_misshapen_are_told_and_not_s
         parse_external("AnyV2V")
     with pytest.raises(RequestError, match="does not exist"):
         parse_external(f"AnyV2V={tmp_path / 'nowhere'}")
+
+
+def test_videos_and_methods_of_one_name_are_refused(tmp_path):
+    for name in ("two-1.mp4", "two-1.gif"):
+        (tmp_path / name).write_bytes(b"a video")
+    with pytest.raises(RequestError, match=r"two-1\.mp4 and two-1\.gif"):
+        parse_external(f"AnyV2V={tmp_path}").find("two-1")
+    folder = ["--out", str(tmp_path / "out")]
+    for names in (("AnyV2V", "AnyV2V"), ("concat",), (TRUTH,)):
+        parser = argparse.ArgumentParser()
+        add_benchmark_arguments(parser)
+        given = [part for name in names for part in ("--external", f"{name}={tmp_path}")]
+        with pytest.raises(RequestError, match=f'called "{names[0]}"'):
+            build_campaign(parser.parse_args([*folder, *given]), Settings())
+
+
+def test_two_objects_of_one_noun_do_not_share_a_mask(geometry, tmp_path):
+    (tmp_path / "captions_inf").mkdir()
+    row = ["a.png", "jump+sway", "A cat jumps.+A cat sways.", "cat+cat", "jumps+sways"]
+    with (tmp_path / "captions_inf" / "animal.csv").open("w", newline="") as file:
+        csv.writer(file).writerow(row)
+    (problem,) = read_published(tmp_path, geometry=geometry).problems
+    assert 'two objects are called "cat"' in problem
 
 
 def test_a_video_of_twice_the_size_is_scored_at_the_cases_own(cases):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,15 +33,16 @@ from motion_app.evaluation import weights as w
 from motion_app.evaluation.backbones import ClipEmbedder, DinoEmbedder, RaftFlow, ScriptedNetwork
 from motion_app.evaluation.catalogue import METRICS, default_ids
 from motion_app.evaluation.features import Judges
-from motion_app.evaluation.items import EvaluationItem
+from motion_app.evaluation.items import EvaluationItem, JudgedObject, OpenedItem, ReferenceClip
 from motion_app.evaluation.judge import QwenJudge, share_of_yes
 from motion_app.evaluation.report import Report, Row, Source
-from motion_app.evaluation.scoring import score_videos
+from motion_app.evaluation.scoring import ScoreProgress, Scores, _Sets, score_videos
 from motion_app.evaluation.weights import SOURCES, WeightStore
 from motion_app.library import Library
 from motion_app.media import write_video
-from motion_app.ui.evaluate_tab import Desk
+from motion_app.ui.evaluate_tab import Desk, carried_methods
 from motion_app.ui.evaluate_views import Choice, choices_html, metrics_html, report_html
+from motion_app.ui.scoring_run import ScoringRun
 from motion_app.ui.texts import LANGUAGES, Texts
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (4, 64, 96, 3), dtype=np.uint8)
@@ -292,6 +297,69 @@ def test_what_strangers_write_is_shown_as_text() -> None:
 def test_each_browser_begins_with_its_own_empty_desk() -> None:
     first = Desk()
     first.chosen.append("x")
-    first.stop.set()
+    first.uploads = (Path("x.mp4"),)
     second = copy.deepcopy(first)
-    assert second.chosen == [] and not second.stop.is_set()
+    assert second.chosen == [] and second.uploads == ()
+
+
+def scoring_steps(count: int, go: threading.Event) -> Iterator[ScoreProgress]:
+    for k in range(count):
+        yield ScoreProgress(k, count, "v", "m", 0.0)
+        go.wait()
+    return Scores(Report((), ()))
+
+
+def until_over(run: ScoringRun) -> None:
+    ends = time.monotonic() + 20
+    while not run.ask():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def test_a_scoring_goes_on_while_nobody_waits_and_stops_when_asked() -> None:
+    go, turn = threading.Event(), threading.BoundedSemaphore(1)
+    first = ScoringRun(scoring_steps(3, go), turn)
+    second = ScoringRun(scoring_steps(3, go), turn)
+    assert not first.over and second.progress.done == 0
+    second.stop()  # while it waits for its turn
+    until_over(second)
+    assert second.scores is None and second.error is None
+    go.set()
+    until_over(first)
+    assert first.scores is not None and first.progress.done == 2
+    third = ScoringRun(scoring_steps(1, go), turn)
+    until_over(third)
+    assert third.scores is not None  # the turn came back
+
+
+def test_a_scoring_that_nobody_asks_about_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("motion_app.ui.scoring_run.LEFT_SECONDS", 0.0)
+    go = threading.Event()
+    run = ScoringRun(scoring_steps(50, go), threading.BoundedSemaphore(1))
+    time.sleep(0.05)
+    go.set()
+    run._thread.join(20)
+    assert run.over and run.scores is None and run.error is None
+
+
+def test_a_method_stays_with_its_file_when_another_of_its_name_comes_or_goes() -> None:
+    ours, theirs, third = (Path(folder, "output.mp4") for folder in "abc")
+    given = {"output.mp4": "ours", "output.mp4 (2)": "theirs"}
+    assert carried_methods(given, [ours, theirs], [theirs]) == {"output.mp4": "theirs"}
+    assert carried_methods(given, [ours, theirs], [third, theirs, ours]) == {
+        "output.mp4": "",
+        "output.mp4 (2)": "theirs",
+        "output.mp4 (3)": "ours",
+    }
+    assert carried_methods(given, [ours, ours], [ours, ours]) == given  # one file, twice
+
+
+def test_references_of_one_name_are_two_clips_for_a_metric_of_sets() -> None:
+    clips = [ReferenceClip("ref.mp4", FRAMES + k, np.ones((64, 96), bool)) for k in (0, 1, 0)]
+    things = tuple(JudgedObject("cat", "", clip.mask, clip) for clip in clips)
+    item = EvaluationItem("v", "m", Path("v.mp4"))
+    opened = OpenedItem(item, FRAMES, 8.0, "lossless frames", objects=things)
+    seen: list[np.ndarray] = []
+    metric = SimpleNamespace(id="FVD", features=lambda video, frames: seen.append(frames))
+    _Sets().add(metric, SimpleNamespace(opened=opened, frames=FRAMES))
+    assert len(seen) == 3  # the video, and two different clips of one name

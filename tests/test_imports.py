@@ -31,7 +31,7 @@ FIRST = [
     "media",
 ]  # each may import those before
 BASE = set(FIRST)
-LIBRARY = {"motion_files", "motion_parcel", "library"}
+LIBRARY = {"motion_files", "motion_parcel", "ownership", "library"}
 REQUESTS = BASE | LIBRARY | {"phrases", "assignment"}
 ENGINE = {"engine"}
 LOADED = {"segmentation", "segment_anything2", "object_finder"}  # beside the engine
@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "decoding": set(FIRST[: FIRST.index("decoding")]) | {"decoding"},
     "motion_files": BASE,
     "motion_parcel": BASE | {"motion_files"},
+    "ownership": BASE,
     "library": BASE | LIBRARY,
     "hosting": BASE,
     "devices": BASE,

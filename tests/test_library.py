@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from motion_app.errors import MotionFileError
 from motion_app.library import Library, check_motion_file, read_motion
+from motion_app.ownership import Visitor
 from motion_app.settings import Limits
 
 METADATA = {
@@ -373,3 +374,70 @@ def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path):
     renamed = path.rename(tmp_path / "jump.bin")
     with pytest.raises(MotionFileError, match=r"no \.safetensors file"):
         Library([tmp_path / "own"]).import_file(renamed)
+
+
+def test_two_motions_of_one_name_are_told_and_the_clip_of_neither_is_taken(tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    for folder, clip in ((tmp_path, b"first"), (own, b"second")):
+        (folder / "jump.mp4").write_bytes(clip)
+        write_motion(folder, phrase=f"jumps {clip.decode()}", preview="jump.mp4")
+    library = Library([tmp_path, own])
+    (told,) = library.problems()
+    assert 'is called "jump"' in told and "another name" in told
+    with pytest.raises(MotionFileError, match="different clips"):
+        library.preview_of("jump")
+    (own / "jump.mp4").write_bytes(b"first")
+    assert library.preview_of("jump").read_bytes() == b"first"
+    assert library.preview_of("hop") is None
+
+
+def test_a_clip_that_lies_in_the_library_is_not_overwritten_by_a_preview(tmp_path):
+    (tmp_path / "jump.mp4").write_bytes(b"somebody's clip")
+    assert Library([tmp_path]).new_path("jump").name == "jump-2.safetensors"
+
+
+OWN, OTHER, HERE = Visitor("1" * 32), Visitor("2" * 32), Visitor("2" * 32, local=True)
+
+
+def test_only_the_browser_that_brought_a_motion_deletes_it_and_brings_it_back(tmp_path):
+    source = write_whole(tmp_path)
+    library = Library([tmp_path / "own"])
+    motion = library.import_file(source, owner=OWN.owner)
+    before = contents(tmp_path / "own")
+    assert not any(OWN.owner.encode() in content for content in before.values())  # a secret
+    for stranger in (OTHER, HERE, Visitor()):
+        with pytest.raises(MotionFileError, match="is not yours"):
+            library.delete(motion.name, by=stranger)
+    assert contents(tmp_path / "own") == before
+    token = library.delete(motion.name, by=OWN).token
+    for stranger in (OTHER, HERE, Visitor()):
+        with pytest.raises(MotionFileError, match="is not yours"):
+            library.restore(token, by=stranger)
+    library.restore(token, by=OWN)
+    assert contents(tmp_path / "own") == before
+    library.delete(motion.name)  # the command line
+
+
+def test_a_motion_that_nobody_in_particular_made_is_the_machines_users(tmp_path):
+    write_motion(tmp_path)
+    library = Library([tmp_path])
+    for stranger in (OWN, Visitor()):
+        with pytest.raises(MotionFileError, match="is not yours"):
+            library.delete("jump", by=stranger)
+    token = library.delete("jump", by=HERE).token
+    with pytest.raises(MotionFileError, match="is not yours"):
+        library.restore(token, by=OWN)
+    assert library.restore(token, by=HERE).name == "jump"
+
+
+def test_an_owner_goes_with_the_motion_and_is_not_left_to_the_next_one(tmp_path):
+    source = write_whole(tmp_path)
+    library = Library([tmp_path / "own"])
+    motion = library.import_file(source, owner=OWN.owner)
+    motion.path.unlink()  # by hand
+    again = library.import_file(source)
+    assert again.path == motion.path and not OWN.may_change(again.path)
+    assert HERE.may_change(again.path)
+    parcel = library.export_file(again, tmp_path / "out")
+    assert [file.name for file in parcel.parent.iterdir()] == [parcel.name]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from motion_app.geometry import ModelGeometry
 from motion_app.jobs.store import JobRow
 from motion_app.jobs.work import JobProgress
 from motion_app.library import Library
+from motion_app.ownership import Visitor
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import TrainingInputs
 from motion_app.training.selection import ClipSelection
@@ -28,12 +31,14 @@ from motion_app.ui.clip_editor import (
     frame_sheet,
 )
 from motion_app.ui.library_cards import library_html
+from motion_app.ui.library_panel import LibraryPanel
 from motion_app.ui.loss_curve import loss_curve_svg, smoothed_losses
 from motion_app.ui.previews import MotionPreviews
 from motion_app.ui.texts import LANGUAGES, Texts
 from motion_app.ui.training_desk import TrainingDesk, submit_training, training_command
 from motion_app.ui.training_form import TrainingForm
 from motion_app.ui.training_panel import rows_html, status_html, validation_html, view_html
+from motion_app.ui.visitors import visitor_of
 
 EN = Texts("en")
 POCKET = Path(__file__).resolve().parent.parent / "checkpoints" / "pocket"
@@ -273,3 +278,60 @@ def test_how_much_of_a_clip_is_seen_is_known_from_its_shape_and_its_crop() -> No
     assert clip.seen(GEOMETRY) == pytest.approx(0.5 / wide)
     cropped = replace(clip.selection, box=(0.0, 0.0, 1.0, 0.5 / wide))
     assert replace(clip, selection=cropped).seen(GEOMETRY) == pytest.approx(1.0)
+
+
+def visit(host: str = "127.0.0.1:7860", address: str = "127.0.0.1", **headers: str) -> Any:
+    client = SimpleNamespace(host=address)
+    return SimpleNamespace(client=client, headers={"Host": host, **headers})
+
+
+@pytest.mark.parametrize(
+    ("request_", "settings", "local"),
+    [
+        (visit(), {}, True),
+        (visit("localhost"), {}, True),
+        (visit("[::1]:7860", "::1"), {}, True),
+        (visit(address="192.168.1.9"), {}, False),
+        (visit("motion.example"), {}, False),  # a proxy, or a name that was pointed here
+        (visit(**{"X-Forwarded-For": "203.0.113.5"}), {}, False),
+        (visit(), {"host": "0.0.0.0"}, False),
+        (visit(), {"single_user": False}, False),
+        (None, {}, False),
+    ],
+)
+def test_who_sits_at_this_machine_is_known_by_address_name_and_way(
+    request_: Any, settings: dict[str, Any], local: bool
+) -> None:
+    visitor = visitor_of("me", request_, Settings(**settings))
+    assert visitor == Visitor("me", local=local)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_motion_of_somebody_else_is_shown_as_such_and_refused_in_ones_language(
+    tmp_path: Path, language: str
+) -> None:
+    texts = Texts(language)
+    library = Library([POCKET / "motions", tmp_path])
+    motion = library.import_file(POCKET / "motions" / "jump.safetensors", name="leap", owner="me")
+    panel = LibraryPanel.__new__(LibraryPanel)  # without its components
+    panel.host = SimpleNamespace(library=library, base=lambda: None)
+    panel.texts, panel.previews = texts, MotionPreviews(Limits())
+    desk, other = TrainingDesk(), TrainingDesk()
+    desk.visitor, other.visitor = Visitor("me"), Visitor("you", local=True)
+    assert panel.show_cards(desk).count('data-what="delete"') == 1
+    assert texts("motions.others") in panel.show_cards(other)
+    press = SimpleNamespace(_data={"what": "delete", "digest": motion.digest})
+    with pytest.raises(MotionAppError, match=re.escape(texts("motions.not_yours", name="leap"))):
+        panel.act(other, press)
+    panel.act(desk, press)
+    token = SimpleNamespace(_data={"token": desk.deleted.token})
+    other.deleted = desk.deleted
+    with pytest.raises(MotionAppError, match="not yours"):
+        panel.restore(other, token)
+    panel.restore(desk, token)
+    assert library.find("leap").name == "leap"
+    shipped = SimpleNamespace(_data={"what": "delete", "digest": library.find("jump").digest})
+    with pytest.raises(
+        MotionAppError, match=re.escape(texts("motions.not_deletable", name="jump"))
+    ):
+        panel.act(desk, shipped)

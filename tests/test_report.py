@@ -35,10 +35,17 @@ from motion_app.evaluation.items import (
     item_of_result,
 )
 from motion_app.evaluation.metrics import mask_iou, trajectory_fidelity_released
-from motion_app.evaluation.pairing import pair_uploads
+from motion_app.evaluation.pairing import pair_uploads, row_labels
 from motion_app.evaluation.plots import flow_figure, over_time_figure, tracks_picture
-from motion_app.evaluation.report import Report, Row, Source, catalogue_id, paper_tables
-from motion_app.evaluation.scoring import Scores, score_videos
+from motion_app.evaluation.report import (
+    Report,
+    Row,
+    Source,
+    catalogue_id,
+    distinct_names,
+    paper_tables,
+)
+from motion_app.evaluation.scoring import Scores, distinctly_named, score_videos
 from motion_app.evaluation.weights import WeightStore
 from motion_app.library import Library
 from motion_app.media import write_video
@@ -258,6 +265,63 @@ def test_files_are_paired_by_name_and_the_rest_belongs_to_all(tmp_path: Path) ->
     assert pair_uploads(videos, extras, read_recipe=lambda path: None)[1].request == {"image": "x"}
     with pytest.raises(RequestError, match="at most 20"):
         pair_uploads(videos * 11, [], read_recipe=lambda path: None)
+
+
+def namesakes(folder: Path, *contents: bytes, name: str = "output.mp4") -> list[Path]:
+    """Uploads of one file name, each in a folder of its own as gradio lays them."""
+    files = []
+    for k, content in enumerate(contents):
+        (folder / str(k)).mkdir(exist_ok=True)
+        files.append(folder / str(k) / name)
+        files[-1].write_bytes(content)
+    return files
+
+
+def test_two_videos_of_one_name_are_two_rows_each_by_its_own_method(
+    case: Case, tmp_path: Path
+) -> None:
+    videos = namesakes(tmp_path, b"", b"")
+    frames = case.rendered.frames
+    write_video(videos[0], frames, 8.0, comment="")
+    write_video(videos[1], frames[:1].repeat(len(frames), axis=0), 8.0, comment="")
+    (request,) = namesakes(
+        tmp_path, json.dumps(request_to_json(case.request())).encode(), name="output.json"
+    )
+    labels = row_labels(videos)
+    assert labels == ["output.mp4", "output.mp4 (2)"]
+    items = pair_uploads(
+        videos,
+        [request],
+        read_recipe=lambda path: None,
+        methods=dict(zip(labels, ("ours", "theirs"), strict=True)),
+    )
+    assert [item.method for item in items] == ["ours", "theirs"]
+    assert all(item.request is not None for item in items)  # it is named as both of them
+    report = scored(items, ["own_motion[colour]"]).report
+    assert [row[:2] for row in report.item_cells()] == [
+        ["output", "ours"],
+        ["output (2)", "theirs"],
+    ]
+    assert report.methods == ("ours", "theirs")
+    ours, theirs = (report.average(m, "own_motion[colour]") for m in report.methods)
+    assert ours.count == theirs.count == 1 and ours.mean > theirs.mean
+    lines = list(csv.DictReader(io.StringIO(report.to_csv())))
+    assert [(line["item"], line["method"]) for line in lines] == [
+        ("output", "ours"), ("output (2)", "theirs")]  # fmt: skip
+
+
+def test_two_requests_for_videos_of_one_name_are_refused(tmp_path: Path) -> None:
+    videos = namesakes(tmp_path, b"", b"")
+    requests = namesakes(tmp_path, b"{}", b"{}", name="output.json")
+    with pytest.raises(RequestError, match="2 requests"):
+        pair_uploads(videos, requests, read_recipe=lambda path: None)
+
+
+def test_names_are_made_distinct_whatever_they_are() -> None:
+    names = ["a", "a", "a (2)", "a"]
+    assert distinct_names(names, taken=["b"]) == ["a", "a (2)", "a (2) (2)", "a (3)"]
+    items = distinctly_named([EvaluationItem("all videos", "m", Path("x.mp4"))])
+    assert items[0].name != "all videos"  # the item of a set's own row
 
 
 def test_a_request_that_names_paths_on_the_server_is_refused(tmp_path: Path, case: Case) -> None:

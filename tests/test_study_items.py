@@ -268,6 +268,33 @@ def test_a_table_with_a_mistake_is_told_where(tmp_path, text, said):
         read_sources(tmp_path / "t.csv")
 
 
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [("our method.webm", r"our method\.mp4 and our method\.webm"), ("first_frame.jpg", "both")],
+)
+def test_two_files_that_would_stand_for_one_are_refused(tmp_path, extra, said):
+    draw_items(tmp_path, 1)
+    (tmp_path / "item-0" / extra).write_bytes(b"another")
+    with pytest.raises(RequestError, match=said):
+        read_sources(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("item,caption,first_frame,references,a,a\nx,y,t.csv,t.csv,t.csv,t.csv\n", '"a" 2 times'),
+        (
+            "item,caption,first_frame,references,a,b\n" + 2 * "x,y,t.csv,t.csv,t.csv,t.csv\n",
+            'called "x"',
+        ),
+    ],
+)
+def test_columns_and_rows_of_one_name_are_refused(tmp_path, text, said):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(RequestError, match=said):
+        read_sources(tmp_path / "t.csv")
+
+
 def test_a_source_that_is_neither_folder_nor_table_is_refused(tmp_path):
     with pytest.raises(RequestError, match="neither"):
         read_sources(tmp_path / "nothing.xlsx")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
+from gradio.state_holder import StateHolder
 from PIL import Image
 
 from motion_app.errors import MotionAppError
 from motion_app.settings import ROOT, Settings
 from motion_app.ui import overlay
 from motion_app.ui.examples import NamedBox, load_examples, noun_at
+from motion_app.ui.gateway import CALL_SECONDS, LEFT_SECONDS, GuardedBlocks
 from motion_app.ui.host import ModelHost
 
 ROBOT = NamedBox("red robot", (10, 10, 40, 50))
@@ -127,3 +131,19 @@ def test_a_model_that_is_not_there_is_told_to_whoever_needs_it(tmp_path: Path) -
         host.segmenter()
     assert host.status().state == "failed"
     host.stop()
+
+
+def test_no_page_is_asked_to_keep_a_connection_and_left_sessions_are_forgotten() -> None:
+    with GuardedBlocks() as page:
+        gr.State([])
+    assert page.get_config_file()["connect_heartbeat"] is False
+    holder = StateHolder()
+    holder.set_blocks(page)
+    left, here = holder["left"], holder["here"]
+    holder.time_last_used["left"] -= timedelta(seconds=LEFT_SECONDS + 1)
+    page.still_here()
+    assert left.is_closed and not here.is_closed
+    holder["left"]  # it calls again
+    page.still_here()
+    assert not left.is_closed
+    assert CALL_SECONDS * 10 < LEFT_SECONDS  # an open page is not taken for one that was left

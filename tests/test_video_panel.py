@@ -235,6 +235,73 @@ def test_who_looks_at_another_video_is_left_in_peace(site: Site) -> None:
     assert rest == [Panel(gallery=rest[-1].gallery)] and 'aria-current="true"' in rest[-1].gallery
 
 
+def asked(site: Site, following: Following, first: Panel) -> list[Panel]:
+    """What a page is told that asks again and again, to the end."""
+    panels, ends = [first], time.monotonic() + PATIENCE
+    while panels[-1].asks is not False:
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+        panels.append(site.stream.ask("ann", following))
+    return panels
+
+
+def test_a_page_that_asks_again_and_again_is_told_to_the_end_and_asks_no_more(site: Site) -> None:
+    site.runner.go.clear()
+    following = Following()
+    first = site.stream.begin("ann", following, site.submit())
+    assert first.busy and first.asks and first.result == "hidden"
+    began = time.monotonic()
+    for _ in range(20):
+        site.stream.ask("ann", following)
+    assert time.monotonic() - began < 5  # no question waits for news
+    site.runner.go.set()
+    *_, last = asked(site, following, first)
+    assert last.busy is False and isinstance(last.result, Result) and last.failure is None
+    assert last.result.row.id in last.gallery
+    assert site.stream.ask("ann", following) == Panel(asks=False)
+
+
+def test_a_page_that_comes_in_the_middle_asks_and_one_that_comes_after_does_not(
+    site: Site,
+) -> None:
+    site.runner.go.clear()
+    job, following = site.submit(), Following()
+    here = site.stream.arrive("ann", following)
+    assert here.busy and here.asks and following.job == job
+    site.runner.go.set()
+    assert isinstance(asked(site, following, here)[-1].result, Result)
+    late = site.stream.arrive("ann", Following())
+    assert late.result.row.id == job and not late.asks
+
+
+def test_who_asks_about_one_video_and_looks_at_another_is_told_in_the_gallery_alone(
+    site: Site,
+) -> None:
+    old = site.finished(seed=1)
+    site.runner.go.clear()
+    following = Following()
+    job = site.submit(seed=2)
+    site.stream.begin("ann", following, job)
+    site.stream.show("ann", following, site.jobs.row(old))
+    assert site.stream.ask("ann", following) == Panel()
+    site.runner.go.set()
+    *between, last = asked(site, following, Panel())
+    assert all(panel == Panel() for panel in between)
+    assert last == Panel(gallery=last.gallery, asks=False) and job in last.gallery
+
+
+def test_a_job_that_is_gone_is_asked_about_no_more(site: Site) -> None:
+    site.runner.go.clear()
+    following = Following()
+    job = site.submit()
+    site.stream.begin("ann", following, job)
+    site.jobs.cancel(job)
+    list(site.jobs.watch(job))
+    site.jobs.delete(job)  # in another tab
+    panel = site.stream.ask("ann", following)
+    assert panel.asks is False and panel.busy is False and job not in panel.gallery
+
+
 def test_the_stream_that_began_last_leads() -> None:
     following = Following()
     first, second = following.look_at("a"), following.look_at("b")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from motion_app.errors import RequestError
 from motion_app.evaluation.benchmark_report import write_report
 from motion_app.evaluation.campaign import Campaign, run_campaign
 from motion_app.evaluation.external import parse_external, parse_folder
-from motion_app.evaluation.outcome import Outcome
+from motion_app.evaluation.outcome import TRUTH, Outcome
 from motion_app.evaluation.strata import STRATA
 from motion_app.evaluation.suites import SuiteOptions
 from motion_app.evaluation.variants import DEFAULT_WITHOUT, choose_variants
@@ -67,6 +68,8 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         unmasked=options.unmasked is not None,
         reduced=[name for name, _ in reduced],
     )
+    external = tuple(parse_external(text) for text in options.external)
+    _check_rows([variant.name for variant in variants] + [method.name for method in external])
     suites = SuiteOptions(
         parse_counts(options.cases), parse_strata(options.strata), options.strata_cases
     )
@@ -80,7 +83,7 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         unmasked=options.unmasked,
         reduced=tuple(folder for _, folder in reduced),
         movements=tuple(parse_names(options.movements or "")),
-        external=tuple(parse_external(text) for text in options.external),
+        external=external,
         data=options.data,
         processes=options.processes,
         device=options.device,
@@ -88,6 +91,17 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         training_steps=options.training_steps,
         propagation_cases=options.rmpm_cases,
     )
+
+
+def _check_rows(names: Sequence[str]) -> None:
+    """RequestError where two methods would share a row of the tables."""
+    names = [*names, TRUTH]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RequestError(
+            f'two rows of the tables would be called "{twice}"; give the method of --external '
+            "another name"
+        )
 
 
 def parse_names(text: str) -> list[str]:

@@ -255,7 +255,11 @@ class _Run:
             if case.rendered is not None:
                 tasks[case.id, TRUTH] = ScoreTask(case, self.ids, self._truth_path(case))
             for method in self.campaign.external:
-                file = method.find(case.id)
+                try:
+                    file = method.find(case.id)
+                except RequestError as error:
+                    problems.append(f"{case.id}: {error}")
+                    continue
                 if file is None:
                     problems.append(f"{case.id}, {method.name}: no file in {method.folder.name}")
                     continue

@@ -26,14 +26,17 @@ class ExternalMethod:
     folder: Path
 
     def find(self, case: str) -> Path | None:
-        """The file of a case, None where there is none. RequestError where it is a video of a kind
-        that is not read."""
+        """The file of a case, None where there is none. RequestError where there are two, or where
+        it is a video of a kind that is not read."""
         files = [file for file in sorted(self.folder.glob(f"{case}.*")) if file.stem == case]
-        read = next((file for file in files if file.suffix.lower() in CLIP_CHOICES), None)
+        read = [file for file in files if file.suffix.lower() in CLIP_CHOICES]
+        if len(read) > 1:
+            names = " and ".join(file.name for file in read)
+            raise RequestError(f"{self.name} has {names} for one scene; keep one of them")
         others = [file for file in files if (guess_type(file.name)[0] or "").startswith("video/")]
-        if read is None and others:
+        if others and not read:
             raise RequestError(f"{others[0].name} is no clip this app reads; use {CLIP_KINDS}")
-        return read
+        return read[0] if read else None
 
 
 def parse_external(text: str) -> ExternalMethod:

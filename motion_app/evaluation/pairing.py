@@ -9,6 +9,7 @@ from typing import Any
 
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation.items import EvaluationItem, read_request
+from motion_app.evaluation.report import distinct_names
 from motion_app.leftovers import is_leftover
 
 MOST_VIDEOS = 20
@@ -26,14 +27,15 @@ def pair_uploads(
     methods: Mapping[str, str] | None = None,
     method: str = "uploaded",
 ) -> list[EvaluationItem]:
-    """An item for each of ``videos``.
+    """An item for each of ``videos``, in their order; two may have one file name.
 
     Of ``extras``, ``tiger.json`` is the request of ``tiger.mp4``, and ``tiger.1.mp4`` and
-    ``tiger.2.mp4`` are its references in the order of their names; a file that no video's name
-    claims belongs to all that have none of their own. Without a request the recipe inside the video
-    counts. What operating systems leave in folders is no video and belongs to none. ``methods``: by
-    the videos' file names; ``method`` for those that are not there.
-    RequestError for too many videos, or two requests of one video.
+    ``tiger.2.mp4`` are its references in the order of their names, and those of every
+    ``tiger.mp4`` where several came; a file that no video's name claims belongs to all that have
+    none of their own. Without a request the recipe inside the video counts. What operating
+    systems leave in folders is no video and belongs to none. ``methods``: by the
+    videos' ``row_labels``; ``method`` for those that are not there. RequestError for too many
+    videos, or two requests of one video.
     """
     if len(videos) > MOST_VIDEOS:
         raise RequestError(f"{len(videos)} videos came; at most {MOST_VIDEOS} are scored at once")
@@ -41,28 +43,34 @@ def pair_uploads(
     owners = {extra: _owner(extra, videos) for extra in extras}
     free = [extra for extra in extras if owners[extra] is None]
     items = []
-    for video in videos:
+    for video, row in zip(videos, row_labels(videos), strict=True):
         if is_leftover(video.name):
             continue
-        own = sorted((e for e in extras if owners[e] == video), key=lambda path: path.name)
+        own = sorted((e for e in extras if owners[e] == video.stem), key=lambda path: path.name)
         request = _request(video, own, free)
         clips = _clips(own) or _clips(free)
         entries = _recipe(video, read_recipe) if request is None else _read(request)
-        label = (methods or {}).get(video.name, "").strip() or method
+        label = (methods or {}).get(row, "").strip() or method
         items.append(
             EvaluationItem(video.stem, label, video, request=entries, references=tuple(clips))
         )
     return items
 
 
-def _owner(extra: Path, videos: Sequence[Path]) -> Path | None:
-    """The video whose name, without its ending, ``extra`` begins with; the longest such."""
+def row_labels(videos: Sequence[Path]) -> list[str]:
+    """A label for each of ``videos`` that no other has: its file name, and a number with those
+    that came before."""
+    return distinct_names([video.name for video in videos])
+
+
+def _owner(extra: Path, videos: Sequence[Path]) -> str | None:
+    """The videos' name, without its ending, that ``extra`` begins with; the longest such."""
     claims = [
-        video
+        video.stem
         for video in videos
         if extra.stem == video.stem or extra.name.startswith(video.stem + ".")
     ]
-    return max(claims, key=lambda video: len(video.stem), default=None)
+    return max(claims, key=len, default=None)
 
 
 def _clips(files: Sequence[Path]) -> list[Path]:

@@ -92,6 +92,12 @@ def _case(
     references: dict[str, ReferenceClip],
     seed: int,
 ) -> BenchmarkCase:
+    twice = next((noun for noun in row.nouns if row.nouns.count(noun) > 1), None)
+    if twice is not None:
+        raise RequestError(
+            f'two objects are called "{twice}", and there is one {twice}.png for both; give each '
+            "object a name of its own"
+        )
     image = read_image(_existing(folder, row.path))
     fitted = fit_image(image, geometry.height, geometry.width)
     entries = zip(row.sources, row.captions, row.nouns, row.phrases, strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from motion_app.evaluation.metrics import bootstrap_interval
 
 MEASURED, NOT_MEASURED = "measured", "not measured"
 PAPER_ROWS = Path(__file__).parent / "paper_rows.yaml"
+ALL_VIDEOS = "all videos"  # the item of a row that is of a whole set
 COLUMNS = (
     *("item", "method", "metric", "implementation", "weights", "value", "status"),
     *("stand_in_for", "parts"),
@@ -38,6 +39,20 @@ LATEX_SPECIAL = str.maketrans(
         "^": r"\textasciicircum{}",
     }
 )
+
+
+def distinct_names(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """``names`` in their order, with a number added to one that came before or is ``taken``."""
+    used = set(taken)
+    distinct = []
+    for name in names:
+        chosen, number = name, 1
+        while chosen in used:
+            number += 1
+            chosen = f"{name} ({number})"
+        used.add(chosen)
+        distinct.append(chosen)
+    return distinct
 
 
 @dataclass(frozen=True)

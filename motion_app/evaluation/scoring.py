@@ -6,6 +6,7 @@ with the reason why there is none.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,17 @@ from motion_app.evaluation.catalogue import METRICS, Metric, lacking
 from motion_app.evaluation.features import Judges, VideoFeatures, VideoPicture
 from motion_app.evaluation.items import EvaluationItem, Segment, open_item
 from motion_app.evaluation.metrics import frechet_distance
-from motion_app.evaluation.report import MEASURED, NOT_MEASURED, Report, Row, Source
+from motion_app.evaluation.report import (
+    ALL_VIDEOS,
+    MEASURED,
+    NOT_MEASURED,
+    Report,
+    Row,
+    Source,
+    distinct_names,
+)
 from motion_app.library import Library
 from motion_app.settings import DEFAULT_LIMITS, Limits
-
-ALL_VIDEOS = "all videos"
 
 
 @dataclass(frozen=True)
@@ -46,18 +53,23 @@ class Scores:
 
 @dataclass(eq=False)
 class _Sets:
-    """Features for the metrics of whole sets, by metric and method: of videos and of references."""
+    """Features for the metrics of whole sets, by metric and method: of videos, and of references
+    by what is in them."""
 
     videos: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
-    references: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)
+    references: dict[tuple[str, str], dict[bytes, np.ndarray]] = field(default_factory=dict)
 
     def add(self, metric: Metric, video: VideoFeatures) -> None:
         key = (metric.id, video.opened.item.method)
         self.videos.setdefault(key, []).append(metric.features(video, video.frames))
         clips = self.references.setdefault(key, {})
         for thing in video.opened.objects:
-            if thing.reference is not None and thing.reference.name not in clips:
-                clips[thing.reference.name] = metric.features(video, thing.reference.frames)
+            if thing.reference is None:
+                continue
+            frames = np.ascontiguousarray(thing.reference.frames)  # two clips may have one name
+            key_of_clip = hashlib.sha256(repr(frames.shape).encode() + frames.tobytes()).digest()
+            if key_of_clip not in clips:
+                clips[key_of_clip] = metric.features(video, frames)
 
     def row(self, metric: Metric, method: str) -> Row:
         key = (metric.id, method)
@@ -126,17 +138,9 @@ def score_steps(
 
 
 def distinctly_named(items: Sequence[EvaluationItem]) -> list[EvaluationItem]:
-    """The items with a number added to the names that came before."""
-    taken: set[str] = set()
-    named = []
-    for item in items:
-        name, number = item.name, 1
-        while name in taken:
-            number += 1
-            name = f"{item.name} ({number})"
-        taken.add(name)
-        named.append(item if name == item.name else replace(item, name=name))
-    return named
+    """The items with a number added to the names that came before, and to that of whole sets."""
+    names = distinct_names([item.name for item in items], taken=[ALL_VIDEOS])
+    return [replace(item, name=name) for item, name in zip(items, names, strict=True)]
 
 
 def _measured(metric: Metric, video: VideoFeatures, sets: _Sets) -> Row | None:

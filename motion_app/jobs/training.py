@@ -21,6 +21,7 @@ from motion_app.jobs.store import JobRow
 from motion_app.jobs.timing import JobSize
 from motion_app.jobs.work import WaitForEngine, Work, engine_for
 from motion_app.library import Library, read_motion
+from motion_app.ownership import token_of
 from motion_app.prompt_tokenizer import PromptTokenizer
 from motion_app.results import make_folder
 from motion_app.scene import Click, Motion
@@ -113,7 +114,7 @@ class TrainingRunner:
             still=asked.still,
         )
         work.enter("saving")
-        motion = self._publish(learned, work.folder, engine)
+        motion = self._publish(learned, work, engine)
         return {
             "motion": str(motion.path),
             "name": motion.name,
@@ -127,17 +128,21 @@ class TrainingRunner:
         segmenter.set_image(image)
         return segmenter.predict(clicks).mask
 
-    def _publish(self, learned: Motion, folder: Path, engine: MotionEngine) -> Motion:
-        """``learned`` into the library, with its preview. Where a kill came between this and the
-        end of the job it is there already."""
+    def _publish(self, learned: Motion, work: Work, engine: MotionEngine) -> Motion:
+        """``learned`` into the library, with its preview, as the motion of the job's owner. Where a
+        kill came between this and the end of the job it is there already."""
         made = (learned.name, learned.base, learned.created)
         for motion in self._library.list():
             if (motion.name, motion.base, motion.created) == made:
                 return motion
         make_folder(self._library.home)
-        parcel = self._library.export_file(learned, folder / "export")
+        parcel = self._library.export_file(learned, work.folder / "export")
         return self._library.import_file(
-            parcel, name=learned.name, base=engine.fingerprint, limits=self._limits
+            parcel,
+            name=learned.name,
+            base=engine.fingerprint,
+            limits=self._limits,
+            owner=token_of(work.row.owner),
         )
 
 

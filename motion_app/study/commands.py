@@ -75,8 +75,8 @@ def _sources(given: list[str], settings: Settings) -> list[Any]:
         label, sign, folder = text.rpartition("=")
         results.append(ResultFolder(Path(folder), label if sign else None))
     if any((result.path / "recipe.json").is_file() for result in results) or len(given) > 1:
-        previews = {m.name: m.preview for m in Library(settings.motion_folders()).list()}
-        return sources_from_results(results, reference=previews.get)
+        library = Library(settings.motion_folders())
+        return sources_from_results(results, reference=library.preview_of)
     return read_sources(given[0])
 
 

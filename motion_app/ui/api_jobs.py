@@ -10,6 +10,7 @@ from motion_app.errors import RequestError
 from motion_app.file_types import CLIP_CHOICES
 from motion_app.jobs import generation, training
 from motion_app.jobs.store import JobRow
+from motion_app.ownership import ADDRESS
 from motion_app.ui.api_files import File, Json, handed_out, received
 from motion_app.ui.host import ModelHost
 
@@ -64,7 +65,7 @@ class JobEndpoints:
 
     def _submitted(self, request: Json, badge: bool, http: gr.Request | None) -> JobRow:
         inputs = {"request": request, "badge": badge}
-        return self.host.jobs.submit(generation.KIND, inputs, owner=_owner(http))
+        return self.host.jobs.submit(generation.KIND, inputs, owner=client_of(http))
 
     def train_motion(
         self,
@@ -119,7 +120,7 @@ class JobEndpoints:
             if column is not None:
                 inputs[key] = column
         row = self.host.jobs.submit(
-            training.KIND, inputs, owner=_owner(http), title=name, files=files
+            training.KIND, inputs, owner=client_of(http), title=name, files=files
         )
         return {"job": row.id, "state": row.state}
 
@@ -205,9 +206,11 @@ class JobEndpoints:
         return outcome
 
 
-def _owner(http: gr.Request | None) -> str:
-    """Quotas count for each client's session; whoever has none shares one."""
-    return f"api:{http.session_hash or http.client.host}" if http is not None else "api"
+def client_of(http: gr.Request | None) -> str:
+    """Quotas count for each client's session; whoever has none shares one with their address."""
+    if http is not None and http.session_hash:
+        return f"api:{http.session_hash}"
+    return ADDRESS + (http.client.host if http is not None else "")
 
 
 def _suffix(clip: File) -> str:

@@ -6,18 +6,24 @@ import os
 import tempfile
 from pathlib import Path
 
+import gradio as gr
+
 from motion_app.errors import RequestError
 from motion_app.motion_commands import motion_entry
+from motion_app.ownership import Visitor, token_of
 from motion_app.scene import Motion
 from motion_app.ui.api_files import File, Json, handed_out, received
+from motion_app.ui.api_jobs import client_of
 from motion_app.ui.host import ModelHost
 from motion_app.ui.motion_import import bring_in
+from motion_app.ui.visitors import visitor_of
 
 SERVER_PATHS = ("path", "preview")  # what the command line shows and a stranger need not know
 
 
 class MotionEndpoints:
-    """Listing is for everybody; changing the library only where learning motions is on."""
+    """Listing and importing are for everybody; a motion is deleted and brought back by the client
+    that learned or imported it, as in the page by the browser that did."""
 
     def __init__(self, host: ModelHost) -> None:
         self.host = host
@@ -34,7 +40,9 @@ class MotionEndpoints:
         entries = [_entry(motion) for motion in self.host.motions()]
         return {"motions": entries, "problems": self.host.library.problems()}
 
-    def import_motion(self, file: File, name: str = "", phrase: str = "") -> Json:
+    def import_motion(
+        self, file: File, name: str = "", phrase: str = "", http: gr.Request | None = None
+    ) -> Json:
         """Bring a motion file into the library: one that was exported here, or the authors' own.
 
         Args:
@@ -45,9 +53,9 @@ class MotionEndpoints:
         Returns:
             the motion, as ``motions`` lists it
         """
-        self._check_writable()
         path = received(file, most_megabytes=self.host.settings.limits.motion_megabytes)
-        return _entry(bring_in(self.host, path, name=name, phrase=phrase))
+        owner = self._visitor(http).owner
+        return _entry(bring_in(self.host, path, name=name, phrase=phrase, owner=owner))
 
     def export_motion(self, name: str) -> Json:
         """A motion as one file, its preview inside.
@@ -63,8 +71,8 @@ class MotionEndpoints:
         file = self.host.library.export_file(motion, Path(folder))
         return {"name": motion.name, "file": handed_out(file)}
 
-    def delete_motion(self, name: str) -> Json:
-        """Move a motion that was learned or imported here into the trash.
+    def delete_motion(self, name: str, http: gr.Request | None = None) -> Json:
+        """Move a motion that this client learned or imported into the trash.
 
         Args:
             name: its name in the library
@@ -72,12 +80,11 @@ class MotionEndpoints:
         Returns:
             {"deleted": its name, "token": what ``restore_motion`` takes}
         """
-        self._check_writable()
-        deleted = self.host.library.delete(self._named(name).name)
+        deleted = self.host.library.delete(self._named(name).name, by=self._visitor(http))
         return {"deleted": deleted.name, "token": deleted.token}
 
-    def restore_motion(self, token: str) -> Json:
-        """Bring a deleted motion back.
+    def restore_motion(self, token: str, http: gr.Request | None = None) -> Json:
+        """Bring a motion back that this client deleted.
 
         Args:
             token: what ``delete_motion`` gave
@@ -85,17 +92,16 @@ class MotionEndpoints:
         Returns:
             the motion, as ``motions`` lists it
         """
-        self._check_writable()
-        return _entry(self.host.library.restore(token))
+        return _entry(self.host.library.restore(token, by=self._visitor(http)))
 
     def _named(self, name: str) -> Motion:
         if "/" in name or "\\" in name or name.endswith(".safetensors"):
             raise RequestError(f'"{name[:60]}" is a file; use the name of a motion in the library')
         return self.host.library.find(name)
 
-    def _check_writable(self) -> None:
-        if not self.host.settings.training:
-            raise RequestError("the library cannot be changed here; run the app on your machine")
+    def _visitor(self, http: gr.Request | None) -> Visitor:
+        """A client is known by its session; one without is nobody in particular."""
+        return visitor_of(token_of(client_of(http)), http, self.host.settings)
 
 
 def _entry(motion: Motion) -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
 from motion_app.evaluation.features import Judges, VideoPicture
 from motion_app.evaluation.items import EvaluationItem, item_of_result
-from motion_app.evaluation.pairing import MOST_VIDEOS, pair_uploads
+from motion_app.evaluation.pairing import MOST_VIDEOS, pair_uploads, row_labels
 from motion_app.evaluation.plots import PlotWords, flow_figure, over_time_figure, tracks_picture
 from motion_app.evaluation.report import Report
 from motion_app.evaluation.scoring import ScoreProgress, Scores, score_steps
@@ -38,21 +38,26 @@ from motion_app.ui.evaluate_views import (
 from motion_app.ui.gallery import Thumbnails, title_of
 from motion_app.ui.host import ModelHost
 from motion_app.ui.progress import note_html, step_heading
+from motion_app.ui.scoring_run import ScoringRun
 from motion_app.ui.session import Session
 from motion_app.ui.texts import Texts
 
+ASK_SECONDS = 0.5  # between two looks at a scoring
+AT_WORK = 2  # scorings at once, of all browsers
 VIDEO_FILES = list(CLIP_CHOICES)
 EXTRA_FILES = [*VIDEO_FILES, ".json"]
 
 
 class Desk:
-    """What one browser does here: the ids of the ``chosen`` jobs, whether it wants to ``stop``, and
-    what can be drawn of its last scores. No dataclass: gr.State would copy a field's lock."""
+    """What one browser does here: the ids of the ``chosen`` jobs, the ``uploads`` in the table of
+    methods, the ``scoring`` at work, and what can be drawn of its last scores. No dataclass:
+    gr.State would copy a field's lock."""
 
     def __init__(self) -> None:
         self.chosen: list[str] = []
+        self.uploads: tuple[Path, ...] = ()
         self.pictures: tuple[VideoPicture, ...] = ()
-        self.stop = threading.Event()
+        self.scoring: ScoringRun | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Desk:
         """gr.State copies its first value for every browser: each begins with nothing."""
@@ -67,6 +72,8 @@ class EvaluateTab:
         self.judges = Judges(WeightStore(host.settings.judges), device="cpu")
         self.thumbnails = Thumbnails()
         self.desk = gr.State(Desk())
+        self.timer = gr.Timer(ASK_SECONDS, active=False)
+        self.turn = threading.BoundedSemaphore(AT_WORK)
         with gr.Row(elem_id="evaluate-inputs"):
             with gr.Column(elem_classes="step", min_width=300, scale=3):
                 self._build_videos()
@@ -175,14 +182,16 @@ class EvaluateTab:
         for button, handler in ((self.every, self.pick_every), (self.none, self.pick_none)):
             listen(button.click, handler, inputs=[session, self.desk], outputs=[self.picker])
         for event in (self.videos.change, self.extras.change):
-            inputs = [self.videos, self.extras, self.methods]
+            inputs = [self.desk, self.videos, self.extras, self.methods]
             listen(event, self.list_uploads, inputs=inputs, outputs=[self.methods])
         outputs = [
             *(self.score, self.cancel, self.status, self.table, self.files, *self.downloads),
-            *(self.plots, self.shown, *self._plotted()),
+            *(self.plots, self.shown, *self._plotted(), self.timer),
         ]
         inputs = [session, self.desk, self.videos, self.extras, self.methods, self.metrics]
-        listen(self.score.click, self.run, inputs=inputs, outputs=outputs, concurrency_limit=2)
+        listen(self.score.click, self.run, inputs=inputs, outputs=outputs)
+        asked = {"inputs": [self.desk], "outputs": outputs, "concurrency_limit": None}
+        listen(self.timer.tick, self.ask, **asked)
         listen(
             self.cancel.click, self.ask_stop, inputs=[self.desk], outputs=[self.cancel], queue=False
         )
@@ -229,12 +238,17 @@ class EvaluateTab:
         return self.look(session, desk)
 
     def list_uploads(
-        self, videos: Sequence[str] | None, extras: Sequence[str] | None, methods: Any
+        self,
+        desk: Desk,
+        videos: Sequence[str] | None,
+        extras: Sequence[str] | None,
+        methods: Any,
     ) -> Any:
-        """The table of uploaded videos; methods already given are kept."""
-        items = self._uploaded(videos, extras, methods)
+        """The table of uploaded videos, one row for each; methods already given are kept."""
+        items = self._uploaded(desk, videos, extras, methods)
+        desk.uploads = tuple(Path(path) for path in videos or ())
         rows = []
-        for path, item in zip(videos or (), items, strict=True):
+        for label, item in zip(row_labels(desk.uploads), items, strict=True):
             comes = []
             if item.request is not None:
                 inside = not any(str(extra).endswith(".json") for extra in extras or ())
@@ -242,19 +256,24 @@ class EvaluateTab:
             if item.references:
                 comes.append(self.texts("evaluate.with_references", n=len(item.references)))
             words = ", ".join(comes) or self.texts("evaluate.with_nothing")
-            rows.append([Path(path).name, item.method, words])
+            rows.append([label, item.method, words])
         return gr.update(value=rows, visible=bool(rows))
 
     def _uploaded(
-        self, videos: Sequence[str] | None, extras: Sequence[str] | None, methods: Any
+        self,
+        desk: Desk,
+        videos: Sequence[str] | None,
+        extras: Sequence[str] | None,
+        methods: Any,
     ) -> list[EvaluationItem]:
+        files = [Path(path) for path in videos or ()]
         given = {} if methods is None else {str(r[0]): str(r[1]) for r in _cells(methods)}
         limits = self.host.settings.limits
         return pair_uploads(
-            [Path(path) for path in videos or ()],
+            files,
             [Path(path) for path in extras or ()],
             read_recipe=lambda path: read_recipe(path, limits=limits),
-            methods=given,
+            methods=carried_methods(given, desk.uploads, files),
             method=self.texts("evaluate.default_method"),
         )
 
@@ -275,7 +294,8 @@ class EvaluateTab:
 
     def ask_stop(self, desk: Desk) -> Any:
         """Stop before the next measurement."""
-        desk.stop.set()
+        if desk.scoring is not None:
+            desk.scoring.stop()
         return gr.update(value=self.texts("evaluate.stopping"), interactive=False)
 
     def run(
@@ -286,10 +306,12 @@ class EvaluateTab:
         extras: Sequence[str] | None,
         methods: Any,
         metrics: Sequence[str],
-    ) -> Iterator[list[Any]]:
-        """Score what was chosen: progress at every measurement, then the report."""
-        desk.stop.clear()
-        items = [*self._made(session, desk), *self._uploaded(videos, extras, methods)]
+    ) -> list[Any]:
+        """Begin to score what was chosen; ``ask`` tells how far it is, in calls that end at
+        once."""
+        if desk.scoring is not None:
+            desk.scoring.stop()
+        items = [*self._made(session, desk), *self._uploaded(desk, videos, extras, methods)]
         if len(items) > MOST_VIDEOS:
             raise RequestError(
                 f"{len(items)} videos are chosen; at most {MOST_VIDEOS} are scored at once"
@@ -302,35 +324,43 @@ class EvaluateTab:
             limits=self.host.settings.limits,
             segment=self._segment,
         )
-        end: Any = None
-        try:
-            progress = next(steps)  # a mistake in the choice is told before anything is hidden
-            while not desk.stop.is_set():
-                shown = progress_html(progress, self.texts, stopping=False)
-                yield self._panel(busy=True, status=shown)
-                last, progress = progress, next(steps)
-            end = self._panel(busy=False, status=note_html(self.texts("evaluate.stopped")))
-        except StopIteration as finished:
-            end = self._finished(desk, finished.value, last)
-        except Exception:
+        desk.scoring = ScoringRun(steps, self.turn)  # a mistake is told before anything is hidden
+        shown = progress_html(desk.scoring.progress, self.texts, stopping=False)
+        return self._panel(busy=True, status=shown)
+
+    def ask(self, desk: Desk) -> Iterator[list[Any]]:
+        """How far the scoring is, or its report."""
+        scoring = desk.scoring
+        if scoring is not None and not scoring.ask():
+            shown = progress_html(scoring.progress, self.texts, stopping=scoring.stopping)
+            yield self._panel(busy=None, status=shown)
+            return
+        desk.scoring = None
+        if scoring is None or scoring.error is not None:
             yield self._panel(busy=False, status="")
-            raise
-        finally:
-            steps.close()
-        yield end
+        elif scoring.scores is None:
+            yield self._panel(busy=False, status=note_html(self.texts("evaluate.stopped")))
+        else:
+            yield self._finished(desk, scoring.scores, scoring.progress)
+        if scoring is not None and scoring.error is not None:
+            raise scoring.error
 
     def _segment(self, frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
         segmenter = self.host.segmenter()
         segmenter.set_image(frame)
         return segmenter.predict([Click(point[1], point[0])]).mask
 
-    def _panel(self, *, busy: bool, status: str, results: Sequence[Any] = ()) -> list[Any]:
-        """One update for each output; without ``results`` they stay as they are."""
+    def _panel(self, *, busy: bool | None, status: str, results: Sequence[Any] = ()) -> list[Any]:
+        """One update for each output; without ``results`` they stay as they are. ``busy``: None
+        while it is as it was."""
+        kept = [gr.skip()] * (4 + len(self.downloads) + len(self._plotted()))
+        if busy is None:
+            return [gr.skip(), gr.skip(), status, *(results or kept), gr.skip()]
         stop = gr.update(visible=busy)
         if not busy:
             stop = gr.update(visible=False, value=self.texts("evaluate.cancel"), interactive=True)
-        kept = [gr.skip()] * (4 + len(self.downloads) + len(self._plotted()))
-        return [gr.update(interactive=not busy), stop, status, *(results or kept)]
+        start, timer = gr.update(interactive=not busy), gr.Timer(active=busy)
+        return [start, stop, status, *(results or kept), timer]
 
     def _finished(self, desk: Desk, scores: Scores, last: ScoreProgress) -> list[Any]:
         report = scores.report
@@ -370,6 +400,21 @@ class EvaluateTab:
     def _words(self) -> PlotWords:
         names = ("speed", "direction", "share", "frame", "likeness", "reference", "embedding")
         return PlotWords(**{name: self.texts(f"evaluate.plot_{name}") for name in names})
+
+
+def carried_methods(
+    given: Mapping[str, str], before: Sequence[Path], now: Sequence[Path]
+) -> dict[str, str]:
+    """The methods ``given`` in a table of the videos ``before``, by the labels of those of ``now``:
+    a file keeps its method where another row went. The table tells labels alone, which count the
+    files of one name, so that they move."""
+    kept: dict[Path, list[str]] = {}  # a file that was uploaded twice has two rows
+    for path, label in zip(before, row_labels(before), strict=True):
+        kept.setdefault(path, []).append(given.get(label, ""))
+    methods = {}
+    for path, label in zip(now, row_labels(now), strict=True):
+        methods[label] = kept[path].pop(0) if kept.get(path) else ""
+    return methods
 
 
 def _cells(table: Any) -> list[list[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from datetime import datetime, timedelta
 from typing import Any
 
 import gradio as gr
@@ -19,15 +20,39 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from motion_app.settings import Limits
 from motion_app.study.address import DIRECT, PublicAddress, WholePath
+from motion_app.ui.front import FrontPage
 
 logger = logging.getLogger(__name__)
 
 JSON_TYPE = b"application/json"
+LEFT_SECONDS = 2 * 3600.0  # without a call: browsers let hidden pages call seldom, or not at all
+CALL_SECONDS = 300.0  # between two calls of an open page
 
 
 class GuardedBlocks(gr.Blocks):
-    """``gr.Blocks`` that tells why a call could not be read. gradio's own errors come before a
-    handler is asked and go out empty; their texts name what only the server need know."""
+    """``gr.Blocks`` that tells why a call could not be read, and keeps no connection to a page.
+    gradio's own errors come before a handler is asked and go out empty; their texts name what only
+    the server need know. Its heartbeat, by which it knows that a page is still open, is a
+    connection that every tab would hold, of the six that a browser opens to a server: here a page
+    calls now and then (``still_here``), and what it chose is forgotten when it called no more."""
+
+    def get_config_file(self) -> Any:
+        """As gradio's, without the heartbeat."""
+        return super().get_config_file() | {"connect_heartbeat": False}
+
+    def close_left_sessions(self, *, seconds: float = LEFT_SECONDS) -> None:
+        """Mark the sessions that did not call for so many ``seconds``: gradio forgets what is in
+        them. One that calls again before that is open again."""
+        holder = getattr(self, "state_holder", None)
+        if holder is None:
+            return
+        before = datetime.now() - timedelta(seconds=seconds)
+        for name, session in list(holder.session_data.items()):
+            session.is_closed = holder.time_last_used.get(name, before) <= before
+
+    def still_here(self) -> None:
+        """The call of an open page: it is heard of like any other, and others are looked after."""
+        self.close_left_sessions()
 
     async def process_api(self, block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> Any:
         """As gradio's; whatever is raised is a ``gr.Error`` with a line for people."""
@@ -116,6 +141,7 @@ def server_options(limits: Limits, public: PublicAddress = DIRECT) -> dict[str, 
     return {
         "middleware": [
             Middleware(WholePath, path=public.path),
+            Middleware(FrontPage),
             Middleware(BodyLimit, most_bytes=most),
         ],
         "exception_handlers": {

@@ -1,5 +1,10 @@
-"""What step 4 shows of a job while it waits, runs and ends, as a stream of panels. No gradio here:
-``video_panel`` turns a panel into the components' updates."""
+"""What step 4 shows of a job while it waits, runs and ends, panel by panel. No gradio here:
+``video_panel`` turns a panel into the components' updates.
+
+A page asks for the next panel every half second, in a call that ends at once: a browser opens six
+connections to a server at most, for all its tabs together, so that no tab may keep one. Only where
+a job is done inside the call that follows it (``jobs.attended``) a call stays open and streams.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +40,8 @@ class Panel:
 
     ``busy``: a job is at work, and ``stopping`` if it was asked to end; ``status``, ``live`` and
     ``gallery`` are HTML, ``announced`` words for a screen reader; ``result`` a video to show, or
-    "hidden" to put the shown one away; ``failure`` what a toast has to say.
+    "hidden" to put the shown one away; ``failure`` what a toast has to say; ``asks`` whether the
+    page is to ask again and again.
     """
 
     busy: bool | None = None
@@ -46,6 +52,7 @@ class Panel:
     result: Result | Literal["hidden"] | None = None
     gallery: str | None = None
     failure: str | None = None
+    asks: bool | None = None
 
 
 class JobStream:
@@ -82,16 +89,29 @@ class JobStream:
     def attach(self, owner: str, following: Following) -> Iterator[Panel]:
         """When a page is opened: the owner's running job goes on being told, else the last video is
         shown again."""
+        active = self._active(owner)
+        if active is None:
+            yield self._at_rest(owner, following)
+        else:
+            yield from self.follow(owner, following, active.id)
+
+    def arrive(self, owner: str, following: Following) -> Panel:
+        """As ``attach``, for a page that asks again."""
+        active = self._active(owner)
+        if active is None:
+            return self._at_rest(owner, following)
+        return self.begin(owner, following, active.id)
+
+    def _active(self, owner: str) -> JobRow | None:
+        return next((row for row in self.host.jobs.rows(owner, kind=KIND) if row.active), None)
+
+    def _at_rest(self, owner: str, following: Following) -> Panel:
+        """The last video, where there is one."""
         rows = self.host.jobs.rows(owner, kind=KIND)
-        active = [row for row in rows if row.active]
-        if active:
-            yield from self.follow(owner, following, active[0].id)
-            return
         last = next((row for row in rows if row.state == "done"), None)
         if last is None:
-            yield Panel(gallery=self.gallery(owner, following))
-        else:
-            yield self.show(owner, following, last)
+            return Panel(gallery=self.gallery(owner, following))
+        return self.show(owner, following, last)
 
     def show(self, owner: str, following: Following, row: JobRow) -> Panel:
         """A job that has ended comes into the panel."""
@@ -101,27 +121,61 @@ class JobStream:
     def follow(self, owner: str, following: Following, job: str) -> Iterator[Panel]:
         """The panel at every change of a job, to its end. When another one has come into the panel
         meanwhile, only the gallery is told how this one ended."""
-        turn = following.look_at(job)
-        line: tuple[int, str] | None = None
-        preview = _PreviewClock()
+        telling = Telling(job, following.look_at(job))
         with closing(self.host.jobs.follow(job, every=TICK_SECONDS)) as told:
             for progress in told:
-                row = progress.row
-                if not following.leads(turn):
-                    if not row.active:
-                        yield Panel(gallery=self.gallery(owner, following))
-                    continue
-                if not row.active:
-                    ended = self._ended(owner, following, row)
-                    yield replace(ended, failure=row.message if row.state == "failed" else None)
-                    continue
-                panel = self._running(progress, draw=preview.due(progress.news))
-                if line is None:
-                    panel = replace(panel, live=panel.live or self.empty, result="hidden")
-                if line != (progress.ahead, row.state):
-                    line = (progress.ahead, row.state)
-                    panel = replace(panel, gallery=self.gallery(owner, following))
-                yield panel
+                panel = self._told(owner, following, telling, progress)
+                if panel is not None:
+                    yield panel
+
+    def begin(self, owner: str, following: Following, job: str) -> Panel:
+        """``job`` comes into the panel; what comes next ``ask`` tells."""
+        following.tell(Telling(job, following.look_at(job)))
+        panel = self.ask(owner, following)
+        return panel if panel.asks is False else replace(panel, asks=True)
+
+    def ask(self, owner: str, following: Following) -> Panel:
+        """What is new of the jobs that are followed, at once."""
+        leading, gallery = Panel(), None
+        for telling in following.tellings:
+            progress = self._now(telling.job)
+            if progress is None or not progress.row.active:
+                following.told(telling)
+            if progress is None:  # tidied away, or deleted in another tab
+                gallery = self.gallery(owner, following)
+                if following.leads(telling.turn):
+                    leading = Panel(False, status="", live=self.empty, result="hidden")
+                continue
+            panel = self._told(owner, following, telling, progress)
+            if panel is not None:
+                gallery = panel.gallery or gallery
+                leading = panel if following.leads(telling.turn) else leading
+        return replace(leading, gallery=gallery, asks=None if following.tellings else False)
+
+    def _now(self, job: str) -> JobProgress | None:
+        try:
+            return next(self.host.jobs.watch(job))
+        except RequestError:
+            return None
+
+    def _told(
+        self, owner: str, following: Following, telling: Telling, progress: JobProgress
+    ) -> Panel | None:
+        """The panel for ``progress``; None where another job is in the panel and this one goes
+        on."""
+        row = progress.row
+        if not following.leads(telling.turn):
+            return None if row.active else Panel(gallery=self.gallery(owner, following))
+        if not row.active:
+            ended = self._ended(owner, following, row)
+            return replace(ended, failure=row.message if row.state == "failed" else None)
+        panel = self._running(progress, draw=telling.preview_due(progress.news))
+        if telling.line is None:
+            panel = replace(panel, live=panel.live or self.empty, result="hidden")
+        if telling.line != (progress.ahead, row.state):
+            telling.line = (progress.ahead, row.state)
+            panel = replace(panel, gallery=self.gallery(owner, following))
+        return panel
 
     def _running(self, progress: JobProgress, *, draw: bool) -> Panel:
         return Panel(
@@ -177,14 +231,18 @@ class JobStream:
         )
 
 
-class _PreviewClock:
-    """When a preview is worth its time: at a new step, and not too soon after the last one."""
+class Telling:
+    """What a page was told of ``job`` so far. ``turn``: see ``Following``; ``line``: its place and
+    state as last told, None before the first panel."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: str, turn: int) -> None:
+        self.job, self.turn = job, turn
+        self.line: tuple[int, str] | None = None
         self._last = -PREVIEW_SECONDS
         self._drawn: object = None
 
-    def due(self, news: object) -> bool:
+    def preview_due(self, news: object) -> bool:
+        """A preview is worth its time at a new step, and not too soon after the last one."""
         now = time.monotonic()
         new = isinstance(news, StepReport) and news is not self._drawn
         if not new or now - self._last < PREVIEW_SECONDS:

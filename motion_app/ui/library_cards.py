@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from motion_app.library import DeletedMotion
+from motion_app.library import DeletedMotion, is_shipped
 from motion_app.methods import method_title
 from motion_app.scene import Motion
 from motion_app.ui.previews import MotionPreviews
@@ -79,7 +79,8 @@ def _card_html(
     if base is not None and motion.base != base:
         tags.append(f'<span class="tag tag-off">{html.escape(texts("motions.other"))}</span>')
     if not deletable:
-        tags.append(f'<span class="tag">{html.escape(texts("motions.shipped"))}</span>')
+        whose = "shipped" if is_shipped(motion.path.parent) else "others"
+        tags.append(f'<span class="tag">{html.escape(texts(f"motions.{whose}"))}</span>')
     acts = _act_html("export", motion, texts) + (
         _act_html("delete", motion, texts) if deletable else ""
     )

@@ -93,9 +93,8 @@ class LibraryPanel:
         )
 
     def _deletable(self, motion: Motion, desk: TrainingDesk) -> bool:
-        """On a server for strangers (training is off there) only what one brought in oneself."""
-        own = self.host.settings.training or motion.digest in desk.brought
-        return own and self.host.library.writable(motion)
+        """What one made or brought in oneself, and at one's own machine what nobody did."""
+        return self.host.library.writable(motion) and desk.visitor.may_change(motion.path)
 
     def act(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
         """Export or delete the motion of a card."""
@@ -108,8 +107,9 @@ class LibraryPanel:
             file = self.host.library.export_file(motion, new_export_folder())
             return [gr.skip(), gr.skip(), gr.update(value=str(file))]
         if not self._deletable(motion, desk):
-            raise MotionFileError(f'the motion "{motion.name}" is not yours to delete')
-        desk.deleted = self.host.library.delete(motion.path)
+            why = "not_yours" if self.host.library.writable(motion) else "not_deletable"
+            raise MotionFileError(self.texts(f"motions.{why}", name=motion.name))
+        desk.deleted = self.host.library.delete(motion.path, by=desk.visitor)
         return [desk, self.show_cards(desk), gr.update(value=None)]
 
     def restore(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
@@ -117,7 +117,7 @@ class LibraryPanel:
         token = str((event._data or {}).get("token"))
         if desk.deleted is None or desk.deleted.token != token:
             raise MotionFileError("this can be undone no more; import or learn the motion again")
-        self.host.library.restore(token)
+        self.host.library.restore(token, by=desk.visitor)
         desk.deleted = None
         return [desk, self.show_cards(desk)]
 
@@ -125,8 +125,8 @@ class LibraryPanel:
         """Import an uploaded motion."""
         if file is None:
             raise RequestError("no file has been chosen; choose an exported motion")
-        motion = bring_in(self.host, Path(file), name=name, phrase=phrase)
-        desk.brought |= {motion.digest}
+        owner = desk.visitor.owner
+        motion = bring_in(self.host, Path(file), name=name, phrase=phrase, owner=owner)
         gr.Info(self.texts("motions.imported", name=html.escape(motion.name)))
         return [desk, self.show_cards(desk), None, ""]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from motion_app.errors import RequestError
+from motion_app.jobs.work import JobProgress
 from motion_app.ui.boundary import listen
 from motion_app.ui.host import ModelHost
 from motion_app.ui.library_panel import LibraryPanel
@@ -26,6 +27,7 @@ from motion_app.ui.training_panel import (
     validation_html,
     view_html,
 )
+from motion_app.ui.visitors import visitor_of
 
 TICK_SECONDS = 1.0
 PICTURE_SECONDS = 2.0  # between two pictures of who saw the tokens
@@ -70,6 +72,8 @@ class MotionsTab:
             self.view = gr.HTML(apply_default_css=False, elem_id="training-masks")
             gr.HTML(f'<h3 class="motions-sub">{html.escape(texts("motions.trainings"))}</h3>')
             self.rows = new_rows()
+        self.timer = gr.Timer(TICK_SECONDS, active=False)
+        self.learned = gr.State("")  # the last training that ended: the library may be another one
 
     def wire(self, session: gr.State, on_change: OnChange | None = None) -> None:
         """Bind every event. ``on_change`` is given each event after which the library may be
@@ -78,6 +82,13 @@ class MotionsTab:
         self.library.wire(self.desk, self._on_change)
         self.form.wire(self.desk)
         self._wire_trainings(session)
+        changed = listen(
+            self.learned.change,
+            self.library.show_cards,
+            inputs=[self.desk],
+            outputs=[self.library.cards],
+        )
+        self._on_change(changed)
 
     def attach(self, event: Any, session: gr.State) -> None:
         """After ``event``, the page's load, show the library and this browser's trainings, and
@@ -110,21 +121,24 @@ class MotionsTab:
             queue=False,
         )
 
-    def _follow_after(self, event: Any, session: gr.State, *, only_success: bool = False) -> None:
-        followed = listen(
-            event.success if only_success else event.then,
-            self.follow,
-            inputs=[session, self.desk],
-            outputs=[
-                *(self.status, self.cancel, self.curve, self.validation, self.view),
-                *(self.rows, self.library.cards),
-            ],
-            concurrency_limit=None,
-        )
-        self._on_change(followed)
+        self._listen_for_news(self.timer.tick, self.ask, session)
 
-    def arrive(self, session: Session, desk: TrainingDesk) -> tuple[str, str]:
+    def _follow_after(self, event: Any, session: gr.State, *, only_success: bool = False) -> None:
+        self._listen_for_news(event.success if only_success else event.then, self.follow, session)
+
+    def _listen_for_news(
+        self, event: Callable[..., Any], handler: Callable[..., Any], session: gr.State
+    ) -> None:
+        outputs = [
+            *(self.status, self.cancel, self.curve, self.validation, self.view),
+            *(self.rows, self.learned, self.timer),
+        ]
+        inputs = [session, self.desk]
+        listen(event, handler, inputs=inputs, outputs=outputs, concurrency_limit=None)
+
+    def arrive(self, session: Session, desk: TrainingDesk, request: gr.Request) -> tuple[str, str]:
         """The library, and the trainings of this browser; the newest that is active is shown."""
+        desk.visitor = visitor_of(session.owner, request, self.host.settings)
         self.host.library.empty_trash()
         rows = self.host.jobs.rows(session.owner, kind="train")
         desk.job = next((row.id for row in rows if row.active), "")
@@ -161,33 +175,47 @@ class MotionsTab:
             self.host.jobs.cancel(desk.job)
         return gr.update(value=self.texts("motions.stopping"), interactive=False)
 
-    def follow(self, session: Session, desk: TrainingDesk) -> Iterator[list[Any]]:
-        """The training on show, until it ends or another one is shown."""
-        serial, job_id = desk.follow(), desk.job
-        if not job_id:
-            yield [gr.skip()] * 7
-            return
-        pictured, video_step = 0.0, None
-        for progress in self.host.jobs.watch(job_id, every=TICK_SECONDS):
-            if desk.serial != serial:
-                return
-            news, done = progress.news, progress.stage == "done"
-            video = None if news is None else news.validation
-            fresh_video = video is not None and video.step != video_step
-            video_step = video.step if fresh_video else video_step
+    def follow(self, session: Session, desk: TrainingDesk) -> list[Any]:
+        """The training on show as it is; the timer asks how it goes on, in calls that end at once:
+        a browser opens few connections, for all its tabs together."""
+        desk.follow()
+        *panel, timer = self.ask(session, desk)
+        return [*panel, timer if timer != gr.skip() else gr.Timer(active=True)]
+
+    def ask(self, session: Session, desk: TrainingDesk) -> list[Any]:
+        """What is new of the training on show."""
+        serial = desk.serial
+        progress = self._progress(desk.job)
+        if progress is None:
+            return [*[gr.skip()] * 7, gr.Timer(active=False)]
+        news, done = progress.news, progress.stage == "done"
+        video = None if news is None else news.validation
+        with desk.lock:
+            if desk.serial != serial:  # another training is on show by now
+                return [gr.skip()] * 8
+            fresh_video = video is not None and video.step != desk.video_step
+            desk.video_step = video.step if fresh_video else desk.video_step
             now = time.monotonic()
-            picture = done or now - pictured > PICTURE_SECONDS
-            pictured = now if picture else pictured
-            first = pictured == now and video_step is None
-            yield [
-                status_html(progress, self.texts),
-                self._cancel_update(progress.stopping, done),
-                curve_html(progress, self.texts) if picture else gr.skip(),
-                validation_html(progress, self.texts) if fresh_video or first else gr.skip(),
-                view_html(progress, self.texts) if picture else gr.skip(),
-                self._show_rows(session, desk) if done or picture else gr.skip(),
-                self.library.show_cards(desk) if done else gr.skip(),
-            ]
+            picture = done or now - desk.pictured > PICTURE_SECONDS
+            first = picture and desk.video_step is None
+            desk.pictured = now if picture else desk.pictured
+        return [
+            status_html(progress, self.texts),
+            self._cancel_update(progress.stopping, done),
+            curve_html(progress, self.texts) if picture else gr.skip(),
+            validation_html(progress, self.texts) if fresh_video or first else gr.skip(),
+            view_html(progress, self.texts) if picture else gr.skip(),
+            self._show_rows(session, desk) if picture else gr.skip(),
+            f"{desk.job} {serial}" if done else gr.skip(),
+            gr.Timer(active=False) if done else gr.skip(),
+        ]
+
+    def _progress(self, job: str) -> JobProgress | None:
+        """Where the job stands; None where there is none, or no more."""
+        try:
+            return next(self.host.jobs.watch(job)) if job else None
+        except RequestError:
+            return None
 
     def _cancel_update(self, stopping: bool, done: bool) -> Any:
         if done:

@@ -151,13 +151,14 @@ def _motion_html(item: ObjectDraft, number: int, texts: Texts) -> str:
         name, words = html.escape(item.motion.name), html.escape(shown_name(item.motion.name))
         picture, phrase = preview_html(item.motion), f"“… {item.phrase}”"
     label = html.escape(texts("transfer.motion_of", number=number))
+    choose, phrase = html.escape(texts("transfer.choose_motion")), html.escape(phrase)
     return (
         '<div class="object-motion" data-key="motion">'
         '<button type="button" class="motion-button" data-local="cards" data-key="choose"'
         f' data-motion="{name}" data-number="{number}" aria-haspopup="dialog"'
-        f' aria-label="{label}: {words}">{picture}<span class="motion-words"><b>{words}</b>'
-        f'<span class="quiet">{html.escape(phrase)}</span></span><span class="motion-change">'
-        f"{html.escape(texts('transfer.choose_motion'))}</span></button>"
+        f' aria-label="{label}: {words} {phrase} {choose}">{picture}'  # all that is written on it
+        f'<span class="motion-words"><b>{words}</b> <span class="quiet">{phrase}</span></span> '
+        f'<span class="motion-change">{choose}</span></button>'
         f"{_strength_html(item, number, texts)}</div>"
     )
 

@@ -14,10 +14,11 @@ from motion_app.ui.api import register_api
 from motion_app.ui.boundary import listen
 from motion_app.ui.evaluate_tab import EvaluateTab
 from motion_app.ui.examples import Example
-from motion_app.ui.gateway import GuardedBlocks
+from motion_app.ui.gateway import CALL_SECONDS, GuardedBlocks
 from motion_app.ui.host import ModelHost
 from motion_app.ui.motions_tab import MotionsTab
-from motion_app.ui.progress import host_banner
+from motion_app.ui.progress import host_banner, note_html
+from motion_app.ui.scripts import script
 from motion_app.ui.session import Session
 from motion_app.ui.study_tab import StudyTab
 from motion_app.ui.texts import LANGUAGES, Texts
@@ -26,6 +27,7 @@ from motion_app.ui.verify_panel import VerifyPanel
 
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
+FORGETS_JS = "element.querySelector('#forgets').hidden = !window.motionTransferForgets;"
 STYLE = Path(__file__).parent / "style.css"
 OWNER = re.compile("[0-9a-f]{32}")  # a browser's token: 128 random bits
 
@@ -59,9 +61,11 @@ class LanguagePage:
             "", storage_key="motion-transfer", secret=host.jobs.store.secret("browser")
         )
         gr.Navbar(visible=False)  # the header links the languages
-        gr.HTML(header_html(texts), apply_default_css=False)
+        gr.HTML(header_html(texts), js_on_load=script("upload_names"), apply_default_css=False)
+        gr.HTML(forgets_html(texts), js_on_load=FORGETS_JS, apply_default_css=False)
         self.banner = gr.HTML(host_banner(host, texts), apply_default_css=False, elem_id="banner")
         self.timer = gr.Timer(LOADING_TICK)
+        self.calls = gr.Timer(CALL_SECONDS)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(texts("page.tab_transfer"), id="transfer"):
                 self.transfer = TransferTab(host, texts, examples, self.session)
@@ -73,7 +77,7 @@ class LanguagePage:
                 self.evaluate = EvaluateTab(host, texts)
                 self.verify = VerifyPanel(texts, limits=host.settings.limits)
 
-    def wire(self, page: gr.Blocks) -> None:
+    def wire(self, page: GuardedBlocks) -> None:
         """Bind every event."""
         session, transfer = self.session, self.transfer
         transfer.wire(self.banner)
@@ -90,6 +94,7 @@ class LanguagePage:
         outputs = [self.banner, self.timer, transfer.objects]
         for event in (entered.then, self.timer.tick):
             listen(event, self.look, outputs=outputs)
+        listen(self.calls.tick, page.still_here, queue=False)
         transfer.video.attach_on(entered.then)
         self.motions.attach(entered, session)
 
@@ -109,6 +114,11 @@ class LanguagePage:
     def _library_changed(self, event: Any) -> None:
         """After ``event`` the library may hold other motions: show them where they are chosen."""
         listen(event.then, self.transfer.library_update, outputs=[self.transfer.objects])
+
+
+def forgets_html(texts: Texts) -> str:
+    """What a browser that keeps nothing is told; hidden in all others."""
+    return f'<div id="forgets" hidden>{note_html(texts("page.forgets"), kind="warning")}</div>'
 
 
 def header_html(texts: Texts) -> str:
@@ -153,4 +163,5 @@ def launch_options() -> dict[str, Any]:
         block_title_text_size="13px",
         block_label_text_size="13px",
     )
-    return {"theme": theme, "css_paths": [STYLE], "footer_links": []}
+    options = {"theme": theme, "css_paths": [STYLE], "footer_links": []}
+    return {**options, "run_history": False}  # else every call's values are kept in the browser

@@ -78,8 +78,7 @@ class StudyDesk:
                 "scene with two methods, then choose both"
             )
         folders = [ResultFolder(self.host.jobs.folder(job)) for job in jobs]
-        clips = {motion.name: motion.preview for motion in self.host.library.list()}
-        sources = sources_from_results(folders, reference=clips.get)
+        sources = sources_from_results(folders, reference=self.host.library.preview_of)
         folder = self.folder / secrets.token_hex(8)
         made = create_study(
             folder,

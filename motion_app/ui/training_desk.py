@@ -11,6 +11,7 @@ from typing import Any
 from motion_app.errors import RequestError
 from motion_app.jobs.store import JobRow
 from motion_app.library import DeletedMotion
+from motion_app.ownership import Visitor
 from motion_app.training.inputs import TrainingInputs
 from motion_app.ui.clip_editor import DraftClip
 from motion_app.ui.host import ModelHost
@@ -18,15 +19,18 @@ from motion_app.ui.host import ModelHost
 
 class TrainingDesk:
     """Of one browser tab: the clips so far, the training on show (its ``job`` id), the motion it
-    deleted last, and the digests of those it brought in. ``serial`` counts who follows a job: an
-    older follower stops when a newer one begins."""
+    deleted last, and who the ``visitor`` is. ``serial`` counts who follows a job: an
+    older follower stops when a newer one begins. ``pictured`` is when (``time.monotonic``) the job
+    was last drawn, 0 before, and ``video_step`` the step of the video on show."""
 
     def __init__(self) -> None:
         self.clips: tuple[DraftClip, ...] = ()
         self.job = ""
         self.deleted: DeletedMotion | None = None
-        self.brought: frozenset[str] = frozenset()
+        self.visitor = Visitor()
         self.serial = 0
+        self.pictured = 0.0
+        self.video_step: int | None = None
         self.lock = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingDesk:
@@ -37,6 +41,7 @@ class TrainingDesk:
         """The serial of a new follower."""
         with self.lock:
             self.serial += 1
+            self.pictured, self.video_step = 0.0, None
             return self.serial
 
 

@@ -34,6 +34,7 @@ ReadRows = Callable[[Session, Sequence[Any]], SceneDraft]
 UPWARDS_JS = "() => document.querySelector('#steps')?.scrollIntoView()"
 RESULTS = ROOT / "assets" / "results"
 RestoreScene = Callable[[Session, RequestFile], list[Any]]
+ASK_SECONDS = 0.5  # between two looks at a job that is followed
 ANNOUNCE_JS = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 
 
@@ -63,6 +64,7 @@ class VideoPanel:
         )
         self.live = gr.HTML(self.stream.empty, apply_default_css=False, elem_id="live")
         self.result = ResultPanel(texts)
+        self.timer = gr.Timer(ASK_SECONDS, active=False)
 
     def build_gallery(self) -> GalleryPanel:
         """The browser's own videos, the comparison and the drop zone, as wide as the page."""
@@ -87,7 +89,7 @@ class VideoPanel:
         self.states = [session, self.following]
         self.outputs = [
             *(self.cancel_button, self.status, self.announced, self.live),
-            *(*self.result.outputs, self.gallery.html, banner),
+            *(*self.result.outputs, self.gallery.html, banner, self.timer),
         ]
         self.settings.wire()
         self._wire_generation(fields)
@@ -115,6 +117,7 @@ class VideoPanel:
             concurrency_limit=None,
         )
         self._stream_on(submitted.success, self.follow_submitted)
+        self._stream_on(self.timer.tick, self.ask, trigger_mode="once")
         listen(
             self.cancel_button.click,
             self.cancel,
@@ -149,9 +152,15 @@ class VideoPanel:
             trigger_mode="multiple",
         )
 
-    def _stream_on(self, event: Callable[..., Any], handler: Callable[..., Any]) -> None:
+    def _stream_on(
+        self,
+        event: Callable[..., Any],
+        handler: Callable[..., Any],
+        *,
+        trigger_mode: str = "multiple",
+    ) -> None:
         """Bind a stream of panels. Several may be open in one browser."""
-        options = {"trigger_mode": "multiple", "concurrency_limit": None}
+        options = {"trigger_mode": trigger_mode, "concurrency_limit": None}
         listen(event, handler, inputs=self.states, outputs=self.outputs, **options)
 
     def attach_on(self, event: Callable[..., Any]) -> None:
@@ -192,11 +201,27 @@ class VideoPanel:
     def follow_submitted(self, session: Session, following: Following) -> Iterator[list[Any]]:
         """The progress of the job that was just handed in, then its video."""
         if following.job is not None:
-            yield from self._told(self.stream.follow(session.owner, following, following.job))
+            yield from self._followed(session.owner, following, following.job)
+
+    def _followed(self, owner: str, following: Following, job: str) -> Iterator[list[Any]]:
+        """The first panel of ``job``; the timer asks for the others. On a lent device the call has
+        to stay open, and streams them."""
+        if self.host.lent:
+            yield from self._told(self.stream.follow(owner, following, job))
+        else:
+            yield from self._told([self.stream.begin(owner, following, job)])
+
+    def ask(self, session: Session, following: Following) -> Iterator[list[Any]]:
+        """What is new of the jobs that are followed."""
+        yield from self._told([self.stream.ask(session.owner, following)])
 
     def attach(self, session: Session, following: Following) -> Iterator[list[Any]]:
         """See ``attach_on``."""
-        for panel in self.stream.attach(session.owner, following):
+        if self.host.lent:
+            panels: Iterable[Panel] = self.stream.attach(session.owner, following)
+        else:
+            panels = [self.stream.arrive(session.owner, following)]
+        for panel in panels:
             yield self._updates(panel)  # an old failure is in the status line, and no news
 
     def cancel(self, session: Session, following: Following) -> Any:
@@ -234,7 +259,7 @@ class VideoPanel:
         if action == "again":
             row = self.host.jobs.again(row.id)
         if row.active:
-            yield from self._told(self.stream.follow(owner, following, row.id))
+            yield from self._followed(owner, following, row.id)
         else:
             yield self._updates(self.stream.show(owner, following, row))
 
@@ -332,6 +357,7 @@ class VideoPanel:
             *self._result_updates(panel),
             _or_skip(panel.gallery),
             host_banner(self.host, self.texts) if ended else gr.skip(),
+            gr.skip() if panel.asks is None else gr.Timer(active=panel.asks),
         ]
 
     def _result_updates(self, panel: Panel) -> list[Any]:

@@ -194,6 +194,30 @@ def test_uploads_are_paired_named_by_method_and_a_broken_one_is_listed(
     expect(report.locator("table").nth(1).locator("tbody tr").nth(1)).to_contain_text("–")
 
 
+def test_two_uploads_of_one_name_are_two_rows_each_by_the_method_it_was_given(
+    page: Page, cases: list[Case], tmp_path: Path
+) -> None:
+    files = []
+    for k, case in enumerate(cases[:2]):
+        (tmp_path / str(k)).mkdir()
+        files.append(tmp_path / str(k) / "output.mp4")
+        write_video(files[-1], case.rendered.frames, 8.0, comment="")
+    page.locator("#evaluate-videos input[type=file]").set_input_files(files)
+    table = page.locator("#evaluate-methods")
+    expect(table).to_contain_text("output.mp4 (2)", timeout=PATIENCE)
+    for row, method in enumerate(("ours", "theirs")):
+        cell = table.locator(f"[data-testid='cell-{row}-1']")
+        cell.dblclick()
+        page.keyboard.press("Control+A")
+        page.keyboard.type(method)
+        page.keyboard.press("Enter")
+        expect(cell).to_contain_text(method)
+    score(page)
+    rows = page.locator("#evaluate-table table").nth(1).locator("tbody tr")
+    told = [row.locator("th, td").all_inner_texts()[:2] for row in rows.all()]
+    assert told == [["output", "ours"], ["output (2)", "theirs"]]
+
+
 def test_nothing_chosen_is_told_in_words(page: Page) -> None:
     page.locator("#evaluate-score").click()
     expect(page.locator(".toast-body").first).to_contain_text("No video is chosen")
