@@ -74,6 +74,10 @@ ALLOWED: dict[str, set[str]] = {
         )
     },
     "evaluation": REQUESTS | {"evaluation"},
+    **{
+        f"pocket.{name}": REQUESTS | ENGINE | {"evaluation", "training", "segmentation", "pocket"}
+        for name in ("held_back", "train")
+    },
     "pocket": REQUESTS | ENGINE | {"training", "segmentation", "pocket"},
     "jobs": REQUESTS | ENGINE | {"segmentation", "training", "evaluation", "results", "jobs"},
 }
