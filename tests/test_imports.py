@@ -87,6 +87,13 @@ ALLOWED: dict[str, set[str]] = {
         )
     },
     "evaluation": REQUESTS | {"evaluation"},
+    **{
+        f"pocket.{name}": REQUESTS
+        | ENGINE
+        | MODELS
+        | {"evaluation", "training", "segmentation", "pocket"}
+        for name in ("held_back", "train")
+    },
     "pocket": REQUESTS | ENGINE | MODELS | {"training", "segmentation", "pocket"},
     "jobs": REQUESTS
     | ENGINE

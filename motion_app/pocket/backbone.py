@@ -6,8 +6,10 @@ import copy
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,22 +43,27 @@ SCHEDULER_CONFIG = {
 
 @dataclass(frozen=True)
 class BackboneTraining:
-    """``minutes`` of wall time at ``batch`` clips a step. ``moving_weight`` multiplies the loss
-    where latents differ from the first frame's, ``text_dropout`` empties captions for guidance,
-    half the timesteps lie in the noisier ``noisy_share``."""
+    """``samples`` clips in all at ``batch`` a step, and at most ``minutes`` of wall time in one
+    call. The rate is constant and falls to nothing over the last ``decay`` of the samples, so that
+    a run cut short goes on undisturbed; its average of the weights is what ships meanwhile.
 
-    minutes: float = 70.0
-    batch: int = 8
+    ``moving_weight`` multiplies the loss where latents differ from the first frame's and
+    ``first_weight`` on the first latent frame, which is given and has to be kept; ``text_dropout``
+    empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``."""
+
+    samples: int = 300_000
+    minutes: float = 480.0
+    batch: int = 16
     layers: int = 6
     heads: int = 4
-    head_dim: int = 48
+    head_dim: int = 64
     muon_lr: float = 2e-3
     adam_lr: float = 1.5e-3
     text_dropout: float = 0.1
     noisy_share: float = 0.65
     moving_weight: float = 4.0
-    image_noise: float = 0.03
-    decay: float = 0.35
+    first_weight: float = 2.0
+    decay: float = 0.15
     bfloat16: bool = True
     seed: int = 0
 
@@ -148,11 +155,11 @@ class Backbone(nn.Module):
         self.text_encoder: T5EncoderModel = new_text_encoder(len(self.tokenizer))
         self.transformer = new_transformer(training)
 
-    def load_shipped(self, checkpoint: Path) -> None:
-        """Takes over the weights of a finished checkpoint folder where there is one of this shape;
-        the optimiser then starts afresh, with its short warm-up."""
+    def load_shipped(self, checkpoint: Path) -> bool:
+        """Takes over the weights of a finished checkpoint folder where there is one of this shape,
+        and tells whether it did; the optimiser then starts afresh, with its short warm-up."""
         if not (checkpoint / "transformer" / "config.json").exists():
-            return
+            return False
         for name, kind in (
             ("transformer", CogVideoXTransformer3DModel),
             ("text_encoder", T5EncoderModel),
@@ -163,8 +170,9 @@ class Backbone(nn.Module):
             except RuntimeError as error:
                 reason = str(error).splitlines()[-1].strip()
                 log.warning("%s starts afresh, the shipped one is another shape: %s", name, reason)
-                return
+                return False
         log.info("starting from the shipped weights")
+        return True
 
     def forward(
         self,
@@ -203,15 +211,44 @@ def draw_timesteps(rng: torch.Generator, batch: int, noisy_share: float) -> torc
     return (torch.where(noisy, shifted, uniform) * 1000).long().clamp(max=999)
 
 
-def moving_weights(latents: torch.Tensor, weight: float) -> torch.Tensor:
-    """(B, F, 1, H', W'): ``weight`` where a latent differs from the first frame's, mean 1."""
-    moving = (latents - latents[:, :1]).abs().mean(dim=2, keepdim=True) > 0.2
-    weights = 1 + (weight - 1) * moving.float()
+def loss_weights(latents: torch.Tensor, *, moving: float, first: float) -> torch.Tensor:
+    """(B, F, 1, H', W'): ``moving`` where a latent differs from the first frame's, ``first`` on the
+    first latent frame, 1 elsewhere, then scaled to a mean of 1."""
+    moves = (latents - latents[:, :1]).abs().mean(dim=2, keepdim=True) > 0.2
+    weights = 1 + (moving - 1) * moves.float()
+    weights[:, 0] = first
     return weights / weights.mean()
 
 
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How far a checkpoint's backbone was trained, kept beside its weights: ``step`` updates,
+    ``samples`` clips seen, ``spent`` seconds, and the held-back figures along the way, each with
+    its "samples"."""
+
+    step: int = 0
+    samples: int = 0
+    spent: float = 0.0
+    history: tuple[dict[str, float], ...] = ()
+
+    FILE: ClassVar[str] = "training.json"
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> TrainingRecord:
+        """The record of a checkpoint folder; an empty one where there is none."""
+        file = checkpoint / cls.FILE
+        if not file.exists():
+            return cls()
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        return cls(**{**entries, "history": tuple(entries["history"])})
+
+    def write(self, checkpoint: Path) -> None:
+        text = json.dumps(asdict(self), indent=1)
+        (checkpoint / self.FILE).write_text(text + "\n", encoding="utf-8")
+
+
 class BackboneRun:
-    """The state of a training run: model, average, optimiser, step; saved and resumed as one
+    """The state of a training run: model, average, optimiser, record; saved and resumed as one
     file."""
 
     def __init__(
@@ -226,35 +263,63 @@ class BackboneRun:
         self.file = folder / "backbone.pt"
         self.training, self.device = training, device
         self.model = Backbone(training).to(device)
-        if start_from is not None and not self.file.exists():
-            self.model.load_shipped(start_from)
+        self.record, self.resumed_at = TrainingRecord(), 0
+        if (
+            start_from is not None
+            and not self.file.exists()
+            and self.model.load_shipped(start_from)
+        ):
+            self.record = TrainingRecord.read(start_from)
+            self.resumed_at = self.record.step
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimiser = MuonAdam(
             *split_parameters(self.model), muon_lr=training.muon_lr, adam_lr=training.adam_lr
         )
-        self.step, self.spent = 0, 0.0
         if self.file.exists():
             state = torch.load(self.file, weights_only=True, map_location=device)
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.spent = state["step"], state["spent"]
+            self.resumed_at = state["resumed_at"]
+            self.record = TrainingRecord(**{**state["record"], "history": tuple(state["history"])})
 
     def save(self) -> None:
         partial = self.file.with_suffix(".partial")
+        record = asdict(self.record)
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "spent": self.spent,
+            "history": list(record.pop("history")),
+            "record": record,
+            "resumed_at": self.resumed_at,
         }
         torch.save(state, partial)
         partial.replace(self.file)
 
+    @property
+    def rate(self) -> float:
+        """The learning rates' factor: a warm-up of 50 steps after each fresh optimiser, then 1,
+        then linear to 0 over the last ``decay`` of the samples."""
+        warm = min(1.0, (self.record.step - self.resumed_at + 1) / 50)
+        left = 1 - self.record.samples / self.training.samples
+        return max(0.0, min(warm, left / self.training.decay))
+
+    def update(self, seconds: float) -> None:
+        """One optimiser step with the gradients there are, and the average after it."""
+        self.optimiser.step(self.rate)
+        record = self.record
+        self.record = replace(
+            record,
+            step=record.step + 1,
+            samples=record.samples + self.training.batch,
+            spent=record.spent + seconds,
+        )
+        self.update_average()
+
     def update_average(self) -> None:
         """Exponential average over about the last tenth of the run, at most 1,000 steps."""
-        decay = min(0.999, 1 - 10 / (self.step + 20))
+        decay = min(0.999, 1 - 10 / (self.record.step + 20))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
@@ -272,28 +337,24 @@ def training_loss(
     """Loss of one process's share of a step, drawn from (seed, step, process) alone: a resumed run
     repeats the undisturbed one."""
     training, device = run.training, run.device
-    rng = np.random.default_rng([training.seed, run.step, process])
+    rng = np.random.default_rng([training.seed, run.record.step, process])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     batch = training.batch // processes
-    picked = rng.integers(len(clips.latents), size=batch)
-    latents = torch.from_numpy(clips.latents[picked]).float()  # (B, F, C, H', W')
+    picked = rng.integers(len(clips), size=batch)
+    latents, image = (x.to(device) for x in clips.take(picked))  # (B, F, C, H', W'), (B, C, H', W')
     captions = [
         ""
         if rng.random() < training.text_dropout
         else clips.caption(int(i), rng, neutral_share=NEUTRAL_SHARE)
         for i in picked
     ]
-    timesteps = draw_timesteps(generator, batch, training.noisy_share)
-    noise = torch.randn(latents.shape, generator=generator)
-    image = latents[:, 0] + training.image_noise * torch.randn(
-        latents[:, 0].shape, generator=generator
-    )
-    latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
+    timesteps = draw_timesteps(generator, batch, training.noisy_share).to(device)
+    noise = torch.randn(latents.shape, generator=generator).to(device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16):
-        prediction = run.model(captions, noisy, image.to(device), timesteps, rotary)
-    weights = moving_weights(latents, training.moving_weight)
+        prediction = run.model(captions, noisy, image, timesteps, rotary)
+    weights = loss_weights(latents, moving=training.moving_weight, first=training.first_weight)
     return (weights * (prediction.float() - target).square()).mean()
 
 
@@ -306,50 +367,77 @@ def train_backbone(
     process: int = 0,
     processes: int = 1,
     start_from: Path | None = None,
-) -> Backbone:
-    """Trains until ``training.minutes`` are spent (an earlier run's minutes count), saving every
-    two minutes, and returns the averaged weights.
+    measure: Callable[[Backbone], dict[str, float]] | None = None,
+    measure_every: float = 30.0,
+) -> tuple[Backbone, TrainingRecord]:
+    """Trains until ``training.samples`` were seen (earlier calls' count, the shipped weights' too)
+    or ``training.minutes`` of this call are over, saving every two minutes; returns the averaged
+    weights and the record.
 
-    With several ``processes`` (a gloo group that exists already) each takes its share of the batch:
-    on a CPU one thread a process is faster than several threads in one, above all on a machine
-    that also does something else.
+    ``measure`` (given to the first process alone, the others wait) tells held-back figures of the
+    average every ``measure_every`` minutes and at the end. With several ``processes`` (a gloo group
+    that exists already) each takes its share of the batch: on a CPU one thread a process is faster
+    than several threads in one, above all on a machine that also does something else.
     """
     keep_freed_memory()
     run = BackboneRun(folder, training, device, start_from=start_from)
     scheduler = CogVideoXDDIMScheduler(**SCHEDULER_CONFIG)
     rotary = rotary_embedding(run.model.transformer, device)
-    log.info("backbone: %s from step %d", json.dumps(asdict(training)), run.step)
+    log.info("backbone: %s, %d clips", json.dumps(asdict(training)), len(clips))
+    log.info("from step %d, %d samples", run.record.step, run.record.samples)
     run.model.train()
     if training.bfloat16 and device == "cpu":
         run.model.transformer.set_attn_processor(MatrixAttnProcessor())
-    total, saved, mark, losses = training.minutes * 60, run.spent, time.monotonic(), []
-    while run.spent < total:
+    start, losses = run.record, []
+    end = run.record.spent + training.minutes * 60
+    saved, measured, mark = start.spent, start.spent, time.monotonic()
+    while run.record.samples < training.samples and run.record.spent < end:
         share = {"process": process, "processes": processes}
         loss = training_loss(run, clips, scheduler, rotary, **share)
         loss.backward()
         now = time.monotonic()
-        run.spent, mark = run.spent + now - mark, now
+        seconds, mark = now - mark, now
         if processes > 1:
-            run.spent = _average_gradients(run.model, run.spent, processes)
+            seconds = _average_gradients(run.model, seconds, processes)
         nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-        warm = min(1.0, (run.step + 1) / 50)
-        run.optimiser.step(max(0.0, min(warm, (1 - run.spent / total) / training.decay)))
-        run.step += 1
-        run.update_average()
+        run.update(seconds)
         losses.append(loss.item())
-        if run.spent - saved > 120 or run.spent >= total:
+        over = run.record.samples >= training.samples or run.record.spent >= end
+        if over or run.record.spent - measured > measure_every * 60:
+            measured = run.record.spent
+            if measure is not None:
+                _note_figures(run, measure)
+            if processes > 1:
+                dist.barrier()
+            mark = time.monotonic()
+        if run.record.spent - saved > 120 or over:
             if process == 0:
                 run.save()
-                log.info("backbone step %d %.0f s loss %.4f", run.step, run.spent, np.mean(losses))
-            losses, saved = [], run.spent
-    return run.average
+                _log_progress(run.record, start, float(np.mean(losses)))
+            losses, saved = [], run.record.spent
+    return run.average, run.record
 
 
-def _average_gradients(model: nn.Module, spent: float, processes: int) -> float:
-    """All processes' mean gradient, in place, and their mean of ``spent`` (the schedule's
-    clock)."""
+def _note_figures(run: BackboneRun, measure: Callable[[Backbone], dict[str, float]]) -> None:
+    """Held-back figures of the average, logged and added to the record."""
+    figures = {"samples": run.record.samples, **measure(run.average)}
+    log.info("held back: %s", json.dumps(figures))
+    run.record = replace(run.record, history=(*run.record.history, figures))
+
+
+def _log_progress(record: TrainingRecord, start: TrainingRecord, loss: float) -> None:
+    pace = (record.samples - start.samples) / max(1e-6, record.spent - start.spent)
+    log.info(
+        "step %d, %d samples, %.0f s, %.1f samples/s, loss %.4f",
+        *(record.step, record.samples, record.spent, pace, loss),
+    )
+
+
+def _average_gradients(model: nn.Module, seconds: float, processes: int) -> float:
+    """All processes' mean gradient, in place, and their mean of ``seconds`` (so that all stop
+    together)."""
     parameters = [p for p in model.parameters() if p.grad is not None]
-    clock = torch.tensor([spent], device=parameters[0].device)
+    clock = torch.tensor([seconds], device=parameters[0].device)
     flat = torch.cat([p.grad.flatten() for p in parameters] + [clock]) / processes
     dist.all_reduce(flat)
     start = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +17,30 @@ from motion_app.pocket.world import WorldConfig, draw_scene, render
 from motion_app.scene import NEUTRAL_PHRASE
 
 log = logging.getLogger(__name__)
-CHUNK = 100
+CHUNK = 100  # clips a file
+BATCH = 4  # clips encoded together
 
 
 @dataclass(frozen=True, eq=False)
 class LatentClips:
-    """``latents`` (n, F, C, H', W') float16, memory-mapped; ``sentences`` per clip a list of
-    (subject, motion words), for example ("A red cat", "jumps")."""
+    """``latents``, per chunk (n, F, C, H', W') float16, and ``images``, per chunk (n, C, H', W')
+    float16: each first frame encoded alone, as it is at inference; both memory-mapped.
+    ``sentences`` per clip a list of (subject, motion words), for example ("A red cat", "jumps")."""
 
-    latents: np.ndarray
-    sentences: list[list[tuple[str, str]]]
+    latents: Sequence[np.ndarray]
+    images: Sequence[np.ndarray]
+    sentences: Sequence[list[tuple[str, str]]]
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def take(self, picked: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (B, F, C, H', W') and first frames (B, C, H', W') of the clips ``picked``, both
+        float32."""
+        found = [divmod(int(i), CHUNK) for i in picked]
+        latents = np.stack([self.latents[chunk][row] for chunk, row in found])
+        images = np.stack([self.images[chunk][row] for chunk, row in found])
+        return torch.from_numpy(latents).float(), torch.from_numpy(images).float()
 
     def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> str:
         """A caption drawn afresh: sentences in random order, some with neutral motion words."""
@@ -35,6 +50,18 @@ class LatentClips:
         ]
         rng.shuffle(sentences)
         return " ".join(sentences)
+
+
+@torch.no_grad()
+def encode_frames(
+    vae: AutoencoderKLCogVideoX, frames: np.ndarray, *, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the posterior of ``frames`` (B, T, H, W, 3) uint8, and of each first frame alone:
+    (B, F, C, H', W') and (B, C, H', W'), float16. Alone it differs by some 3%, since the encoder
+    normalises over a whole clip."""
+    video = to_tensor(frames).to(device)
+    clips, images = (vae.encode(v).latent_dist.mode() for v in (video, video[:, :, :1]))
+    return clips.transpose(1, 2).half().cpu().numpy(), images[:, :, 0].half().cpu().numpy()
 
 
 def encode_clips(
@@ -57,23 +84,32 @@ def encode_clips(
             continue
         rng = np.random.default_rng([seed, i])
         scenes = [draw_scene(rng, config) for _ in range(CHUNK)]
-        latents = []
-        for start in range(0, CHUNK, 4):
-            video = to_tensor(np.stack([render(s).frames for s in scenes[start : start + 4]]))
-            with torch.no_grad():
-                z = vae.encode(video.to(device)).latent_dist.mode()  # (4, C, F, H', W')
-            latents.append(z.transpose(1, 2).half().cpu().numpy())
+        latents, images = zip(
+            *(
+                encode_frames(
+                    vae,
+                    np.stack([render(s).frames for s in scenes[start : start + BATCH]]),
+                    device=device,
+                )
+                for start in range(0, CHUNK, BATCH)
+            ),
+            strict=True,
+        )
         sentences = [[(f"{c.article} {c.noun}", c.words) for c in s.creatures] for s in scenes]
         np.save(folder / f"{i:04d}.npy", np.concatenate(latents))
+        np.save(folder / f"{i:04d}-image.npy", np.concatenate(images))
         (folder / f"{i:04d}.json").write_text(json.dumps(sentences))
         log.info("encoded %d of %d clips", (i + 1) * CHUNK, chunks * CHUNK)
 
 
-def read_clips(folder: Path) -> LatentClips:
-    """All chunks of ``folder`` as one array in memory (43 KB a clip)."""
-    files = sorted(folder.glob("*.json"))
-    latents = np.concatenate([np.load(file.with_suffix(".npy")) for file in files])
+def read_clips(*folders: Path) -> LatentClips:
+    """All chunks of the folders, memory-mapped (47 KB a clip), in the folders' order."""
+    files = [file for folder in folders for file in sorted(folder.glob("*.json"))]
+    mapped = [
+        [np.load(file.with_name(file.stem + end), mmap_mode="r") for file in files]
+        for end in (".npy", "-image.npy")
+    ]
     sentences = [
         [tuple(s) for s in clip] for file in files for clip in json.loads(file.read_text())
     ]
-    return LatentClips(latents, sentences)
+    return LatentClips(*mapped, sentences)

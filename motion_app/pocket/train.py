@@ -23,8 +23,14 @@ from diffusers import AutoencoderKLCogVideoX
 from motion_app.devices import device_named
 from motion_app.errors import RequestError
 from motion_app.models import Models
-from motion_app.pocket.backbone import Backbone, BackboneTraining, train_backbone
+from motion_app.pocket.backbone import (
+    Backbone,
+    BackboneTraining,
+    TrainingRecord,
+    train_backbone,
+)
 from motion_app.pocket.checkpoint import save_checkpoint
+from motion_app.pocket.held_back import HeldBack
 from motion_app.pocket.latents import encode_clips, read_clips
 from motion_app.pocket.references import SHIPPED_MOTIONS, train_shipped_motions
 from motion_app.pocket.sam2 import Sam2Training, train_sam2
@@ -49,12 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes", type=int, default=1, help="for the backbone; on a CPU, one for each core"
     )
     parser.add_argument("--vae-minutes", type=float, default=20.0)
-    parser.add_argument("--backbone-minutes", type=float, default=480.0)
+    parser.add_argument(
+        "--backbone-minutes", type=float, default=480.0, help="at most, in this call"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=300_000, help="clips the backbone sees, earlier calls' too"
+    )
+    parser.add_argument(
+        "--measure-every", type=float, default=30.0, help="minutes between held-back figures"
+    )
     parser.add_argument("--sam2-minutes", type=float, default=15.0)
-    parser.add_argument("--clips", type=int, default=6000, help="clips the backbone learns from")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--clips", type=int, default=20_000, help="clips the backbone learns from")
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--head-dim", type=int, default=48, help="width is 4 times this")
+    parser.add_argument("--head-dim", type=int, default=64, help="width is 4 times this")
     parser.add_argument("--level", type=int, choices=(0, 1), default=0, help="0: the easy world")
     parser.add_argument("--motions", nargs="+", choices=SHIPPED_MOTIONS, default=SHIPPED_MOTIONS)
     parser.add_argument(
@@ -125,6 +139,7 @@ def _train_backbone(options: argparse.Namespace, vae_folder: Path, world: WorldC
         vae_folder = options.out / "vae"
     training = replace(
         BackboneTraining(),
+        samples=options.samples,
         minutes=options.backbone_minutes,
         batch=options.batch,
         layers=options.layers,
@@ -142,13 +157,14 @@ def _train_backbone(options: argparse.Namespace, vae_folder: Path, world: WorldC
     for other in others:
         other.start()
     try:
-        backbone = _backbone_process(options, vae_folder, world, training, 0, port)
+        backbone, record = _backbone_process(options, vae_folder, world, training, 0, port)
     finally:
         for other in others:
             other.join(timeout=60)
             other.terminate()
     vae = AutoencoderKLCogVideoX.from_pretrained(vae_folder, torch_dtype=torch.float32)
     save_checkpoint(options.out, vae, backbone.to("cpu"))
+    record.write(options.out)
 
 
 def _backbone_process(
@@ -158,23 +174,25 @@ def _backbone_process(
     training: BackboneTraining,
     rank: int,
     port: int,
-) -> Backbone:
+) -> tuple[Backbone, TrainingRecord]:
     """One process: its share of the encoding, then its share of every batch."""
     processes = options.processes
     if rank:
         logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(max(1, options.threads // processes))
     vae = AutoencoderKLCogVideoX.from_pretrained(vae_folder, torch_dtype=torch.float32)
-    folder = options.runs / "latents"
-    encode_clips(
-        folder,
-        vae.to(options.device).eval(),
-        count=options.clips,
-        seed=1,
-        config=world,
-        device=options.device,
-        shard=(rank, processes),
-    )
+    folders = []
+    for level in range(world.level + 1):  # the wide world is learned beside the easy one
+        folders.append(options.runs / "latents" / f"level{level}")
+        encode_clips(
+            folders[-1],
+            vae.to(options.device).eval(),
+            count=options.clips,
+            seed=1 + level,
+            config=replace(world, level=level),
+            device=options.device,
+            shard=(rank, processes),
+        )
     if processes > 1:
         address = f"tcp://127.0.0.1:{port}"
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=processes)
@@ -182,12 +200,14 @@ def _backbone_process(
     try:
         return train_backbone(
             options.runs,
-            read_clips(folder),
+            read_clips(*folders),
             training,
             device=options.device,
             process=rank,
             processes=processes,
             start_from=options.out,
+            measure=None if rank else HeldBack(options.runs / "held-back", vae.cpu(), world),
+            measure_every=options.measure_every,
         )
     finally:
         if processes > 1:

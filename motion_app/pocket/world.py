@@ -19,13 +19,16 @@ from motion_app.scene import NEUTRAL_PHRASE
 
 NEUTRAL_SHARE = 0.18  # of captions whose motion words are replaced by NEUTRAL_PHRASE
 PLACEMENT_TRIES = 60
+PASSING_SHARE = 0.35  # of the scenes of level 1 in which creatures may cover each other in part
+PASSING_DISTANCE = 0.5  # of the sum of their radii: how near their centres may then come
 BODY_SIDE, BODY_TOP, BODY_BOTTOM = 1.28, -1.35, 1.03  # the widest kinds' extent, in radii
 
 
 @dataclass(frozen=True)
 class WorldConfig:
     """``height``, ``width`` in pixels, ``frames`` at ``fps``; ``level`` 0 is the easy world, 1 adds
-    rotation and limbs; ``kinds`` are the creatures drawn."""
+    rotation, limbs and creatures that pass in front of each other; ``kinds`` are the creatures
+    drawn."""
 
     height: int = 64
     width: int = 96
@@ -128,6 +131,8 @@ def draw_scene(
     them has room for each of these motions, so that the place does not tell whose is whose. Raises
     ValueError for an unknown name.
     """
+    passing = config.level > 0 and motions is None and rng.random() < PASSING_SHARE
+    closest = PASSING_DISTANCE if passing else 1.0
     count = objects or int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2]))
     unknown = [name for name in motions or () if name not in (*MOTIONS, "worded", "free")]
     if unknown:
@@ -144,7 +149,9 @@ def draw_scene(
         creatures = [_reword(rng, creature, neutral_share) for creature in creatures]
         for _ in range(PLACEMENT_TRIES):
             placed = [_place(rng, config, creature) for creature in creatures]
-            if all(placed) and _apart(placed) and (motions is None or _swappable(placed, config)):
+            if not (all(placed) and _apart(placed, closest)):
+                continue
+            if motions is None or _swappable(placed, config):
                 return Scene(config, int(rng.integers(2**31)), tuple(placed))
         shrink *= 0.96
 
@@ -206,13 +213,15 @@ def _swappable(creatures: Sequence[Creature], config: WorldConfig) -> bool:
     return True
 
 
-def _apart(creatures: Sequence[Creature]) -> bool:
-    """No two creatures touch in any frame (a little overlap of arms is allowed)."""
+def _apart(creatures: Sequence[Creature], closest: float = 1.0) -> bool:
+    """No two creatures touch in the first frame (a little overlap of arms is allowed), and in none
+    do their centres come nearer than ``closest`` times the sum of their radii."""
     for i, a in enumerate(creatures):
         for b in creatures[i + 1 :]:
             size_a, size_b = a.path.scale_x.max(), b.path.scale_x.max()
-            distance = np.linalg.norm(a.centres() - b.centres(), axis=1).min()
-            if distance < a.radius * size_a + b.radius * size_b:
+            distance = np.linalg.norm(a.centres() - b.centres(), axis=1)  # (T,)
+            touching = a.radius * size_a + b.radius * size_b
+            if distance[0] < touching or distance.min() < closest * touching:
                 return False
     return True
 

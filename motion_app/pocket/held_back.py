@@ -1,0 +1,141 @@
+"""What tells whether the backbone is still learning: figures on scenes it never sees.
+
+Their seeds lie apart from the training clips' and from both splits that judge the checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
+from PIL import Image
+
+from motion_app.engine.pipeline import MotionEngine
+from motion_app.evaluation.benchmark import Case, contact_sheet, measure_propagation
+from motion_app.evaluation.extractors import colour_track
+from motion_app.evaluation.metrics import assignment_similarity, follows_own
+from motion_app.pocket.backbone import SCHEDULER_CONFIG, Backbone, rotary_embedding
+from motion_app.pocket.checkpoint import save_checkpoint
+from motion_app.pocket.latents import encode_frames
+from motion_app.pocket.world import RenderedClip, WorldConfig, draw_scene, render
+from motion_app.scene import GenerationRequest, SceneObject
+
+CLIP_SEED, SCENE_SEED = 710_000, 720_000
+CLIPS, SCENES, SHEET_SCENES = 200, 16, 8
+NOISE_LEVEL = 0.6  # of the noise, at which propagated masks are compared
+# Motions whose track tells them; a squash or a wave has none.
+TOLD_BY_TRACK = ("jump", "walk left", "walk right", "rise", "sink", "circle", "sway", "worded")
+
+
+def frame_psnr(frame: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two (H, W, 3) uint8 pictures."""
+    error = np.square(frame.astype(float) - truth.astype(float)).mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+@dataclass(frozen=True, eq=False)
+class HeldBackScene:
+    """A scene whose creatures do what their sentences say, and where they would go."""
+
+    rendered: RenderedClip
+    request: GenerationRequest
+
+    @classmethod
+    def draw(cls, index: int, config: WorldConfig) -> HeldBackScene:
+        rng = np.random.default_rng([SCENE_SEED, index])
+        motions = [str(name) for name in rng.choice(TOLD_BY_TRACK, size=2, replace=False)]
+        scene = draw_scene(rng, config, objects=2, motions=motions, neutral_share=0.0)
+        rendered = render(scene)
+        objects = tuple(
+            SceneObject(
+                mask=rendered.masks[k, 0], sentence=creature.sentence, phrase=creature.phrase
+            )
+            for k, creature in enumerate(scene.creatures)
+        )
+        request = GenerationRequest(rendered.frames[0], objects, seed=index, method="none")
+        return cls(rendered, request)
+
+    def following(self, frames: np.ndarray) -> list[bool]:
+        """Whether each creature of the generated ``frames`` (T, H, W, 3) moves as it was told and
+        unlike the other one."""
+        tracks = [colour_track(frames, scene_object.mask) for scene_object in self.request.objects]
+        alike = [
+            [assignment_similarity(track, truth) for truth in self.rendered.tracks]
+            for track in tracks
+        ]
+        return [
+            follows_own(row[k], max(value for j, value in enumerate(row) if j != k))
+            for k, row in enumerate(alike)
+        ]
+
+
+class HeldBack:
+    """The held-back clips and scenes of a run. Call it with a backbone for its figures; it writes
+    a contact sheet (the true clip above the generated one) into ``folder`` each time."""
+
+    def __init__(self, folder: Path, vae: AutoencoderKLCogVideoX, config: WorldConfig) -> None:
+        self.folder, self.vae = folder, vae
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(CLIP_SEED)
+        scenes = [draw_scene(rng, config) for _ in range(CLIPS)]
+        parts = [
+            encode_frames(vae, np.stack([render(s).frames for s in scenes[i : i + 4]]))
+            for i in range(0, CLIPS, 4)
+        ]
+        self._latents, self._images = (
+            torch.from_numpy(np.concatenate(part)).float() for part in zip(*parts, strict=True)
+        )
+        self._captions = [scene.caption for scene in scenes]
+        self._scenes = [HeldBackScene.draw(i, config) for i in range(SCENES)]
+
+    def __call__(self, backbone: Backbone) -> dict[str, float]:
+        """``loss``: velocity error of the held-back clips at fixed noise; ``follow``: the share of
+        creatures that go where their words say; ``rmpm_iou``: of propagated masks; ``frame1_db``:
+        how well the first frame is kept."""
+        shipped = copy.deepcopy(backbone).to("cpu").float()
+        loss = self._loss(shipped)
+        checkpoint = self.folder / "checkpoint"
+        save_checkpoint(checkpoint, self.vae, shipped)
+        engine = MotionEngine.load(checkpoint, device="cpu")
+        follows, kept, sheet = [], [], []
+        for i, scene in enumerate(self._scenes):
+            frames = engine.generate(scene.request).frames
+            follows += scene.following(frames)
+            kept.append(frame_psnr(frames[0], scene.rendered.frames[0]))
+            if i < SHEET_SCENES:
+                sheet += [scene.rendered.frames, frames]
+        drawn = [Case(i, scene.rendered, ()) for i, scene in enumerate(self._scenes)]
+        key = ("released", NOISE_LEVEL)
+        ious = measure_propagation(engine, drawn, noise_levels=(key[1],), rules=(key[0],))
+        count = len(list(self.folder.glob("sheet-*.png")))
+        Image.fromarray(contact_sheet(sheet)).save(self.folder / f"sheet-{count:03d}.png")
+        return {
+            "loss": round(loss, 5),
+            "follow": float(np.mean(follows)),
+            "rmpm_iou": round(ious[key], 4),
+            "frame1_db": round(float(np.mean(kept)), 2),
+        }
+
+    @torch.no_grad()
+    def _loss(self, backbone: Backbone) -> float:
+        """Mean squared velocity error over all clips, each at its own fixed timestep and noise."""
+        scheduler = CogVideoXDDIMScheduler(**SCHEDULER_CONFIG)
+        rotary = rotary_embedding(backbone.transformer, "cpu")
+        generator = torch.Generator().manual_seed(CLIP_SEED)
+        timesteps = torch.linspace(10, 999, CLIPS).long()
+        errors = []
+        for start in range(0, CLIPS, 8):
+            part = slice(start, start + 8)
+            latents = self._latents[part]
+            noise = torch.randn(latents.shape, generator=generator)
+            noisy = scheduler.add_noise(latents, noise, timesteps[part])
+            target = scheduler.get_velocity(latents, noise, timesteps[part])
+            prediction = backbone(
+                self._captions[part], noisy, self._images[part], timesteps[part], rotary
+            )
+            errors.append((prediction - target).square().mean(dim=(1, 2, 3, 4)))
+        return float(torch.cat(errors).mean())
