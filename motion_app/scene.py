@@ -94,7 +94,7 @@ class GenerationRequest:
 
     ``image``: (H, W, 3) uint8 in the model frame. ``prompt`` None composes the objects' sentences.
     ``steps`` and ``guidance`` None take the checkpoint's own defaults. ``without`` names ablations
-    (method.md, section 3), ``method`` one of ``METHODS`` in ``assignment``.
+    (docs/method.md, section 3), ``method`` one of ``METHODS`` in ``assignment``.
     """
 
     image: np.ndarray

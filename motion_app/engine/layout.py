@@ -110,7 +110,7 @@ class SequenceLayout:
         return slice(self.keys - self.video, self.keys)
 
     def classify(self, object_masks: Tensor) -> TokenClasses:
-        """Sort every token into its class (method.md, section 3).
+        """Sort every token into its class (docs/method.md, section 3).
 
         ``object_masks``: (N, F, h, w) bool; masks may overlap and may be empty. Objects that do not
         take part restrict nothing: their words are free text and their masks are not looked at.

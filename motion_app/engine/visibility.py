@@ -32,7 +32,7 @@ MOST_ENUMERATED = 10  # 2^10 video classes; a plan needs only the sets that occu
 def visibility(
     objects: int, *, scope: str = "released", without: Collection[str] = ()
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """The table of method.md section 3 (FlexiMMT Eq. 5 to 11) for ``objects`` objects.
+    """The table of docs/method.md section 3 (FlexiMMT Eq. 5 to 11) for ``objects`` objects.
 
     Returns the class names in order, ``free``, ``phrase_0`` …, ``motion_0`` …, ``video_{}``, then
     ``video_{0}``, ``video_{0,1}`` … for every set of objects a video token may lie in (smaller sets

@@ -3,8 +3,8 @@
 Here: embeddings, centroid tracks, masks, intervals. Point tracks and optical flow against a
 reference are in ``motion_fidelity`` and, by the formulas of FlexiMMT's release, in
 ``released_fidelity``, what a video's own pixels and features tell in ``video_quality``; this module
-exports them all. Sources: FlexiMMT (method.md, section 10) and the metrics SynMotion takes from
-VBench (synmotion.md, section 4).
+exports them all. Sources: FlexiMMT (docs/method.md, section 10) and the
+metrics SynMotion takes from VBench (docs/synmotion.md, section 4).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def assignment_similarity(
 
 def follows_own(own: float, other: float) -> bool:
     """Whether an object moves as it should: more like its ``own`` reference than FOLLOWS, and more
-    than like the most similar ``other``. method.md, section 10."""
+    than like the most similar ``other``. docs/method.md, section 10."""
     return own > FOLLOWS and own > other
 
 

@@ -39,7 +39,7 @@ def trajectory_fidelity(
     vector. Two tracks are as alike as the mean cosine over the steps in which at least one of them
     moves (``still`` pixels or more) and both are visible; where only one moves it is 0, and a
     static track is like nothing. Each of the n tracks counts with the best of the m. The longer
-    of the two is read at the other's times. FlexiMMT (method.md, section 10), after FlexiAct.
+    of the two is read at the other's times. FlexiMMT (docs/method.md, section 10), after FlexiAct.
 
     Raises MotionAppError for arrays of another shape.
     """
@@ -125,7 +125,7 @@ def flow_fidelity(
     read at the other's times. A pair's value is the mean of two Bhattacharyya coefficients, of the
     speeds' and of the directions' histograms (``FlowHistograms``; the cap is the larger of the two
     99th percentiles). Where neither moves (mean speed below ``still``) it is 1, where one does 0.
-    Pairs in which a mask is empty do not count. FlexiMMT, section 4.1 (method.md, section 10).
+    Pairs in which a mask is empty do not count. FlexiMMT, section 4.1 (docs/method.md, section 10).
 
     Raises MotionAppError for arrays of other shapes and where no pair is left.
     """

@@ -1,7 +1,7 @@
 """The authors' benchmark folder: captions by position in CSV files, clips and masks by name.
 
-Formats: FlexiMMT's release (method.md, section 11). Every path is checked, and a row that lacks one
-is listed with the reason; none is left out in silence.
+Formats: FlexiMMT's release (docs/method.md, section 11). Every path is checked, and a row that
+lacks one is listed with the reason; none is left out in silence.
 """
 
 from __future__ import annotations

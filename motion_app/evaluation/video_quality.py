@@ -1,6 +1,7 @@
 """What a video's own pixels, flow and features tell, and the distance of two sets of videos.
 
-Pure numpy. Definitions as SynMotion uses them (synmotion.md, section 4), most of them VBench's.
+Pure numpy. Definitions as SynMotion uses them (docs/synmotion.md, section 4), most of them
+VBench's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reference clips → cached latents: random views of them, encoded once (method.md, section 5)."""
+"""Reference clips → cached latents: random views, encoded once (docs/method.md, section 5)."""
 
 from __future__ import annotations
 

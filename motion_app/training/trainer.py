@@ -1,5 +1,5 @@
-"""Learns one motion from its reference clips: motion tokens (method.md, sections 4 and 5) or what
-SynMotion learns (synmotion.md)."""
+"""Learns one motion from its reference clips: motion tokens (docs/method.md, sections 4 and 5) or
+what SynMotion learns (docs/synmotion.md)."""
 
 from __future__ import annotations
 
