@@ -201,6 +201,7 @@ def test_the_studies_alone_take_their_root_path_from_a_flag(tmp_path: Path) -> N
         ("", "", ""),
         ("/", "", ""),
         ("/motion/", "/motion", ""),
+        ("/user/anna@lab.example/proxy/7860/", "/user/anna@lab.example/proxy/7860", ""),
         ("https://Lab.Example", "", "https://lab.example"),
         ("http://lab.example:8080/a/b-c", "/a/b-c", "http://lab.example:8080"),
     ],

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from motion_app.errors import RequestError
 
-PATH = re.compile(r"(/[\w.~-]+)*")
+PATH = re.compile(r"(/[\w.~!$&'()*+=:@-]+)*", re.ASCII)
 ORIGIN = re.compile(r"https?://[^/\s@?#]+")
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 PROXIES = "FORWARDED_ALLOW_IPS"  # as uvicorn calls it, which believes X-Forwarded-Proto and -For

@@ -186,7 +186,7 @@ def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
     page.locator("#agree").check()
     page.locator("#begin").click()
     page.locator("#start-practice").click()
-    rater = store.join(link.rpartition("/r/")[2]).id
+    rater = store.join(page.evaluate("history.state.token")).id
     screens = ("Practice 1 of 2", "Practice 2 of 2", "Item 1 of 2", "Item 2 of 2")
     for number, name in enumerate(screens):
         expect(page.locator("#place")).to_have_text(name)
