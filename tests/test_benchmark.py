@@ -336,7 +336,7 @@ def test_external_videos_that_are_missing_broken_or_misshapen_are_told_and_not_s
 def test_videos_and_methods_of_one_name_are_refused(tmp_path):
     for name in ("two-1.mp4", "two-1.gif"):
         (tmp_path / name).write_bytes(b"a video")
-    with pytest.raises(RequestError, match=r"two-1\.mp4 and two-1\.gif"):
+    with pytest.raises(RequestError, match=r"two-1\.gif and two-1\.mp4"):
         parse_external(f"AnyV2V={tmp_path}").find("two-1")
     folder = ["--out", str(tmp_path / "out")]
     for names in (("AnyV2V", "AnyV2V"), ("concat",), (TRUTH,)):

@@ -270,7 +270,10 @@ def test_a_table_with_a_mistake_is_told_where(tmp_path, text, said):
 
 @pytest.mark.parametrize(
     ("extra", "said"),
-    [("our method.webm", r"our method\.mp4 and our method\.webm"), ("first_frame.jpg", "both")],
+    [
+        ("our method.webm", r"our method\.mp4 and our method\.webm"),
+        ("first_frame.jpg", r"first_frame\.jpg, first_frame\.png; keep one"),
+    ],
 )
 def test_two_files_that_would_stand_for_one_are_refused(tmp_path, extra, said):
     draw_items(tmp_path, 1)
@@ -282,10 +285,10 @@ def test_two_files_that_would_stand_for_one_are_refused(tmp_path, extra, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("item,caption,first_frame,references,a,a\nx,y,t.csv,t.csv,t.csv,t.csv\n", '"a" 2 times'),
+        ("item,caption,first_frame,references,a,a\nx,y,t.csv,t.csv,t.csv,t.csv\n", '"a" twice'),
         (
             "item,caption,first_frame,references,a,b\n" + 2 * "x,y,t.csv,t.csv,t.csv,t.csv\n",
-            'called "x"',
+            'two items called "x"',
         ),
     ],
 )

@@ -55,7 +55,7 @@ def desk(tmp_path: Path, database: str | None) -> StudyDesk:
             rows=lambda owner, kind: rows if owner == "ann" else [],
             folder=lambda job: tmp_path / "jobs" / job,
         ),
-        library=SimpleNamespace(list=lambda: [SimpleNamespace(name="roll", preview=clip)]),
+        library=SimpleNamespace(preview_of={"roll": clip}.get),
     )
     return StudyDesk(host)
 

@@ -113,6 +113,7 @@ def test_handles_trim_and_a_drag_crops(page: Page, clip: Path):
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     expect(facts).to_contain_text("0.5–3.3 s, 22 frames")
+    page.locator(".clip-stage").scroll_into_view_if_needed()
     box = page.locator(".clip-stage").bounding_box()
     page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
     page.mouse.down()
