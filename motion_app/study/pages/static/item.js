@@ -30,6 +30,7 @@ export class ItemView {
   #open = false;
   #enlarged = null;
   #turn = 0;
+  #telling; // the timer of onCoverage
 
   /**
    * `onChoice(question, place)` when a rater chooses, `onCoverage(item, frames)` now and then with
@@ -42,7 +43,16 @@ export class ItemView {
     this.onCoverage = onCoverage;
     this.player = new Player({ fps: session.fps, onTick: (...state) => this.#tick(...state) });
     this.#bindTransport();
-    setInterval(() => this.#item && this.onCoverage(this.#item, this.seenFrames), 1000);
+    this.#telling = setInterval(
+      () => this.#item && this.onCoverage(this.#item, this.seenFrames),
+      1000,
+    );
+  }
+
+  /** Nothing is shown any more, and nothing told of it. */
+  leave() {
+    clearInterval(this.#telling);
+    this.player.unload();
   }
 
   get item() {

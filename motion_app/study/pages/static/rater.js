@@ -259,7 +259,7 @@ class Visit {
 
   async #delete() {
     const { deleted } = await this.server.post("api/delete", { sure: true });
-    this.view.player.unload();
+    this.view.leave(); // before forgetting: its timer would remember again
     this.outbox.clear();
     forgetRater(this.server.token);
     history.replaceState(null, "");
