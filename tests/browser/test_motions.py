@@ -14,6 +14,7 @@ from motion_app.pocket.world import draw_scene, render
 from motion_app.settings import load_settings
 from motion_app.ui.host import ModelHost
 from motion_app.ui.motions_tab import MotionsTab
+from motion_app.ui.page import STYLE
 from motion_app.ui.session import Session
 from motion_app.ui.texts import Texts
 from motion_app.video import write_video
@@ -44,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
             tab = MotionsTab(host, texts)
         tab.wire(session)
         tab.attach(page.load(known_browser, [session], [session]), session)
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, css_paths=[STYLE])
     host.start()
     host.engine()
     yield address
