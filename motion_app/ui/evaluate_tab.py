@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +182,13 @@ class EvaluateTab:
         listen(self.picker.pick, self.pick, inputs=[session, self.desk], outputs=[self.picker])
         for button, handler in ((self.every, self.pick_every), (self.none, self.pick_none)):
             listen(button.click, handler, inputs=[session, self.desk], outputs=[self.picker])
-        for event in (self.videos.change, self.extras.change):
-            inputs = [self.desk, self.videos, self.extras, self.methods]
-            listen(event, self.list_uploads, inputs=inputs, outputs=[self.methods])
+        listen(  # one event for both: the answers of two might come in the other order
+            partial(gr.on, [self.videos.change, self.extras.change]),
+            self.list_uploads,
+            inputs=[self.desk, self.videos, self.extras, self.methods],
+            outputs=[self.methods],
+            trigger_mode="always_last",
+        )
         outputs = [
             *(self.score, self.cancel, self.status, self.table, self.files, *self.downloads),
             *(self.plots, self.shown, *self._plotted(), self.timer),

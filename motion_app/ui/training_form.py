@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,14 @@ class TrainingForm:
             inputs=[self.method],
             outputs=[self.steps],
         )
-        for field in (self.noun, self.phrase):
-            listen(
-                field.change,
-                lambda noun, phrase: caption_html(noun, phrase, self.texts),
-                inputs=[self.noun, self.phrase],
-                outputs=[self.caption],
-                trigger_mode="always_last",
-            )
+        # One event for both fields: the answers of two might come in the other order.
+        listen(
+            partial(gr.on, [self.noun.change, self.phrase.change]),
+            lambda noun, phrase: caption_html(noun, phrase, self.texts),
+            inputs=[self.noun, self.phrase],
+            outputs=[self.caption],
+            trigger_mode="always_last",
+        )
 
     def add_clips(self, desk: TrainingDesk, files: list[str] | None) -> list[Any]:
         """Uploaded clips join those there are; one that cannot be read takes none with it."""
