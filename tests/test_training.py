@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -122,6 +124,24 @@ def test_cancelling_keeps_what_was_learned(
     other = MotionTraining(name="jump", noun="red cat", **{**TINY, "steps": 7})
     with pytest.raises(RequestError, match="other settings"):
         train_motion([reference[0]], other, engine=engine, out=out)
+
+
+def test_an_unfinished_training_of_before_a_setting_existed_is_resumed(
+    engine: MotionEngine, reference: tuple[Clip, np.ndarray], tmp_path: Path
+) -> None:
+    out = tmp_path / "jump.safetensors"
+    config = MotionTraining(name="jump", noun="red cat", **TINY)
+    with pytest.raises(GenerationCancelled):
+        train_motion([reference[0]], config, engine=engine, out=out, on_progress=lambda _: False)
+    file = out.with_name(out.name + ".training")
+    state = torch.load(file, weights_only=True)
+    settings = json.loads(state["config"])
+    del settings["sample_latents"]
+    torch.save(state | {"config": json.dumps(settings)}, file)
+    sampled = replace(config, sample_latents=True)
+    with pytest.raises(RequestError, match="other settings"):
+        train_motion([reference[0]], sampled, engine=engine, out=out)
+    assert train_motion([reference[0]], config, engine=engine, out=out).steps == 6
 
 
 def test_views_keep_the_mask_on_the_object(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from motion_app.errors import CheckpointError, RequestError
@@ -92,6 +93,13 @@ class ClipTraining:
         watching."""
         entries = asdict(self)
         return {name: entries[name] for name in entries if name not in WATCHING}
+
+    @classmethod
+    def unchosen(cls) -> dict[str, Any]:
+        """The defaults of the settings on which what is learned depends, as a file has them."""
+        known = {entry.name: entry.default for entry in fields(cls) if entry.name not in WATCHING}
+        defaults = {name: value for name, value in known.items() if value is not MISSING}
+        return json.loads(json.dumps(defaults))
 
 
 @dataclass(frozen=True)

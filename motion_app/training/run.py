@@ -155,8 +155,10 @@ class LearningRun(ABC):
 
     def _resume(self) -> None:
         state = torch.load(self.file, weights_only=True)
-        expected = (self._settings(), self.engine.fingerprint)
-        if (state["config"], state["base"]) != expected:
+        # A setting that the file does not know yet is at its default: what was done before.
+        settings = self.config.unchosen() | json.loads(state["config"])
+        expected = (json.loads(self._settings()), self.engine.fingerprint)
+        if (settings, state["base"]) != expected:
             raise RequestError(
                 f"{self.file.name} is an unfinished training with other settings or another base "
                 "model; finish it with those, or delete it to start anew"
