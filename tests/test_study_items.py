@@ -268,6 +268,13 @@ def test_a_table_with_a_mistake_is_told_where(tmp_path, text, said):
         read_sources(tmp_path / "t.csv")
 
 
+def test_a_video_of_a_kind_that_is_not_read_is_refused_by_name(tmp_path):
+    draw_items(tmp_path, 1)
+    (tmp_path / "item-0" / "theirs.wmv").write_bytes(b"a video")
+    with pytest.raises(RequestError, match=r"item-0.*theirs\.wmv.*no clip this app reads"):
+        read_sources(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
