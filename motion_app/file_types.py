@@ -4,6 +4,7 @@ offering, and what a folder's other files are refused by."""
 
 from __future__ import annotations
 
+from mimetypes import guess_type
 from pathlib import Path
 
 PICTURE_FILES = (
@@ -28,3 +29,9 @@ def is_picture(path: Path | str) -> bool:
 def is_clip(path: Path | str) -> bool:
     """Whether its ending, in whatever case, is that of a clip."""
     return Path(path).suffix.lower() in CLIP_FILES
+
+
+def is_unread_video(path: Path | str) -> bool:
+    """Whether its ending is that of a video of a kind this app does not read."""
+    kind = guess_type(Path(path).name)[0] or ""
+    return kind.startswith("video/") and not is_clip(path)

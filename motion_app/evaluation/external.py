@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from mimetypes import guess_type
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from motion_app.errors import RequestError
 from motion_app.evaluation.cases import BenchmarkCase
 from motion_app.evaluation.result_store import write_json
 from motion_app.evaluation.sheets import png_bytes
-from motion_app.file_types import CLIP_CHOICES, CLIP_KINDS
+from motion_app.file_types import CLIP_CHOICES, CLIP_KINDS, is_unread_video
 from motion_app.media import write_video
 from motion_app.results import make_folder, mask_png
 
@@ -33,7 +32,7 @@ class ExternalMethod:
         if len(read) > 1:
             names = " and ".join(file.name for file in read)
             raise RequestError(f"{self.name} has {names} for one scene; keep one of them")
-        others = [file for file in files if (guess_type(file.name)[0] or "").startswith("video/")]
+        others = [file for file in files if is_unread_video(file)]
         if others and not read:
             raise RequestError(f"{others[0].name} is no clip this app reads; use {CLIP_KINDS}")
         return read[0] if read else None

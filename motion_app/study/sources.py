@@ -17,12 +17,11 @@ import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from mimetypes import guess_type
 from pathlib import Path
 from typing import Any, get_args
 
 from motion_app.errors import RequestError
-from motion_app.file_types import CLIP_FILES, CLIP_KINDS, STILL_FILES
+from motion_app.file_types import CLIP_FILES, CLIP_KINDS, STILL_FILES, is_unread_video
 from motion_app.leftovers import listed
 from motion_app.media import decode_data_uri
 from motion_app.study.plan import Kind
@@ -71,7 +70,7 @@ def _read_folder(folder: Path) -> SourceItem:
     files = [file for file in listed(folder) if file.is_file()]
     clips = [file for file in files if file.suffix.lower() in VIDEOS]
     for file in files:
-        if file not in clips and (guess_type(file.name)[0] or "").startswith("video/"):
+        if is_unread_video(file):
             raise RequestError(
                 f'the item "{folder.name}" has {file.name}, which is no clip this app reads; use '
                 f"{CLIP_KINDS}"
