@@ -44,7 +44,7 @@ study-load: $(VENV)/.installed
 
 # Sixty videos for four clients at a time from a fresh server, and the memory it holds meanwhile.
 soak: $(VENV)/.installed
-	$(BIN)/python -m motion_app.soak $(ARGS)
+	$(BIN)/python -m motion_app.speed.soak $(ARGS)
 
 # The README's pictures: a real session in a real browser, into assets/screenshots.
 screenshots: $(VENV)/.installed-dev $(VENV)/.chromium

@@ -10,14 +10,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from motion_app.errors import MotionAppError
-from motion_app.hosting import Hosting
-from motion_app.settings import Settings
+from motion_app.settings import Hosting, Settings
 from motion_app.ui.space import Stage, open_space, prepare_stage
-from motion_app.ui.upload_folder import UploadFolder
+from motion_app.ui.uploads import UploadFolder
 
 if TYPE_CHECKING:
-    from motion_app.study.address import PublicAddress
-    from motion_app.study.server import StudySettings
+    from motion_app.study.site.address import PublicAddress
+    from motion_app.study.site.app import StudySettings
 
 WORKER_THREADS = 128  # a page that watches its job holds one
 HOSTING = Hosting.detect()
@@ -84,13 +83,13 @@ def _credentials(auth: str | None) -> tuple[str, str] | None:
 
 def _public(settings: Settings) -> PublicAddress:
     """Where browsers find the app; gradio's own variable says it too."""
-    from motion_app.study.address import PublicAddress
+    from motion_app.study.site.address import PublicAddress
 
     return PublicAddress.parse(settings.root_path or os.environ.get("GRADIO_ROOT_PATH", ""))
 
 
 def _serve_studies(settings: Settings) -> None:
-    from motion_app.study.server import serve
+    from motion_app.study.site.app import serve
 
     studies = _study_settings(settings)
     here = studies.public.origin or f"http://{settings.host}:{settings.port}"
@@ -100,7 +99,7 @@ def _serve_studies(settings: Settings) -> None:
 
 
 def _study_settings(settings: Settings) -> StudySettings:
-    from motion_app.study.server import StudySettings
+    from motion_app.study.site.app import StudySettings
 
     folder = settings.outputs / "studies"
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +118,8 @@ def _serve(
 ) -> None:
     from starlette.routing import Mount
 
-    from motion_app.study.server import build_study_app
-    from motion_app.ui.gateway import server_options
+    from motion_app.study.site.app import build_study_app
+    from motion_app.ui.boundary import server_options
     from motion_app.ui.page import launch_options
 
     page, host, limits = stage.page, stage.host, settings.limits
@@ -136,7 +135,7 @@ def _serve(
         allowed_paths=[str(host.jobs.files)],
         mcp_server=mcp,
         prevent_thread_lock=True,
-        strict_cors=False,  # our own rule is stricter, see motion_app.ui.front
+        strict_cors=False,  # our own rule is stricter, see motion_app.ui.boundary
         app_kwargs=server_options(limits, studies.public),
         root_path=str(studies.public),
         **launch_options(),

@@ -2,8 +2,8 @@
 
 Data flow, in the order the files are read::
 
-    upload → media → segmentation → assignment → GenerationRequest → engine → GeneratedVideo
-                                                         ↑ library ← MotionTokens ← training
+    upload → media → models.clicks → request → GenerationRequest → engine → GeneratedVideo
+                                        ↑ library ← MotionTokens ← training
 
 Symbols used in every shape comment (FlexiMMT, section 3, and CogVideoX's own configs):
 

@@ -1,11 +1,19 @@
-"""Deployment settings: every field can be set by an environment variable ``MOTION_APP_<NAME>``.
+"""Deployment settings, and where the app runs.
+
+Deployment settings: every field can be set by an environment variable ``MOTION_APP_<NAME>``.
 
 Limits nest with two underscores: ``MOTION_APP_LIMITS__OBJECTS=4``.
+
+Where the app runs: on somebody's own machine or on a hosted Space, and what follows from it.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,6 +22,11 @@ from motion_app.errors import CheckpointError, MotionAppError
 from motion_app.geometry import GenerationDefaults
 
 ROOT = Path(__file__).resolve().parent.parent
+TRUE = ("1", "t", "true")
+TOO_LONG_FOR_ZERO_GPU = (
+    "learning a motion takes longer than the minutes of GPU that ZeroGPU lends to a call; run the "
+    "app on your own machine, or train with the command line and import the file"
+)
 
 
 class Limits(BaseModel):
@@ -133,3 +146,32 @@ def load_settings(**given: object) -> Settings:
         first = error.errors()[0]
         name = "MOTION_APP_" + "__".join(str(part).upper() for part in first["loc"])
         raise MotionAppError(f"the setting {name} is wrong: {first['msg']}") from error
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """``space``: the Space's owner/name, "" on a machine of one's own. ``zero_gpu``: its GPU is
+    lent to single calls."""
+
+    space: str = ""
+    zero_gpu: bool = False
+
+    @classmethod
+    def detect(cls, environment: Mapping[str, str] = os.environ) -> Hosting:
+        """From the variables that a Space sets."""
+        space = environment.get("SPACE_ID", "")
+        lent = environment.get("SPACES_ZERO_GPU", "").lower() in TRUE
+        return cls(space, zero_gpu=bool(space) and lent)
+
+    def settings(self, **given: object) -> Settings:
+        """The environment's settings, with ``given`` on top. On a Space, where these are not set,
+        the page is served to everybody and learning is off, which would keep the device from all
+        others; with ZeroGPU it is off for good."""
+        settings = load_settings(**given)
+        if not self.space:
+            return settings
+        own: dict[str, Any] = {"host": "0.0.0.0", "training": False}
+        changes = {key: value for key, value in own.items() if key not in settings.model_fields_set}
+        if self.zero_gpu:
+            changes["training"] = False
+        return settings.model_copy(update=changes)

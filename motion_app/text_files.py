@@ -1,5 +1,8 @@
 """Text files of strangers: UTF-8 or UTF-16 with or without a byte order mark, the line endings of
-any system, CSV as spreadsheets write it, one record a line, and paths as Windows writes them."""
+any system, CSV as spreadsheets write it, one record a line, and paths as Windows writes them.
+
+What operating systems and editors leave in folders, which nobody means by naming a folder.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from motion_app.errors import RequestError
@@ -27,6 +31,13 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 SEPARATOR_LINE = re.compile(r'\s*"?sep=([,;\t])"?[,;\t]*\s*', re.IGNORECASE)  # Excel's own
 DRIVE = re.compile(r"[A-Za-z]:[/\\]|\\\\")
 MARK = "\ufeff"
+# Beside every hidden name (.DS_Store, ._clip.mp4 and .Trashes of macOS, .ipynb_checkpoints,
+# .~lock.a.csv#, .clip.mp4.swp): macOS in archives, Windows, Synology, editors, Office, compilers.
+PATTERNS = (
+    *("__macosx", "icon\r", "thumbs.db", "ehthumbs*.db", "desktop.ini", "$recycle.bin"),
+    *("system volume information", "@eadir", "@tmp", "#recycle", "lost+found"),
+    *("~$*", "*~", "#*#", "*.swp", "*.swo", "*.swx", "__pycache__"),
+)
 
 
 def decoded(content: bytes, what: str) -> str:
@@ -97,8 +108,6 @@ def json_text(record: Any, **options: Any) -> str:
 
 
 # tables -----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Row:
     """``line``: of the file, where the row begins; ``cells``: column → text without white space
@@ -225,8 +234,6 @@ def _parsed(
 
 
 # paths ------------------------------------------------------------------------------------------
-
-
 def located(folder: Path | str, written: str) -> Path:
     """What a text means by a path that starts from ``folder``: as it stands where there is such a
     file; else with Windows' backslashes for slashes, and with its letters encoded as the disk has
@@ -266,3 +273,20 @@ def _alike(path: Path) -> Path:
             part = names[0]
         found /= part
     return found
+
+
+def is_leftover(path: Path | PurePosixPath | str) -> bool:
+    """Whether a name, or any part of a relative path, is such a leftover or hidden."""
+    parts = PurePosixPath(str(path).replace("\\", "/")).parts
+    return any(_left(part) for part in parts if part not in (".", "..", "/"))
+
+
+def _left(name: str) -> bool:
+    name = name.casefold()
+    return name.startswith(".") or any(fnmatchcase(name, pattern) for pattern in PATTERNS)
+
+
+def listed(folder: Path, pattern: str = "*") -> Iterator[Path]:
+    """What lies in ``folder`` and fits ``pattern``, in the order of the names, leftovers left out.
+    OSError where the folder cannot be read."""
+    return (path for path in sorted(folder.glob(pattern)) if not is_leftover(path.name))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motion_app.errors import RequestError
-from motion_app.evaluation.workers import BenchSource, Crew
+from motion_app.jobs.workers import BenchSource, Crew
 from motion_app.settings import Settings
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.geometry import fit_image
-from motion_app.library import Library
-from motion_app.media import read_image
-from motion_app.results import SavedVideo, save_result
+from motion_app.library.library import Library
+from motion_app.media.files import read_image
+from motion_app.media.results import SavedVideo, save_result
+from motion_app.models.clicks import ClickSegmenter
 from motion_app.scene import Box, GenerationRequest, SceneObject, StepReport
-from motion_app.segmentation import ClickSegmenter
 
 POCKET = Path("checkpoints/pocket")  # or any CogVideoX image-to-video model, by folder or hub name
 PICTURE = Path("assets/examples/2-side-by-side.png")
@@ -36,7 +36,7 @@ def generate(out: Path, *, steps: int | None = None, seed: int = 0) -> SavedVide
     fitted = fit_image(picture, frame.height, frame.width, "crop")  # .image: (H, W, 3)
 
     # A mask for each thing: here from a box drawn around it, by SAM 2. A black and white picture
-    # serves as well: motion_app.media.read_mask(path).
+    # serves as well: motion_app.media.files.read_mask(path).
     segmenter = ClickSegmenter.load(POCKET / "sam2")
     segmenter.set_image(picture)
     drawn = json.loads(PICTURE.with_suffix(".json").read_text())["objects"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from motion_app.media import encode_data_uri
+from motion_app.media.files import encode_data_uri
 from motion_app.settings import ROOT
 
 EXAMPLE = sorted((ROOT / "assets" / "examples").glob("*.png"))[0]

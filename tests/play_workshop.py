@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.errors import GenerationCancelled, RequestError
-from motion_app.jobs.handling import GoOn
+from motion_app.jobs.kinds import Bench, GoOn
 from motion_app.jobs.manifest import Item
-from motion_app.jobs.workshop import Bench
 
 
 def play_item(name: str, line: int = 1, **does: Any) -> Item:

@@ -23,12 +23,10 @@ from PIL import Image
 
 from motion_app.errors import RequestError
 from motion_app.scene import Click
-from motion_app.training.inputs import TrainingInputs
-from motion_app.training.selection import ClipSelection
-from motion_app.ui.following import Following
-from motion_app.ui.job_stream import JobStream
+from motion_app.training.inputs import ClipSelection, TrainingInputs
+from motion_app.ui.motions.training import submit_training
 from motion_app.ui.texts import Texts
-from motion_app.ui.training_desk import submit_training
+from motion_app.ui.transfer.stream import Following, JobStream
 
 
 def watch_models(engine: Any) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from motion_app.cli import _parser
-from motion_app.commands import train_pocket
+from motion_app.cli.main import _parser
+from motion_app.cli.videos import train_pocket
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = [ROOT / "checkpoints" / "pocket" / "README.md"]

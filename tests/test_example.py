@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from motion_app.cli import main
-from motion_app.media import read_clip
+from motion_app.cli.main import main
+from motion_app.media.files import read_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 

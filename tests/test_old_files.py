@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 import torch
 
-from motion_app.cli import main
+from motion_app.benchmark import campaign
+from motion_app.cli.main import main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError
-from motion_app.evaluation import campaign
-from motion_app.jobs import ingredients
-from motion_app.jobs.generation import GenerationRunner
+from motion_app.jobs import content_keys
+from motion_app.jobs.kinds import GenerationRunner, TrainingRunner
 from motion_app.jobs.queue import JobQueue
-from motion_app.jobs.training import TrainingRunner
-from motion_app.library import Library, check_motion_file
-from motion_app.media import read_recipe
+from motion_app.library.library import Library
+from motion_app.library.motion_file import check_motion_file
+from motion_app.media.provenance import read_recipe
 from motion_app.settings import Limits
-from motion_app.study import ledger
+from motion_app.study import unblinding
+from motion_app.study.answers import StudyStore
 from motion_app.study.links import new_id
 from motion_app.study.plan import Plan, StudyConfig, draw_plan
 from motion_app.study.records import Answer
-from motion_app.study.store import StudyStore
 
 KEPT = Path(__file__).resolve().parent / "fixtures" / "version_1"
 MADE_WITH = json.loads((KEPT / "made_with.json").read_text())
@@ -49,7 +49,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MOTION_APP_MODEL", str(folder / "checkpoint"))
     monkeypatch.setenv("MOTION_APP_MOTIONS", json.dumps([str(folder / "motions")]))
     monkeypatch.setenv("MOTION_APP_DEVICE", "cpu")
-    for module in (ingredients, campaign):
+    for module in (content_keys, campaign):
         monkeypatch.setattr(module, "version", MADE_WITH["versions"].__getitem__)
     return folder
 
@@ -210,7 +210,7 @@ def test_a_batch_that_was_half_done_is_finished_and_nothing_is_made_twice(old, c
     kept = contents(out / "results")
     (state,) = out.glob("unfinished/*/*.training")
     checked = run(capsys, "batch", old / "batch" / "manifest.jsonl", "--out", out, "--check")
-    expected = 3 if MADE_WITH["format"] == ingredients.FORMAT else 0
+    expected = 3 if MADE_WITH["format"] == content_keys.FORMAT else 0
     assert (checked["items"], checked["kept"]) == (5, expected)
     ended = run(capsys, "batch", old / "batch" / "manifest.jsonl", "--out", out)
     assert (ended["made"], ended["kept"], ended["failed"]) == (5 - expected, expected, 0)
@@ -246,7 +246,7 @@ def study(old: Path) -> Iterator[StudyStore]:
 
 
 def test_an_old_study_goes_on_with_its_raters_and_answers(study):
-    before = ledger.overview(study)
+    before = unblinding.overview(study)
     assert [state.done for state in before.raters] == [3, 1, 0, 0]
     assert [state.joined is not None for state in before.raters] == [True, True, True, False]
     assert before.raters[3].handed_out and before.unblinded is None
@@ -257,7 +257,7 @@ def test_an_old_study_goes_on_with_its_raters_and_answers(study):
     for number in (1, 2):
         for question in asked:
             study.save(half, answer(number, question))
-    after = ledger.overview(study)
+    after = unblinding.overview(study)
     assert after.raters[1].done == 3 and after.answers == before.answers + 2 * len(asked) - 1
 
 

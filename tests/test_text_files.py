@@ -7,9 +7,10 @@ import os
 import pytest
 
 from motion_app.errors import RequestError
-from motion_app.leftovers import is_leftover, listed
 from motion_app.text_files import (
+    is_leftover,
     json_text,
+    listed,
     located,
     read_json,
     read_rows,

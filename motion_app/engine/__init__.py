@@ -1,5 +1,5 @@
 """The method on a stock CogVideoX image-to-video checkpoint, file by file::
 
-layout → motion_tokens → visibility (who sees whom) → attention → processor → steering (its state)
-→ propagation → memory → pipeline
+layout → motion_tokens → attention (who sees whom) → steering (the processor and its state)
+→ propagation → memory → backbone → pipeline
 """

@@ -16,9 +16,9 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from motion_app.devices import device_named
 from motion_app.engine.footprint import Footprint, tile_size
 from motion_app.errors import CheckpointError
+from motion_app.models.devices import device_named
 
 log = logging.getLogger(__name__)
 

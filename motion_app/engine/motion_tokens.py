@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from motion_app.errors import MotionFileError
-from motion_app.motion_files import format_of, read_header
+from motion_app.library.motion_file import format_of, read_header
 from motion_app.settings import DEFAULT_LIMITS, Limits
 
 PUBLISHED_NAME = re.compile(r"transformer_blocks\.(\d+)\.attn1\.processor\.motion_inversion_tokens")

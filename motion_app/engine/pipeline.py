@@ -2,42 +2,48 @@
 
 The seams are diffusers' own: attention processors, the step-end callback, ``interrupt``, latent
 output. Nothing of diffusers is forked or patched.
+
+The denoising steps of one generation as they are watched: masks, reports, cancelling.
+
+The recipe of a video: plain JSON that replays it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from motion_app.assignment import check_method, check_request
 from motion_app.engine.acceleration import STOCK, Acceleration
-from motion_app.engine.checkpoint import checkpoint_folder, fingerprint, one_line
-from motion_app.engine.decoding import LatentDecoder
-from motion_app.engine.generation_run import GenerationRun, OnStep
+from motion_app.engine.attention import check_ablations
+from motion_app.engine.backbone import LatentDecoder, PromptStates
 from motion_app.engine.memory import DeviceProfile
-from motion_app.engine.outlook import Outlook, look_ahead
+from motion_app.engine.planning import Outlook, look_ahead
 from motion_app.engine.preparation import PreparedScene, prepare_scene
-from motion_app.engine.prompt_states import PromptStates
 from motion_app.engine.propagation import PropagationConfig
-from motion_app.engine.recipe import recipe_of
 from motion_app.engine.runtime import Runtime
-from motion_app.engine.visibility import check_ablations
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.methods import ABLATIONS
-from motion_app.scene import GeneratedVideo, GenerationRequest
+from motion_app.models.hub import checkpoint_folder, fingerprint, one_line
+from motion_app.request.request import check_method, check_request, request_to_json
+from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 from motion_app.settings import Limits
 
 DEFAULT_CHECKPOINT = "checkpoints/pocket"
+OnStep = Callable[[StepReport], bool | None]
 
 
 class MotionEngine:
@@ -243,3 +249,143 @@ def _propagation_config(defaults: GenerationDefaults) -> PropagationConfig:
         return PropagationConfig(**defaults.rmpm)
     except TypeError as error:
         raise CheckpointError(f'the checkpoint\'s "rmpm" settings are wrong: {error}') from error
+
+
+class GenerationRun:
+    """``step`` steps are done; ``track`` holds the masks of the next one; ``cancelled``: the person
+    asked to stop."""
+
+    def __init__(
+        self,
+        engine: MotionEngine,
+        request: GenerationRequest,
+        scene: PreparedScene,
+        on_step: OnStep | None,
+    ) -> None:
+        self.engine = engine
+        self.request = request
+        self.steering = scene.steering
+        self.track = scene.track
+        self.on_step = on_step
+        self.step = 0
+        self.cancelled = False
+        self._clean: Tensor | None = None
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """See every output of the transformer, for the estimate of the clean latents."""
+        if self.on_step is None:
+            yield
+            return
+        hook = self.engine.pipe.transformer.register_forward_hook(self._predicted, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def step_ended(
+        self, pipe: CogVideoXImageToVideoPipeline, step: int, timestep: Tensor, tensors: dict
+    ) -> dict[str, Any]:
+        """diffusers' step-end callback."""
+        self.step = step + 1
+        self._propagate()
+        self.engine.runtime.cache.step_ended(
+            self.step,
+            self.request.steps,
+            masks_move=self.steering is not None and self.steering.tracks_masks,
+            guided=self.request.guidance > 1,
+            timestep=lambda: int(pipe.current_timestep),
+        )
+        if self.on_step is not None:
+            now = time.perf_counter()
+            report = StepReport(
+                step=self.step,
+                steps=self.request.steps,
+                seconds=now - self._started,
+                latents=self._clean.cpu().numpy(),
+                masks=self.track.masks.cpu().numpy(),
+                masks_settled=self.steering is None or not self.steering.tracks_masks,
+            )
+            self._started = now
+            if self.on_step(report) is False:
+                self.cancelled = True
+                pipe._interrupt = True  # diffusers' documented way to leave the loop
+        return {}
+
+    def _propagate(self) -> None:
+        """RMPM on this step's features, or DMEM's masks; they hold from the next step on."""
+        steering = self.steering
+        if steering is None:
+            return
+        if steering.nouns is not None:
+            self.track = replace(self.track, masks=steering.layer_masks())
+        elif steering.recording and self.step < self.request.steps:
+            features = steering.features().to(self.track.masks.device)
+            self.track = self.track.after(features, self.engine.propagation)
+            steering.recording = not self.track.settled
+            if steering.recording or not steering.masked:
+                steering.set_masks(self.track.masks)
+        steering.begin_step()
+
+    def _predicted(self, module: nn.Module, args: tuple, kwargs: dict, output: tuple) -> None:
+        """Estimate the clean latents from the transformer's output, guidance included."""
+        g = self.engine.geometry
+        prediction = output[0].float()  # (1 or 2, F, C, H', W')
+        if len(prediction) == 2:
+            unconditional, conditional = prediction.chunk(2)
+            prediction = unconditional + self.request.guidance * (conditional - unconditional)
+        noisy = kwargs["hidden_states"][-1:, :, : g.latent_channels].float()
+        scheduler = self.engine.pipe.scheduler
+        kept = scheduler.alphas_cumprod[int(kwargs["timestep"][0])].item()
+        kind = scheduler.config.prediction_type
+        if kind == "v_prediction":
+            clean = kept**0.5 * noisy - (1 - kept) ** 0.5 * prediction
+        elif kind == "epsilon":
+            clean = (noisy - (1 - kept) ** 0.5 * prediction) / max(kept, 1e-8) ** 0.5
+        else:
+            clean = prediction
+        self._clean = clean[0, g.padded_latent_frames - g.latent_frames :]  # (F, C, H', W')
+
+
+def recipe_of(
+    engine: MotionEngine, request: GenerationRequest, scene: PreparedScene
+) -> dict[str, Any]:
+    """Plain JSON that replays the generation; ``request`` alone is what the command line takes,
+    picture and masks included."""
+    g = engine.geometry
+    digests = scene.motion_digests or ("",) * len(request.objects)
+    return {
+        "request": request_to_json(request, model=engine.defaults.name),
+        "seed": request.seed,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "prompt": request.full_prompt(),
+        "method": request.method,
+        "without": sorted(request.without),
+        "scope": request.scope,
+        "objects": [
+            {
+                "sentence": item.sentence,
+                "phrase": item.phrase,
+                "name": item.name,
+                "motion": None if item.motion is None else item.motion.name,
+                "motion_sha256": digest,
+                "strength": item.strength,
+            }
+            for item, digest in zip(request.objects, digests, strict=True)
+        ],
+        "model": engine.defaults.name,
+        "base": engine.fingerprint,
+        "motion_in_unconditional": engine.defaults.motion_in_unconditional,
+        "propagation": asdict(engine.propagation),
+        "width": g.width,
+        "height": g.height,
+        "frames": g.frames,
+        "fps": g.fps,
+        "device": str(engine.profile.device),
+        "dtype": str(engine.profile.dtype).removeprefix("torch."),
+        "profile": engine.profile.placement.name,
+        "acceleration": engine.runtime.acceleration.to_json(),
+        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+    }

@@ -15,17 +15,15 @@ from torch import Tensor, nn
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
 from motion_app.engine.attention import Attend, attend
 from motion_app.engine.layout import SequenceLayout
-from motion_app.engine.motion_pack import MotionPack
 from motion_app.engine.motion_tokens import MotionTokens
-from motion_app.engine.processor import KeyValues
 from motion_app.engine.propagation import MaskTrack
-from motion_app.engine.steering import AdapterSteering, GenerationSteering, steered
-from motion_app.engine.synmotion import check_words
+from motion_app.engine.steering import AdapterSteering, GenerationSteering, KeyValues, steered
+from motion_app.engine.synmotion import MotionPack, check_words
 from motion_app.errors import RequestError
 from motion_app.geometry import mask_to_grid
-from motion_app.library import file_digest
+from motion_app.library.motion_file import file_digest
 from motion_app.methods import ABLATIONS, PACK_METHODS, TOKEN_METHODS
-from motion_app.phrases import Clause, find_clauses, find_phrases
+from motion_app.request.phrases import Clause, find_clauses, find_phrases
 from motion_app.scene import GenerationRequest
 
 if TYPE_CHECKING:

@@ -1,20 +1,34 @@
-"""What an ``Acceleration`` means for one loaded transformer, and for each generation on it."""
+"""What an ``Acceleration`` means for one loaded transformer, and for each generation on it.
+
+The two halves of classifier-free guidance on two devices, each with its copy of the weights.
+
+The unconditional half runs where the pipeline is, the conditional one on the second device; a GPU
+works while the next one is given its work, so both run at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from motion_app.engine.acceleration import Acceleration, compile_blocks, compiled_attention
-from motion_app.engine.attention import Attend, attend
-from motion_app.engine.guidance_split import GuidancePair
+from motion_app.engine.attention import Attend, AttentionPlan, attend
 from motion_app.engine.kernels import TORCH_OWN, attention_kernel
 from motion_app.engine.preparation import PreparedScene
+from motion_app.engine.steering import KeyValues, Steering, steered
 from motion_app.engine.step_cache import CacheSwitch
+
+HOOK = "guidance_split"
 
 
 class Runtime:
@@ -63,3 +77,109 @@ def _halves_part(scene: PreparedScene) -> bool:
     DMEM's masks of the conditional half rule both."""
     nouns = None if scene.steering is None else scene.steering.nouns
     return scene.adapters is None and nouns is None
+
+
+class HalfSteering:
+    """What the processors of one device see of the generation's steering: one share of the batch.
+
+    ``steering.plans`` answers for both halves; ``half`` 0 is the unconditional one. Only the
+    conditional half is observed, as RMPM asks.
+    """
+
+    def __init__(self, steering: Steering, half: int, device: torch.device) -> None:
+        self.steering, self.half, self.device = steering, half, device
+        self._moved: dict[int, tuple[AttentionPlan, AttentionPlan]] = {}
+        self._keys: dict[int, KeyValues] = {}
+
+    def plans(self, layer: int, query: Tensor, key: Tensor) -> Sequence[AttentionPlan]:
+        plans = self.steering.plans(layer, query, key)
+        return [self._here(plans[self.half if len(plans) > 1 else 0])]
+
+    def key_values(self, layer: int, attn: Attention) -> KeyValues:
+        if layer not in self._keys:
+            key, value = self.steering.key_values(layer, attn)
+            self._keys[layer] = (key.to(self.device), value.to(self.device))
+        return self._keys[layer]
+
+    def observe(self, layer: int, video: Tensor) -> None:
+        if self.half == 1:
+            self.steering.observe(layer, video)
+
+    def _here(self, plan: AttentionPlan) -> AttentionPlan:
+        """``plan`` with its positions on this device; the newest one is kept."""
+        kept = self._moved.get(0)
+        if kept is None or kept[0] is not plan:
+            kept = self._moved[0] = (plan, plan_on(plan, self.device))
+        return kept[1]
+
+
+def plan_on(plan: AttentionPlan, device: torch.device) -> AttentionPlan:
+    """``plan`` with its index sets on ``device``."""
+
+    def move(part: Any) -> Any:
+        return part.to(device) if isinstance(part, Tensor) else part
+
+    groups = tuple(
+        replace(group, rows=move(group.rows), keys=move(group.keys), bias=move(group.bias))
+        for group in plan.groups
+    )
+    return AttentionPlan(plan.layout, groups, move(plan.order))
+
+
+class SplitHook(ModelHook):
+    """Runs the first half of the batch in the model it hangs on, the second in ``replica``."""
+
+    def __init__(self, replica: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.replica, self.device = replica, device
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        batch = len(kwargs["hidden_states"])
+        if batch != 2:
+            return self.fn_ref.original_forward(*args, **kwargs)
+
+        def half(number: int, device: torch.device) -> dict[str, Any]:
+            def cut(part: Any) -> Any:
+                if not isinstance(part, Tensor):
+                    return part
+                return part.to(device, non_blocking=True)
+
+            cuts = {
+                name: part[number : number + 1]
+                if name in ("hidden_states", "encoder_hidden_states", "timestep")
+                else part
+                for name, part in kwargs.items()
+            }
+            return tree_map(cut, cuts)
+
+        here = kwargs["hidden_states"].device
+        conditional = self.replica(**half(1, self.device))[0]
+        unconditional = self.fn_ref.original_forward(*args, **half(0, here))[0]
+        return (torch.cat([unconditional, conditional.to(here)]),)
+
+
+class GuidancePair:
+    """A transformer and its copy on ``device``."""
+
+    def __init__(self, transformer: nn.Module, device: torch.device | str) -> None:
+        self.transformer, self.device = transformer, torch.device(device)
+        self.replica = copy.deepcopy(transformer).to(self.device)
+
+    @contextmanager
+    def installed(self, steering: Steering | None, *, attention: Attend) -> Iterator[None]:
+        """Split every call with both halves; ``steering`` None for stock attention."""
+        registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
+        registry.register_hook(SplitHook(self.replica, self.device), HOOK)
+        try:
+            if steering is None:
+                yield
+                return
+            here = HalfSteering(steering, 0, self.transformer.device)
+            there = HalfSteering(steering, 1, self.device)
+            with (
+                steered(self.transformer, here, attention=attention),
+                steered(self.replica, there, attention=attention),
+            ):
+                yield
+        finally:
+            registry.remove_hook(HOOK, recurse=False)

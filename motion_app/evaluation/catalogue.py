@@ -19,9 +19,13 @@ import numpy as np
 from motion_app.errors import MotionAppError
 from motion_app.evaluation import metrics as m
 from motion_app.evaluation import weights as w
-from motion_app.evaluation.extractors import half_warp
 from motion_app.evaluation.features import DIS, RAFT, VideoFeatures
-from motion_app.evaluation.items import JudgedObject, ReferenceClip
+from motion_app.evaluation.released_fidelity import (
+    flow_fidelity_released,
+    trajectory_fidelity_released,
+)
+from motion_app.evaluation.trackers import half_warp
+from motion_app.evaluation.videos import JudgedObject, ReferenceClip
 
 DYNAMIC_FPS = 8.0  # VBench samples about so many frames a second
 Values = tuple[float, ...]  # one for the video, or one for each object that could be measured
@@ -99,7 +103,7 @@ def _released_trajectories(video: VideoFeatures) -> Values:
     for thing in _judged(video):
         ours, theirs = video.box_tracks(thing), video.box_tracks(thing.reference)
         points = theirs.points * _to_size(video, thing.reference)  # [m, T', 2] (y, x)
-        values.append(m.trajectory_fidelity_released(ours.points, points))
+        values.append(trajectory_fidelity_released(ours.points, points))
     return tuple(values)
 
 
@@ -109,7 +113,7 @@ def _released_flows(video: VideoFeatures) -> Values:
         clip = thing.reference
         flow = video.flow(RAFT, clip.frames).forward * _to_size(video, clip)[::-1]  # (x, y)
         values.append(
-            m.flow_fidelity_released(
+            flow_fidelity_released(
                 video.flow(RAFT, video.frames).forward,
                 video.masks(RAFT, thing)[:-1],
                 flow.astype(np.float32),
@@ -203,7 +207,7 @@ def _rated(source: str, metric: Callable[[np.ndarray], float], video: VideoFeatu
 
 
 def _asked(template: str, video: VideoFeatures) -> Values:
-    from motion_app.evaluation.judge import share_of_yes
+    from motion_app.evaluation.networks import share_of_yes
 
     shares = []
     for thing in video.opened.objects:
@@ -216,13 +220,13 @@ def _asked(template: str, video: VideoFeatures) -> Values:
 
 
 def _motion_asked(video: VideoFeatures) -> Values:
-    from motion_app.evaluation.judge import MOTION_QUESTION
+    from motion_app.evaluation.networks import MOTION_QUESTION
 
     return _asked(MOTION_QUESTION, video)
 
 
 def _subject_asked(video: VideoFeatures) -> Values:
-    from motion_app.evaluation.judge import SUBJECT_QUESTION
+    from motion_app.evaluation.networks import SUBJECT_QUESTION
 
     return _asked(SUBJECT_QUESTION, video)
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from motion_app.evaluation import weights as w
-from motion_app.evaluation.extractors import (
+from motion_app.evaluation.metrics import FlowHistograms, appearance_over_time, flow_histograms
+from motion_app.evaluation.trackers import (
     FlowPair,
     PointTracks,
     box_points,
@@ -23,9 +24,7 @@ from motion_app.evaluation.extractors import (
     flow_tracks,
     grid_points,
 )
-from motion_app.evaluation.items import JudgedObject, OpenedItem, ReferenceClip
-from motion_app.evaluation.metrics import appearance_over_time
-from motion_app.evaluation.motion_fidelity import FlowHistograms, flow_histograms
+from motion_app.evaluation.videos import JudgedObject, OpenedItem, ReferenceClip
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,10 @@ class Judges:
         return self._loaded[source]
 
     def _load(self, source: str) -> Any:
-        from motion_app.evaluation import backbones, judge  # the metrics without weights need none
+        from motion_app.evaluation import (
+            networks as backbones,  # the metrics without weights need none
+        )
+        from motion_app.evaluation import networks as judge  # the metrics without weights need none
 
         makers: dict[str, Callable[..., Any]] = {
             w.CLIP: backbones.ClipEmbedder,

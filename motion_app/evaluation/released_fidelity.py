@@ -1,6 +1,6 @@
 """TF and FF by the formulas of the FlexiMMT authors' release, which made the papers' figures.
 
-Where they differ from ours (``motion_fidelity``): the shorter of two videos counts as far as it
+Where they differ from ours (``metrics``): the shorter of two videos counts as far as it
 goes, the longer one's rest is cut off; every step of a track counts, one that stands still with
 nothing and one that jitters like any other; hidden points count as seen; speeds above the cap are
 left out; an object whose mask is empty scores 0 in that pair of frames. Pure numpy, in float32 as
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from motion_app.evaluation.motion_fidelity import (
+from motion_app.evaluation.metrics import (
     CAP_PERCENTILE,
     DIRECTION_BINS,
     MAGNITUDE_BINS,

@@ -16,7 +16,6 @@ import numpy as np
 from motion_app.errors import GenerationCancelled, MotionAppError, RequestError
 from motion_app.evaluation.catalogue import METRICS, Metric, lacking
 from motion_app.evaluation.features import Judges, VideoFeatures, VideoPicture
-from motion_app.evaluation.items import EvaluationItem, Segment, open_item
 from motion_app.evaluation.metrics import frechet_distance
 from motion_app.evaluation.report import (
     ALL_VIDEOS,
@@ -27,7 +26,8 @@ from motion_app.evaluation.report import (
     Source,
     distinct_names,
 )
-from motion_app.library import Library
+from motion_app.evaluation.videos import EvaluationItem, Segment, open_item
+from motion_app.library.library import Library
 from motion_app.settings import DEFAULT_LIMITS, Limits
 
 

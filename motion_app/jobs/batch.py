@@ -1,27 +1,38 @@
-"""A manifest worked off: items handed to a crew until each has its end, or a person says stop."""
+"""A batch: what is still to be done, handed out until each item has its end.
+
+A manifest worked off: items handed to a crew until each has its end, or a person says stop.
+
+What is still to be done, what comes next, and when to give up: pure bookkeeping, no processes.
+
+Every worker takes the next item from one backlog when it is free, so that nobody waits for a slow
+one.
+"""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from motion_app.jobs.backlog import Answer, Backlog, Failure, Patience
-from motion_app.jobs.ledger import Ledger
 from motion_app.jobs.manifest import Item
-from motion_app.jobs.process_crew import Lost
+from motion_app.jobs.results import Ledger
 
 logger = logging.getLogger(__name__)
-
 LOOK_SECONDS = 0.5  # between looks at whether to stop
 GRACE_SECONDS = 25.0  # to drop what is being made; SLURM kills 30 s after its SIGTERM
 FAILED = 1  # exit code where an item was given up
+# How an attempt ended: made now; found made by another; a person's mistake; trouble of the machine;
+# dropped because the program was asked to stop.
+Ending = Literal["made", "found", "mistake", "fault", "dropped"]
 
 
 class Crew(Protocol):
@@ -129,43 +140,6 @@ class Outcome:
         }
 
 
-def run_batch(
-    items: Sequence[Item],
-    ledger: Ledger,
-    hire: Callable[[int], Crew],
-    *,
-    patience: Patience = Patience(),
-    on_news: Callable[[News], None] | None = None,
-    stop: StopRequest | None = None,
-) -> Outcome:
-    """Make what is missing of ``items``. ``hire`` gives the crew for so many items and is not
-    called where none is missing. Killed at any moment and run again it ends with the same
-    results."""
-    started = time.monotonic()
-    missing = [item for item in items if ledger.record(item) is None]
-    run = _Run(items, missing, patience, on_news or (lambda news: None))
-    stop = stop or StopRequest()
-    if missing:
-        with stop.listening():
-            crew = hire(len(missing))
-            try:
-                run.work_off(crew, stop)
-            finally:
-                crew.close()
-    backlog = run.backlog
-    return Outcome(
-        items=len(items),
-        kept=len(items) - len(missing),
-        answers=tuple(backlog.answers),
-        failures=tuple(backlog.failures),
-        left=backlog.left,
-        retries=backlog.retries,
-        lost=run.lost,
-        seconds=time.monotonic() - started,
-        signal=stop.signal,
-    )
-
-
 class _Run:
     def __init__(
         self,
@@ -226,3 +200,172 @@ class _Run:
 
     def _tell(self, text: str) -> None:
         self._on_news(News(self._total - self.backlog.left, self._total, text))
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """How one attempt at ``item`` ended, ``message`` saying why it failed; ``seconds`` it took."""
+
+    item: Item
+    ending: Ending
+    message: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """A fault is tried again ``retries`` times, after ``first_wait`` seconds and then twice as long
+    each time up to ``longest_wait``; an item whose workers die ``deaths`` times is given up."""
+
+    retries: int = 3
+    deaths: int = 3
+    first_wait: float = 1.0
+    longest_wait: float = 60.0
+
+    def wait(self, failures: int) -> float:
+        """Seconds after so many failures, the first being 1."""
+        return min(self.longest_wait, self.first_wait * 2.0 ** min(failures - 1, 60))
+
+
+def run_batch(
+    items: Sequence[Item],
+    ledger: Ledger,
+    hire: Callable[[int], Crew],
+    *,
+    patience: Patience = Patience(),
+    on_news: Callable[[News], None] | None = None,
+    stop: StopRequest | None = None,
+) -> Outcome:
+    """Make what is missing of ``items``. ``hire`` gives the crew for so many items and is not
+    called where none is missing. Killed at any moment and run again it ends with the same
+    results."""
+    started = time.monotonic()
+    missing = [item for item in items if ledger.record(item) is None]
+    run = _Run(items, missing, patience, on_news or (lambda news: None))
+    stop = stop or StopRequest()
+    if missing:
+        with stop.listening():
+            crew = hire(len(missing))
+            try:
+                run.work_off(crew, stop)
+            finally:
+                crew.close()
+    backlog = run.backlog
+    return Outcome(
+        items=len(items),
+        kept=len(items) - len(missing),
+        answers=tuple(backlog.answers),
+        failures=tuple(backlog.failures),
+        left=backlog.left,
+        retries=backlog.retries,
+        lost=run.lost,
+        seconds=time.monotonic() - started,
+        signal=stop.signal,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """An item that was given up. ``why``: "mistake", "fault" or "deaths"."""
+
+    item: Item
+    why: str
+    message: str
+
+
+class Backlog:
+    """The items of one run. ``now`` gives seconds of a clock that never goes back."""
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        patience: Patience = Patience(),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fresh = deque(items)
+        self._again: list[tuple[float, int, Item]] = []
+        self._numbers = itertools.count()
+        self._patience, self._now = patience, now
+        self._out: set[str] = set()
+        self._faults: Counter[str] = Counter()
+        self._deaths: Counter[str] = Counter()
+        self.answers: list[Answer] = []
+        self.failures: list[Failure] = []
+        self.retries = 0
+
+    @property
+    def over(self) -> bool:
+        """Nothing is to be done and nobody is at it."""
+        return not (self._fresh or self._again or self._out)
+
+    @property
+    def left(self) -> int:
+        """Items without an end."""
+        return len(self._fresh) + len(self._again) + len(self._out)
+
+    @property
+    def busy(self) -> int:
+        """Items somebody is at."""
+        return len(self._out)
+
+    def next(self) -> Item | None:
+        """An item for a free worker; None where none is ready now."""
+        if self._again and self._again[0][0] <= self._now():
+            item = heapq.heappop(self._again)[2]
+        elif self._fresh:
+            item = self._fresh.popleft()
+        else:
+            return None
+        self._out.add(item.name)
+        return item
+
+    def wait(self) -> float | None:
+        """Seconds until an item is ready; None where none waits."""
+        if self._fresh:
+            return 0.0
+        return max(0.0, self._again[0][0] - self._now()) if self._again else None
+
+    def settle(self, answer: Answer) -> Failure | None:
+        """An attempt is over; the failure where its item is given up with it."""
+        item = answer.item
+        self._out.discard(item.name)
+        if answer.ending == "dropped":
+            self._fresh.appendleft(item)
+        elif answer.ending == "mistake":
+            return self._give_up(item, "mistake", answer.message)
+        elif answer.ending == "fault":
+            self._faults[item.name] += 1
+            if self._faults[item.name] > self._patience.retries:
+                return self._give_up(item, "fault", answer.message)
+            self._later(item, self._faults[item.name])
+        else:
+            self.answers.append(answer)
+        return None
+
+    def lost(self, item: Item, message: str) -> Failure | None:
+        """The worker died over ``item``; the failure where that was once too often."""
+        self._out.discard(item.name)
+        self._deaths[item.name] += 1
+        deaths = self._deaths[item.name]
+        if deaths >= self._patience.deaths:
+            return self._give_up(item, "deaths", f"{deaths} workers died over it; {message}")
+        self._later(item, deaths)
+        return None
+
+    def _later(self, item: Item, failures: int) -> None:
+        self.retries += 1
+        ready = self._now() + self._patience.wait(failures)
+        heapq.heappush(self._again, (ready, next(self._numbers), item))
+
+    def _give_up(self, item: Item, why: str, message: str) -> Failure:
+        failure = Failure(item, why, message)
+        self.failures.append(failure)
+        return failure
+
+
+@dataclass(frozen=True, eq=False)
+class Lost:
+    """A worker died, over ``item`` where it had one."""
+
+    item: Item | None
+    message: str

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.errors import MotionAppError, RequestError
-from motion_app.jobs.ingredients import Ingredients
+from motion_app.jobs.content_keys import Ingredients
 from motion_app.text_files import read_text, records
 
 KINDS = ("generate", "train", "evaluate")

@@ -1,10 +1,15 @@
-"""Trains the pocket's transformer and text encoder together on encoded clips."""
+"""Trains the pocket's transformer and text encoder together on encoded clips.
+
+The pocket's words: a T5 tokenizer whose vocabulary is the world's captions plus single
+letters.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
+import string
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,15 +23,14 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
 from torch import nn
-from transformers import T5EncoderModel
+from transformers import T5EncoderModel, T5TokenizerFast
+from transformers.models.t5.configuration_t5 import T5Config
 
-from motion_app.pocket.latents import LatentClips
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
-from motion_app.pocket.text import TEXT_TOKENS, TEXT_WIDTH, new_text_encoder, new_tokenizer
-from motion_app.pocket.world import NEUTRAL_SHARE
+from motion_app.pocket.vae import LatentClips
+from motion_app.world.world import NEUTRAL_SHARE, vocabulary
 
 log = logging.getLogger(__name__)
-
 SCHEDULER_CONFIG = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -39,6 +43,8 @@ SCHEDULER_CONFIG = {
     "clip_sample": False,
     "set_alpha_to_one": True,
 }
+TEXT_TOKENS = 64  # three worded paths need 36; the rest is room for what people write
+TEXT_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -445,3 +451,30 @@ def _average_gradients(model: nn.Module, seconds: float, processes: int) -> floa
         parameter.grad.copy_(flat[start : start + parameter.numel()].view_as(parameter))
         start += parameter.numel()
     return float(flat[-1])
+
+
+def new_tokenizer() -> T5TokenizerFast:
+    """Known words are one piece each; anything else is spelled. No SentencePiece training is
+    needed."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0)]
+    pieces += [(f"▁{word}", -1.0) for word in vocabulary() if len(word) > 1]
+    pieces += [(f"▁{word}", -1.0) for word in vocabulary() if len(word) == 1]
+    pieces += [("▁", -3.0)]
+    letters = string.ascii_letters + string.digits + ",.;:!?'\"-()"
+    pieces += [(letter, -6.0) for letter in letters]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
+
+
+def new_text_encoder(vocabulary_size: int) -> T5EncoderModel:
+    """Two T5 layers of width 64; trained jointly with the transformer."""
+    config = T5Config(
+        vocab_size=vocabulary_size,
+        d_model=TEXT_WIDTH,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config)

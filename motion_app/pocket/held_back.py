@@ -14,16 +14,16 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 from PIL import Image
 
-from motion_app.evaluation.benchmark import Case, contact_sheet, measure_propagation
-from motion_app.evaluation.extractors import colour_track
+from motion_app.benchmark.propagation import Case, contact_sheet, measure_propagation
 from motion_app.evaluation.metrics import assignment_similarity, follows_own
-from motion_app.models import Models
+from motion_app.evaluation.trackers import colour_track
+from motion_app.jobs.models import Models
 from motion_app.pocket.backbone import SCHEDULER_CONFIG, Backbone, rotary_embedding
 from motion_app.pocket.checkpoint import save_checkpoint
-from motion_app.pocket.latents import encode_frames
-from motion_app.pocket.world import RenderedClip, WorldConfig, draw_scene, render
+from motion_app.pocket.vae import encode_frames
 from motion_app.scene import GenerationRequest, SceneObject
 from motion_app.settings import Settings
+from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
 
 CLIP_SEED, SCENE_SEED = 710_000, 720_000
 CLIPS, SCENES, SHEET_SCENES = 200, 16, 8

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Sam2Model
 
+from motion_app.models.clicks import ClickSegmenter
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
 from motion_app.pocket.sam2_network import IMAGE_SIZE, new_sam2
 from motion_app.pocket.sam2_prompts import (
@@ -26,9 +27,8 @@ from motion_app.pocket.sam2_prompts import (
     sample_box,
     sample_click,
 )
-from motion_app.pocket.world import WorldConfig
 from motion_app.scene import Box, Click
-from motion_app.segmentation import ClickSegmenter
+from motion_app.world.world import WorldConfig
 
 log = logging.getLogger(__name__)
 

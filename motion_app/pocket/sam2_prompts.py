@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import Sam2ImageProcessor
 
 from motion_app.pocket.sam2_network import IMAGE_SIZE
-from motion_app.pocket.world import WorldConfig, draw_scene, render
+from motion_app.world.world import WorldConfig, draw_scene, render
 
 SMALLEST = 16  # visible pixels under which a creature is no target
 BACKGROUND_MARGIN = 3.0  # pixels: a click nearer than this to a creature may mean the creature

@@ -2,7 +2,7 @@
 
 ::
 
-    items → plan → store ⇄ pages (raters, administrator)
+    items → plan → answers ⇄ site (raters, administrator)
                      ↓
-                   ledger → statistics → report → figures, exports
+                   unblinding → statistics → report → figures, exports
 """

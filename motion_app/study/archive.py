@@ -14,10 +14,8 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from motion_app.errors import RequestError
-from motion_app.study.links import LinkError, LinkSigner, PlaceGone, new_id, new_secret
-from motion_app.study.plan import Plan, StudyConfig, StudyItem, draw_plan
-from motion_app.study.records import PlannedScreen, VideoFormat
-from motion_app.study.schema import (
+from motion_app.study.answer_copies import AnswerSink, HubSink
+from motion_app.study.database import (
     connect,
     events,
     items,
@@ -27,7 +25,9 @@ from motion_app.study.schema import (
     reading_engine,
     studies,
 )
-from motion_app.study.sinks import AnswerSink, HubSink
+from motion_app.study.links import LinkError, LinkSigner, PlaceGone, new_id, new_secret
+from motion_app.study.plan import Plan, StudyConfig, StudyItem, draw_plan
+from motion_app.study.records import PlannedScreen, VideoFormat
 
 SLOTS_KEPT = 512  # plans in memory, of at most some 100 KB each
 

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from motion_app.errors import RequestError
-from motion_app.media import read_clip, read_image, upscale, write_video
+from motion_app.media.files import read_clip, read_image, upscale, write_video
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.study.links import new_id
 from motion_app.study.plan import Kind, StudyItem

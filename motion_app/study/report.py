@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from motion_app.study import statistics as stats
-from motion_app.study.ledger import answer_rows, rater_flags, screen_seconds
+from motion_app.study.answers import StudyStore
 from motion_app.study.plan import QUESTIONS, StudyConfig
 from motion_app.study.records import AnswerRow
-from motion_app.study.store import StudyStore
+from motion_app.study.unblinding import answer_rows, rater_flags, screen_seconds
 
 PAPER_ORDER = ("AC", "TC", "TS", "MF")  # the columns of Table 1's human half
 

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from motion_app.errors import RequestError
-from motion_app.file_types import CLIP_FILES, CLIP_KINDS, STILL_FILES, is_unread_video
-from motion_app.leftovers import listed
-from motion_app.media import decode_data_uri
+from motion_app.media.file_types import CLIP_FILES, CLIP_KINDS, STILL_FILES, is_unread_video
+from motion_app.media.files import decode_data_uri
 from motion_app.study.plan import Kind
-from motion_app.text_files import Row, located, read_json, read_table, read_text
+from motion_app.text_files import Row, listed, located, read_json, read_table, read_text
 from motion_app.wording import as_named, lookalike
 
 VIDEOS, PICTURES = CLIP_FILES, STILL_FILES

@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from motion_app.errors import RequestError
+from motion_app.study.database import AWAY
 from motion_app.study.records import Answer, SavedAnswer
-from motion_app.study.schema import AWAY
 
 logger = logging.getLogger(__name__)
 

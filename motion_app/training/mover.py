@@ -18,7 +18,7 @@ from motion_app.scene import Click
 
 
 class Segmenter(Protocol):
-    """What is needed of ``segmentation.ClickSegmenter``."""
+    """What is needed of ``models.clicks.ClickSegmenter``."""
 
     def set_image(self, image: np.ndarray) -> None:
         """The picture (H, W, 3) uint8 that clicks are on."""

@@ -18,19 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
-from motion_app.engine.motion_pack import MotionPack
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.engine.synmotion import DualEmbedding
+from motion_app.engine.synmotion import DualEmbedding, MotionPack
 from motion_app.errors import RequestError
-from motion_app.phrases import Clause, find_clauses
+from motion_app.media.files import Clip
+from motion_app.request.phrases import Clause, find_clauses
 from motion_app.scene import Motion, SceneObject
-from motion_app.training.clips import CachedViews, ViewConfig, cache_views
-from motion_app.training.run import LearningRun
-from motion_app.training.spv import SubjectClip, find_subjects
-from motion_app.training.synmotion_config import SynMotionTraining
-from motion_app.training.velocity_error import draw_noise, velocity_miss, weighted_error
-from motion_app.video import Clip
+from motion_app.training.config import SynMotionTraining
+from motion_app.training.subject_videos import SubjectClip, find_subjects
+from motion_app.training.tokens import LearningRun, draw_noise, velocity_miss, weighted_error
+from motion_app.training.views import CachedViews, ViewConfig, cache_views
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,47 +1,54 @@
 """Learns one motion from its reference clips: motion tokens (docs/method.md, sections 4 and 5) or
-what SynMotion learns (docs/synmotion.md)."""
+what SynMotion learns (docs/synmotion.md).
+
+Where the models are while a motion is learned: the transformer alone on the device.
+
+Views and captions were encoded before, so text encoder and VAE wait in main memory. The backward
+pass needs all weights where they are used, which rules out blocks that come and go.
+
+A short video with the tokens learned so far, on a picture that is not the reference.
+
+A clip's own first frame says nothing: the picture alone suggests how it goes on. Mirrored and in
+other colours it is a new picture, in which the moving thing's place is still known.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import cv2
 import numpy as np
 
+from motion_app.engine.footprint import GIGABYTE, read_footprint, training_bytes
+from motion_app.engine.memory import Placing
 from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.errors import GenerationCancelled, RequestError
-from motion_app.geometry import fit_frames, fit_image
-from motion_app.library import read_motion
-from motion_app.scene import Motion
-from motion_app.training.config import MASK_SOURCES, ClipTraining, MotionTraining
+from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
+from motion_app.geometry import fit_frames, fit_image, mask_to_grid
+from motion_app.library.motion_file import read_motion
+from motion_app.media.files import Clip, write_video
+from motion_app.scene import GenerationRequest, Motion, SceneObject
+from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
+from motion_app.training.inputs import ClipSelection, SelectedClip, read_selection
 from motion_app.training.movement import check_movement
 from motion_app.training.mover import Segment, follow_mover
-from motion_app.training.parallel import ALONE, Share
-from motion_app.training.placement import LearningPlacement
-from motion_app.training.run import LearningRun, TrainingRun, prepare_lesson
-from motion_app.training.selection import ClipSelection, SelectedClip, read_selection
+from motion_app.training.processes import ALONE, Share
 from motion_app.training.synmotion import SynMotionRun, prepare_synmotion
-from motion_app.training.synmotion_config import SynMotionTraining
-from motion_app.training.validation import (
-    ValidationScene,
-    ValidationVideo,
-    held_out_scene,
-    make_validation,
-)
-from motion_app.video import Clip, write_video
-
-__all__ = ["MASK_SOURCES", "MotionTraining", "TrainingReport", "train_motion"]
+from motion_app.training.tokens import LearningRun, TrainingRun, prepare_lesson
 
 logger = logging.getLogger(__name__)
-
 SMOOTHING = 25  # steps whose mean is the smoothed loss
 CUT_WORTH_SAYING = 0.05  # of a clip's picture, that learning does not see
+log = logging.getLogger(__name__)
+HUE_TURN = 60  # of OpenCV's 180 hues: a third of the circle, red becomes green
+STILL = 16.0  # of 255; a smaller change is the codec's noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,3 +275,146 @@ def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | Non
     run.file.unlink(missing_ok=True)
     run.share.decided(True)
     return read_motion(out)
+
+
+class LearningPlacement:
+    """Use as a context around the steps; ``whole`` is for making a video in between."""
+
+    def __init__(self, engine: MotionEngine, config: ClipTraining) -> None:
+        placement = engine.profile.placement
+        if placement.weights is not None:
+            raise CheckpointError(
+                f"a motion cannot be learned on weights of eight bits ({placement.name}); load the "
+                "model with the profile model-offload"
+            )
+        self.engine = engine
+        # On a CPU nothing is saved by moving, and computing layers twice only takes longer.
+        self.moves = engine.profile.device.type != "cpu"
+        self.checkpoints = self.moves or placement.where == "group"
+        if self.moves:
+            footprint = read_footprint(engine.folder, item=engine.profile.dtype.itemsize)
+            tokens = getattr(config, "tokens", 0)
+            needed = training_bytes(engine.geometry, footprint, tokens=tokens, batch=config.batch)
+            log.info("learning takes about %.1f GB of the device", needed / GIGABYTE)
+
+    def __enter__(self) -> LearningPlacement:
+        self._alone()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._together()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """All models where the engine's profile wants them, as a generation needs."""
+        self._together()
+        try:
+            yield
+        finally:
+            self._alone()
+
+    def _alone(self) -> None:
+        engine, pipe = self.engine, self.engine.pipe
+        if self.checkpoints:
+            Placing(pipe, engine.profile.device).release()
+            pipe.transformer.to(engine.profile.device)
+            pipe.transformer.enable_gradient_checkpointing()
+
+    def _together(self) -> None:
+        engine, pipe = self.engine, self.engine.pipe
+        if self.checkpoints:
+            pipe.transformer.disable_gradient_checkpointing()
+            engine.profile = engine.profile.place(pipe)
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationScene:
+    """``image`` (H, W, 3) uint8 and ``mask`` (H, W) bool of what shall move, in the model frame."""
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationVideo:
+    """``frames`` (T, H, W, 3) uint8 made with the tokens after ``step`` training steps."""
+
+    step: int
+    frames: np.ndarray
+    fps: float
+
+
+def held_out_scene(
+    clip: Clip, engine: MotionEngine, *, mask: np.ndarray | None = None
+) -> ValidationScene:
+    """The clip's first frame mirrored, with its hues turned. ``mask`` (H0, W0) bool of the moving
+    thing in that frame; None finds what moves away from where it was."""
+    geometry = engine.geometry
+    where = moving_region(clip.frames) if mask is None else mask
+    fitted = fit_image(clip.frames[0], geometry.height, geometry.width, "crop")
+    inside = fitted.fit_mask(where)
+    if not mask_to_grid(inside, geometry.grid_height, geometry.grid_width).any():
+        inside = np.ones_like(inside)
+    hues = cv2.cvtColor(fitted.image, cv2.COLOR_RGB2HSV)
+    hues[..., 0] = (hues[..., 0].astype(int) + HUE_TURN) % 180
+    recoloured = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)
+    return ValidationScene(
+        np.ascontiguousarray(recoloured[:, ::-1]), np.ascontiguousarray(inside[:, ::-1])
+    )
+
+
+def moving_region(frames: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the largest patch of the first of ``frames`` (T, H, W, 3) uint8 that looks
+    different in most later ones: what was there has moved away. All of it where nothing does, as
+    under a moving camera everything does."""
+    first = frames[0].astype(np.int16)
+    changes = [np.abs(frame.astype(np.int16) - first).max(axis=-1) for frame in frames[1:]]
+    change = np.median(np.stack(changes), axis=0) if changes else np.zeros(first.shape[:2])
+    moved = (change > max(STILL, 0.3 * float(change.max()))).astype(np.uint8)  # (H, W)
+    moved = cv2.morphologyEx(moved, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    _, pieces, figures, _ = cv2.connectedComponentsWithStats(moved)
+    if len(figures) < 2:
+        return np.ones(first.shape[:2], bool)
+    return pieces == 1 + int(figures[1:, cv2.CC_STAT_AREA].argmax())
+
+
+def make_validation(
+    save: Callable[[Path, MotionMetadata], None],
+    scene: ValidationScene,
+    config: ClipTraining,
+    engine: MotionEngine,
+    *,
+    step: int,
+    file: Path,
+) -> ValidationVideo:
+    """Generates with what ``save`` writes, the same noise every time. ``file``: a path that may
+    be written and is gone again afterwards. Every random number comes from a generator of its own,
+    so the training goes on as if nothing had been."""
+    metadata = MotionMetadata(name=config.name, phrase=config.phrase, base=engine.fingerprint)
+    try:
+        save(file, metadata)
+        moving = SceneObject(
+            mask=scene.mask,
+            sentence=config.caption,
+            phrase=config.phrase,
+            motion=read_motion(file),
+            name=config.noun,
+        )
+        request = GenerationRequest(
+            image=scene.image,
+            objects=(moving,),
+            seed=config.seed,
+            steps=config.validation_steps,
+            method=validation_method(config),
+        )
+        video = engine.generate(request)
+    finally:
+        file.unlink(missing_ok=True)
+    return ValidationVideo(step, video.frames, video.fps)
+
+
+def validation_method(config: ClipTraining) -> str:
+    """The method a video is made with to show what a training has learned."""
+    if isinstance(config, MotionTraining) and config.mask == "none":
+        return "concat"
+    return config.method

@@ -10,25 +10,23 @@ from typing import Any
 
 import gradio as gr
 
-from motion_app.ui.api import register_api
-from motion_app.ui.boundary import listen
-from motion_app.ui.evaluate_tab import EvaluateTab
-from motion_app.ui.examples import Example
-from motion_app.ui.gateway import CALL_SECONDS, GuardedBlocks
-from motion_app.ui.host import ModelHost
-from motion_app.ui.motions_tab import MotionsTab
-from motion_app.ui.progress import host_banner, note_html
-from motion_app.ui.scripts import script
-from motion_app.ui.session import Session
+from motion_app.host import ModelHost
+from motion_app.ui.api.register import register_api
+from motion_app.ui.boundary import CALL_SECONDS, GuardedBlocks, listen
+from motion_app.ui.evaluate.tab import EvaluateTab
+from motion_app.ui.evaluate.verify import VerifyPanel
+from motion_app.ui.markup import host_banner, note_html, script
+from motion_app.ui.motions.tab import MotionsTab
 from motion_app.ui.study_tab import StudyTab
 from motion_app.ui.texts import LANGUAGES, Texts
-from motion_app.ui.transfer_tab import TransferTab
-from motion_app.ui.verify_panel import VerifyPanel
+from motion_app.ui.transfer.examples import Example
+from motion_app.ui.transfer.session import Session
+from motion_app.ui.transfer.tab import TransferTab
 
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
 FORGETS_JS = "element.querySelector('#forgets').hidden = !window.motionTransferForgets;"
-STYLE = Path(__file__).parent / "style.css"
+STYLE = Path(__file__).parent / "static" / "style.css"
 OWNER = re.compile("[0-9a-f]{32}")  # a browser's token: 128 random bits
 
 

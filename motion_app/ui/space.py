@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from motion_app.errors import MotionAppError
-from motion_app.hosting import Hosting
-from motion_app.settings import ROOT, Settings
-from motion_app.ui.upload_folder import UploadFolder
+from motion_app.settings import ROOT, Hosting, Settings
+from motion_app.ui.uploads import UploadFolder
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from motion_app.ui.host import ModelHost
+    from motion_app.host import ModelHost
 
 EXAMPLES = ROOT / "assets" / "examples"
 
@@ -37,8 +36,8 @@ def prepare_stage(settings: Settings, uploads: UploadFolder, hosting: Hosting) -
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     lend = _lender()  # before torch and gradio
 
-    from motion_app.ui.examples import load_examples
     from motion_app.ui.page import build_page
+    from motion_app.ui.transfer.examples import load_examples
 
     host = _new_host(settings, hosting, lend)
     return Stage(uploads, host, build_page(host, load_examples(EXAMPLES)))
@@ -54,7 +53,7 @@ def _lender() -> Callable[..., Any] | None:
 
 
 def _new_host(settings: Settings, hosting: Hosting, lend: Callable[..., Any] | None) -> ModelHost:
-    from motion_app.ui.host import ModelHost
+    from motion_app.host import ModelHost
 
     if not hosting.zero_gpu:
         return ModelHost(settings)

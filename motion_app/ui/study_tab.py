@@ -1,6 +1,6 @@
 """The study tab: what a study is, how to make one here or on the command line, where its pages are.
 
-The studies themselves run beside the page (``motion_app.study.server``), below ``/study``.
+The studies themselves run beside the page (``motion_app.study.site.app``), below ``/study``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any, get_args
 import gradio as gr
 
 from motion_app.errors import RequestError
-from motion_app.jobs.store import JobRow
+from motion_app.host import ModelHost
+from motion_app.jobs.folder import JobRow
+from motion_app.study.answers import StudyStore
 from motion_app.study.creation import create_study
-from motion_app.study.ledger import overview
 from motion_app.study.plan import Form
-from motion_app.study.server import study_secret
+from motion_app.study.site.app import study_secret
 from motion_app.study.sources import ResultFolder, method_label, sources_from_results
-from motion_app.study.store import StudyStore
+from motion_app.study.unblinding import overview
 from motion_app.ui.boundary import listen
-from motion_app.ui.host import ModelHost
-from motion_app.ui.session import Session
 from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.session import Session
 
 FOLDER = "studies"  # inside the outputs; the application mounted at /study serves it
 OWNER_FILE = "owner"

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-TABLE = Path(__file__).parent / "texts.csv"
+TABLE = Path(__file__).parent / "static" / "texts.csv"
 LANGUAGES = {"en": "English", "zh": "中文"}
 
 

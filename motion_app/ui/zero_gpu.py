@@ -4,6 +4,11 @@ The weights are "moved" to the GPU while the app is imported, on the main thread
 function that ``spaces.GPU`` decorated runs in a forked process, where they really are on one; what
 goes in and comes out is pickled. So all that needs the GPU is one function, ``worker_steps``, and
 this process, which serves the pages, computes on its CPU alone: clicks, previews, files.
+
+Jobs that are done inside the call that follows them, where the device is lent to each call.
+
+On ZeroGPU a call brings its visitor's own share of the GPU with it, and gives it back when it ends:
+there is no line of ours, and no thread of ours that could work on after the visitor has left.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,27 +30,26 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from motion_app import sandbox
 from motion_app.errors import GenerationCancelled, MotionAppError, RequestError
-from motion_app.hosting import TOO_LONG_FOR_ZERO_GPU
-from motion_app.jobs.attended import AttendedQueue
-from motion_app.jobs.generation import KIND
-from motion_app.jobs.timing import JobSize, Measurement, Timings
-from motion_app.models import Models
+from motion_app.host import ModelHost
+from motion_app.jobs.kinds import GENERATE
+from motion_app.jobs.models import Models
+from motion_app.jobs.progress import JobProgress, JobSize, Measurement, Timings, Work
+from motion_app.jobs.queue import JobQueue, attempt
+from motion_app.media import sandbox
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
-from motion_app.settings import Settings
-from motion_app.ui.host import ModelHost
+from motion_app.settings import TOO_LONG_FOR_ZERO_GPU, Settings
 
 if TYPE_CHECKING:
     from motion_app.engine.acceleration import Acceleration
+    from motion_app.engine.footprint import Workload
     from motion_app.engine.pipeline import MotionEngine, OnStep
-    from motion_app.engine.workload import Workload
 
 logger = logging.getLogger(__name__)
-
 ROOM = 1.3  # a call that outlasts what it asked for is stopped; one that asks for less comes sooner
 LEAST_SECONDS = 10
 RESIDENT = ("resident", "resident-tiled")  # a lent GPU has room, and no time to move weights
+LEFT_ALONE_SECONDS = 120.0  # nobody waits before following: who has not come by then has left
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +135,7 @@ class LentEngine:
         """How long a call for ``request`` asks for the GPU: by the last such call that was timed,
         else by how much there is to compute."""
         size, work = self._size(request), self.workload
-        measured = self._timings.nearest(KIND, size)
+        measured = self._timings.nearest(GENERATE, size)
         if measured is None:
             making = work.rest_seconds + size.steps * work.step_seconds
         else:
@@ -170,11 +175,11 @@ class LentEngine:
     def _remember(self, size: JobSize, seconds: float, times: Sequence[float]) -> None:
         step_seconds = sum(times) / len(times)
         measured = Measurement(seconds, size.steps, size.objects, step_seconds)
-        self._timings.remember(KIND, measured)
+        self._timings.remember(GENERATE, measured)
 
     def preview(self, latents: np.ndarray) -> np.ndarray:
         """As ``MotionEngine.preview``, on this process's CPU."""
-        from motion_app.engine.decoding import draw_preview
+        from motion_app.engine.backbone import draw_preview
 
         return draw_preview(latents, self._colours, self.geometry)
 
@@ -229,7 +234,7 @@ class LentHost(ModelHost):
         return AttendedQueue(settings.outputs, self._runners(), limits=settings.limits)
 
     def _load_engine(self, folder: Path) -> None:
-        from motion_app.engine.workload import Workload
+        from motion_app.engine.footprint import Workload
 
         super()._load_engine(folder)
         engine = self._engine
@@ -270,3 +275,69 @@ def in_words(error: gr.Error, seconds: int) -> str:
     if "proxy token" in said.lower():
         return "the page was open for too long to be lent a GPU; reload it and try again"
     return f"the lent GPU answered with an error; try again ({said})"
+
+
+class AttendedQueue(JobQueue):
+    """A JobQueue without a worker: the first who follows a waiting job does it, in the context of
+    their own call, and stops it by leaving."""
+
+    def start(self) -> None:
+        """Open the folder, so that a mistake is told now."""
+        with self._changed:
+            self._stopping = False
+            self.store  # noqa: B018
+
+    def follow(self, job_id: str, *, every: float = 1.0) -> Generator[JobProgress, None, None]:
+        """Do the job if it waits, telling of it as ``watch`` does; closing the iterator stops the
+        job within one step. One that somebody else does is only watched."""
+        work = self._claim(job_id)
+        if work is None:
+            yield from self.watch(job_id, every=every)
+            return
+        # The caller's context says whose share of the GPU is used.
+        context = copy_context()
+        threading.Thread(target=context.run, args=(self._do, work), name="attended-job").start()
+        try:
+            yield from self.watch(job_id, every=every)
+        finally:
+            work.ask_to_stop("cancelled")  # nothing to one that has ended
+
+    def check_unattended(self) -> None:
+        """RequestError always: a job is done only while somebody follows it."""
+        raise RequestError(
+            "a GPU is lent to a call only while it is open, so that no job can run behind it; use "
+            "generate, which waits for the video"
+        )
+
+    def _check_quota(self, owner: str) -> None:
+        """Jobs that nobody came to follow make room first; no worker would ever take them."""
+        with self._changed:
+            self.store  # noqa: B018  what waits from before counts
+            for work in list(self._works.values()):
+                waited = work.progress(None).elapsed
+                if work.row.state == "queued" and waited > LEFT_ALONE_SECONDS:
+                    self._end(work, "interrupted", message="its page was left; run it again")
+            super()._check_quota(owner)
+
+    def _claim(self, job_id: str) -> Work | None:
+        """The job, if it waits, as begun; None for any other."""
+        with self._changed:
+            row = self.row(job_id)
+            work = self._works.get(job_id)
+            if work is None or row.state != "queued" or self._stopping:
+                return None
+            work.begin(self.store.update(job_id, state="running", started=time.time()))
+            return work
+
+    def _do(self, work: Work) -> None:
+        self._settle(work, attempt(self._runner(work.row.kind), work))
+
+    def _moved(self) -> None:
+        """Nobody waits for anybody else."""
+        for work in self._works.values():
+            if work.row.state == "queued":
+                work.placed(0, self.timings.nearest(work.row.kind, work.size))
+        self._changed.notify_all()
+
+    def _seconds_left(self, work: Work) -> float | None:
+        return work.seconds_left()

@@ -27,7 +27,7 @@ from walk import (
     write_clip,
 )
 
-from motion_app.study.store import StudyStore
+from motion_app.study.answers import StudyStore
 
 logger = logging.getLogger("screenshots")
 

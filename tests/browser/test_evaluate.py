@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from motion_app.assignment import request_to_json
-from motion_app.evaluation.benchmark import Case, draw_cases
-from motion_app.jobs.store import JobRow
-from motion_app.library import Library
-from motion_app.media import write_video
-from motion_app.results import save_result
+from motion_app.benchmark.propagation import Case, draw_cases
+from motion_app.host import ModelHost
+from motion_app.jobs.folder import JobRow
+from motion_app.library.library import Library
+from motion_app.media.files import write_video
+from motion_app.media.results import save_result
+from motion_app.request.request import request_to_json
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import ROOT, Settings
-from motion_app.ui.evaluate_tab import EvaluateTab
-from motion_app.ui.host import ModelHost
+from motion_app.ui.evaluate.tab import EvaluateTab
 from motion_app.ui.page import launch_options
-from motion_app.ui.session import Session
 from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.session import Session
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 CHROMIUM_FLAGS = [

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from motion_app.pocket.world import draw_scene, render
+from motion_app.host import ModelHost
+from motion_app.media.files import write_video
 from motion_app.settings import load_settings
-from motion_app.ui.host import ModelHost
-from motion_app.ui.motions_tab import MotionsTab
+from motion_app.ui.motions.tab import MotionsTab
 from motion_app.ui.page import STYLE
-from motion_app.ui.session import Session
 from motion_app.ui.texts import Texts
-from motion_app.video import write_video
+from motion_app.ui.transfer.session import Session
+from motion_app.world.world import draw_scene, render
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [

@@ -14,18 +14,18 @@ from playwright.sync_api import Browser, Page, expect
 from starlette.routing import Mount
 from visits import DESKTOP, PATIENCE, PHONE, ROOT
 
-from motion_app.jobs.store import JobRow
-from motion_app.media import encode_data_uri
-from motion_app.results import save_result
+from motion_app.host import ModelHost
+from motion_app.jobs.folder import JobRow
+from motion_app.media.files import encode_data_uri
+from motion_app.media.results import save_result
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import Settings
-from motion_app.study.server import StudySettings, build_study_app
-from motion_app.study.store import StudyStore
-from motion_app.ui.host import ModelHost
+from motion_app.study.answers import StudyStore
+from motion_app.study.site.app import StudySettings, build_study_app
 from motion_app.ui.page import launch_options
-from motion_app.ui.session import Session
 from motion_app.ui.study_tab import StudyTab
 from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.session import Session
 
 OWNER = secrets.token_hex(16)
 MOTION = "circle"  # of the pocket checkpoint's library; it has a preview

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 from visits import DESKTOP, PATIENCE, PHONE, ROOT, open_page
 
-from motion_app.library import Library
+from motion_app.library.library import Library
 
 QUICK, LONG = 2, 60  # steps
 READY = re.compile("The recipe is in the page")

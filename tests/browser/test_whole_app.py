@@ -34,8 +34,8 @@ from walk import (
     write_clip,
 )
 
-from motion_app.jobs.store import JobRow, JobStore
-from motion_app.library import Library
+from motion_app.jobs.folder import JobRow, JobStore
+from motion_app.library.library import Library
 
 LANGUAGES = {"en": "", "zh": "zh"}
 QUICK, LONG = 2, 100  # steps

@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Page, expect
 from visits import PATIENCE, ROOT
 
-from motion_app.library import Library
-from motion_app.pocket.world import draw_scene, render
-from motion_app.ui.object_draft import compose_sentence
-from motion_app.video import write_video
+from motion_app.library.library import Library
+from motion_app.media.files import write_video
+from motion_app.ui.transfer.object_draft import compose_sentence
+from motion_app.world.world import draw_scene, render
 
 TABS = ("transfer", "motions", "study", "evaluate")
 Shares = tuple[float, float, float, float]

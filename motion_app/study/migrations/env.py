@@ -3,7 +3,7 @@ transaction."""
 
 from alembic import context
 
-from motion_app.study.schema import metadata
+from motion_app.study.database import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

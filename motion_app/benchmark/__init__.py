@@ -1,0 +1,1 @@
+"""Methods compared on scenes whose truth is known."""

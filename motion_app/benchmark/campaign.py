@@ -1,0 +1,337 @@
+"""One run of the benchmark: what is asked for, what is missing, what is made of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from motion_app.benchmark.exchange import ExternalMethod, write_inputs
+from motion_app.benchmark.published import read_published
+from motion_app.benchmark.scenes import MOVER_MOTIONS, MOVERS, BenchmarkCase, movements
+from motion_app.benchmark.scores import SCORING, TRUTH, CaseScores, Outcome, metric_ids
+from motion_app.benchmark.suites import BY_NOUN, MAIN, MARKED, Suite, SuiteOptions, build_suites
+from motion_app.benchmark.tasks import (
+    FeatureTask,
+    LearnTask,
+    ProbeTask,
+    PropagationTask,
+    ScoreTask,
+    VideoTask,
+    load_bench,
+)
+from motion_app.benchmark.variants import (
+    FULL,
+    LIBRARY,
+    UNMASKED,
+    Roster,
+    Variant,
+    choose_variants,
+    files_for,
+    lacking,
+    motion_sets,
+    usable_files,
+)
+from motion_app.engine.propagation import PropagationConfig
+from motion_app.errors import RequestError
+from motion_app.evaluation.weights import WeightStore
+from motion_app.geometry import GenerationDefaults, ModelGeometry
+from motion_app.jobs.models import running_of
+from motion_app.jobs.results import ResultStore, content_key, read_json
+from motion_app.jobs.workers import BenchSource, Crew, Task
+from motion_app.library.library import Library
+from motion_app.library.motion_file import file_digest
+from motion_app.models.devices import device_named
+from motion_app.models.hub import checkpoint_folder
+from motion_app.scene import Motion
+from motion_app.settings import Settings
+from motion_app.text_files import listed
+from motion_app.world.movements import MOTIONS
+
+MODEL_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+COMPUTING = 2  # goes up when one request gives another video, or one clip another motion
+OnTask = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is asked for. ``settings``: how the model is run, and where the judges' weights are;
+    ``device`` None is theirs. ``motions`` are library folders, ``unmasked`` one of the same motions
+    learned without masks, ``reduced`` one for each reduced variant, in their order, ``data`` the
+    authors' benchmark folder instead of rendered scenes. ``movements``: the names that rendered
+    scenes draw from, () for all.
+    ``steps`` of generation and ``training_steps`` of the motions learned here: None for the
+    checkpoint's own; ``propagation_cases`` scenes for the study of RMPM."""
+
+    model: str
+    out: Path
+    motions: tuple[Path, ...]
+    settings: Settings
+    options: SuiteOptions
+    variants: tuple[Variant, ...] = choose_variants()
+    unmasked: Path | None = None
+    reduced: tuple[Path, ...] = ()
+    movements: tuple[str, ...] = ()
+    external: tuple[ExternalMethod, ...] = ()
+    data: Path | None = None
+    processes: int = 2
+    device: str | None = None
+    steps: int | None = None
+    training_steps: int | None = None
+    propagation_cases: int = 20
+
+
+def run_campaign(campaign: Campaign, on_task: OnTask | None = None) -> Outcome:
+    """Do what is missing and gather everything. Killed and run again it ends with the same.
+
+    ``on_task`` is told how many of how many pieces of work are done, and what was done last.
+    """
+    return _Run(campaign, on_task or (lambda done, total, what: None)).outcome()
+
+
+class _Run:
+    """A campaign under way."""
+
+    def __init__(self, campaign: Campaign, on_task: OnTask) -> None:
+        self.campaign, self.on_task = campaign, on_task
+        self.folder = checkpoint_folder(campaign.model)
+        self.geometry = ModelGeometry.from_folder(self.folder)
+        self.store = ResultStore(campaign.out)
+        self.library = movements(Library(campaign.motions).list())
+        names = [move.name for move in self.library]
+        unknown = sorted(set(campaign.movements) - set(names))
+        if unknown:
+            raise RequestError(
+                f"the library has no motion {', '.join(unknown)}; choose from {', '.join(names)}"
+            )
+        self.rule = GenerationDefaults.read(self.folder).rmpm.get("rule", PropagationConfig().rule)
+        self.made_with = self._made_with()
+        self.ids = metric_ids(WeightStore(campaign.settings.judges), rendered=campaign.data is None)
+        self.gaps: list[str] = []
+        self._digests: dict[Path, str] = {}
+
+    def _made_with(self) -> dict[str, Any]:
+        """Everything but case, variant and motions that a video depends on."""
+        files = [self.folder / "model_index.json", self.folder / "generation.json"]
+        for part in MODEL_PARTS:
+            files += listed(self.folder / part)
+        digests = [[str(f.relative_to(self.folder)), file_digest(f)] for f in files if f.is_file()]
+        settings = self.campaign.settings
+        device = device_named(self.campaign.device or settings.device)
+        return {
+            "model": content_key({"files": digests}),
+            "steps": self.campaign.steps or GenerationDefaults.read(self.folder).steps,
+            "device": str(device),
+            "torch": version("torch"),
+            "diffusers": version("diffusers"),
+            "computing": COMPUTING,
+            **running_of(settings),
+        }
+
+    def outcome(self) -> Outcome:
+        campaign = self.campaign
+        settings = campaign.settings.model_copy(update={"study_database": None})
+        source = BenchSource(str(self.folder), settings, campaign.device)
+        with Crew(source, load_bench, processes=campaign.processes) as crew:
+            roster = self._roster(crew)
+            suites = self._suites(roster)
+            if any(suite.name == MOVERS for suite in suites):
+                roster = self._learn_crowded(crew, roster)
+            cases = list({c.id: c for suite in suites for c in suite.cases}.values())
+            write_inputs(cases, self.store.folder / "cases", fps=self.geometry.fps)
+            videos, scores, problems = self._videos(crew, suites, roster, cases)
+            propagation = self._propagation(crew, suites)
+            figure = self._figure(crew, suites, roster)
+        return Outcome(
+            made_with=self.made_with,
+            model=GenerationDefaults.read(self.folder).name,
+            motions=tuple(movement.name for movement in self.library),
+            ids=self.ids,
+            suites=tuple(suites),
+            external=tuple(method.name for method in campaign.external),
+            scores=scores,
+            videos=videos,
+            gaps=(*self.gaps, *problems),
+            propagation=propagation,
+            figure=figure,
+        )
+
+    def _roster(self, crew: Crew) -> dict[tuple[str, str], dict[str, Motion]]:
+        """For each method the first file of each movement that it can use, asked of the engine."""
+        campaign = self.campaign
+        sets = motion_sets(campaign.variants, self.library, campaign.reduced)
+        pairs = dict.fromkeys(
+            (file, method)
+            for (method, _), moves in sets.items()
+            for move in moves
+            for file in move.files
+            if method != "none"
+        )
+        tasks = [ProbeTask(file, method) for file, method in pairs]
+        words = (f"can {task.method} use {task.motion.name}?" for task in tasks)
+        answers = self._all(crew, tasks, words)
+        roster, gaps = usable_files(sets, dict(zip(pairs, answers, strict=True)))
+        self.gaps += gaps
+        if campaign.unmasked is not None:
+            found = movements(Library([campaign.unmasked]).list())
+            files = {move.name: move.files[0] for move in found}
+            for variant in campaign.variants:
+                roster[variant.method, UNMASKED] = files
+        return roster
+
+    def _suites(self, roster: Roster) -> list[Suite]:
+        campaign = self.campaign
+        if campaign.data is not None:
+            published = read_published(campaign.data, geometry=self.geometry)
+            self.gaps += [f"not read: {problem}" for problem in published.problems]
+            about = "the authors' pairs of picture and motions"
+            return [Suite(MAIN, about, published.cases, campaign.variants)]
+        usable = roster[FULL.method, LIBRARY]
+        names = [move.name for move in self.library if move.name in MOTIONS and move.name in usable]
+        skipped = sorted(set(usable) - set(names))
+        if skipped:
+            self.gaps.append(f"the renderer does not know {', '.join(skipped)}; left out")
+        names = [name for name in names if name in (campaign.movements or names)]
+        suites = build_suites(
+            campaign.variants, roster, campaign.options, names=names, geometry=self.geometry
+        )
+        shown = {variant for suite in suites for variant in suite.variants}
+        for variant in campaign.variants:
+            if variant not in shown and roster.get((variant.method, variant.tokens)):
+                self.gaps.append(f"{variant.name}: not run, it shares no motion with the others")
+        return suites
+
+    def _learn_crowded(
+        self, crew: Crew, roster: dict[tuple[str, str], dict[str, Motion]]
+    ) -> Roster:
+        names = [name for name in MOVER_MOTIONS if name in roster[FULL.method, LIBRARY]]
+        steps = self.campaign.training_steps
+        tasks = []
+        ways = (False,) if self.campaign.segmenter is None else (True, False)
+        for name, marked in itertools.product(names, ways):
+            about = {**self.made_with, "name": name, "marked": marked, "training": steps}
+            kind = "motions/marked" if marked else "motions/by-noun"
+            out = self.store.path(kind, name, content_key(about), ".safetensors")
+            tasks.append(LearnTask(name, marked, out, steps))
+        words = (f"learn {task.name} from a crowded clip" for task in tasks)
+        learned = dict(zip(tasks, self._all(crew, tasks, words), strict=True))
+        for task, answer in learned.items():
+            if isinstance(answer, str):
+                self.gaps.append(f"{task.name} was not learned from a crowded clip: {answer}")
+        for marked, tokens in ((True, MARKED), (False, BY_NOUN)):
+            files = {
+                task.name: answer
+                for task, answer in learned.items()
+                if task.marked == marked and not isinstance(answer, str)
+            }
+            roster[FULL.method, tokens] = files
+        return roster
+
+    def _videos(
+        self, crew: Crew, suites: Sequence[Suite], roster: Roster, cases: Sequence[BenchmarkCase]
+    ) -> tuple[dict, dict, list[str]]:
+        """Files of videos, scores and problems, by (case id, row of the table)."""
+        tasks: dict[tuple[str, str], VideoTask | ScoreTask] = {}
+        problems: list[str] = []
+        for suite in suites:
+            for case, variant in itertools.product(suite.cases, suite.variants):
+                motions = files_for(case, variant, roster)
+                if motions is None:
+                    lost = ", ".join(lacking(case, variant, roster))
+                    problems.append(f"{case.id}, {variant.name}: has no file of {lost}")
+                else:
+                    tasks[case.id, variant.name] = self._video_task(case, variant, motions)
+        for case in cases:
+            if case.rendered is not None:
+                tasks[case.id, TRUTH] = ScoreTask(case, self.ids, self._truth_path(case))
+            for method in self.campaign.external:
+                try:
+                    file = method.find(case.id)
+                except RequestError as error:
+                    problems.append(f"{case.id}: {error}")
+                    continue
+                if file is None:
+                    problems.append(f"{case.id}, {method.name}: no file in {method.folder.name}")
+                    continue
+                path = self._score_path(case, method.name, file_digest(file))
+                tasks[case.id, method.name] = ScoreTask(case, self.ids, path, file)
+        missing = {key: task for key, task in tasks.items() if not task.scores.is_file()}
+        words = (" ".join(key) for key in missing)
+        answers = self._all(crew, list(missing.values()), words)
+        for key, answer in zip(missing, answers, strict=True):
+            if answer:
+                problems.append(f"{key[0]}, {key[1]}: {answer}")
+        scored = {key: task for key, task in tasks.items() if task.scores.is_file()}
+        scores = {key: CaseScores.from_json(read_json(t.scores)) for key, t in scored.items()}
+        videos = {key: t.video for key, t in scored.items() if isinstance(t, VideoTask)}
+        return videos, scores, problems
+
+    def _video_task(
+        self, case: BenchmarkCase, variant: Variant, motions: tuple[Motion, ...]
+    ) -> VideoTask:
+        rule = "" if variant.rule == self.rule else variant.rule
+        key = content_key(
+            {
+                **self.made_with,
+                "case": case.digest(),
+                "variant": [variant.method, *sorted(variant.without), rule],
+                "motions": [self._digest(motion.path) for motion in motions],
+            }
+        )
+        name = " ".join([case.id, variant.method, *sorted(variant.without), rule])
+        video = self.store.path("videos", name, key, ".npz")
+        scores = self._score_path(case, variant.name, key)
+        return VideoTask(case, variant, motions, self.ids, video, scores, self.campaign.steps)
+
+    def _truth_path(self, case: BenchmarkCase) -> Path:
+        return self._score_path(case, TRUTH, case.digest())
+
+    def _score_path(self, case: BenchmarkCase, name: str, key: str) -> Path:
+        about = {"video": key, "scoring": SCORING, "ids": self.ids}
+        scored = content_key({**about, "references": case.reference_digest()})
+        return self.store.path("scores", f"{case.id} {name}", scored, ".json")
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = file_digest(path)
+        return self._digests[path]
+
+    def _propagation(self, crew: Crew, suites: Sequence[Suite]) -> list[dict[str, list[float]]]:
+        """IoU of RMPM's rules on the main suite's scenes of two, by scene."""
+        pairs = [case for case in suites[0].cases if case.rendered is not None]
+        chosen = sorted(pairs, key=lambda case: len(case.objects) != 2)
+        tasks = []
+        for case in chosen[: self.campaign.propagation_cases]:
+            key = content_key({**self.made_with, "case": case.digest(), "scoring": SCORING})
+            tasks.append(PropagationTask(case, self.store.path("rmpm", case.id, key, ".json")))
+        missing = [task for task in tasks if not task.path.is_file()]
+        self._all(crew, missing, (f"{task.case.id} RMPM's rules" for task in missing))
+        return [read_json(task.path) for task in tasks]
+
+    def _figure(self, crew: Crew, suites: Sequence[Suite], roster: Roster) -> Path | None:
+        """The picture of features and masks by step of the first scene of two."""
+        pairs = [case for case in suites[0].cases if len(case.objects) == 2]
+        motions = files_for(pairs[0], FULL, roster) if pairs else None
+        if motions is None:
+            return None
+        key = content_key({**self.made_with, "case": pairs[0].digest()})
+        path = self.store.path("rmpm", f"{pairs[0].id}.steps", key, ".png")
+        if not path.is_file():
+            task = FeatureTask(pairs[0], motions, path, self.campaign.steps)
+            problem = self._all(crew, [task], ["features and masks by step"])[0]
+            if problem:
+                self.gaps.append(f"features and masks by step: {problem}")
+                return None
+        return path
+
+    def _all(self, crew: Crew, tasks: Sequence[Task], words: Iterable[str]) -> list[Any]:
+        """Every task's answer, in order."""
+        said = list(words)
+        answers: dict[int, Any] = {}
+        for index, answer in crew.run(tasks):
+            answers[index] = answer
+            self.on_task(len(answers), len(tasks), said[index])
+        return [answers[index] for index in range(len(tasks))]

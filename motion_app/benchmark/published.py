@@ -1,0 +1,172 @@
+"""The authors' benchmark folder: captions by position in CSV files, clips and masks by name.
+
+Formats: FlexiMMT's release (docs/method.md, section 11). Every path is checked, and a row that
+lacks one is listed with the reason; none is left out in silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from motion_app.benchmark.scenes import BenchmarkCase, CaseObject
+from motion_app.errors import MotionAppError, RequestError
+from motion_app.evaluation.videos import MOST_FRAMES, SHORT_SIDE, ReferenceClip
+from motion_app.geometry import FittedImage, ModelGeometry, fit_image, mask_to_grid
+from motion_app.media.files import read_clip, read_image, read_mask
+from motion_app.text_files import listed, located, read_rows
+
+GROUPS = ("animal", "human")
+REFERENCE_CLIP = 10  # of each motion's twelve: the one that videos are judged against
+SEPARATOR = "+"
+COLUMNS = ("path", "sources", "caption", "concept_words", "motion_words")
+
+
+@dataclass(frozen=True, eq=False)
+class PublishedCases:
+    """``problems``: one line for each row that cannot be used."""
+
+    cases: tuple[BenchmarkCase, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CaptionRow:
+    """One row of ``captions_inf``: a picture and its objects in order."""
+
+    file: str
+    line: int
+    path: str
+    sources: tuple[str, ...]
+    captions: tuple[str, ...]
+    nouns: tuple[str, ...]
+    phrases: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.file}-{self.line:03d}"
+
+
+def read_published(folder: Path, *, geometry: ModelGeometry, seed: int = 0) -> PublishedCases:
+    """Every usable row of ``folder/captions_inf/*.csv`` as a case. Pictures are cut to the model's
+    frame. RequestError where the folder has no such table."""
+    tables = list(listed(folder / "captions_inf", "*.csv"))
+    if not tables:
+        raise RequestError(
+            f"{folder.name} has no captions_inf/*.csv; give the folder of the published benchmark"
+        )
+    references: dict[str, ReferenceClip] = {}
+    cases: list[BenchmarkCase] = []
+    problems: list[str] = []
+    for table in tables:
+        for place, (line, cells) in enumerate(read_rows(table, COLUMNS)):
+            if place == 0 and cells[:1] == [COLUMNS[0]]:
+                continue
+            try:
+                row = _caption_row(table.stem, place, cells)
+                cases.append(_case(folder, row, geometry, references, seed))
+            except MotionAppError as error:
+                problems.append(f"{table.name}, line {line}: {error}")
+    return PublishedCases(tuple(cases), tuple(problems))
+
+
+def _caption_row(file: str, line: int, cells: list[str]) -> CaptionRow:
+    if len(cells) != len(COLUMNS):
+        raise RequestError(
+            f"has {len(cells)} columns; expected {len(COLUMNS)}: {', '.join(COLUMNS)}"
+        )
+    lists = [tuple(part.strip() for part in cell.split(SEPARATOR)) for cell in cells[1:]]
+    if len({len(parts) for parts in lists}) != 1 or not all(all(parts) for parts in lists):
+        counts = ", ".join(f"{name} {len(p)}" for name, p in zip(COLUMNS[1:], lists, strict=True))
+        raise RequestError(f"its lists do not belong together: {counts}; expected one entry each")
+    return CaptionRow(file, line, cells[0].strip(), *lists)
+
+
+def _case(
+    folder: Path,
+    row: CaptionRow,
+    geometry: ModelGeometry,
+    references: dict[str, ReferenceClip],
+    seed: int,
+) -> BenchmarkCase:
+    twice = next((noun for noun in row.nouns if row.nouns.count(noun) > 1), None)
+    if twice is not None:
+        raise RequestError(
+            f'two objects are called "{twice}", and there is one {twice}.png for both; give each '
+            "object a name of its own"
+        )
+    image = read_image(_existing(folder, row.path))
+    fitted = fit_image(image, geometry.height, geometry.width)
+    entries = zip(row.sources, row.captions, row.nouns, row.phrases, strict=True)
+    objects = []
+    for source, caption, noun, phrase in entries:
+        if source not in references:
+            references[source] = read_reference(folder, source)
+        objects.append(
+            CaseObject(
+                name=noun,
+                sentence=caption,
+                phrase=phrase,
+                mask=_mask(folder, row, noun, fitted, geometry),
+                motion=source,
+                reference=references[source],
+            )
+        )
+    return BenchmarkCase(row.id, fitted.image, tuple(objects), seed)
+
+
+def _mask(
+    folder: Path, row: CaptionRow, noun: str, fitted: FittedImage, geometry: ModelGeometry
+) -> np.ndarray:
+    """An object's mask in the model's frame; its folder is named for picture and sources."""
+    place = f"target_masks/{Path(row.path).name}{SEPARATOR}{SEPARATOR.join(row.sources)}"
+    path = _existing(folder, f"{place}/{noun}.png")
+    mask = read_mask(path)
+    if mask.shape != fitted.source_size:
+        raise RequestError(
+            f"{place}/{noun}.png is {mask.shape[1]}×{mask.shape[0]}, its picture "
+            f"{fitted.source_size[1]}×{fitted.source_size[0]}; expected the same size"
+        )
+    mask = fitted.fit_mask(mask)
+    if not mask_to_grid(mask, geometry.grid_height, geometry.grid_width).any():
+        raise RequestError(
+            f"{place}/{noun}.png is empty, cut off or smaller than a token in the model's frame"
+        )
+    return mask
+
+
+def read_reference(folder: Path, source: str) -> ReferenceClip:
+    """The clip that a motion's videos are judged against, and its first frame's mask."""
+    for group in GROUPS:
+        clips = folder / "reference_videos" / group / f"{source}_crop"
+        if clips.is_dir():
+            break
+    else:
+        raise RequestError(
+            f'the motion "{source}" has no folder reference_videos/{{{",".join(GROUPS)}}}/'
+            f"{source}_crop"
+        )
+    clip = _existing(folder, f"reference_videos/{group}/{source}_crop/{REFERENCE_CLIP}.mp4")
+    marked = f"reference_video_masks_eval/{group}/{source}/{REFERENCE_CLIP}.png"
+    frames = read_clip(clip, short_side=SHORT_SIDE).frames
+    if not 2 <= len(frames) <= MOST_FRAMES:
+        raise RequestError(f"{clip.name} of {source} has {len(frames)} frames; 2 are needed")
+    picture = read_mask(_existing(folder, marked))
+    rows = np.linspace(0, len(picture) - 1, frames.shape[1]).round().astype(int)
+    columns = np.linspace(0, picture.shape[1] - 1, frames.shape[2]).round().astype(int)
+    mask = picture[rows][:, columns]  # at the size at which the clip is scored
+    if not mask.any():
+        raise RequestError(f"{marked} is empty")
+    return ReferenceClip(source, frames, mask)
+
+
+def _existing(folder: Path, path: str) -> Path:
+    """``folder / path``, which must be a file inside the folder."""
+    found = located(folder, path).resolve()
+    if not found.is_relative_to(folder.resolve()):
+        raise RequestError(f"the path {path} leads out of the folder")
+    if not found.is_file():
+        raise RequestError(f"there is no file {path}")
+    return found

@@ -1,0 +1,326 @@
+"""The scenes of the benchmark, and the motions they ask for.
+
+A case is complete in itself: picture, first-frame masks, sentences, and the clip each object should
+move like. Where the pocket's renderer drew it, the true continuation is there too; nothing of it
+is ever shown to a method.
+
+The limits the papers name, as scenes of their own: bodies unlike the reference's, limbs the
+reference has and the object lacks, and references in which several things move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from motion_app.errors import RequestError
+from motion_app.evaluation.videos import ReferenceClip
+from motion_app.geometry import ModelGeometry, mask_to_grid
+from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, Motion, SceneObject
+from motion_app.world.movements import MOTIONS
+from motion_app.world.references import render_reference
+from motion_app.world.world import Creature, RenderedClip, Scene, WorldConfig, draw_scene, render
+
+BENCHMARK_SEED = 830_000  # of no training, and not of the scenes on which settings were chosen
+COUNT_NAMES = {1: "one", 2: "two", 3: "three"}
+BODIES, LIMBS, MOVERS = "bodies", "limbs", "movers"
+STRATA = {
+    BODIES: "bodies stretched to 1.5 times their width or height, as no training ever drew them",
+    LIMBS: "ghosts, which have no limbs, with motions learned from creatures that have",
+    MOVERS: "motions learned from clips in which another creature moves as well",
+}
+LIMBED = ("blob", "cat", "robot", "bird")  # arms or feet; a ghost has neither
+STRETCH = 1.5  # one side longer by it, the other shorter, at about the same area
+STRETCH_SEED, LIMB_SEED, MOVER_SEED = (BENCHMARK_SEED + n for n in (1, 2, 3))
+# One that turns, one that goes up and down, one that goes away; beside each a plain walk.
+MOVER_MOTIONS = ("circle", "jump", "sink")
+BYSTANDERS = ("walk right", "walk left", "rise")
+
+
+@dataclass(frozen=True)
+class Movement:
+    """One motion of the library, in however many ways it was learned: the ``files`` that share its
+    name or its true track."""
+
+    name: str
+    files: tuple[Motion, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CaseObject:
+    """``mask`` (H, W) bool of the first frame, ``motion`` a movement's name; ``reference`` the clip
+    of it. ``body`` and ``reference_body``: what kind of creature each is, where that is known."""
+
+    name: str
+    sentence: str
+    phrase: str
+    mask: np.ndarray
+    motion: str
+    reference: ReferenceClip
+    body: str = ""
+    reference_body: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkCase:
+    """``image`` (H, W, 3) uint8; ``seed`` of the generation; ``rendered`` the renderer's own
+    clip, None for a picture of the real world."""
+
+    id: str
+    image: np.ndarray
+    objects: tuple[CaseObject, ...]
+    seed: int
+    rendered: RenderedClip | None = None
+
+    def request(
+        self,
+        motions: Sequence[Motion],
+        *,
+        method: str = "fleximmt",
+        without: Collection[str] = (),
+        steps: int | None = None,
+    ) -> GenerationRequest:
+        """What a method is asked: ``motions`` holds each object's file, in order."""
+        objects = tuple(
+            SceneObject(thing.mask, thing.sentence, thing.phrase, motion, name=thing.name)
+            for thing, motion in zip(self.objects, motions, strict=True)
+        )
+        return GenerationRequest(
+            self.image,
+            objects,
+            seed=self.seed,
+            steps=steps,
+            method=method,
+            without=frozenset(without),
+        )
+
+    @property
+    def caption(self) -> str:
+        return " ".join(thing.sentence for thing in self.objects)
+
+    def facts(self) -> dict[str, Any]:
+        """What the case is, as plain JSON without its pictures."""
+        keys = ("name", "sentence", "phrase", "motion", "body", "reference_body")
+        things = [{key: getattr(thing, key) for key in keys} for thing in self.objects]
+        return {"id": self.id, "seed": self.seed, "objects": things}
+
+    def digest(self) -> str:
+        """sha256 of all that a method is shown: pictures, words, seed."""
+        digest = hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode())
+        for pixels in (self.image, *(thing.mask for thing in self.objects)):
+            digest.update(np.ascontiguousarray(pixels).tobytes())
+        return digest.hexdigest()
+
+    def reference_digest(self) -> str:
+        """sha256 of what the case is judged against."""
+        digest = hashlib.sha256()
+        for thing in self.objects:
+            digest.update(np.ascontiguousarray(thing.reference.frames).tobytes())
+            digest.update(np.ascontiguousarray(thing.reference.mask).tobytes())
+            track = thing.reference.track
+            digest.update(b"" if track is None else np.ascontiguousarray(track).tobytes())
+        return digest.hexdigest()
+
+
+def movements(motions: Sequence[Motion]) -> tuple[Movement, ...]:
+    """The library's ``motions`` sorted into movements, by name; a movement that the renderer knows
+    has the renderer's name for it."""
+    groups: list[list[Motion]] = []
+    for motion in motions:
+        known = next((g for g in groups if any(_same(motion, other) for other in g)), None)
+        if known is None:
+            groups.append([motion])
+        else:
+            known.append(motion)
+    named = []
+    for group in groups:
+        drawn = [motion.name for motion in group if motion.name in MOTIONS]
+        named.append(Movement((drawn or [group[0].name])[0], tuple(group)))
+    return tuple(sorted(named, key=lambda movement: movement.name))
+
+
+def _same(a: Motion, b: Motion) -> bool:
+    return a.name == b.name or (a.track is not None and a.track == b.track)
+
+
+def world_of(geometry: ModelGeometry, **options: Any) -> WorldConfig:
+    """The world at the size a checkpoint generates."""
+    return WorldConfig(
+        height=geometry.height,
+        width=geometry.width,
+        frames=geometry.frames,
+        fps=round(geometry.fps),
+        **options,
+    )
+
+
+@cache
+def reference_of(name: str, config: WorldConfig) -> tuple[ReferenceClip, str]:
+    """The rendered clip of a movement with its true mask and track, and the body it shows."""
+    rendered = render_reference(name, config).rendered
+    clip = ReferenceClip(name, rendered.frames, rendered.masks[0, 0], rendered.tracks[0])
+    return clip, rendered.scene.creatures[0].kind
+
+
+def pocket_case(id: str, scene: Scene, seed: int, names: Sequence[str]) -> BenchmarkCase:
+    """``scene`` as a case: neutral sentences, so that nothing but a motion's file tells it."""
+    rendered = render(scene)
+    world = replace(scene.config, kinds=WorldConfig().kinds)  # references show any kind
+    objects = []
+    for k, (creature, name) in enumerate(zip(scene.creatures, names, strict=True)):
+        reference, body = reference_of(name, world)
+        objects.append(
+            CaseObject(
+                name=creature.noun,
+                sentence=creature.neutral_sentence,
+                phrase=NEUTRAL_PHRASE,
+                mask=rendered.masks[k, 0],
+                motion=name,
+                reference=reference,
+                body=creature.kind,
+                reference_body=body,
+            )
+        )
+    return BenchmarkCase(id, rendered.frames[0], tuple(objects), seed, rendered)
+
+
+def draw_cases(
+    names: Sequence[str],
+    counts: Mapping[int, int],
+    *,
+    geometry: ModelGeometry,
+    prefix: str = "",
+    kinds: Sequence[str] | None = None,
+    seed: int = BENCHMARK_SEED,
+) -> list[BenchmarkCase]:
+    """``counts``: how many scenes of 1, 2 and 3 objects. Each draws its movements from ``names``
+    without repetition; scene i of n objects depends on (seed, n, i), the names and the kinds
+    alone. RequestError where there are fewer names than objects."""
+    config = world_of(geometry, **({} if kinds is None else {"kinds": tuple(kinds)}))
+    cases = []
+    for objects, count in sorted(counts.items()):
+        if count and objects > len(names):
+            raise RequestError(
+                f"scenes of {objects} objects need {objects} different motions with a known track, "
+                f"there are {len(names)}: {', '.join(names)}"
+            )
+        for i in range(count):
+            scene, picked = visible_scene(names, objects, config, geometry, [seed, objects, i])
+            id = f"{prefix}{COUNT_NAMES[objects]}-{i:03d}"
+            cases.append(pocket_case(id, scene, i, picked))
+    return cases
+
+
+def visible_scene(
+    names: Sequence[str],
+    objects: int,
+    config: WorldConfig,
+    geometry: ModelGeometry,
+    key: Sequence[int],
+) -> tuple[Scene, list[str]]:
+    """The first scene drawn from ``key`` in which every object fills a token of the model."""
+    for attempt in itertools.count():
+        rng = np.random.default_rng([*key, attempt])
+        picked = [names[j] for j in rng.permutation(len(names))[:objects]]
+        scene = draw_scene(rng, config, objects=objects, motions=picked)
+        masks = render(scene).masks[:, 0]
+        grid = mask_to_grid(masks, geometry.grid_height, geometry.grid_width)
+        if grid.any(axis=(1, 2)).all():
+            return scene, picked
+    raise AssertionError("unreachable: itertools.count has no end")
+
+
+def stretched_cases(
+    names: Sequence[str], count: int, *, geometry: ModelGeometry
+) -> list[BenchmarkCase]:
+    """``count`` scenes of two creatures, one much too wide and one much too tall."""
+    config = world_of(geometry)
+    cases = []
+    for i in range(count):
+        for attempt in itertools.count():
+            rng = np.random.default_rng([STRETCH_SEED, i, attempt])
+            picked = [names[j] for j in rng.permutation(len(names))[:2]]
+            scene = draw_scene(rng, config, objects=2, motions=picked)
+            wide = replace(
+                scene,
+                creatures=tuple(
+                    stretched(creature, STRETCH if k == i % 2 else 1 / STRETCH)
+                    for k, creature in enumerate(scene.creatures)
+                ),
+            )
+            if has_room(wide, geometry):
+                cases.append(pocket_case(f"bodies-{i:03d}", wide, i, picked))
+                break
+    return cases
+
+
+def stretched(creature: Creature, factor: float) -> Creature:
+    """``creature`` ``factor`` times as wide and as much less tall, in every pose."""
+    path = creature.path
+    longer = replace(path, scale_x=path.scale_x * factor, scale_y=path.scale_y / factor)
+    return replace(creature, path=longer)
+
+
+def has_room(scene: Scene, geometry: ModelGeometry) -> bool:
+    """Whether every creature can do its own and every other's path inside the picture, none hides
+    another, and each fills a token."""
+    creatures = scene.creatures
+    for own, other in itertools.product(creatures, creatures):
+        moved = replace(own.path, dx=other.path.dx, dy=other.path.dy)
+        if not replace(own, path=moved).stays_inside(scene.config):
+            return False
+    for a, b in itertools.combinations(creatures, 2):
+        apart = np.abs(a.centres() - b.centres())  # (T, 2), x and y
+        reach = [
+            a.radius * a.path.scale_x.max() + b.radius * b.path.scale_x.max(),
+            a.radius * a.path.scale_y.max() + b.radius * b.path.scale_y.max(),
+        ]
+        if not (apart > reach).any(axis=1).all():
+            return False
+    first = render(scene).masks[:, 0]
+    grid = mask_to_grid(first, geometry.grid_height, geometry.grid_width)
+    return bool(grid.any(axis=(1, 2)).all())
+
+
+def limbless_cases(
+    names: Sequence[str], count: int, *, geometry: ModelGeometry
+) -> list[BenchmarkCase]:
+    """``count`` scenes of two ghosts, with the movements whose reference has limbs."""
+    config = world_of(geometry)
+    limbed = [name for name in names if reference_of(name, config)[1] in LIMBED]
+    return draw_cases(
+        limbed, {2: count}, geometry=geometry, prefix="limbs-", kinds=("ghost",), seed=LIMB_SEED
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CrowdedReference:
+    """A clip of two creatures; the first does the movement ``name``, and is a ``noun``."""
+
+    name: str
+    noun: str
+    rendered: RenderedClip
+
+
+def crowded_reference(name: str, geometry: ModelGeometry) -> CrowdedReference:
+    """The reference of ``name`` with a bystander that walks or rises; the same name draws the same
+    clip."""
+    beside = next(other for other in BYSTANDERS if other != name)
+    rng = np.random.default_rng([MOVER_SEED, list(MOTIONS).index(name)])
+    scene = draw_scene(rng, world_of(geometry), objects=2, motions=[name, beside])
+    return CrowdedReference(name, scene.creatures[0].noun, render(scene))
+
+
+def mover_cases(
+    names: Sequence[str], count: int, *, geometry: ModelGeometry
+) -> list[BenchmarkCase]:
+    """``count`` scenes of two creatures with the movements of MOVER_MOTIONS that are there."""
+    chosen = [name for name in MOVER_MOTIONS if name in names]
+    return draw_cases(chosen, {2: count}, geometry=geometry, prefix="movers-", seed=MOVER_SEED)

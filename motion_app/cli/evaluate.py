@@ -1,0 +1,170 @@
+"""``evaluate`` on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from motion_app.errors import RequestError
+from motion_app.evaluation.catalogue import METRICS, default_ids
+from motion_app.evaluation.scoring import ScoreProgress, Scores, check_metrics, score_videos
+from motion_app.evaluation.videos import EvaluationItem
+from motion_app.jobs.models import Models
+from motion_app.library.library import Library
+from motion_app.media.results import make_folder
+from motion_app.methods import METHODS
+from motion_app.request.request import parse_request
+from motion_app.settings import Settings
+
+
+def evaluate_video(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """Score one video of any method. ``--json`` prints no table; ``--out`` writes report.csv,
+    report.md and report.tex there."""
+    for path in (options.request, *options.reference, *options.reference_mask):
+        if path is not None and not path.is_file():
+            raise RequestError(f"there is no file {path}; check the path")
+    kept = options.video.with_name("frames.npz")
+    request = options.request
+    item = EvaluationItem(
+        options.video.stem,
+        options.method or (parse_request(request).method if request else "video"),
+        options.video,
+        frames=kept if kept.is_file() else None,
+        request=request,
+        references=tuple(options.reference),
+        reference_masks=tuple(options.reference_mask),
+        folder=None if request is None else request.parent,
+    )
+    models = Models(settings, device=options.device)
+    judges = models.judges()
+    ids = options.metrics.split(",") if options.metrics else default_ids(judges.store)
+    check_metrics(ids)
+    scores = score_videos(
+        [item],
+        ids,
+        judges=judges,
+        library=Library(settings.motion_folders(options.model)),
+        limits=settings.limits,
+        segment=models.mark_at(options.model),
+        on_progress=None if options.json else _show,
+    )
+    return _results(scores, options.out, quiet=options.json)
+
+
+def _show(progress: ScoreProgress) -> bool:
+    sys.stderr.write(f"{progress.done}/{progress.total}  {progress.item}  {progress.metric}\n")
+    return True
+
+
+def _results(scores: Scores, out: Path | None, *, quiet: bool) -> dict[str, Any]:
+    report = scores.report
+    if not quiet:
+        sys.stdout.write(report.to_markdown())
+    result = report.to_json()
+    if out is not None:
+        folder = make_folder(out)
+        files = {
+            "csv": report.to_csv(),
+            "md": report.to_markdown(),
+            "tex": report.to_latex(),
+        }
+        for ending, text in files.items():
+            (folder / f"report.{ending}").write_text(text, encoding="utf-8")
+            result[ending] = str(folder / f"report.{ending}")
+    return result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``evaluate video``."""
+    parser.add_argument("video", type=Path, metavar="VIDEO")
+    parser.add_argument("--request", type=Path, metavar="REQUEST.json", help="or a recipe")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CLIP",
+        help="one for each object, in order; default: the library's clips of its motions",
+    )
+    parser.add_argument(
+        "--reference-mask",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="MASK.png",
+        help="of each reference's first frame; default: one click on what moves",
+    )
+    parser.add_argument("--method", help="its name in the table; default: the request's own")
+    parser.add_argument("--metrics", help=f"with commas between: {', '.join(METRICS)}")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for report.csv, .md and .tex")
+    parser.add_argument("--json", action="store_true", help="only the JSON, no table")
+    parser.add_argument("--model", help="the model whose motions and segmenter are used")
+    parser.add_argument("--device", help="cpu, cuda … for networks (default: cpu)")
+
+
+def evaluate_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """Methods and ablations on scenes with ground truth. Standard error tells the progress."""
+    from motion_app.cli.benchmark import run_benchmark
+
+    return run_benchmark(options, settings)
+
+
+def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``evaluate benchmark``."""
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"), metavar="DIR")
+    parser.add_argument(
+        "--cases", default="1:20,2:40,3:20", help="objects:scenes (default: 1:20,2:40,3:20)"
+    )
+    parser.add_argument("--methods", help=f"default: {','.join(METHODS)}")
+    parser.add_argument(
+        "--without",
+        help='ablations of fleximmt, "" for none (default: m2x,t2x,m2v,t2m,infer_mask,rmpm)',
+    )
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--motions",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="one more folder of the library",
+    )
+    parser.add_argument(
+        "--unmasked",
+        type=Path,
+        metavar="DIR",
+        help="the same motions learned without masks, as concat learns them",
+    )
+    parser.add_argument(
+        "--reduced",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="the same motions learned by SynMotion with less, as the row synmotion: NAME",
+    )
+    parser.add_argument(
+        "--movements", help="what drawn scenes show, with commas between (default: all there are)"
+    )
+    parser.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="another method's videos, one file for each case id",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="the authors' benchmark instead of drawn scenes"
+    )
+    parser.add_argument(
+        "--strata", default="bodies,limbs,movers", help="limits run apart, or none (default: all)"
+    )
+    parser.add_argument("--strata-cases", type=int, default=12, help="scenes of each limit")
+    parser.add_argument(
+        "--rmpm-cases", type=int, default=20, help="scenes on which RMPM's rules are compared"
+    )
+    parser.add_argument("--steps", type=int, help="of denoising (default: the checkpoint's)")
+    parser.add_argument("--training-steps", type=int, help="of motions learned for a limit")
+    parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video model")
+    parser.add_argument("--device", help="cpu, cuda … (default: a GPU where there is one)")

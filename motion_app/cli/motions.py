@@ -1,0 +1,250 @@
+"""The commands about motions: the library's, and learning one. torch is imported only inside those
+that compute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from motion_app.cli.videos import models_for, show_progress
+from motion_app.errors import RequestError
+from motion_app.geometry import ModelGeometry
+from motion_app.library.library import Library, motion_entry
+from motion_app.library.motion_file import SUFFIX
+from motion_app.media.results import make_folder
+from motion_app.request.prompt_tokenizer import PromptTokenizer
+from motion_app.scene import StepReport
+from motion_app.settings import Settings
+from motion_app.training.config import training_caption
+from motion_app.training.inputs import ClipSelection, TrainingInputs
+
+if TYPE_CHECKING:
+    from motion_app.training.trainer import TrainingReport
+
+Result = dict[str, Any]
+
+
+def list_motions(options: argparse.Namespace, settings: Settings) -> Result:
+    """The library, and what is wrong with the files in it that cannot be used."""
+    library = Library(settings.motion_folders(options.model))
+    motions = [motion_entry(motion) for motion in library.list()]
+    return {"motions": motions, "problems": library.problems()}
+
+
+def delete_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """Move one motion into the trash; the token in the answer brings it back."""
+    library = Library(settings.motion_folders())
+    library.empty_trash()
+    deleted = library.delete(options.name)
+    return {"deleted": deleted.name, "token": deleted.token}
+
+
+def restore_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """Bring a deleted motion back."""
+    return motion_entry(Library(settings.motion_folders()).restore(options.token))
+
+
+def export_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """One file with the motion and its preview inside."""
+    library = Library(settings.motion_folders(options.model))
+    motion = library.find(options.name)
+    return {"name": motion.name, "file": str(library.export_file(motion, options.out))}
+
+
+def import_exported(options: argparse.Namespace, settings: Settings) -> Result:
+    """An exported motion into the library, checked against the model that is named."""
+    model = options.model or settings.model
+    sizes: dict[str, Any] = {}
+    if Path(model).is_dir():
+        from motion_app.models.hub import fingerprint
+
+        geometry = ModelGeometry.from_folder(model)
+        base = fingerprint(Path(model) / "transformer")
+        sizes = {"base": base, "layers": geometry.layers, "width": geometry.width_tokens}
+    library = Library(settings.motion_folders(model))
+    motion = library.import_file(options.file, name=options.name, limits=settings.limits, **sizes)
+    return motion_entry(motion)
+
+
+def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """The authors' ``pytorch_model.pt`` as safetensors, bound to the model that is named."""
+    _readable(options.file)
+    _motion_out(options.out)
+
+    from motion_app.engine.motion_tokens import convert_published
+    from motion_app.models.hub import checkpoint_folder, fingerprint
+
+    folder = checkpoint_folder(options.model or settings.model)
+    geometry = ModelGeometry.from_folder(folder)
+    saved = convert_published(
+        options.file,
+        options.out,
+        layers=geometry.layers,
+        width=geometry.width_tokens,
+        base=fingerprint(folder / "transformer"),
+        name=options.name,
+        phrase=options.phrase,
+        noun=options.noun,
+        limits=settings.limits,
+    )
+    return {"motion": str(options.out), "name": saved.name, "layers": saved.layers}
+
+
+def _readable(path: Path) -> None:
+    if not path.is_file():
+        raise RequestError(f"there is no file {path}; check the path")
+
+
+def _motion_out(path: Path) -> None:
+    if path.suffix != SUFFIX:
+        raise RequestError(f"a motion is saved as {SUFFIX}, got {path.name}")
+    make_folder(path.parent)
+
+
+def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """Learn one motion; the checkpoint's own training settings hold unless told otherwise."""
+    for clip in options.clips:
+        _readable(clip)
+    inputs = TrainingInputs(
+        name=options.name,
+        phrase=options.phrase,
+        noun=options.noun,
+        clips=tuple(
+            ClipSelection(
+                clip, start=options.start, stop=options.stop, box=options.box, mover=options.mover
+            )
+            for clip in options.clips
+        ),
+        method=options.method,
+        steps=options.steps,
+        validate_every=options.validate_every,
+        still=options.still,
+    )
+    inputs.check_count(settings.limits)
+    given = {**_synmotion_settings(options), "sample_latents": options.sample_latents}
+    if options.tokens is not None:
+        _readable(options.tokens)
+    _motion_out(options.out)
+    model = options.model or settings.model
+    _check_caption(inputs, model)
+
+    from motion_app.training import trainer
+    from motion_app.training.processes import join_processes
+
+    share = join_processes()
+    models = models_for(
+        options, settings, device=options.device or (None if share.count == 1 else share.device)
+    )
+    if options.mover:
+        models.segmenter(model)  # what is wrong with it is told before the large model is read
+    engine = models.engine(model)
+    config = inputs.config(engine.defaults.training_of(inputs.method), **given)
+    started = time.perf_counter()
+    if len(inputs.clips) == 1:
+        few = (
+            "one clip is easily learned by heart, subject and all; SynMotion wants some 20"
+            if options.method == "synmotion"
+            else "one clip is enough; several of the same motion are learned better"
+        )
+        sys.stderr.write(few + "\n")
+    news = _News(options.out)
+    motion = trainer.train_motion(
+        inputs.clips,
+        config,
+        engine=engine,
+        out=options.out,
+        segment=models.mark(model) if options.mover else None,
+        tokens=options.tokens,
+        on_progress=news if share.first else None,
+        share=share,
+        still=inputs.still,
+    )
+    return {
+        "motion": str(motion.path),
+        "name": motion.name,
+        "steps": config.steps,
+        "effective_batch": config.batch * share.count,
+        "seconds": round(time.perf_counter() - started, 1),
+        "validation": [str(path) for path in news.videos],
+    }
+
+
+def _check_caption(inputs: TrainingInputs, model: str) -> None:
+    """RequestError for words too long for the model, before its weights are read or fetched."""
+    from motion_app.models.hub import config_folder
+
+    tokenizer = PromptTokenizer.load_if_there(config_folder(model))
+    if tokenizer is not None:
+        tokenizer.check(training_caption(inputs.noun.strip(), inputs.phrase.strip()))
+
+
+def _synmotion_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that only SynMotion has, where they were given."""
+    settings = {
+        "alpha": options.alpha,
+        "rank": options.rank,
+        "encoding": options.encoding,
+        "spv": None if options.spv is None else str(options.spv),
+        "parts": None if options.parts is None else tuple(options.parts.split(",")),
+    }
+    given = {name: setting for name, setting in settings.items() if setting is not None}
+    named = [*given, *(["tokens"] if options.tokens is not None else [])]
+    if named and options.method != "synmotion":
+        raise RequestError(
+            f"--{named[0]} belongs to --method synmotion, not to {options.method}; leave it out"
+        )
+    return given
+
+
+def make_spv(options: argparse.Namespace, settings: Settings) -> Result:
+    """Subject prior videos from pictures, by the model as it came."""
+    for picture in options.pictures:
+        _readable(picture)
+
+    models = models_for(options, settings)
+
+    from motion_app.training.subject_videos import ACTIONS, make_subjects
+
+    actions = options.actions.split(",") if options.actions else ACTIONS
+    engine = models.engine(options.model)
+    manifest = make_subjects(
+        options.pictures,
+        engine,
+        options.out,
+        actions=[action.strip() for action in actions],
+        steps=options.steps,
+        seed=options.seed,
+        on_step=_generated,
+    )
+    return {"manifest": str(manifest), "clips": len(options.pictures) * len(actions)}
+
+
+def _generated(report: StepReport) -> bool:
+    show_progress(report.step, report.steps, f"{report.seconds:.1f} s")
+    return True
+
+
+class _News:
+    """Shows each step on standard error and keeps the videos made on the way beside ``out``."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.videos: list[Path] = []
+        self._shown = 0
+
+    def __call__(self, report: TrainingReport) -> bool:
+        news = f"loss {report.smoothed:.4f}, {report.seconds_left:.0f} s left"
+        show_progress(report.step, report.steps, news)
+        made = report.validation
+        if made is not None and made.step != self._shown:
+            from motion_app.media.provenance import export_video
+
+            path = self.out.with_name(f"{self.out.stem}-step-{made.step}.mp4")
+            export_video(path, made.frames, made.fps, recipe=None)
+            self.videos.append(path)
+            self._shown = made.step
+        return True

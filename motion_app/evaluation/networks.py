@@ -1,0 +1,280 @@
+"""The networks that judge, and where their weights are.
+
+The networks that judge: CLIP, DINO, RAFT, CoTracker and others, from local files alone.
+
+Frames come in as (T, H, W, 3) uint8 and arrays go out as numpy float32. A network without a
+maintained package comes as a TorchScript file, run as it is. CoTracker's published weights are
+CC-BY-NC: not for commercial use.
+
+A vision-language model that answers yes or no about a video: SynMotion's two accuracies.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional as nnf
+from torchvision.models.optical_flow import raft_large
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPModel,
+    Qwen2_5_VLForConditionalGeneration,
+    ViTModel,
+)
+
+from motion_app.errors import CheckpointError
+from motion_app.evaluation.trackers import FlowPair, PointTracks, flow_enlargement
+
+BATCH = 16  # frames at a time
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+KINETICS_MEAN = (114.77, 107.74, 99.48)  # of 3D ResNet-50, in 0 to 255
+SEGMENT = 16  # frames 3D ResNet-50 takes at once
+SMALLEST_FLOW_SIDE = 128  # RAFT's correlation pyramid needs it
+logger = logging.getLogger(__name__)
+REPEATS = 10  # times each question is asked
+SHOWN_FRAMES = 8  # of the video, evenly spaced
+MOTION_QUESTION = 'Is "{phrase}" what {subject} does in this video? Answer yes or no.'
+SUBJECT_QUESTION = "Is {subject} in this video? Answer yes or no."
+
+
+def _batches(frames: np.ndarray, device: str) -> list[torch.Tensor]:
+    """Frames as float tensors (B, 3, H, W) in 0 to 255."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    return [part.float().to(device) for part in pixels.split(BATCH)]
+
+
+class ClipEmbedder:
+    """CLIP, for AC, TC, TS and what SynMotion measures with it."""
+
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+        self.device = device
+        self.model = CLIPModel.from_pretrained(folder, local_files_only=True).to(device).eval()
+        self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    @torch.no_grad()
+    def images(self, frames: np.ndarray) -> np.ndarray:
+        """Image embeddings [T, D] of ``frames``."""
+        rows = []
+        for start in range(0, len(frames), BATCH):
+            inputs = self.processor(list(frames[start : start + BATCH]), return_tensors="pt")
+            found = self.model.get_image_features(inputs["pixel_values"].to(self.device))
+            rows.append(found.pooler_output.cpu().float().numpy())
+        return np.concatenate(rows)
+
+    @torch.no_grad()
+    def text(self, caption: str) -> np.ndarray:
+        """The embedding [D] of ``caption``, cut at the tokens CLIP can read (77), not at
+        letters."""
+        most = self.model.config.text_config.max_position_embeddings
+        inputs = self.tokenizer(caption, truncation=True, max_length=most, return_tensors="pt")
+        found = self.model.get_text_features(
+            inputs["input_ids"].to(self.device),
+            attention_mask=inputs["attention_mask"].to(self.device),
+        )
+        return found.pooler_output[0].cpu().float().numpy()
+
+
+class DinoEmbedder:
+    """DINO's class token of the frames' middle: shorter side 256, crop 224."""
+
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+        self.device = device
+        self.model = ViTModel.from_pretrained(
+            folder, local_files_only=True, add_pooling_layer=False
+        )
+        self.model.to(device).eval()
+        self.side = self.model.config.image_size
+
+    @torch.no_grad()
+    def images(self, frames: np.ndarray) -> np.ndarray:
+        """Features [T, D] of ``frames``."""
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None]
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        rows = []
+        for pixels in _batches(frames, self.device):
+            middle = _middle(pixels, round(self.side * 256 / 224), self.side)
+            found = self.model(pixel_values=(middle / 255 - mean) / std)
+            rows.append(found.last_hidden_state[:, 0].cpu().float().numpy())
+        return np.concatenate(rows)
+
+
+def _middle(pixels: torch.Tensor, short_side: int, crop: int) -> torch.Tensor:
+    """(B, 3, crop, crop): (B, 3, H, W) with the shorter side resized, then cut from the middle."""
+    height, width = pixels.shape[2:]
+    scale = short_side / min(height, width)
+    size = (round(height * scale), round(width * scale))
+    resized = nnf.interpolate(pixels, size, mode="bicubic", antialias=True)
+    top, left = (size[0] - crop) // 2, (size[1] - crop) // 2
+    return resized[:, :, top : top + crop, left : left + crop].clamp(0, 255)
+
+
+class RaftFlow:
+    """RAFT (large) of torchvision."""
+
+    def __init__(self, file: Path, *, device: str = "cpu") -> None:
+        self.device = device
+        self.model = raft_large(weights=None)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            self.model.load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{file.name} does not hold torchvision's raft_large; fetch that file again"
+            ) from error
+        self.model.to(device).eval()
+
+    @torch.no_grad()
+    def flow(self, frames: np.ndarray, *, updates: int = 12) -> FlowPair:
+        """Flow of ``frames`` both ways, at their own size; small frames are enlarged first, as for
+        DIS. ``updates``: RAFT's own iterations."""
+        height, width = frames.shape[1:3]
+        scale = flow_enlargement(height, width)
+        large = [max(SMALLEST_FLOW_SIDE, -(-side * scale // 8) * 8) for side in (height, width)]
+        size = (large[1], large[0])
+        grown = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_CUBIC) for f in frames])
+        pixels = torch.cat(_batches(grown, self.device)) / 127.5 - 1  # (T, 3, H', W'), -1 to 1
+        shrink = np.array([width / large[1], height / large[0]], np.float32)
+
+        def between(start: torch.Tensor, stop: torch.Tensor) -> np.ndarray:
+            fields = []
+            for a, b in zip(start, stop, strict=True):
+                field = self.model(a[None], b[None], num_flow_updates=updates)[-1][0]
+                array = field.permute(1, 2, 0).cpu().numpy()  # (H', W', 2)
+                fields.append(cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA))
+            return np.stack(fields) * shrink
+
+        return FlowPair(between(pixels[:-1], pixels[1:]), between(pixels[1:], pixels[:-1]))
+
+
+class ScriptedNetwork:
+    """A TorchScript file. What it takes and gives is the caller's affair."""
+
+    def __init__(self, file: Path, *, device: str = "cpu") -> None:
+        self.device, self.name = device, file.name
+        try:
+            self.module = torch.jit.load(str(file), map_location=device).eval()
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{file.name} is no TorchScript file; save the network with torch.jit.save"
+            ) from error
+
+    @torch.no_grad()
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        try:
+            return self.module(*(tensor.to(self.device) for tensor in inputs))
+        except RuntimeError as error:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+            raise CheckpointError(
+                f"{self.name} does not take {shapes}; expected the network of that name"
+            ) from error
+
+    def track(self, frames: np.ndarray, points: np.ndarray) -> PointTracks:
+        """CoTracker: ``points`` [n, 2] (y, x) of the first of ``frames`` through all of them. It is
+        given video [1, T, 3, H, W] in 0 to 255 and queries [1, n, 3] (t, x, y), and gives tracks
+        [1, T, n, 2] (x, y) and visibility [1, T, n]."""
+        video = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float()
+        queries = np.concatenate([np.zeros((len(points), 1)), points[:, ::-1]], axis=1)
+        tracks, visible = self(video, torch.from_numpy(queries)[None].float())
+        at = tracks[0].permute(1, 0, 2).flip(-1)  # [n, T, 2] (y, x)
+        return PointTracks(at.cpu().numpy(), visible[0].T.cpu().numpy() > 0.5)
+
+    def scores(self, frames: np.ndarray) -> np.ndarray:
+        """A rating [T] of each of ``frames``, given as (B, 3, H, W) in 0 to 1."""
+        found = [self(pixels / 255).reshape(-1) for pixels in _batches(frames, self.device)]
+        return torch.cat(found).cpu().numpy()
+
+    def middle_frames(self, frames: np.ndarray) -> np.ndarray:
+        """Frames 2, 4, … made by AMT from their neighbours, as ``extractors.half_warp`` does.
+
+        It is given two frames [1, 3, H, W] in 0 to 1 and the time [1, 1, 1, 1], 0.5."""
+        pixels = torch.cat(_batches(frames, self.device)) / 255  # (T, 3, H, W)
+        made = []
+        for t in range(1, len(frames) - 1, 2):
+            half = torch.full((1, 1, 1, 1), 0.5)
+            frame = self(pixels[t - 1 : t], pixels[t + 1 : t + 2], half)[0]  # (3, H, W)
+            made.append((frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+        return np.stack(made)
+
+    def resnet_features(self, frames: np.ndarray) -> np.ndarray:
+        """FVD-3DRN50's features [D]: mean over segments of 16 frames, the last one filled up with
+        its last frame, at 112 pixels less the Kinetics means. It is given [S, 3, 16, 112, 112]."""
+        missing = -len(frames) % SEGMENT
+        whole = np.concatenate([frames, frames[-1:].repeat(missing, axis=0)])
+        pixels = _squares(whole, 112) - torch.tensor(KINETICS_MEAN)[:, None, None]
+        segments = pixels.reshape(-1, SEGMENT, *pixels.shape[1:]).transpose(1, 2)
+        return self(segments).flatten(1).mean(dim=0).cpu().numpy()
+
+    def i3d_features(self, frames: np.ndarray) -> np.ndarray:
+        """FVD-3DInception's features [D] of the whole clip, given as [1, 3, T, 224, 224] in -1 to
+        1."""
+        pixels = _squares(frames, 224) / 127.5 - 1
+        return self(pixels.transpose(0, 1)[None]).flatten().cpu().numpy()
+
+
+def _squares(frames: np.ndarray, side: int) -> torch.Tensor:
+    """(T, 3, side, side) float in 0 to 255."""
+    resized = [cv2.resize(f, (side, side), interpolation=cv2.INTER_LINEAR) for f in frames]
+    return torch.cat(_batches(np.stack(resized), "cpu"))
+
+
+class Judge(Protocol):
+    """Answers one question about a video."""
+
+    def ask(self, frames: np.ndarray, question: str, *, repeats: int = REPEATS) -> list[str]:
+        """``repeats`` independent answers about ``frames`` (T, H, W, 3) uint8."""
+        ...
+
+
+def share_of_yes(answers: Sequence[str]) -> float | None:
+    """Share of "yes" among the answers that begin with yes or no; None where none does. Others are
+    logged: they are no answer, and no "no"."""
+    said = [re.match(r"\W*(yes|no)\b", answer, re.IGNORECASE) for answer in answers]
+    clear = [match.group(1).lower() == "yes" for match in said if match]
+    if len(clear) < len(answers):
+        logger.warning(
+            "%d of %d answers say neither yes nor no", len(answers) - len(clear), len(answers)
+        )
+    return float(np.mean(clear)) if clear else None
+
+
+class QwenJudge:
+    """Qwen2.5-VL, asked several times with sampling."""
+
+    def __init__(self, folder: Path, *, device: str = "cpu", seed: int = 0) -> None:
+        self.device, self.seed = device, seed
+        self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, dtype="auto"
+        )
+        self.model.to(device).eval()
+
+    @torch.no_grad()
+    def ask(self, frames: np.ndarray, question: str, *, repeats: int = REPEATS) -> list[str]:
+        """See ``Judge``. The same question about the same frames gets the same answers."""
+        shown = frames[np.linspace(0, len(frames) - 1, SHOWN_FRAMES).round().astype(int)]
+        content = [{"type": "image"} for _ in shown] + [{"type": "text", "text": question}]
+        prompt = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        inputs = self.processor(text=[prompt], images=list(shown), return_tensors="pt")
+        inputs = inputs.to(self.device)
+        devices = [self.device] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=devices):  # generate samples from the global generator
+            torch.manual_seed(self.seed)
+            said = self.model.generate(
+                **inputs, do_sample=True, max_new_tokens=4, num_return_sequences=repeats
+            )
+        answers = said[:, inputs["input_ids"].shape[1] :]
+        return self.processor.batch_decode(answers, skip_special_tokens=True)

@@ -1,0 +1,260 @@
+"""The loaded model as the page sees it: loading in the background, ready, or not to be had.
+
+Shared by all browsers, so it holds nothing of anybody's: weights, sizes, one device lock, and the
+line of jobs, which gives a job to who knows its id.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from motion_app.errors import CheckpointError, MotionAppError
+from motion_app.geometry import GenerationDefaults, ModelGeometry
+from motion_app.jobs import kinds
+from motion_app.jobs.models import Models
+from motion_app.jobs.progress import DeviceLock, Measurement, Runner
+from motion_app.jobs.queue import JobQueue
+from motion_app.library.library import Library
+from motion_app.media import sandbox
+from motion_app.media.provenance import certificate_of
+from motion_app.request.prompt_tokenizer import PromptTokenizer
+from motion_app.scene import Motion
+from motion_app.settings import Settings
+
+if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
+    from motion_app.engine.pipeline import MotionEngine
+    from motion_app.engine.planning import Outlook
+    from motion_app.models.clicks import ClickSegmenter
+    from motion_app.models.words import ObjectFinder
+
+logger = logging.getLogger(__name__)
+
+HUB_SEGMENTER = (
+    "facebook/sam2.1-hiera-small"  # where a checkpoint names none: SAM 2.1, 46 M weights
+)
+CLICK_WAIT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """``message``: why it failed. ``load_seconds`` counts up while loading. ``fetched``: bytes that
+    came and bytes in all while the model comes from the hub. ``memory``: what the model is
+    estimated to take, None until its files are there. ``profile``: the memory profile it runs by,
+    and ``too_large`` the one that ran out of memory before."""
+
+    state: Literal["loading", "ready", "failed"]
+    name: str
+    device: str
+    load_seconds: float
+    message: str = ""
+    fetched: tuple[int, int] | None = None
+    memory: Outlook | None = None
+    profile: str = ""
+    too_large: str = ""
+
+
+class ModelHost:
+    """Loads one checkpoint and its segmenter on a thread; whoever needs them waits. ``lent``: the
+    device is lent to a call at a time (``zero_gpu``); ``no_training``: why motions are not learned
+    here, where the settings alone do not say it."""
+
+    lent = False
+    no_training = ""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.models = self._new_models()
+        self.library = Library(settings.motion_folders())
+        self.lock = DeviceLock()
+        self.jobs = self._new_jobs()
+        self._name = GenerationDefaults.read(settings.model).name
+        self._error: MotionAppError | None = None
+        self._engine: MotionEngine | None = None
+        self._segmenter: ClickSegmenter | None = None
+        self._engine_done = threading.Event()
+        self._segmenter_done = threading.Event()
+        self._finder_lock = threading.Lock()
+        self._tokenizer: PromptTokenizer | None = None
+        self._tokenizer_lock = threading.Lock()
+        self._started: float | None = None
+        self._load_seconds = 0.0
+        self._fetched: tuple[int, int] | None = None
+        self._outlook: Outlook | None = None
+
+    def _new_models(self) -> Models:
+        return Models(self.settings)
+
+    def _new_jobs(self) -> JobQueue:
+        settings = self.settings
+        return JobQueue(settings.outputs, self._runners(), limits=settings.limits, lock=self.lock)
+
+    def _runners(self) -> dict[str, Runner]:
+        settings = self.settings
+        shared = {
+            "wait_for_engine": self.wait_for_engine,
+            "library": self.library,
+            "defaults": self.defaults,
+            "tokenizer": self.tokenizer,
+            "limits": settings.limits,
+        }
+        return {
+            kinds.GENERATE: kinds.GenerationRunner(
+                geometry=self.geometry,
+                base=self.base,
+                badge=settings.badge,
+                certificate=certificate_of(settings),
+                **shared,
+            ),
+            kinds.TRAIN: kinds.TrainingRunner(
+                segmenter=self.segmenter,
+                enabled=settings.training,
+                turned_off=self.no_training or kinds.TURNED_OFF,
+                **shared,
+            ),
+        }
+
+    def start(self) -> None:
+        """Begin to load and to run jobs, once. MotionAppError where the jobs' folder cannot be
+        used."""
+        self.jobs.start()
+        self._started = time.monotonic()
+        threading.Thread(target=sandbox.warm, name="warm-sandbox", daemon=True).start()
+        threading.Thread(target=self._load, name="load-model", daemon=True).start()
+
+    def stop(self) -> None:
+        """Interrupt the running job, to be taken up again later, and let its folder go."""
+        self.jobs.stop()
+
+    @property
+    def measured(self) -> Measurement | None:
+        """How long the last video took; None before the first."""
+        return self.jobs.timings.last(kinds.GENERATE)
+
+    def status(self) -> HostStatus:
+        if self._error is not None:
+            return HostStatus("failed", self._name, "", self._load_seconds, str(self._error))
+        if self._engine is None:
+            waited = 0.0 if self._started is None else time.monotonic() - self._started
+            return HostStatus(
+                *("loading", self._name, "", waited), fetched=self._fetched, memory=self._outlook
+            )
+        profile = self._engine.profile
+        return HostStatus(
+            *("ready", self._engine.defaults.name, str(profile.device), self._load_seconds),
+            memory=self._outlook,
+            profile=profile.placement.name,
+            too_large=profile.too_large,
+        )
+
+    def geometry(self) -> ModelGeometry:
+        """The sizes, known before the weights are loaded; those of a hub id are fetched first."""
+        if self._engine is not None:
+            return self._engine.geometry
+        return ModelGeometry.from_folder(self._configs)
+
+    def defaults(self) -> GenerationDefaults:
+        """The checkpoint's own settings."""
+        if self._engine is not None:
+            return self._engine.defaults
+        return GenerationDefaults.read(self._configs)
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """What counts a prompt's tokens before the weights are loaded; None where the checkpoint's
+        tokenizer is not here."""
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                self._tokenizer = PromptTokenizer.load_if_there(self._configs)
+            return self._tokenizer
+
+    @cached_property
+    def _configs(self) -> Path:
+        """Where the checkpoint's small files are. CheckpointError for what is no checkpoint."""
+        from motion_app.models.hub import config_folder
+
+        return config_folder(self.settings.model)
+
+    def motions(self) -> list[Motion]:
+        """Motions for this base model; of any, before the model is loaded."""
+        motions = self.library.list()
+        base = self.base()
+        return motions if base is None else [item for item in motions if item.base == base]
+
+    def base(self) -> str | None:
+        """The loaded model's fingerprint, to which motions belong; None while it is loading."""
+        return None if self._engine is None else self._engine.fingerprint
+
+    def engine(self) -> MotionEngine:
+        """The engine, waited for; raises what loading raised."""
+        while (engine := self.wait_for_engine(1.0)) is None:
+            continue
+        return engine
+
+    def wait_for_engine(self, seconds: float) -> MotionEngine | None:
+        """The engine, or None when it is still loading after ``seconds``."""
+        self._engine_done.wait(seconds)
+        if self._error is not None and self._engine is None:
+            raise self._error
+        return self._engine
+
+    def segmenter(self) -> ClickSegmenter:
+        """A segmenter of its own for one browser; it shares the weights. Waits for them."""
+        if not self._segmenter_done.wait(CLICK_WAIT_SECONDS):
+            raise CheckpointError("the model is still loading; click again in a while")
+        if self._segmenter is None:
+            raise self._error or CheckpointError("the click model could not be loaded")
+        return self._segmenter.new_session()
+
+    def finder(self) -> ObjectFinder:
+        """What finds things by words; loaded when first asked for. RequestError where none is set,
+        CheckpointError where it cannot be loaded."""
+        with self._finder_lock:
+            return self.models.finder
+
+    @property
+    def clicks_ready(self) -> bool:
+        return self._segmenter_done.is_set()
+
+    def _load(self) -> None:
+        try:
+            from motion_app.models.hub import checkpoint_folder
+
+            self.models.check()
+            folder = checkpoint_folder(self.settings.model, on_bytes=self._hear_bytes)
+            self._fetched = None
+            self.tokenizer()  # now, so that nobody's first prompt waits for it
+            self._load_segmenter(folder)
+            self._load_engine(folder)
+        except MotionAppError as error:
+            logger.error("the model cannot be used: %s", error)
+            self._error = error
+        except Exception:
+            logger.exception("loading the model failed")
+            self._error = CheckpointError(
+                "the model could not be loaded; the server's log says why"
+            )
+        finally:
+            self._load_seconds = time.monotonic() - self._started
+            self._segmenter_done.set()
+            self._engine_done.set()
+
+    def _hear_bytes(self, done: int, total: int) -> None:
+        self._fetched = (done, total)
+
+    def _hear_outlook(self, outlook: Outlook) -> None:
+        self._outlook = outlook
+
+    def _load_segmenter(self, folder: Path) -> None:
+        """First: it is small, and clicks come before anything else."""
+        self._segmenter = self.models.segmenter(folder, default=HUB_SEGMENTER)
+        self._segmenter_done.set()
+
+    def _load_engine(self, folder: Path) -> None:
+        engine = self.models.engine(folder, on_outlook=self._hear_outlook)
+        engine.fingerprint  # noqa: B018  read now, while everyone waits anyway
+        self._engine = engine

@@ -1,0 +1,206 @@
+"""The one place where a deployment's models are loaded: engine, segmenter, finder and judges.
+
+Commands, workers and the page all come here, so that a setting (``Settings``) holds for all of them
+or is refused by all in the same words. Nothing is imported or loaded before it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from motion_app.errors import RequestError
+from motion_app.scene import Click
+from motion_app.settings import Settings
+
+if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
+    from motion_app.engine.acceleration import Acceleration
+    from motion_app.engine.pipeline import MotionEngine
+    from motion_app.engine.planning import Outlook
+    from motion_app.engine.step_cache import StepCache
+    from motion_app.evaluation.features import Judges
+    from motion_app.models.clicks import ClickSegmenter, OriginalSegmenter
+    from motion_app.models.words import ObjectFinder
+
+# Settings of how a model is run; their defaults hold on every machine and need no look.
+RUNNING = ("profile", "kernel", "compiled", "cache_steps", "second_device")
+
+
+class Models:
+    """What ``settings`` say is loaded, each when it is first asked for; the last engine and the
+    last segmenter are kept. ``device`` in place of the settings' own; ``threads`` of the CPU for
+    the whole process, None leaves PyTorch's.
+
+    Whatever is loaded, ``check`` comes first: CheckpointError or RequestError for a setting that
+    cannot hold here.
+    """
+
+    def __init__(
+        self, settings: Settings, *, device: str | None = None, threads: int | None = None
+    ) -> None:
+        self.settings = settings
+        self.device = device or settings.device
+        self.threads = threads
+        self._checked = False
+        self._engine: tuple[str, MotionEngine] | None = None
+        self._segmenter: tuple[str, ClickSegmenter | OriginalSegmenter] | None = None
+        self._judges: tuple[str, Judges] | None = None
+
+    def check(self) -> None:
+        """Refuse, before anything is loaded, settings that cannot hold on this machine: an unknown
+        or missing device, kernel, memory profile or cache, a segmenter that is not there."""
+        if self._checked:
+            return
+        if self._needs_look:
+            from motion_app.models.devices import device_named
+
+            self.acceleration.check(device_named(self.device))
+        if self.settings.segmenter is not None:
+            from motion_app.models.clicks import check_source
+
+            check_source(self.settings.segmenter)
+        self._checked = True
+
+    @property
+    def _needs_look(self) -> bool:
+        given = self.settings.model_dump(include=set(RUNNING))
+        own = {name: Settings.model_fields[name].default for name in RUNNING}
+        return self.device not in (None, "cpu") or given != own
+
+    def _prepare(self) -> None:
+        """Before anything is loaded."""
+        self.check()
+        if self.threads is not None:
+            from motion_app.models.devices import use_threads
+
+            use_threads(self.threads)
+
+    @cached_property
+    def acceleration(self) -> Acceleration:
+        """How engines are run."""
+        from motion_app.engine.acceleration import Acceleration
+
+        return Acceleration.of(self.settings)
+
+    def with_cache(self, cache: StepCache | None) -> Models:
+        """The same with another step cache than the settings', to compare them; nothing loaded is
+        shared."""
+        other = Models(self.settings, device=self.device, threads=self.threads)
+        other.acceleration = replace(self.acceleration, cache=cache)
+        return other
+
+    def engine(
+        self,
+        model: str | Path | None = None,
+        *,
+        on_outlook: Callable[[Outlook], None] | None = None,
+    ) -> MotionEngine:
+        """The engine of ``model``, a folder or hub id (None: the settings' own). One is kept: the
+        memory of the last is let go before another is read. Raises as ``MotionEngine.load``."""
+        name = str(model or self.settings.model)
+        if self._engine is None or self._engine[0] != name:
+            self._prepare()
+            from motion_app.engine.pipeline import MotionEngine
+
+            self._engine = None
+            loaded = MotionEngine.load(
+                name,
+                device=self.device,
+                acceleration=self.acceleration,
+                on_outlook=on_outlook,
+            )
+            self._engine = (name, loaded)
+        return self._engine[1]
+
+    def forget(self) -> None:
+        """Let go of what was loaded, and its memory."""
+        self._engine = self._segmenter = self._judges = None
+
+    def segmenter(
+        self,
+        model: str | Path | None = None,
+        *,
+        given: str | None = None,
+        default: str | None = None,
+    ) -> ClickSegmenter | OriginalSegmenter:
+        """The SAM 2 of ``Settings.segmenter_source``, an original ``.pt`` checkpoint or a
+        transformers model. Raises CheckpointError."""
+        model = None if model is None else str(model)
+        source = self.settings.segmenter_source(model, given, default=default)
+        if self._segmenter is None or self._segmenter[0] != source:
+            self._prepare()
+            from motion_app.models.clicks import load_segmenter
+
+            self._segmenter = (source, load_segmenter(source, device=self.clicks_device))
+        return self._segmenter[1]
+
+    @property
+    def clicks_device(self) -> str | None:
+        """Where segmenter and finder compute."""
+        return self.device
+
+    def mark(
+        self, model: str | Path | None = None
+    ) -> Callable[[np.ndarray, Sequence[Click]], np.ndarray]:
+        """What marks what clicks (in pixels) show in an image (H, W, 3) uint8: a mask (H, W) bool.
+        The segmenter of ``model`` is loaded when it is first called."""
+
+        def segment(image: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
+            segmenter = self.segmenter(model)
+            segmenter.set_image(image)
+            return segmenter.predict(clicks).mask
+
+        return segment
+
+    def mark_at(
+        self, model: str | Path | None = None
+    ) -> Callable[[np.ndarray, tuple[float, float]], np.ndarray]:
+        """As ``mark``, for one point (y, x) in pixels."""
+        segment = self.mark(model)
+        return lambda image, at: segment(image, [Click(at[1], at[0])])
+
+    @cached_property
+    def finder(self) -> ObjectFinder:
+        """What finds things by words. RequestError where none is set, CheckpointError where it
+        cannot be loaded."""
+        source = self.settings.finder
+        if source is None:
+            raise RequestError(
+                "no finder of things by words is set up here; set MOTION_APP_FINDER to a Grounding "
+                "DINO or SAM 3 model, for example IDEA-Research/grounding-dino-tiny"
+            )
+        self._prepare()
+        from motion_app.models.words import ObjectFinder
+
+        return ObjectFinder.load(source, device=self.clicks_device)
+
+    def judges(self, *, device: str | None = None) -> Judges:
+        """The networks that score videos, each loaded when it is first used, on ``device`` (None:
+        this deployment's, the CPU where none is set)."""
+        device = device or self.device or "cpu"
+        if self._judges is None or self._judges[0] != device:
+            self._prepare()
+            from motion_app.evaluation.features import Judges
+            from motion_app.evaluation.weights import WeightStore
+
+            self._judges = (device, Judges(WeightStore(self.settings.judges), device=device))
+        return self._judges[1]
+
+
+def running_of(settings: Settings) -> dict[str, Any]:
+    """Of how ``settings`` run a model what may change a video's numbers and is not the default;
+    {} for settings that leave it as it is. What is kept under a key of its ingredients needs it."""
+    own = {name: Settings.model_fields[name].default for name in RUNNING}
+    changed = {name: value for name in RUNNING if (value := getattr(settings, name)) != own[name]}
+    profile = changed.pop("profile", None)
+    if profile is not None:
+        from motion_app.engine.memory import placement_named
+
+        weights = placement_named(profile).weights  # where the others lie changes nothing
+        changed |= {} if weights is None else {"weights": weights}
+    return changed

@@ -1,0 +1,354 @@
+"""A job under way: its progress, its time, and its turn on the device.
+
+One job in memory while it waits and runs: what its runner sees, and what watchers are told.
+
+One lock for each device: who came first goes first, and everyone can see their place.
+
+How long jobs take here, by what was measured on those before: never a guess.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from motion_app.errors import GenerationCancelled
+from motion_app.jobs.folder import JobRow, State
+
+POLL_SECONDS = 0.1  # between looks at whether to stop while something is waited for
+# The stages of both kinds, in their order; "done" is the last of every job, however it ended.
+STAGES = (
+    *("queued", "loading", "preparing", "encoding_clips", "denoising", "training"),
+    *("decoding", "saving", "done"),
+)
+# Waits for the loaded model, the given seconds at most; None says that it is still loading.
+WaitForEngine = Callable[[float], "MotionEngine | None"]
+
+if TYPE_CHECKING:  # torch comes with these, and the page opens before it is there
+    from motion_app.engine.pipeline import MotionEngine
+    from motion_app.scene import StepReport
+    from motion_app.training.trainer import TrainingReport
+
+    News = StepReport | TrainingReport
+
+
+@dataclass(frozen=True, eq=False)
+class JobProgress:
+    """Where a job stands.
+
+    ``row.state`` tells how it ended once ``stage`` is "done". ``ahead``: jobs before it while it is
+    queued. ``elapsed`` seconds since it joined the line, and of a job that has ended those from its
+    start to its end. ``step`` of ``steps`` are finished, 0 before the first; ``step_seconds`` is
+    the mean of them, None before the first. ``seconds_left`` is measured, None where nothing was.
+    ``news``: what the last step told. ``stopping``: asked to stop, and about to.
+    """
+
+    row: JobRow
+    stage: str
+    ahead: int = 0
+    elapsed: float = 0.0
+    step: int = 0
+    steps: int = 0
+    step_seconds: float | None = None
+    seconds_left: float | None = None
+    news: News | None = None
+    stopping: bool = False
+
+
+class Runner(Protocol):
+    """How jobs of one kind are done."""
+
+    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+        """The inputs as the job keeps them, or the MotionAppError that can be told at submit.
+        ``files``: the names of those that came with the job. May take its time."""
+
+    def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
+        """Raise the RequestError for a job that cannot be made beside the ``active`` ones of its
+        kind, which wait or run. Quick: the line is held up."""
+
+    def size(self, inputs: Mapping[str, Any]) -> JobSize:
+        """What the time it takes depends on."""
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Do it and return the outcome, plain JSON. Ask ``work`` at every step whether to go on."""
+
+
+class Work:
+    """A job between ``submit`` and its end. The runner calls ``enter``, ``stepped`` and
+    ``check_stop`` from its thread; everything else belongs to the queue."""
+
+    def __init__(
+        self, row: JobRow, folder: Path, size: JobSize, changed: threading.Condition
+    ) -> None:
+        self.row = row
+        self.folder = folder
+        self.size = size
+        self.version = 0
+        self.ahead = 0
+        self.expected: Measurement | None = None
+        self._changed = changed
+        self.ending: State = "cancelled"
+        self._stop = threading.Event()
+        self._joined = time.monotonic()
+        self._began: float | None = None
+        self._stage = "queued"
+        self._step = 0
+        self._steps = size.steps
+        self._times: list[float] = []
+        self._last_step_at = self._joined
+        self._news: News | None = None
+
+    # for the runner
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def check_stop(self) -> None:
+        """Raise GenerationCancelled where the job was asked to stop."""
+        if self.stopping:
+            done = f"after step {self._step} of {self._steps}" if self._step else "before step 1"
+            raise GenerationCancelled(f"stopped {done}, as asked")
+
+    def enter(self, stage: str) -> None:
+        """The next stage; the clock of a measurement begins with the first after "loading"."""
+        with self._changed:
+            if self._began is None and stage not in ("queued", "loading"):
+                self._began = time.monotonic()
+            self._stage = stage
+            self._tell()
+
+    def stepped(self, news: News, *, step: int, steps: int, seconds: float, stage: str) -> bool:
+        """A step is done, in so many ``seconds``; ``stage`` is what comes now. False: stop."""
+        with self._changed:
+            self._news, self._step, self._steps = news, step, steps
+            self._times.append(seconds)
+            self._last_step_at = time.monotonic()
+        self.enter(stage)
+        return not self.stopping
+
+    # for the queue
+
+    def ask_to_stop(self, ending: State) -> None:
+        """It will end as "cancelled" by a person or "interrupted" by the program; the first asked
+        counts."""
+        with self._changed:
+            if not self.stopping:
+                self.ending = ending
+            self._stop.set()
+            self._tell()
+
+    def placed(self, ahead: int, expected: Measurement | None) -> None:
+        """So many jobs are before it, and one like it took as long as ``expected``."""
+        with self._changed:
+            self.ahead, self.expected = ahead, expected
+            self._tell()
+
+    def begin(self, row: JobRow) -> None:
+        """Its turn has come; ``row`` says so."""
+        with self._changed:
+            self.row = row
+            self.enter("loading")
+
+    @property
+    def step_seconds(self) -> float | None:
+        return sum(self._times) / len(self._times) if self._times else None
+
+    @property
+    def seconds(self) -> float:
+        """From the first stage of its own until now."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    def measurement(self) -> Measurement | None:
+        """What there is to learn from it at its end; None where it made no step, or where it was
+        resumed and only some of its steps were seen."""
+        if self.step_seconds is None or len(self._times) < self._steps:
+            return None
+        return Measurement(
+            seconds=self.seconds,
+            steps=self._steps,
+            objects=self.size.objects,
+            step_seconds=self.step_seconds,
+            tail_seconds=time.monotonic() - self._last_step_at,
+        )
+
+    def seconds_left(self) -> float | None:
+        """By this job's own steps, and by ``expected`` for all else; None where that is missing."""
+        expected = self.expected
+        if self._step and self._step < self._steps:
+            tail = 0.0 if expected is None else expected.tail_seconds
+            return (self._steps - self._step) * self.step_seconds + tail
+        if expected is None:
+            return None
+        if self._step:
+            return max(0.0, expected.tail_seconds - (time.monotonic() - self._last_step_at))
+        return max(0.0, expected.seconds_for(self.size.steps) - self.seconds)
+
+    def progress(self, seconds_left: float | None) -> JobProgress:
+        """As it is now."""
+        over = not self.row.active
+        return JobProgress(
+            row=self.row,
+            stage="done" if over else self._stage,
+            ahead=self.ahead if self.row.state == "queued" else 0,
+            elapsed=_ran(self.row) if over else time.monotonic() - self._joined,
+            step=self._step,
+            steps=self._steps,
+            step_seconds=self.step_seconds,
+            seconds_left=None if over or self.stopping else seconds_left,
+            news=self._news,
+            stopping=self.stopping and not over,
+        )
+
+    def _tell(self) -> None:
+        self.version += 1
+        self._changed.notify_all()
+
+
+def engine_for(work: Work, wait_for_engine: WaitForEngine) -> MotionEngine:
+    """The engine, once it is loaded; raises what loading raised, or that the job was stopped."""
+    while (engine := wait_for_engine(POLL_SECONDS)) is None:
+        work.check_stop()
+    return engine
+
+
+def _ran(row: JobRow) -> float:
+    """Seconds from the start of a job that has ended to its end; 0 where it never began."""
+    if row.started is None or row.finished is None:
+        return 0.0
+    return max(0.0, row.finished - row.started)
+
+
+def ended(row: JobRow, work: Work | None = None) -> JobProgress:
+    """The last progress of a job: with its last step where ``work`` still knows it."""
+    if work is not None:
+        work.row = row
+        return work.progress(None)
+    return JobProgress(row=row, stage="done", elapsed=_ran(row))
+
+
+class DeviceLock:
+    """A fair lock. gradio's own queue does not guard the device: a cancelled handler may run on
+    while the next one begins."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._line: list[Ticket] = []
+
+    def __len__(self) -> int:
+        """Tickets out: the one at work and those who wait."""
+        with self._changed:
+            return len(self._line)
+
+    def ticket(self) -> Ticket:
+        """Take the last place in the line. Give it back with ``release`` or as a context."""
+        with self._changed:
+            ticket = Ticket(self)
+            self._line.append(ticket)
+            return ticket
+
+
+class Ticket:
+    """A place in the line of one DeviceLock."""
+
+    def __init__(self, lock: DeviceLock) -> None:
+        self._lock = lock
+
+    @property
+    def ahead(self) -> int:
+        """How many go first: 0 for the one whose turn it is, and after ``release``."""
+        with self._lock._changed:
+            return self._lock._line.index(self) if self in self._lock._line else 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the turn, at most ``timeout`` seconds (None: for good); True once it came."""
+        with self._lock._changed:
+            return self._lock._changed.wait_for(self._is_first, timeout)
+
+    def release(self) -> None:
+        """Leave the line, whether the turn had come or not. Twice is as good as once."""
+        with self._lock._changed:
+            if self in self._lock._line:
+                self._lock._line.remove(self)
+                self._lock._changed.notify_all()
+
+    def _is_first(self) -> bool:
+        return bool(self._lock._line) and self._lock._line[0] is self
+
+    def __enter__(self) -> Ticket:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+@dataclass(frozen=True)
+class JobSize:
+    """What a job's time depends on: how many ``steps`` of how many ``objects``."""
+
+    steps: int
+    objects: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How long a finished job took: ``seconds`` in all, ``step_seconds`` of them per step, and
+    ``tail_seconds`` after the last step: decoding and saving."""
+
+    seconds: float
+    steps: int
+    objects: int
+    step_seconds: float
+    tail_seconds: float = 0.0
+
+    @property
+    def rest_seconds(self) -> float:
+        """Before the first step and after the last: reading the inputs, decoding."""
+        return max(0.0, self.seconds - self.steps * self.step_seconds)
+
+    def seconds_for(self, steps: int) -> float:
+        """What a job of so many steps would take."""
+        return self.rest_seconds + steps * self.step_seconds
+
+
+class Timings:
+    """The last measurement for each kind and size. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._measured: dict[tuple[str, JobSize], Measurement] = {}
+
+    def remember(self, kind: str, measured: Measurement) -> None:
+        with self._lock:
+            key = (kind, JobSize(measured.steps, measured.objects))
+            self._measured.pop(key, None)  # so that the newest is the last
+            self._measured[key] = measured
+
+    def last(self, kind: str) -> Measurement | None:
+        """Of the job of that kind that ended last; None before the first."""
+        return self._newest(lambda key: key[0] == kind)
+
+    def nearest(self, kind: str, size: JobSize) -> Measurement | None:
+        """Of a job of that kind and size, else of that kind with as many objects, else None: more
+        objects make a step longer, so others would mislead."""
+        with self._lock:
+            exact = self._measured.get((kind, size))
+        if exact is not None:
+            return exact
+        return self._newest(lambda key: key[0] == kind and key[1].objects == size.objects)
+
+    def _newest(self, fits: Callable[[tuple[str, JobSize]], bool]) -> Measurement | None:
+        with self._lock:
+            return next(
+                (found for key, found in reversed(self._measured.items()) if fits(key)), None
+            )

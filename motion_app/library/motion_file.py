@@ -1,0 +1,419 @@
+"""A motion file seen as bytes: an 8-byte length, a JSON header, the numbers. No torch.
+
+Files come from strangers, so nothing a header claims is believed before it was compared with the
+file. A motion in the library has its preview clip beside it; one that travels carries it inside, as
+the bytes of the tensor ``preview``, and taking that out again gives the first file byte for byte.
+
+One file for a motion and its preview: packed for the way, unpacked on arrival.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motion_app.errors import MotionFileError
+from motion_app.methods import PACK_METHODS
+from motion_app.scene import Motion
+from motion_app.settings import DEFAULT_LIMITS, Limits
+
+FORMAT = "motion-tokens/1"
+PACK_FORMAT = "motion-pack/1"  # of a file with what SynMotion learned, with or without tokens
+PACK_PREFIX = "synmotion."
+PACK_NAME = re.compile(r"synmotion\.[a-z0-9_.]{1,100}")
+MOST_DIMENSIONS = 3
+SUFFIX = ".safetensors"
+PREVIEW = "preview"
+REQUIRED_KEYS = ("name", "phrase", "method", "base")
+MAX_HEADER_BYTES = 8 * 2**20  # 42 layers need some 6 KB; a longer header is an attack or a mistake
+MAX_LETTERS = {"name": 80, "phrase": 240, "noun": 240, "method": 40, "base": 80, "preview": 120}
+MAX_TRACK = 10_000  # points; a clip has 1,200 frames at most
+ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.motion_tokens")
+BROKEN = "is not a safetensors file: broken header"
+ALIGNMENT = 8  # bytes to which a safetensors header is padded with spaces
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a header: bytes ``start`` to ``stop`` after the header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class MotionHeader:
+    """``metadata`` as it stands, ``tensors`` in the order of their bytes; ``length`` bytes of JSON,
+    then ``payload`` bytes of numbers."""
+
+    metadata: Mapping[str, str]
+    tensors: tuple[TensorEntry, ...]
+    length: int
+    payload: int
+
+    def layers(self) -> list[TensorEntry]:
+        """The motion tokens, and whatever is neither pack nor preview."""
+        return [
+            entry
+            for entry in self.tensors
+            if entry.name != PREVIEW and not entry.name.startswith(PACK_PREFIX)
+        ]
+
+    def pack(self) -> list[TensorEntry]:
+        """What SynMotion learned."""
+        return [entry for entry in self.tensors if entry.name.startswith(PACK_PREFIX)]
+
+    @property
+    def preview(self) -> TensorEntry | None:
+        return next((entry for entry in self.tensors if entry.name == PREVIEW), None)
+
+
+def read_header(path: Path | str, *, limits: Limits = DEFAULT_LIMITS) -> MotionHeader:
+    """The header of a safetensors file, compared with the file's length.
+
+    Raises MotionFileError for a file that is missing, too large, cut off, or no safetensors file.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > limits.motion_megabytes * 2**20:
+            raise MotionFileError(
+                f"{path.name} is {size / 2**20:.0f} MB; a motion file may have "
+                f"{limits.motion_megabytes:g} MB"
+            )
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+                raise MotionFileError(f"{path.name} is not a safetensors file, or was cut off")
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise MotionFileError(f"{path.name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise MotionFileError(f"{path.name} {BROKEN}") from error
+    if not isinstance(header, dict):
+        raise MotionFileError(f"{path.name} {BROKEN}")
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise MotionFileError(f"{path.name} has metadata that are no texts; get it again")
+    payload = size - 8 - length
+    tensors = sorted(
+        (_tensor_entry(path, name, entry) for name, entry in header.items()),
+        key=lambda entry: (entry.start, entry.stop),
+    )
+    _check_layout(path, tensors, payload)
+    return MotionHeader(metadata, tuple(tensors), length, payload)
+
+
+def _tensor_entry(path: Path, name: str, entry: Any) -> TensorEntry:
+    if not isinstance(entry, dict):
+        raise MotionFileError(f"{path.name} {BROKEN}")
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    whole = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
+    counts = [*shape, *offsets] if whole else [None]
+    if not isinstance(dtype, str) or not all(type(n) is int and 0 <= n < 2**62 for n in counts):
+        raise MotionFileError(f"{path.name} {BROKEN}")
+    return TensorEntry(name, dtype, tuple(shape), *offsets)
+
+
+def _check_layout(path: Path, tensors: list[TensorEntry], payload: int) -> None:
+    """A download that stopped half-way has a whole header and too few bytes after it."""
+    promised = max((entry.stop for entry in tensors), default=0)
+    if promised != payload:
+        raise MotionFileError(
+            f"{path.name} should hold {promised} bytes of tokens but holds {payload}; "
+            "copy or download it again"
+        )
+    place = 0
+    for entry in tensors:
+        if entry.start != place or entry.stop < entry.start:
+            raise MotionFileError(
+                f"{path.name}: {entry.name[:60]} lies at bytes {entry.start} to {entry.stop}, but "
+                f"the one before ends at {place}; the file is broken, get it again"
+            )
+        place = entry.stop
+
+
+def read_motion(path: Path | str, *, limits: Limits = DEFAULT_LIMITS) -> Motion:
+    """One motion file as the library lists it; MotionFileError where it is not one."""
+    path = Path(path)
+    return _motion(path, read_header(path, limits=limits).metadata)
+
+
+def _motion(path: Path, metadata: Mapping[str, str]) -> Motion:
+    came, expected = metadata.get("format"), format_of(metadata.get("method") or "")
+    if came != expected:
+        raise MotionFileError(
+            f'{path.name} has the format "{(came or "none")[:40]}", expected "{expected}"; '
+            "published .pt files come in through the import-motion command"
+        )
+    missing = [key for key in REQUIRED_KEYS if not metadata.get(key)]
+    if missing:
+        raise MotionFileError(f"{path.name} lacks the metadata {', '.join(missing)}")
+    for key, most in MAX_LETTERS.items():
+        check_words(path.name, key, metadata.get(key) or "", most)
+    preview_name = metadata.get("preview") or ""
+    # Only a name beside the file: metadata comes from strangers and must not reach other folders.
+    preview = path.parent / Path(preview_name).name if preview_name else None
+    return Motion(
+        name=metadata["name"],
+        phrase=metadata["phrase"],
+        path=path,
+        base=metadata["base"],
+        method=metadata["method"],
+        preview=preview if preview is not None and preview.is_file() else None,
+        track=_read_track(path, metadata.get("track") or ""),
+        digest=file_digest(path),
+        created=_read_time(path, metadata.get("created") or ""),
+        noun=metadata.get("noun") or "",
+        steps=_read_steps(path, metadata.get("config") or "{}"),
+    )
+
+
+def format_of(method: str) -> str:
+    """The format of a motion file by the method it was learned with."""
+    return PACK_FORMAT if method in PACK_METHODS else FORMAT
+
+
+def check_words(file: str, key: str, text: str, most: int) -> None:
+    """Raise MotionFileError for a name or phrase that no line of a page can show."""
+    if len(text) > most:
+        raise MotionFileError(f"the {key} of {file} has {len(text)} characters; at most {most} fit")
+    if not all(letter.isprintable() for letter in text):
+        raise MotionFileError(f"the {key} of {file} holds unprintable characters; write it anew")
+
+
+def _read_track(path: Path, text: str) -> tuple[tuple[float, float], ...] | None:
+    if not text:
+        return None
+    try:
+        track = tuple((float(y), float(x)) for y, x in json.loads(text))  # (T, 2)
+        if len(track) > MAX_TRACK or not all(math.isfinite(v) for point in track for v in point):
+            raise ValueError("too long, or not finite")
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise MotionFileError(f'the "track" of {path.name} is not a list of [y, x]') from error
+    return track
+
+
+def _read_time(path: Path, text: str) -> str:
+    try:
+        return "" if not text else datetime.fromisoformat(text).isoformat(timespec="seconds")
+    except ValueError as error:
+        raise MotionFileError(
+            f'the "created" of {path.name} is "{text[:40]}", expected a time such as '
+            "2026-01-31T12:00:00+00:00"
+        ) from error
+
+
+def _read_steps(path: Path, text: str) -> int:
+    """Training steps from the training's settings; 0 where they do not say."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MotionFileError(f'the "config" of {path.name} is not JSON') from error
+    if not isinstance(config, dict):
+        raise MotionFileError(f'the "config" of {path.name} is no JSON object')
+    steps = config.get("steps", 0)
+    return steps if type(steps) is int and steps >= 0 else 0
+
+
+def check_motion_file(
+    path: Path | str,
+    *,
+    base: str | None = None,
+    layers: int | None = None,
+    width: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Motion:
+    """``read_motion`` of a file from anywhere, with every number of it looked at.
+
+    ``layers``, ``width`` and ``base`` are those of the loaded model; None leaves that check out.
+    Raises MotionFileError that names what is wrong.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise MotionFileError(f"{path.name} is no {SUFFIX} file; choose an exported motion")
+    header = read_header(path, limits=limits)
+    motion = _motion(path, header.metadata)
+    if base is not None and motion.base != base:
+        raise MotionFileError(
+            f'the motion "{motion.name}" was learned on the base model {motion.base[:12]}, this is '
+            f"{base[:12]}; load that model, or learn the motion again on this one"
+        )
+    claimed = {key: _count(path, header.metadata, key) for key in ("layers", "width")}
+    claimed["tokens"] = _count(path, header.metadata, "tokens") if motion.has_tokens else 0
+    for key, wanted in (("layers", layers), ("width", width)):
+        if wanted is not None and claimed[key] != wanted:
+            raise MotionFileError(
+                f"{path.name} has {key} {claimed[key]}, the model {wanted}; use a motion made for "
+                "this model"
+            )
+    _check_tensors(path, header, claimed)
+    _check_pack(path, header, motion)
+    _check_numbers(path, header)
+    return motion
+
+
+def _count(path: Path, metadata: Mapping[str, str], key: str) -> int:
+    text = metadata.get(key) or ""
+    if not re.fullmatch(r"[1-9]\d{0,6}", text):
+        raise MotionFileError(
+            f'the "{key}" of {path.name} is "{text[:40]}", expected a whole number above 0'
+        )
+    return int(text)
+
+
+def _check_tensors(path: Path, header: MotionHeader, claimed: Mapping[str, int]) -> None:
+    """Names, shapes and types are exactly what the metadata promise."""
+    names = {entry.name for entry in header.layers()}
+    layers = min(claimed["layers"], 9999) if claimed["tokens"] else 0
+    expected = {f"layers.{layer}.motion_tokens" for layer in range(layers)}
+    strange = sorted(names - expected)
+    if strange:
+        raise MotionFileError(
+            f'{path.name} has the unexpected tensor "{strange[0][:60]}"; it is no motion of this '
+            "app, or broken"
+        )
+    if len(names) != layers:
+        raise MotionFileError(
+            f"{path.name} promises {layers} layers and holds {len(names)}; get it again"
+        )
+    shape = (claimed["tokens"], claimed["width"])
+    for entry in header.layers():
+        size = ITEM_BYTES.get(entry.dtype, 0) * shape[0] * shape[1]
+        if entry.shape != shape or not size or entry.stop - entry.start != size:
+            raise MotionFileError(
+                f"{path.name}: {entry.name} is {entry.shape} of {entry.dtype[:12]} in "
+                f"{entry.stop - entry.start} bytes, expected {shape} of floating point numbers"
+            )
+    clip = header.preview
+    if clip is not None and (clip.dtype != "U8" or clip.shape != (clip.stop - clip.start,)):
+        raise MotionFileError(f"{path.name}: its preview is no row of bytes; get it again")
+
+
+def _check_pack(path: Path, header: MotionHeader, motion: Motion) -> None:
+    """What SynMotion learned is there where the method says so, as plain numbers; whether its
+    parts fit together is seen when it is loaded."""
+    entries = header.pack()
+    if bool(entries) != motion.has_pack:
+        has = "holds" if entries else "lacks"
+        raise MotionFileError(
+            f'{path.name} {has} what SynMotion learns, and its method is "{motion.method}"; '
+            "get it again"
+        )
+    for entry in entries:
+        count = math.prod(entry.shape) if len(entry.shape) <= MOST_DIMENSIONS else 0
+        size = ITEM_BYTES.get(entry.dtype, 0) * count
+        if not PACK_NAME.fullmatch(entry.name) or not size or entry.stop - entry.start != size:
+            raise MotionFileError(
+                f"{path.name}: {entry.name[:60]} is {entry.shape} of {entry.dtype[:12]} in "
+                f"{entry.stop - entry.start} bytes, expected floating point numbers"
+            )
+
+
+def _check_numbers(path: Path, header: MotionHeader) -> None:
+    """No NaN and no infinity among what was learned; the preview is the one the metadata know."""
+    for entry in (*header.layers(), *header.pack()):
+        if not _finite(tensor_bytes(path, header, entry), entry.dtype):
+            raise MotionFileError(
+                f"{path.name}: {entry.name} holds NaN or infinity; train the motion again"
+            )
+    wanted = header.metadata.get("preview_sha256")
+    if header.preview is not None and wanted:
+        came = hashlib.sha256(tensor_bytes(path, header, header.preview)).hexdigest()
+        if came != wanted:
+            raise MotionFileError(f"the preview inside {path.name} was damaged; get it again")
+
+
+def _finite(content: bytes, dtype: str) -> bool:
+    if dtype == "BF16":  # an exponent of ones alone
+        return not ((np.frombuffer(content, "<u2") & 0x7F80) == 0x7F80).any()
+    kind = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]
+    return bool(np.isfinite(np.frombuffer(content, kind)).all())
+
+
+def tensor_bytes(path: Path, header: MotionHeader, entry: TensorEntry) -> bytes:
+    """The numbers of one tensor as they lie in the file."""
+    with path.open("rb") as file:
+        file.seek(8 + header.length + entry.start)
+        return file.read(entry.stop - entry.start)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pack_motion(motion: Motion, out: Path) -> Path:
+    """Write ``motion`` to ``out`` with its preview clip inside; without one, the file as it is.
+    Raises MotionFileError where it cannot be read."""
+    header, payload = _read(motion.path)
+    if motion.preview is not None and PREVIEW not in header:
+        clip = motion.preview.read_bytes()
+        place = [len(payload), len(payload) + len(clip)]
+        header[PREVIEW] = {"dtype": "U8", "shape": [len(clip)], "data_offsets": place}
+        payload += clip
+    _write(out, header, payload)
+    return out
+
+
+def unpack_motion(path: Path, out: Path, *, name: str | None = None) -> None:
+    """Write the motion in ``path`` to ``out``, its preview beside it under the same stem.
+
+    ``name`` gives it another one. Without, and with a preview of that stem, ``out`` is byte for
+    byte what was packed. Raises MotionFileError.
+    """
+    source = read_header(path)
+    header, payload = _read(path)
+    clip = header.pop(PREVIEW, None)
+    content = b""
+    if clip is not None:
+        content = tensor_bytes(path, source, source.preview)
+        if source.preview.stop != source.payload:
+            raise MotionFileError(f"{path.name}: its preview does not come last; export it again")
+        payload = payload[: source.preview.start]
+    metadata: dict[str, Any] = header["__metadata__"]
+    if name is not None and name != metadata["name"]:
+        metadata["name"] = name
+    beside = out.with_suffix(".mp4").name if content else ""
+    if (metadata.get("preview") or "") != beside:
+        metadata["preview"] = beside
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if content:
+        (out.parent / beside).write_bytes(content)
+    _write(out, header, payload)
+    check_motion_file(out)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The header with its order kept, and the bytes after it, of a file that was checked."""
+    length = read_header(path).length
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + length])
+    header.setdefault("__metadata__", {})
+    return header, content[8 + length :]
+
+
+def _write(path: Path, header: Mapping[str, Any], payload: bytes) -> None:
+    """Written beside and moved into place, so that nobody lists half a motion."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(struct.pack("<Q", len(text)) + text + payload)
+    partial.replace(path)

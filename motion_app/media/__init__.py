@@ -1,0 +1,1 @@
+"""Files of strangers in, marked files out."""

@@ -1,0 +1,1 @@
+"""What is asked for: JSON to nouns and back, and words in the prompt."""

@@ -1,0 +1,70 @@
+"""A checkpoint's tokenizer without its networks: counts a prompt before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from motion_app.errors import CheckpointError
+from motion_app.geometry import read_config
+from motion_app.models.hub import one_line
+from motion_app.request.phrases import check_length
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FOLDER = "tokenizer"  # of a checkpoint
+
+
+class PromptTokenizer:
+    """Reads prompts as the loaded pipeline does. ``text_tokens``: L, the tokens the checkpoint
+    reads. Many threads may ask it at once."""
+
+    def __init__(self, tokenizer: Tokenizer, text_tokens: int) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer, self.text_tokens = tokenizer, text_tokens
+
+    @classmethod
+    def load(cls, folder: Path | str) -> PromptTokenizer:
+        """The tokenizer of a checkpoint's folder; CheckpointError where it cannot be read. Takes
+        transformers, half a second, and no torch."""
+        from transformers import T5TokenizerFast
+
+        limit = read_config(folder, "transformer").get("max_text_seq_length")
+        if not isinstance(limit, int):
+            raise CheckpointError(
+                f"the transformer of {Path(folder).name} does not say how many tokens it reads "
+                "(max_text_seq_length); expected a CogVideoX transformer"
+            )
+        try:
+            read = T5TokenizerFast.from_pretrained(Path(folder) / FOLDER, local_files_only=True)
+        except Exception as error:  # its converters raise what the files make them
+            raise CheckpointError(
+                f"the tokenizer of {Path(folder).name} cannot be read: {one_line(error)}"
+            ) from error
+        return cls(read.backend_tokenizer, limit)
+
+    @classmethod
+    def load_if_there(cls, folder: Path | str) -> PromptTokenizer | None:
+        """As ``load``; None where the checkpoint's tokenizer is not in the folder (yet)."""
+        place = Path(folder) / FOLDER
+        return cls.load(folder) if place.is_dir() and any(place.iterdir()) else None
+
+    def __call__(self, prompt: str, **asked: Any) -> dict[str, Any]:
+        """What a fast transformers tokenizer answers when asked for special tokens, offsets and no
+        truncation; ``asked`` changes nothing."""
+        encoded = self._tokenizer.encode(prompt, add_special_tokens=True)
+        return {
+            "input_ids": encoded.ids,
+            "offset_mapping": encoded.offsets,
+            "special_tokens_mask": encoded.special_tokens_mask,
+        }
+
+    def count(self, prompt: str) -> int:
+        """Tokens of ``prompt``, the end token included."""
+        return len(self(prompt)["input_ids"])
+
+    def check(self, prompt: str) -> None:
+        """RequestError for more tokens than the checkpoint reads."""
+        check_length(self.count(prompt), self.text_tokens)

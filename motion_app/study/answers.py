@@ -1,0 +1,252 @@
+"""The study as the rater's page uses it: screens out, answers in.
+
+Answers are only ever added; the latest revision counts. Everything may be called from many threads
+and many processes at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from motion_app.errors import RequestError
+from motion_app.study.acceptance import KeptAnswer, accept, check_form
+from motion_app.study.database import answers, latest_answers, raters
+from motion_app.study.links import new_id
+from motion_app.study.raters import TRIES, Enrolment, rater_of
+from motion_app.study.records import Answer, PlannedScreen, Progress, Rater, SavedAnswer, Trial
+
+
+class StudyStore(Enrolment):
+    """One study: ``StudyStore.create(...)`` or ``StudyStore.open(folder)``; then enrolment
+    (``enter``, ``join``, ``consent``) and, for each rater, ``progress``, ``trial``, ``save``."""
+
+    def progress(self, rater: str) -> Progress:
+        """Where the rater stands."""
+        with self.reading() as connection:
+            return self._progress(connection, self._row(connection, rater))
+
+    def outlook(self) -> Progress:
+        """What awaits whoever takes a place: every place has as many screens."""
+        with self.reading() as connection:
+            screens = self.screens(connection, 0)
+        practice = sum(screen.role == "practice" for screen in screens)
+        return Progress(practice, len(screens) - practice, done=0, next=0, finished=False)
+
+    def _progress(self, connection: sa.Connection, row: sa.Row[Any]) -> Progress:
+        query = (
+            sa.select(latest_answers.c.presentation, sa.func.count())
+            .where(latest_answers.c.rater == row.id)
+            .group_by(latest_answers.c.presentation)
+        )
+        answered = dict(entry._tuple() for entry in connection.execute(query))
+        screens = self.screens(connection, row.slot)
+        whole = [answered.get(screen.id) == len(self.config.asked) for screen in screens]
+        practice = sum(screen.role == "practice" for screen in screens)
+        return Progress(
+            practice=practice,
+            items=len(screens) - practice,
+            done=sum(whole),
+            next=whole.index(False) if False in whole else None,
+            finished=row.finished is not None,
+        )
+
+    def trial(self, rater: str, number: int) -> Trial:
+        """Screen ``number`` of the rater; RequestError where the plan has no such screen."""
+        with self.reading() as connection:
+            row = self._row(connection, rater)
+            screen = _numbered(self.screens(connection, row.slot), number)
+            chosen = connection.execute(
+                sa.select(latest_answers.c.question, latest_answers.c.choice).where(
+                    latest_answers.c.rater == rater, latest_answers.c.presentation == screen.id
+                )
+            ).all()
+        item = self.items[screen.item]
+        return Trial(
+            id=screen.id,
+            number=number,
+            practice=screen.role == "practice",
+            caption=item.caption,
+            first_frame=item.first_frame,
+            references=item.references,
+            candidates=tuple(item.candidates[method] for method in screen.order),
+            questions=self.config.asked,
+            answers=dict(row._tuple() for row in chosen),
+        )
+
+    def practise(self, rater: str, number: int, choices: Mapping[str, int]) -> dict[str, bool]:
+        """Keep the answers to a practice screen; by question, whether each was right."""
+        with self.reading() as connection:
+            screens = self.screens(connection, self._row(connection, rater).slot)
+        screen = _numbered(screens, number)
+        if screen.role != "practice":
+            raise RequestError(f"screen {number} is not for practice; send its answers one by one")
+        given = [
+            (rater, Answer(new_id(), number, question, choice, coverage=()))
+            for question, choice in choices.items()
+        ]
+        for outcome in self.save_all(given):
+            if isinstance(outcome, RequestError):
+                raise outcome
+        right = self.items[screen.item].answer
+        return {
+            question: (screen.order[choice - 1] == right) != question.endswith(".worst")
+            for question, choice in choices.items()
+        }
+
+    def finish(self, rater: str) -> str:
+        """The completion code; RequestError while something is unanswered."""
+        progress = self.progress(rater)
+        if progress.next is not None:
+            missing = progress.practice + progress.items - progress.done
+            raise RequestError(f"{missing} screens are not answered yet; go on with the next one")
+        with self.engine.begin() as connection:
+            connection.execute(
+                sa.update(raters)
+                .where(raters.c.id == rater, raters.c.finished.is_(None))
+                .values(finished=self.clock())
+            )
+        return self.config.completion_code or self.links.completion_code(rater)
+
+    def save(self, rater: str, answer: Answer) -> SavedAnswer:
+        """Keep an answer. Sending one again, or the choice that is there already, changes nothing.
+        RequestError for an answer outside the rater's plan, before consent, after the end, or for
+        videos that were not watched; LinkError for a rater who is not known."""
+        (outcome,) = self.save_all([(rater, answer)])
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return outcome
+
+    def save_all(self, sent: Sequence[tuple[str, Answer]]) -> list[SavedAnswer | RequestError]:
+        """Keep the answers of many raters in one transaction, as ``save`` keeps one; what became of
+        each, in their order. Those of one rater are taken in their order."""
+        for _ in range(TRIES):
+            try:
+                with self.engine.begin() as connection:
+                    outcomes, rows = self._save_all(connection, sent)
+            except IntegrityError:  # another program won; look again
+                continue
+            for row in rows if self.sink is not None else ():
+                self.sink.append(row)
+            return outcomes
+        raise RequestError("the study is busy; the answer was not saved, send it again")
+
+    def _save_all(
+        self, connection: sa.Connection, sent: Sequence[tuple[str, Answer]]
+    ) -> tuple[list[SavedAnswer | RequestError], list[dict[str, Any]]]:
+        """The outcomes, and what the sink is told."""
+        people = self._locked(connection, {rater for rater, _ in sent})
+        placed = [self._placed(connection, people, rater, answer) for rater, answer in sent]
+        histories = self._histories(connection, sent, placed)
+        outcomes: list[tuple[KeptAnswer, bool] | RequestError] = []
+        rows, told, now = [], [], self.clock()
+        for (rater, answer), screen in zip(sent, placed, strict=True):
+            if isinstance(screen, RequestError):
+                outcomes.append(screen)
+                continue
+            try:
+                kept, new = accept(
+                    self.config, people[rater], screen, histories[rater], answer, now
+                )
+            except RequestError as error:
+                outcomes.append(error)
+                continue
+            outcomes.append((kept, new))
+            if new:
+                histories[rater].append(kept)
+                row = _row_of(rater, kept, answer, now)
+                rows.append(row)
+                seen = {"item": screen.item, "role": screen.role, "order": list(screen.order)}
+                told.append({"study": self.id, "number": answer.number, **row, **seen})
+        if rows:
+            connection.execute(sa.insert(answers), rows)
+        done = self._done(connection, people)
+        return [
+            outcome
+            if isinstance(outcome, RequestError)
+            else SavedAnswer(outcome[0].revision, outcome[0].choice, outcome[1], done.get(rater, 0))
+            for (rater, _), outcome in zip(sent, outcomes, strict=True)
+        ], told
+
+    def _locked(self, connection: sa.Connection, known: Collection[str]) -> dict[str, Rater]:
+        """The raters by id, held until the transaction ends; in one order, so that two programs
+        never wait for each other."""
+        query = (
+            sa.select(raters)
+            .where(raters.c.study == self.id, raters.c.id.in_(known))
+            .order_by(raters.c.id)
+            .with_for_update()
+        )
+        return {row.id: rater_of(row) for row in connection.execute(query)}
+
+    def _placed(
+        self,
+        connection: sa.Connection,
+        people: Mapping[str, Rater],
+        rater: str,
+        answer: Answer,
+    ) -> PlannedScreen | RequestError:
+        """The screen that an answer is for, or why it is for none."""
+        if rater not in people:
+            return self.unknown_rater(connection, rater)
+        try:
+            check_form(self.config, answer)
+            return _numbered(self.screens(connection, people[rater].number), answer.number)
+        except RequestError as error:
+            return error
+
+    def _histories(
+        self,
+        connection: sa.Connection,
+        sent: Sequence[tuple[str, Answer]],
+        placed: Sequence[PlannedScreen | RequestError],
+    ) -> dict[str, list[KeptAnswer]]:
+        """By rater what was kept on the screens answered now, and under the ids sent now."""
+        screens, names = [], []
+        for (rater, answer), screen in zip(sent, placed, strict=True):
+            if isinstance(screen, PlannedScreen):
+                screens.append((rater, screen.id))
+                names.append((rater, answer.id))
+        found: dict[str, list[KeptAnswer]] = {rater: [] for rater, _ in screens}
+        a = answers.c
+        for key, wanted in ((a.presentation, screens), (a.id, names)) if screens else ():
+            query = sa.select(a.rater, a.id, a.presentation, a.question, a.revision, a.choice)
+            for row in connection.execute(query.where(sa.tuple_(a.rater, key).in_(wanted))):
+                found[row.rater].append(KeptAnswer(*row[1:]))
+        return found
+
+    def _done(self, connection: sa.Connection, people: Collection[str]) -> dict[str, int]:
+        """``Progress.done`` of those who have any, out of one index."""
+        whole = (
+            sa.select(answers.c.rater)
+            .where(answers.c.rater.in_(people))
+            .group_by(answers.c.rater, answers.c.presentation)
+            .having(sa.func.count(answers.c.question.distinct()) == len(self.config.asked))
+            .subquery()
+        )
+        query = sa.select(whole.c.rater, sa.func.count()).group_by(whole.c.rater)
+        return dict(row._tuple() for row in connection.execute(query))
+
+
+def _numbered(screens: Sequence[PlannedScreen], number: int) -> PlannedScreen:
+    if not 0 <= number < len(screens):
+        raise RequestError(f"this rater's plan has no screen {number}; reload the page")
+    return screens[number]
+
+
+def _row_of(rater: str, kept: KeptAnswer, answer: Answer, now: float) -> dict[str, Any]:
+    """A row of ``answers``."""
+    row = {
+        **vars(answer),
+        "rater": rater,
+        "presentation": kept.presentation,
+        "revision": kept.revision,
+        "coverage": json.dumps([round(float(share), 4) for share in answer.coverage]),
+        "server_time": now,
+    }
+    del row["number"], row["trial"]
+    return row

@@ -1,0 +1,243 @@
+"""Who takes part: slots handed out, taken, agreed to, and given back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from motion_app.errors import RequestError
+from motion_app.study.acceptance import check_link
+from motion_app.study.archive import StudyArchive
+from motion_app.study.database import answers, lapsed, raters
+from motion_app.study.links import Browser, LinkEnded, LinkError, Visitor, new_id
+from motion_app.study.records import Rater
+
+HOUR_SECONDS = 3600
+MOMENT_SECONDS = 0.05
+TRIES = 20  # of a transaction that lost a race; each loss means that another one won
+
+
+class StudyFull(RequestError):
+    """Every place of the study is taken."""
+
+    reason = "full"
+
+    def __init__(self) -> None:
+        super().__init__("the study has all the raters it needs; thank you for coming")
+
+
+class Enrolment(StudyArchive):
+    """The raters of a study. A place that is free goes first; then the one that was taken longest
+    ago by somebody who never answered, once ``place_hours`` are over."""
+
+    def hand_out(self, count: int = 1) -> list[str]:
+        """Keep the first ``count`` free slots back for people who get a personal link, which keeps
+        its place until it is released; their tokens."""
+        free = self._free().order_by(raters.c.slot).limit(count).with_for_update()
+        with self.engine.begin() as connection:
+            found = list(connection.scalars(free))
+            while len(found) < count and (again := self._reclaim(connection)) is not None:
+                found.append(again)
+            if len(found) < count:
+                raise RequestError(f"{count} links were asked for; {len(found)} slots are free")
+            connection.execute(
+                sa.update(raters).where(raters.c.id.in_(found)).values(handed_out=self.clock())
+            )
+        return [self.links.token(rater) for rater in found]
+
+    def tokens(self) -> list[str | None]:
+        """The personal links handed out so far, by slot; None where a slot has none."""
+        query = sa.select(raters).where(raters.c.study == self.id).order_by(raters.c.slot)
+        with self.reading() as connection:
+            return [
+                None if row.handed_out is None else self.links.token(row.id)
+                for row in connection.execute(query)
+            ]
+
+    def find(self, visitor: Visitor | Browser | None = None) -> str | None:
+        """The token of a visitor who came before, None for another one while there is a place to be
+        had. StudyFull where there is none. Nothing is taken."""
+        with self.reading() as connection:
+            known = connection.scalar(self._came(visitor))
+            if known is not None:
+                return self.links.token(known)
+            if not self._has_place(connection):
+                raise StudyFull
+        return None
+
+    def enter(self, visitor: Visitor | Browser | None = None) -> str:
+        """The token of a free slot, or for a visitor who came before, of the same slot again.
+        StudyFull where there is none."""
+        for _ in range(TRIES):
+            try:
+                with self.engine.begin() as connection:
+                    found = self._take(connection, visitor)
+            except IntegrityError:  # the same visitor entered in another tab just now
+                continue
+            if found is not None:
+                return self.links.token(found)
+            time.sleep(MOMENT_SECONDS)
+        raise RequestError("the study is busy; try again in a moment")
+
+    def _take(self, connection: sa.Connection, visitor: Visitor | Browser | None) -> str | None:
+        """The rater whose place it is; None where others are about to take all that are left, or to
+        leave them."""
+        values: dict[str, Any] = {"joined": self.clock()}
+        if visitor is not None:
+            values |= visitor.hashes(self.links)
+        known = connection.scalar(self._came(visitor))
+        if known is not None:
+            return known
+        free = self._free().order_by(raters.c.slot)
+        found = connection.scalar(free.limit(1).with_for_update(skip_locked=True))
+        if found is None:
+            found = self._reclaim(connection)
+        if found is None:  # the last ones may be in the hands of others just now
+            left = self._has_place(connection)
+            known = connection.scalar(self._came(visitor))  # in this order: who took it is seen
+            if known is None and not left:
+                raise StudyFull
+            return known
+        connection.execute(sa.update(raters).where(raters.c.id == found).values(**values))
+        return found
+
+    def _came(self, visitor: Visitor | Browser | None) -> sa.Select[tuple[str]]:
+        known = "" if visitor is None else visitor.hashes(self.links)["pid_hash"]
+        return sa.select(raters.c.id).where(raters.c.study == self.id, raters.c.pid_hash == known)
+
+    def _has_place(self, connection: sa.Connection) -> bool:
+        queries = (self._free(), self._silent())
+        return any(connection.scalar(query.limit(1)) is not None for query in queries)
+
+    def _free(self) -> sa.Select[tuple[str]]:
+        return sa.select(raters.c.id).where(
+            raters.c.study == self.id, raters.c.joined.is_(None), raters.c.handed_out.is_(None)
+        )
+
+    def _silent(self) -> sa.Select[tuple[str]]:
+        """Raters by the open link who have had their place for ``place_hours`` and never answered,
+        not even for practice; the longest first."""
+        since = sa.func.coalesce(raters.c.consented, raters.c.joined)
+        hours = self.config.place_hours
+        return (
+            sa.select(raters.c.id)
+            .where(
+                raters.c.study == self.id,
+                raters.c.handed_out.is_(None),
+                since < self.clock() - hours * HOUR_SECONDS if hours else sa.false(),
+                ~_answered(raters.c.id),
+            )
+            .order_by(since)
+        )
+
+    def _reclaim(self, connection: sa.Connection) -> str | None:
+        """Free the place of one who never answered; the id of its next rater, None where there is
+        no such place, or others have it in their hands."""
+        query = self._silent().limit(1).with_for_update(skip_locked=True)
+        found = connection.scalar(query)
+        # An answer that was stored between the query's look and its lock is seen by a second look:
+        # whoever stores one holds the same lock until it is there.
+        if found is None or connection.scalar(sa.select(_answered(sa.literal(found)))):
+            return None
+        row = self._row(connection, found)
+        connection.execute(sa.insert(lapsed).values(rater=found, study=self.id, at=self.clock()))
+        self._vacate(connection, row, "place lapsed")
+        return connection.scalar(
+            sa.select(raters.c.id).where(raters.c.study == self.id, raters.c.slot == row.slot)
+        )
+
+    def join(self, token: str) -> Rater:
+        """The rater of a token; the first time it is used is kept. LinkError for a token that is
+        not this study's, or whose data was deleted."""
+        rater = self.rater(self.links.rater(token))
+        if rater.joined is not None:
+            return rater
+        with self.engine.begin() as connection:
+            connection.execute(
+                sa.update(raters)
+                .where(raters.c.id == rater.id, raters.c.joined.is_(None))
+                .values(joined=self.clock())
+            )
+        return self.rater(rater.id)
+
+    def rater(self, rater: str) -> Rater:
+        """LinkError for an id that is not known."""
+        with self.reading() as connection:
+            return rater_of(self._row(connection, rater))
+
+    def link_ended(self, token: str) -> bool:
+        """Whether a token was good once and its days are over."""
+        if self.config.link_days is None:
+            return False
+        try:
+            check_link(self.config, self.rater(self.links.rater(token)), self.clock())
+        except LinkError as error:
+            return isinstance(error, LinkEnded)
+        return False
+
+    def consent(self, rater: str) -> Rater:
+        """Keep that the rater agreed, and when first."""
+        with self.engine.begin() as connection:
+            row = self._row(connection, rater, lock=True)
+            if row.consented is None:
+                connection.execute(
+                    sa.update(raters)
+                    .where(raters.c.id == rater)
+                    .values(consented=self.clock(), joined=row.joined or self.clock())
+                )
+        return self.rater(rater)
+
+    def delete_rater(self, rater: str) -> int:
+        """Delete everything about a rater and free the slot for somebody else; how many answers
+        went. The link is worth nothing afterwards."""
+        with self.engine.begin() as connection:
+            row = self._row(connection, rater, lock=True)
+            gone = self._vacate(connection, row, "rater deleted")
+        self._tell_sink(row.id)
+        return gone
+
+    def release(self, number: int, *, joined: float | None) -> int:
+        """Free the slot of somebody who gave up, or of a personal link that nobody used; how many
+        answers were deleted. ``joined``: when who sits there joined, as the caller saw it.
+
+        RequestError for a slot that is free, of a rater who finished, or taken by another one by
+        now.
+        """
+        query = sa.select(raters).where(raters.c.study == self.id, raters.c.slot == number)
+        with self.engine.begin() as connection:
+            row = connection.execute(query.with_for_update()).first()
+            if row is None or (row.joined is None and row.handed_out is None):
+                raise RequestError(f"place {number} is free already; nothing was released")
+            if row.joined != joined:
+                raise RequestError(f"somebody else has taken place {number} by now; look again")
+            if row.finished is not None:
+                raise RequestError(
+                    f"rater {number} has finished and keeps the place; to leave the answers out, "
+                    f"report with --without {number}"
+                )
+            gone = self._vacate(connection, row, "place released")
+        self._tell_sink(row.id)
+        return gone
+
+    def _vacate(self, connection: sa.Connection, row: sa.Row[Any], kind: str) -> int:
+        gone = connection.execute(sa.delete(answers).where(answers.c.rater == row.id)).rowcount
+        connection.execute(sa.delete(raters).where(raters.c.id == row.id))
+        connection.execute(sa.insert(raters).values(id=new_id(), study=self.id, slot=row.slot))
+        self.note(connection, kind, {"rater": row.slot, "answers": gone})
+        return gone
+
+    def _tell_sink(self, rater: str) -> None:
+        if self.sink is not None:
+            self.sink.append({"study": self.id, "deleted_rater": rater})
+
+
+def _answered(rater: sa.ColumnElement[str]) -> sa.Exists:
+    return sa.exists().where(answers.c.rater == rater)
+
+
+def rater_of(row: sa.Row[Any]) -> Rater:
+    """The record of a row of ``raters``."""
+    return Rater(row.id, row.slot, row.joined, row.consented, row.finished)

@@ -1,0 +1,239 @@
+"""The administrator's page and calls, behind one secret.
+
+The outcome of an unblinded study, as the administrator's page shows it and hands it out.
+
+The statistics are imported when they are asked for: they take longer to load than all the rest, and
+until a study is unblinded its pages do without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import RedirectResponse, Response
+
+from motion_app.errors import RequestError
+from motion_app.study.answers import StudyStore
+from motion_app.study.site.documents import base, document, language_of, table
+from motion_app.study.site.guard import CONTENT_POLICY, COOKIE, OPEN_SECONDS, Door, TooManyTries
+from motion_app.study.unblinding import answer_rows, overview, record, unblind, unblinded
+
+# The plots set styles on what they draw; the rater's page needs nothing of the kind.
+PLOT_POLICY = CONTENT_POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+PROLIFIC_QUERY = (
+    "?PROLIFIC_PID={{%PROLIFIC_PID%}}&STUDY_ID={{%STUDY_ID%}}&SESSION_ID={{%SESSION_ID%}}"
+)
+DOWNLOADS: Mapping[str, str] = MappingProxyType(
+    {
+        "answers.csv": "text/csv; charset=utf-8",
+        "answers.parquet": "application/vnd.apache.parquet",
+        "results.json": "application/json",
+        "table.tex": "application/x-tex; charset=utf-8",
+        "codebook.md": "text/markdown; charset=utf-8",
+    }
+)
+
+
+class More(BaseModel):
+    """How many personal links to hand out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    count: int = Field(ge=1, le=1000)
+
+
+class Release(BaseModel):
+    """Whose place is given back, and when they joined as the page shows it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    joined: float | None
+
+
+class Confirmation(BaseModel):
+    """The study's title, typed by who unblinds it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    confirm: str = Field(max_length=300)
+
+
+def admin_router(store: StudyStore, door: Door) -> APIRouter:
+    """Everything below ``/admin``."""
+    router = APIRouter(prefix="/admin")
+
+    def inside(request: Request) -> None:
+        if not door.admits(request.cookies.get(COOKIE, "")):
+            raise HTTPException(401, "this needs the administrator's secret; sign in again")
+
+    @router.get("")
+    @router.get("/")
+    def page(request: Request) -> Response:
+        if not door.admits(request.cookies.get(COOKIE, "")):
+            return document("login", request, notice="")
+        response = document("admin", request, title=store.config.title)
+        response.headers["content-security-policy"] = PLOT_POLICY
+        return response
+
+    _add_session(router, door)
+    _add_running(router, store, inside)
+    _add_outcome(router, store, inside)
+    return router
+
+
+def _add_session(router: APIRouter, door: Door) -> None:
+    @router.post("/login")
+    async def login(request: Request) -> Response:
+        # A form as browsers send one; the gate has bounded its size.
+        fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=4)
+        given = fields.get("secret", [""])[0]
+        try:
+            cookie = door.knock(given, request.client.host if request.client else "")
+        except TooManyTries as error:
+            response = document("login", request, status=429, notice=str(error))
+            response.headers["retry-after"] = str(int(error.seconds) + 1)
+            return response
+        if cookie is None:
+            return document(
+                "login", request, status=403, notice=table(language_of(request))["admin.wrong"]
+            )
+        response = RedirectResponse(base(request) + "admin/", status_code=303)
+        response.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=OPEN_SECONDS,
+            path=base(request) + "admin",
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+        return response
+
+    @router.post("/logout")
+    def logout(request: Request) -> Response:
+        response = RedirectResponse(base(request) + "admin/", status_code=303)
+        response.delete_cookie(COOKIE, path=base(request) + "admin", httponly=True)
+        return response
+
+
+def _add_running(router: APIRouter, store: StudyStore, inside: Callable[..., None]) -> None:
+    @router.get("/api/progress", dependencies=[Depends(inside)])
+    def progress() -> dict[str, Any]:
+        return describe_progress(store)
+
+    @router.get("/api/links", dependencies=[Depends(inside)])
+    def links() -> dict[str, Any]:
+        return describe_links(store)
+
+    @router.post("/api/links", dependencies=[Depends(inside)])
+    def more_links(more: More) -> dict[str, Any]:
+        store.hand_out(more.count)
+        return describe_links(store)
+
+    @router.post("/api/release", dependencies=[Depends(inside)])
+    def release(given: Release) -> dict[str, int]:
+        return {"deleted": store.release(given.number, joined=given.joined)}
+
+
+def _add_outcome(router: APIRouter, store: StudyStore, inside: Callable[..., None]) -> None:
+    def opened() -> None:
+        if unblinded(store) is None:
+            raise HTTPException(403, "the results are hidden until the study is unblinded")
+
+    @router.post("/api/unblind", dependencies=[Depends(inside)])
+    def open_results(given: Confirmation) -> dict[str, float]:
+        if given.confirm.strip() != store.config.title.strip():
+            raise RequestError(
+                f'to unblind, type the study\'s title, "{store.config.title}"; '
+                f'got "{given.confirm[:80]}"'
+            )
+        return {"unblinded": unblind(store)}
+
+    @router.get("/api/results", dependencies=[Depends(inside), Depends(opened)])
+    def results() -> dict[str, Any]:
+        return describe_results(store)
+
+    @router.get("/plots.js", dependencies=[Depends(inside)])
+    def plots() -> Response:
+        headers = {"cache-control": "private, max-age=86400"}
+        return Response(plot_script(), media_type="text/javascript", headers=headers)
+
+    @router.get("/download/{name}", dependencies=[Depends(inside), Depends(opened)])
+    def download_file(name: str) -> Response:
+        if name not in DOWNLOADS:
+            raise HTTPException(404, f"there are {', '.join(DOWNLOADS)}")
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        media_type = DOWNLOADS[name]
+        return Response(download(store, name), media_type=media_type, headers=headers)
+
+
+def describe_progress(store: StudyStore) -> dict[str, Any]:
+    """How the study goes, and what was done to it; nothing of what was preferred."""
+    found = overview(store)
+    return {
+        **asdict(found),
+        "created": store.created,
+        "form": store.config.form,
+        "record": record(store),
+        "seats": {
+            "all": len(found.raters),
+            "joined": sum(rater.joined is not None for rater in found.raters),
+            "finished": sum(rater.finished is not None for rater in found.raters),
+            "flagged": sum(bool(rater.flags) for rater in found.raters),
+        },
+    }
+
+
+def describe_links(store: StudyStore) -> dict[str, Any]:
+    """Addresses relative to the application: the open link, and those handed out by name."""
+    opening = f"r/{store.links.open_token()}"
+    personal = [
+        {"number": number, "page": f"r/{token}"}
+        for number, token in enumerate(store.tokens())
+        if token is not None
+    ]
+    return {"open": opening, "recruiting": opening + PROLIFIC_QUERY, "personal": personal}
+
+
+def describe_results(store: StudyStore) -> dict[str, Any]:
+    """The report as JSON, each share also in percent as the paper prints it, and the figures."""
+    from motion_app.study.figures import figures_json
+    from motion_app.study.report import percent, study_report
+
+    report = study_report(store)
+    shown = report.to_json()
+    for question in shown["questions"]:
+        for share in question["shares"]:
+            share["percent"] = percent(share["votes"], share["total"])
+    return {**shown, "figures": figures_json(report)}
+
+
+def download(store: StudyStore, name: str) -> bytes:
+    """The file ``name`` of DOWNLOADS, made from the latest answers."""
+    from motion_app.study import exports
+    from motion_app.study.report import study_report
+
+    if name == "answers.csv":
+        return exports.to_csv(answer_rows(store))
+    if name == "answers.parquet":
+        return exports.to_parquet(answer_rows(store))
+    report = study_report(store)
+    if name == "results.json":
+        return exports.to_json(report)
+    if name == "table.tex":
+        return exports.to_latex(report).encode()
+    return exports.codebook(report).encode()
+
+
+def plot_script() -> bytes:
+    """plotly's own script, which comes with its package: the page fetches nothing from outside."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs().encode()

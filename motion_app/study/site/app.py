@@ -1,0 +1,246 @@
+"""One study as a FastAPI application, to be mounted anywhere.
+
+Studies over HTTP, alone or beside the rest of the app; needs neither torch nor gradio.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
+from starlette._utils import get_route_path
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException as PlainHTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from motion_app.errors import MotionAppError, RequestError
+from motion_app.study.answers import StudyStore
+from motion_app.study.database import AWAY
+from motion_app.study.links import LinkEnded, LinkError, PlaceGone
+from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
+from motion_app.study.site.admin import admin_router
+from motion_app.study.site.documents import asks_for_page, notice, static_files
+from motion_app.study.site.guard import SHORTEST_SECRET, Door, Gate
+from motion_app.study.site.rater import rater_router
+
+logger = logging.getLogger(__name__)
+RETRY_SECONDS = "2"
+SECRET_FILE = "admin-secret"
+
+
+def build_site(store: StudyStore, *, admin_secret: str, public: PublicAddress = DIRECT) -> FastAPI:
+    """The rater's page, the administrator's, and their calls. ``admin_secret`` has 12 letters or
+    more; ``public`` is where browsers find the site, if it is not where the server is."""
+    site = FastAPI(title="Study", docs_url=None, redoc_url=None, openapi_url=None)
+    site.add_middleware(Gate, public=public)
+    site.add_middleware(WholePath, path=public.path)
+    site.add_exception_handler(MotionAppError, _mistake)
+    site.add_exception_handler(LinkError, _closed)
+    site.add_exception_handler(PlainHTTPException, _refusal)
+    site.add_exception_handler(RequestValidationError, _malformed)
+    for kind in AWAY:
+        site.add_exception_handler(kind, _away)
+    site.add_exception_handler(Exception, _fault)
+    files = static_files()
+
+    @site.get("/static/{name}")
+    def static(request: Request, name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404, "there is no such file")
+        return files[name].response(request)
+
+    @site.get("/favicon.ico")
+    def favicon(request: Request) -> Response:
+        return files["icon.svg"].response(request)
+
+    site.include_router(admin_router(store, Door(admin_secret, name=store.id)))
+    site.include_router(rater_router(store))
+    return site
+
+
+def _error(
+    status: int, message: str, headers: dict[str, str] | None = None, *, reason: str | None = None
+) -> JSONResponse:
+    """``reason`` names what the page has words of its own for, in the rater's language."""
+    body = {"error": " ".join(message.split())} | ({"reason": reason} if reason else {})
+    return JSONResponse(body, status, headers=headers)
+
+
+async def _mistake(request: Request, error: Exception) -> Response:
+    return _error(400, str(error), reason=getattr(error, "reason", None))
+
+
+async def _closed(request: Request, error: Exception) -> Response:
+    status = 410 if isinstance(error, LinkEnded | PlaceGone) else 401
+    return _error(status, str(error), reason=getattr(error, "reason", None))
+
+
+async def _refusal(request: Request, error: PlainHTTPException) -> Response:
+    if error.status_code == 404 and asks_for_page(request):
+        return notice("missing", request, status=404)
+    return _error(error.status_code, str(error.detail), error.headers)
+
+
+async def _malformed(request: Request, error: RequestValidationError) -> Response:
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"][1:]) or "the body"
+    return _error(400, f"{where} is wrong: {fault['msg']}; reload the page")
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    # The whole text holds the statement's values: raters and their answers.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    lines = str(cause).strip().splitlines()
+    logger.error("the study's database does not answer: %s", lines[0] if lines else repr(cause))
+    message = "the study's database does not answer just now; send it again in a moment"
+    return _error(503, message, {"retry-after": RETRY_SECONDS})
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    mark = secrets.token_hex(4)
+    # The path holds a rater's token and is left out.
+    logger.error("unexpected error %s", mark, exc_info=error)
+    return _error(500, f"something went wrong on the server; its log says what, under {mark}")
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Which studies are served, and where.
+
+    ``folder`` holds one study, or studies in folders of their own: each is then served below its
+    folder's name. ``database``: a PostgreSQL address, for studies that were made with one.
+    ``admin_secret`` None: each study's own, in its file ``admin-secret``. ``public``: the path all
+    addresses begin with and the name people type, where a proxy stands in front.
+    """
+
+    folder: Path
+    database: str | None = field(default=None, repr=False)
+    admin_secret: str | None = field(default=None, repr=False)
+    host: str = "127.0.0.1"
+    port: int = 7860
+    public: PublicAddress = DIRECT
+
+
+def build_study_app(settings: StudySettings) -> FastAPI:
+    """The application for one study, or for a folder of studies; mount it under any path.
+
+    RequestError for a folder without a study whose parent is not there either, or a secret that is
+    too short.
+    """
+    if settings.admin_secret is not None and len(settings.admin_secret) < SHORTEST_SECRET:
+        raise RequestError(
+            f"the admin secret has {len(settings.admin_secret)} letters; "
+            f"at least {SHORTEST_SECRET} are expected"
+        )
+    if (settings.folder / "study.json").exists():
+        return open_site(settings.folder, settings)
+    if not settings.folder.is_dir():
+        raise RequestError(
+            f"{settings.folder} is no folder; make a study first: study create SOURCE --out FOLDER"
+        )
+    hall = FastAPI(title="Studies", docs_url=None, redoc_url=None, openapi_url=None)
+    hall.add_middleware(WholePath, path=settings.public.path)
+    hall.mount("/", Gate(StudyHall(settings), public=settings.public))
+    return hall
+
+
+def open_site(folder: Path, settings: StudySettings) -> FastAPI:
+    """One study's application."""
+    store = StudyStore.open(folder, database=settings.database)
+    secret = settings.admin_secret or study_secret(folder)
+    return build_site(store, admin_secret=secret, public=settings.public)
+
+
+def study_secret(folder: Path) -> str:
+    """The study's own admin secret: made once, kept in a file that its owner alone may read."""
+    path = folder / SECRET_FILE
+    with suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(secrets.token_urlsafe(18) + "\n")
+        logger.info("the secret of the study's admin page is in %s", path)
+    return path.read_text(encoding="utf-8").strip()
+
+
+class StudyHall:
+    """Many studies, each below the name of its folder, opened when first asked for. Which there are
+    is told to nobody."""
+
+    def __init__(self, settings: StudySettings) -> None:
+        self.settings = settings
+        self._files = static_files()
+        self._sites: dict[str, FastAPI] = {}
+        self._lock = threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        root = scope.get("root_path", "").rstrip("/")
+        name, _, rest = get_route_path(scope).lstrip("/").partition("/")
+        request = Request(scope)
+        try:
+            site = await run_in_threadpool(self.site, name)
+        except MotionAppError as error:  # its database is away, or was made elsewhere
+            logger.error("the study in %s cannot be opened: %s", name, error)
+            response = _refused(request, 503, "closed", "this study cannot be opened now")
+            await response(scope, receive, send)
+            return
+        if site is None:
+            await self._own(request, name, rest)(scope, receive, send)
+            return
+        await site({**scope, "root_path": f"{root}/{name}", "app_root_path": root}, receive, send)
+
+    def _own(self, request: Request, name: str, rest: str) -> Response:
+        """What is not below any study: the page without a link, and what it is drawn with."""
+        file = {"favicon.ico": "icon.svg", "static": rest}.get(name)
+        if file in self._files:
+            return self._files[file].response(request)
+        if not name:
+            return notice("link", request)
+        return _refused(request, 404, "missing", "there is no such study; check its address")
+
+    def site(self, name: str) -> FastAPI | None:
+        """The application of the study in the folder ``name``; None where there is none."""
+        folder = self.settings.folder / name
+        known = {path.name for path in self.settings.folder.iterdir()}  # a name, never a path
+        if name not in known or not (folder / "study.json").is_file():
+            return None
+        with self._lock:
+            if name not in self._sites:
+                self._sites[name] = open_site(folder, self.settings)
+            return self._sites[name]
+
+
+def _refused(request: Request, status: int, page: str, why: str) -> Response:
+    if asks_for_page(request):
+        return notice(page, request, status=status)
+    return JSONResponse({"error": why}, status)
+
+
+def serve(settings: StudySettings, *, listener: socket.socket | None = None) -> None:
+    """Serve until stopped, on ``listener`` where there is one already. Addresses are not logged:
+    they hold raters' tokens."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        build_study_app(settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        proxy_headers=True,
+    )
+    with suppress(KeyboardInterrupt):  # Ctrl-C, after what was being answered
+        uvicorn.Server(config).run(sockets=None if listener is None else [listener])

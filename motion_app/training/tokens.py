@@ -1,0 +1,413 @@
+"""Motion tokens being learned: the steps, their state, what is compared.
+
+One training: what its steps draw from, and its state, which can be saved and taken up again.
+
+What a training step compares: noisy views, the velocity the model predicts and the true one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from motion_app.engine.layout import SequenceLayout, Span
+from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
+from motion_app.engine.pipeline import MotionEngine
+from motion_app.engine.steering import TrainingSample, TrainingSteering, steered
+from motion_app.errors import RequestError
+from motion_app.media.files import Clip
+from motion_app.request.phrases import find_phrases
+from motion_app.scene import Motion, SceneObject
+from motion_app.training.config import ClipTraining, MotionTraining
+from motion_app.training.processes import ALONE, Share
+from motion_app.training.views import CachedViews, ViewConfig, cache_views
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Everything a step draws from, computed once. ``text`` and ``empty_text`` are (L, text
+    width)."""
+
+    views: CachedViews
+    text: Tensor
+    empty_text: Tensor
+    layout: SequenceLayout
+    noun: Span
+    rotary: tuple[Tensor, Tensor] | None
+
+
+def prepare_lesson(
+    clips: Sequence[Clip],
+    config: MotionTraining,
+    engine: MotionEngine,
+    *,
+    masks: Sequence[np.ndarray] | None = None,
+) -> Lesson:
+    """Encodes views and captions once; the encoders are not needed afterwards."""
+    geometry, pipe = engine.geometry, engine.pipe
+    views = cache_views(
+        pipe.vae,
+        clips,
+        geometry,
+        ViewConfig(config.views, config.zoom, config.shift, config.permute_colours),
+        seed=config.seed,
+        masks=masks if config.mask == "given" else None,
+    )
+    subject = SceneObject(
+        mask=np.ones((1, 1), bool),
+        sentence=config.caption,
+        phrase=config.phrase,
+        motion=Motion(config.name, config.phrase, Path(), engine.fingerprint),
+    )
+    length = geometry.text_tokens
+    phrase = find_phrases(config.caption, [subject], pipe.tokenizer, length)[0]
+    named = replace(subject, phrase=config.noun)
+    noun = find_phrases(config.caption, [named], pipe.tokenizer, length)[0]
+    with torch.no_grad():
+        text, empty = engine.prompts.encode(config.caption, guided=True)  # (1, L, text width) each
+    layout = SequenceLayout(
+        text=length, phrases=[phrase], motion=[config.tokens], grid=geometry.grid
+    )
+    return Lesson(views, text[0], empty[0], layout, noun, engine.rotary_embedding())
+
+
+class LearningRun(ABC):
+    """``learned``, optimiser and step of one training; ``save`` and the constructor resume it.
+
+    ``groups``: AdamW's parameter groups, each with its ``params`` and its highest ``lr``.
+    ``share``: this process's part of every batch, where several learn together.
+    """
+
+    def __init__(
+        self,
+        learned: nn.Module,
+        groups: Sequence[dict[str, Any]],
+        config: ClipTraining,
+        engine: MotionEngine,
+        out: Path,
+        share: Share = ALONE,
+    ) -> None:
+        self.learned, self.config, self.engine, self.out = learned, config, engine, Path(out)
+        self.share = share
+        self.file = self.out.with_name(self.out.name + ".training")
+        self.optimiser = torch.optim.AdamW(
+            list(groups), betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.generator = torch.Generator()
+        self.step = 0
+        self.losses: list[float] = []
+        self._highest = [group["lr"] for group in groups]
+        engine.pipe.transformer.requires_grad_(False)
+        if self.file.exists():
+            self._resume()
+
+    @abstractmethod
+    def loss(self) -> Tensor:
+        """The loss of one step, drawn from (seed, step) alone."""
+
+    @abstractmethod
+    def installed(self) -> AbstractContextManager:
+        """What acts on the transformer in a step; whoever generates in between meets none of
+        it."""
+
+    @abstractmethod
+    def view_frames(self) -> np.ndarray:
+        """(F, H, W, 3) uint8: the first view of the last step, one frame per latent frame."""
+
+    @abstractmethod
+    def view_mask(self) -> np.ndarray | None:
+        """(F, h, w) bool: who saw in it what is learned; None where all did."""
+
+    @abstractmethod
+    def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
+        """Write what is learned so far as a motion file."""
+
+    def held(self) -> Sequence[nn.Parameter]:
+        """What the step at hand may not move."""
+        return ()
+
+    def save(self) -> None:
+        """One file, replaced at once: a kill leaves the old or the new state, never half. Where
+        several processes learn, the first writes it."""
+        if not self.share.first:
+            return
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_suffix(".partial")
+        state = {
+            "config": self._settings(),
+            "base": self.engine.fingerprint,
+            "tokens": self.learned.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+        }
+        torch.save(state, partial)
+        partial.replace(self.file)
+
+    def _resume(self) -> None:
+        state = torch.load(self.file, weights_only=True)
+        # A setting that the file does not know yet is at its default: what was done before.
+        settings = self.config.unchosen() | json.loads(state["config"])
+        expected = (json.loads(self._settings()), self.engine.fingerprint)
+        if (settings, state["base"]) != expected:
+            raise RequestError(
+                f"{self.file.name} is an unfinished training with other settings or another base "
+                "model; finish it with those, or delete it to start anew"
+            )
+        self.learned.load_state_dict(state["tokens"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+        self.losses = list(state["losses"])
+        log.info("%s: resumed at step %d", self.config.name, self.step)
+
+    def learned_with(self) -> dict[str, Any]:
+        """The settings on which what is learned depends; the effective batch among them where
+        several processes share it."""
+        settings = self.config.learned_with()
+        if self.share.count > 1:
+            settings |= {
+                "processes": self.share.count,
+                "effective_batch": self.share.count * self.config.batch,
+            }
+        return settings
+
+    def _settings(self) -> str:
+        return json.dumps(self.learned_with())
+
+    def advance(self) -> float:
+        """One optimiser step, drawn from (seed, step) alone; returns its loss. RequestError, with
+        the state before it saved, where loss or gradient are not finite."""
+        config = self.config
+        angle = math.pi * self.step / config.steps
+        for group, highest in zip(self.optimiser.param_groups, self._highest, strict=True):
+            group["lr"] = highest * 0.5 * (1 + math.cos(angle))
+        with self.installed():
+            loss = self.loss()
+            if loss.requires_grad:  # where no caption was spoken, embeddings take no part
+                loss.backward()
+        self.share.average(self.learned.parameters())
+        spent = self.share.mean(float(loss.detach()))
+        for parameter in self.held():
+            # None, not zero: else AdamW moves it on by momentum and decay.
+            parameter.grad = None
+        size = nn.utils.clip_grad_norm_(self.learned.parameters(), config.clip_norm)
+        if not (math.isfinite(spent) and math.isfinite(float(size))):
+            self.optimiser.zero_grad(set_to_none=True)
+            self.save()
+            raise RequestError(
+                f"the training of {config.name} broke off in step {self.step + 1} of "
+                f"{config.steps}: loss {spent:g}, gradient {float(size):g}; the "
+                f"{self.step} good steps are kept in {self.file.name}; delete it and train with a "
+                f"learning rate below {config.learning_rate:g}"
+            )
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        self.losses.append(spent)
+        return self.losses[-1]
+
+
+class TrainingRun(LearningRun):
+    """Motion tokens, learned with DMEM, given masks or none."""
+
+    config: MotionTraining
+
+    def __init__(
+        self,
+        lesson: Lesson,
+        config: MotionTraining,
+        engine: MotionEngine,
+        out: Path,
+        share: Share = ALONE,
+    ) -> None:
+        geometry = engine.geometry
+        self.lesson = lesson
+        self.tokens = MotionTokens.fresh(
+            layers=geometry.layers,
+            tokens=config.tokens,
+            width=geometry.width_tokens,
+            scale=config.init_scale,
+            distribution=config.init_distribution,
+            generator=torch.Generator().manual_seed(config.seed),
+        ).to(engine.pipe.transformer.device)
+        self._view = 0
+        groups = [{"params": list(self.tokens.parameters()), "lr": config.learning_rate}]
+        super().__init__(self.tokens, groups, config, engine, out, share)
+        self.steering = TrainingSteering(
+            self.tokens.project, drop=config.mask_drop, generator=self.generator
+        )
+
+    def installed(self) -> AbstractContextManager:
+        return steered(self.engine.pipe.transformer, self.steering)
+
+    def view_frames(self) -> np.ndarray:
+        return self.lesson.views.frames[self._view]
+
+    def view_mask(self) -> np.ndarray | None:
+        if self.config.mask == "none":
+            return None
+        if self.config.mask == "given":
+            return self.lesson.views.object_masks[self._view].numpy()
+        return self.steering.layer_masks().cpu().numpy()
+
+    def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
+        self.tokens.save(path, metadata, dtype=torch.float16)
+
+    def loss(self) -> Tensor:
+        """x0 error weighted 1 / (1 - ᾱ), which for v-prediction is the v error, plus the released
+        delta term mean[(√2 e_{i+1} - e_i)²] on one adjacent latent-frame pair, e = x̂0 - x0."""
+        config, lesson = self.config, self.lesson
+        rng = np.random.default_rng([config.seed, self.step])
+        self.generator.manual_seed(int(rng.integers(2**62)))
+        whole, rows = config.batch * self.share.count, self.share.rows(config.batch)
+        picked = rng.integers(len(lesson.views.latents), size=whole)
+        draws = draw_noise(
+            lesson.views, picked, config, self.engine, rng=rng, generator=self.generator
+        ).rows(rows)
+        spoken = (rng.random(whole) >= config.caption_dropout)[rows]
+        picked = picked[rows]
+        self._view = int(picked[0])
+        text = torch.stack([lesson.text if said else lesson.empty_text for said in spoken])
+        self.steering.begin([self._sample(int(i)) for i in picked])
+        miss, kept = velocity_miss(draws, text, self.engine, rotary=lesson.rotary)
+        error = -(1 - kept).sqrt() * miss  # x̂0 - x0
+        pair = int(rng.integers(error.shape[1] - 1)) if error.shape[1] > 1 else None
+        delta = error.new_zeros(())
+        if pair is not None and config.delta_weight:
+            delta = (math.sqrt(2) * error[:, pair + 1] - error[:, pair]).square().mean()
+        return weighted_error(miss, draws, config) + config.delta_weight * delta
+
+    def _sample(self, view: int) -> TrainingSample:
+        lesson, masks = self.lesson, self.lesson.views.object_masks
+        if self.config.mask == "given":
+            return TrainingSample(lesson.layout, object_masks=masks[view][None])
+        if self.config.mask == "dmem":
+            return TrainingSample(lesson.layout, noun=lesson.noun)
+        return TrainingSample(lesson.layout)
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyViews:
+    """A batch on its way into the transformer: ``latents``, ``noise`` and ``condition`` (the first
+    frame's own latents, then zeros) are (B, F, C, H', W') float32, ``timesteps`` (B,) int64."""
+
+    latents: Tensor
+    noise: Tensor
+    condition: Tensor
+    timesteps: Tensor
+
+    def rows(self, rows: slice) -> NoisyViews:
+        """Some of the batch."""
+        parts = (self.latents, self.noise, self.condition, self.timesteps)
+        return NoisyViews(*(part[rows] for part in parts))
+
+
+def draw_noise(
+    views: CachedViews,
+    picked: np.ndarray,
+    config: ClipTraining,
+    engine: MotionEngine,
+    *,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    image_noise: tuple[float, ...] = (),
+) -> NoisyViews:
+    """Latents of the ``picked`` views (B,) int64, noise, timesteps and image conditions, on the
+    transformer's device. ``image_noise``: mean and deviation of ln σ of the noise on the images."""
+    device = engine.pipe.transformer.device
+    drawing = generator if config.sample_latents else None
+    latents = padded(views.latents.draw(picked, drawing), engine)
+    images = views.images.draw(picked, drawing)[:, 0]  # (B, C, H', W')
+    noise = torch.randn(latents.shape, generator=generator)
+    total = engine.pipe.scheduler.config.num_train_timesteps
+    shares = 1 - config.noisy_share * torch.rand(len(latents), generator=generator)
+    timesteps = (shares * total).long().clamp(0, total - 1)  # (B,)
+    keep = torch.from_numpy(rng.random(len(latents)) >= config.image_dropout).to(latents)
+    if image_noise:
+        mean, deviation = image_noise
+        sigma = (mean + deviation * torch.randn(len(latents), generator=generator)).exp()
+        added = torch.randn(images.shape, generator=generator)
+        images = images + sigma[:, None, None, None] * added
+    condition = image_condition(images * keep[:, None, None, None], latents, engine)
+    return NoisyViews(*(part.to(device) for part in (latents, noise, condition, timesteps)))
+
+
+def padded(latents: Tensor, engine: MotionEngine) -> Tensor:
+    """``latents`` (B, F, C, H', W') with the first frame repeated in front where a token spans
+    several latent frames and F does not divide, as the stock pipeline has it."""
+    spare = engine.geometry.padded_latent_frames - latents.shape[1]
+    return torch.cat([latents[:, :spare], latents], dim=1)
+
+
+def image_condition(images: Tensor, latents: Tensor, engine: MotionEngine) -> Tensor:
+    """What the stock pipeline hands the transformer beside ``latents`` (B, F, C, H', W'), padded,
+    for pictures encoded alone, ``images`` (B, C, H', W'): these in front, zeros after, of the shape
+    of ``latents``."""
+    vae, geometry = engine.pipe.vae.config, engine.geometry
+    if vae.invert_scale_latents:  # 1.5 reads its picture divided by the factor, not multiplied
+        images = images / vae.scaling_factor**2
+    condition = torch.zeros_like(latents)
+    repeated = 1 + geometry.padded_latent_frames - geometry.latent_frames
+    condition[:, :repeated] = images[:, None]
+    return condition
+
+
+def ofs_input(transformer: nn.Module, latents: Tensor) -> Tensor | None:
+    """The stock pipeline's own constant, for CogVideoX 1.5 alone."""
+    return None if transformer.config.ofs_embed_dim is None else latents.new_full((1,), 2.0)
+
+
+def velocity_miss(
+    draws: NoisyViews,
+    text: Tensor,
+    engine: MotionEngine,
+    *,
+    rotary: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """Predicted minus true velocity (B, F, C, H', W') float32, and ᾱ (B, 1, 1, 1, 1); ``text``
+    (B, L, text width)."""
+    transformer, scheduler = engine.pipe.transformer, engine.pipe.scheduler
+    noisy = scheduler.add_noise(draws.latents, draws.noise, draws.timesteps)
+    with _fast_bfloat16(transformer):
+        velocity = transformer(
+            hidden_states=torch.cat([noisy, draws.condition], dim=2).to(transformer.dtype),
+            encoder_hidden_states=text.to(transformer.dtype),
+            timestep=draws.timesteps,
+            ofs=ofs_input(transformer, draws.latents),
+            image_rotary_emb=rotary,
+            return_dict=False,
+        )[0].float()  # (B, F, C, H', W')
+    kept = scheduler.alphas_cumprod.to(draws.latents)[draws.timesteps].view(-1, 1, 1, 1, 1)
+    target = kept.sqrt() * draws.noise - (1 - kept).sqrt() * draws.latents
+    return velocity - target, kept
+
+
+def weighted_error(miss: Tensor, draws: NoisyViews, config: ClipTraining) -> Tensor:
+    """The mean square of ``miss``, places that differ from the first frame ``moving_weight`` times
+    as heavy as others."""
+    latents = draws.latents
+    moving = (latents - latents[:, :1]).abs().mean(dim=2, keepdim=True) > 0.2
+    weights = 1 + (config.moving_weight - 1) * moving.float()
+    return (miss.square() * weights / weights.mean()).mean()
+
+
+def _fast_bfloat16(transformer: nn.Module) -> AbstractContextManager:
+    """bfloat16 where it is the fast type: a float32 model on a CPU with AVX-512 BF16 computes its
+    matrix products four times as fast. Tokens and optimiser stay float32."""
+    wanted = transformer.device.type == "cpu" and transformer.dtype == torch.float32
+    if wanted and torch.cpu._is_avx512_bf16_supported():
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,197 @@
+"""Reference clips → cached latents: random views, encoded once (docs/method.md, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import Tensor
+
+from motion_app.errors import MediaError
+from motion_app.geometry import ModelGeometry, mask_to_grid
+from motion_app.media.files import Clip
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How a reference clip is varied, so that its layout is not learned with its motion.
+
+    ``count`` views in all. Each is magnified by a factor from ``zoom`` relative to the largest
+    centred crop (below 1 the border is repeated outwards) and moved by up to ``shift`` of the
+    frame's size; both keep the aspect ratio. ``permute_colours`` shuffles red, green and blue.
+    """
+
+    count: int = 12
+    zoom: tuple[float, float] = (1.0, 1.3)
+    shift: float = 0.1
+    permute_colours: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What the VAE says of n views, a normal distribution for each number: ``mean``, which is its
+    mode too, and ``deviation``, both (n, F, C, H', W') float32 on the CPU, scaled as the
+    transformer takes latents."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def draw(self, views: np.ndarray, generator: torch.Generator | None) -> Tensor:
+        """Latents (B, F, C, H', W') of the views with these numbers: a sample of the distribution
+        drawn from ``generator``, its mean where that is None."""
+        mean = self.mean[views]
+        if generator is None:
+            return mean
+        return mean + self.deviation[views] * torch.randn(mean.shape, generator=generator)
+
+
+@dataclass(frozen=True, eq=False)
+class CachedViews:
+    """``latents`` of n whole views, F latent frames each; ``images`` of their first video frames
+    encoded alone, F = 1, as a picture is at inference: a clip's own first latent frame is 3 to 7%
+    away from it, because the encoder normalises over time. ``object_masks`` (n, F, h, w) bool where
+    the clips came with masks, else None; ``frames`` (n, F, H, W, 3) uint8, the video frame in the
+    middle of those that each latent frame encodes, to be looked at."""
+
+    latents: Posterior
+    images: Posterior
+    object_masks: Tensor | None
+    frames: np.ndarray
+
+
+def draw_views(
+    clips: Sequence[Clip],
+    geometry: ModelGeometry,
+    config: ViewConfig,
+    *,
+    seed: int,
+    masks: Sequence[np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Random windows of the clips in the model frame, clips in turn.
+
+    ``masks``: per clip (T', H0, W0) bool of its one object. Returns frames (n, T, H, W, 3) uint8
+    and masks (n, T, H, W) bool or None. Raises MediaError for a clip shorter than the model's T
+    frames.
+    """
+    for number, clip in enumerate(clips):
+        if len(clip.frames) < geometry.frames:
+            needed = geometry.frames / geometry.fps
+            raise MediaError(
+                f"clip {number + 1} gives {len(clip.frames)} frames at {geometry.fps:g} per "
+                f"second; this model learns from {geometry.frames}: use a clip of at least "
+                f"{needed:.1f} s"
+            )
+    rng = np.random.default_rng(seed)
+    views, view_masks = [], []
+    for i in range(config.count):
+        clip = clips[i % len(clips)]
+        first = int(rng.integers(len(clip.frames) - geometry.frames + 1))
+        window = slice(first, first + geometry.frames)
+        matrix = _view_matrix(rng, clip.frames.shape[1:3], geometry, config, plain=i < len(clips))
+        frames = _warp(clip.frames[window], matrix, geometry)  # (T, H, W, 3)
+        if config.permute_colours and i >= len(clips):
+            frames = frames[..., rng.permutation(3)]
+        views.append(frames)
+        if masks is not None:
+            grey = masks[i % len(clips)][window].astype(np.uint8) * 255
+            view_masks.append(_warp(grey, matrix, geometry) > 127)
+    return np.stack(views), np.stack(view_masks) if masks is not None else None
+
+
+def _view_matrix(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    geometry: ModelGeometry,
+    config: ViewConfig,
+    *,
+    plain: bool,
+) -> np.ndarray:
+    """(2, 3) affine from a clip's pixels to the model frame. ``plain``: the centred crop itself, so
+    that every clip is seen once as it is."""
+    height, width = size
+    scale = max(geometry.height / height, geometry.width / width)
+    dx = dy = 0.0
+    if not plain:
+        scale *= rng.uniform(*config.zoom)
+        dx = rng.uniform(-config.shift, config.shift) * geometry.width
+        dy = rng.uniform(-config.shift, config.shift) * geometry.height
+    # Pixel centres: the clip's middle goes to the frame's middle, then moves by (dx, dy).
+    x = (geometry.width - 1) / 2 + dx - scale * (width - 1) / 2
+    y = (geometry.height - 1) / 2 + dy - scale * (height - 1) / 2
+    return np.array([[scale, 0.0, x], [0.0, scale, y]])
+
+
+def _warp(frames: np.ndarray, matrix: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
+    size = (geometry.width, geometry.height)
+    flags = cv2.INTER_AREA if matrix[0, 0] < 1 else cv2.INTER_CUBIC
+    return np.stack(
+        [
+            cv2.warpAffine(frame, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            for frame in frames
+        ]
+    )
+
+
+def grid_masks(masks: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
+    """Masks (..., T, H, W) bool of every frame on the token grid, (..., F, h, w) bool: a latent
+    frame shows the mean of the video frames it encodes (the first frame stands alone)."""
+    cells = []
+    for group in frame_groups(geometry):
+        shown = masks[..., group, :, :].mean(axis=-3) >= 0.5  # (..., H, W)
+        cells.append(mask_to_grid(shown, geometry.grid_height, geometry.grid_width))
+    grid = np.stack(cells, axis=-3)  # (..., latent frames, h, w)
+    step = geometry.patch_size_t
+    if step is None:
+        return grid
+    spare = geometry.padded_latent_frames - geometry.latent_frames
+    grid = np.concatenate([grid[..., :spare, :, :], grid], axis=-3)
+    shape = (*grid.shape[:-3], geometry.grid_frames, step, *grid.shape[-2:])
+    return grid.reshape(shape).any(axis=-3)  # a token that shows it in one of its frames
+
+
+def frame_groups(geometry: ModelGeometry) -> list[slice]:
+    """The video frames that each of the F latent frames encodes."""
+    ratio = geometry.temporal_ratio
+    later = [slice(1 + ratio * i, 1 + ratio * (i + 1)) for i in range(geometry.latent_frames - 1)]
+    return [slice(0, 1), *later]
+
+
+def encode_views(vae: AutoencoderKLCogVideoX, frames: np.ndarray) -> Posterior:
+    """(n, T, H, W, 3) uint8 → the posterior of their latents, (n, F, C, H', W'); a first frame
+    alone, T = 1, gives F = 1."""
+    means, deviations = [], []
+    for view in frames:
+        video = torch.from_numpy(view).to(vae.device).permute(3, 0, 1, 2)  # (3, T, H, W)
+        video = (video.float() / 127.5 - 1).to(vae.dtype)
+        # On a CPU conv3d at batch 1 falls to a kernel ten times slower.
+        batch = torch.stack([video] * (2 if vae.device.type == "cpu" else 1))
+        with torch.no_grad():
+            posterior = vae.encode(batch).latent_dist
+        for found, part in ((means, posterior.mode()), (deviations, posterior.std)):
+            z = part[:1] * vae.config.scaling_factor
+            found.append(z.transpose(1, 2).float().cpu())  # (1, F, C, H', W')
+    return Posterior(torch.cat(means), torch.cat(deviations))
+
+
+def cache_views(
+    vae: AutoencoderKLCogVideoX,
+    clips: Sequence[Clip],
+    geometry: ModelGeometry,
+    config: ViewConfig,
+    *,
+    seed: int,
+    masks: Sequence[np.ndarray] | None = None,
+) -> CachedViews:
+    """Draws the views and encodes them, once for the whole training."""
+    frames, view_masks = draw_views(clips, geometry, config, seed=seed, masks=masks)
+    grids = None if view_masks is None else torch.from_numpy(grid_masks(view_masks, geometry))
+    middles = [(group.start + group.stop - 1) // 2 for group in frame_groups(geometry)]
+    latents, images = encode_views(vae, frames), encode_views(vae, frames[:, :1])
+    return CachedViews(latents, images, grids, frames[:, middles])

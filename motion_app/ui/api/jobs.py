@@ -1,0 +1,219 @@
+"""The endpoints that hand in jobs and follow them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from motion_app.errors import RequestError
+from motion_app.host import ModelHost
+from motion_app.jobs import kinds
+from motion_app.jobs.folder import JobRow
+from motion_app.library.ownership import ADDRESS
+from motion_app.media.file_types import CLIP_CHOICES
+from motion_app.ui.api.files import File, Json, handed_out, received
+
+SERVER_PATHS = ("motion",)  # of an outcome: where the library keeps the file
+
+
+class JobEndpoints:
+    """Everything that takes longer than a click."""
+
+    def __init__(self, host: ModelHost) -> None:
+        self.host = host
+        self.limits = host.settings.limits
+
+    def generate(self, request: Json, badge: bool = False, http: gr.Request | None = None) -> Json:
+        """Make a video and wait for it. The job goes on where the caller hangs up.
+
+        Args:
+            request: a REQUEST as the command line takes it, or a recipe: {"image": the picture as a
+                data: URI, "objects": [{"mask": PNG as a data: URI, at the picture's size, white on
+                the object, "sentence", "phrase": its words in the sentence, "motion": a name of
+                ``motions`` or null, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
+                more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
+                "crop", "pad" or "stretch", "method", "without", "scope"}; all but the picture, the
+                masks and the sentences may be left out
+            badge: a visible "AI-generated" in a corner
+
+        Returns:
+            {"job", "video", "gif", "recipe", "frames", "masks_zip", "seed", "steps", "guidance",
+            "seconds": how long it took}
+        """
+        return self._outcome(self._wait(self._submitted(request, badge, http).id))
+
+    def submit(self, request: Json, badge: bool = False, http: gr.Request | None = None) -> Json:
+        """Put a video into the line and return at once; follow it with ``job``.
+
+        Args:
+            request: a REQUEST as the command line takes it, or a recipe: {"image": the picture as a
+                data: URI, "objects": [{"mask": PNG as a data: URI, at the picture's size, white on
+                the object, "sentence", "phrase": its words in the sentence, "motion": a name of
+                ``motions`` or null, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
+                more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
+                "crop", "pad" or "stretch", "method", "without", "scope"}; all but the picture, the
+                masks and the sentences may be left out
+            badge: a visible "AI-generated" in a corner
+
+        Returns:
+            {"job": 32 hexadecimal digits that only the caller knows, "state"}
+        """
+        self.host.jobs.check_unattended()
+        row = self._submitted(request, badge, http)
+        return {"job": row.id, "state": row.state}
+
+    def _submitted(self, request: Json, badge: bool, http: gr.Request | None) -> JobRow:
+        inputs = {"request": request, "badge": badge}
+        return self.host.jobs.submit(kinds.GENERATE, inputs, owner=client_of(http))
+
+    def train_motion(
+        self,
+        clips: list[File],
+        name: str,
+        phrase: str,
+        noun: str,
+        steps: int | None = None,
+        method: str = "fleximmt",
+        trim: list[list[float | None]] | None = None,
+        crop: list[list[float] | None] | None = None,
+        mover: list[list[float] | None] | None = None,
+        still: bool = False,
+        http: gr.Request | None = None,
+    ) -> Json:
+        """Put the learning of a motion into the line and return at once; follow it with ``job``.
+
+        Args:
+            clips: the reference clips, as uploads; one is enough, several are better
+            name: what the library shall call it, 1 to 80 characters
+            phrase: the motion in words, for example "walks on snow", 1 to 240 characters
+            noun: what moves in the clips, for example "tiger", 1 to 240 characters
+            steps: training steps, 1 to 20000; the checkpoint's own number without it
+            method: how it is learned: "fleximmt", "concat" or "synmotion"
+            trim: for each clip [start, stop] in seconds from its beginning, or null; a stop of null
+                is its end
+            crop: for each clip [x0, y0, x1, y1], or null: what counts of its picture, as shares of
+                its width and height, 0 to 1 from the upper left corner
+            mover: for each clip [x, y], or null: a point on what moves, in the first frame that
+                counts, as shares of the whole picture's width and height, 0 to 1 from the upper
+                left corner; for all clips or for none
+            still: the motion is to stand still; otherwise a clip in which nothing moves is refused
+
+        Returns:
+            {"job": 32 hexadecimal digits that only the caller knows, "state"}
+        """
+        megabytes = self.limits.clip_megabytes
+        files = {
+            f"{number}{_suffix(clip)}": received(clip, most_megabytes=megabytes)
+            for number, clip in enumerate(clips)
+        }
+        inputs = {
+            "name": name,
+            "phrase": phrase,
+            "noun": noun,
+            "method": method,
+            "steps": steps,
+            "still": still,
+            "clips": list(files),
+        }
+        for key, column in (("trim", trim), ("crop", crop), ("mover", mover)):
+            if column is not None:
+                inputs[key] = column
+        row = self.host.jobs.submit(
+            kinds.TRAIN, inputs, owner=client_of(http), title=name, files=files
+        )
+        return {"job": row.id, "state": row.state}
+
+    def job(self, job: str) -> Json:
+        """Where a job stands, and what it made.
+
+        Args:
+            job: the id that ``submit`` or ``train_motion`` gave
+
+        Returns:
+            {"job", "kind", "state", "stage", "ahead": jobs before it, "step": of "steps", 0 before
+            the first, "steps", "seconds_left": null until it can be told, "message"} and, once it
+            is done, its outcome: that of ``generate``, or for a motion {"name", "steps", "seconds",
+            "last_loss"}
+        """
+        progress = next(iter(self.host.jobs.watch(job)))
+        row = progress.row
+        told_now = {
+            "job": row.id,
+            "kind": row.kind,
+            "state": row.state,
+            "stage": progress.stage,
+            "ahead": progress.ahead,
+            "step": progress.step,
+            "steps": progress.steps,
+            "seconds_left": progress.seconds_left,
+            "message": row.message,
+        }
+        return told_now | (self._outcome(row) if row.state == "done" else {})
+
+    def cancel(self, job: str) -> Json:
+        """Stop a job: at once while it waits, else within its current step.
+
+        Args:
+            job: its id
+
+        Returns:
+            {"job", "state"}
+        """
+        return {"job": job, "state": self.host.jobs.cancel(job).state}
+
+    def again(self, job: str) -> Json:
+        """Put a job that was interrupted, failed or cancelled back into the line; a training goes
+        on from its last checkpoint.
+
+        Args:
+            job: its id
+
+        Returns:
+            {"job", "state"}
+        """
+        self.host.jobs.check_unattended()
+        return {"job": job, "state": self.host.jobs.again(job).state}
+
+    def delete_job(self, job: str) -> Json:
+        """Delete a job that is not running, with everything it was given and made.
+
+        Args:
+            job: its id
+
+        Returns:
+            {"deleted": its id}
+        """
+        self.host.jobs.delete(job)
+        return {"deleted": job}
+
+    def _wait(self, job: str) -> JobRow:
+        """The job's row when it has ended; RequestError where it did not end well."""
+        *_, last = self.host.jobs.follow(job)
+        if last.row.state != "done":
+            raise RequestError(last.row.message or f"the job ended as {last.row.state}")
+        return last.row
+
+    def _outcome(self, row: JobRow) -> Json:
+        """What a job made: its files as files, the rest as it is."""
+        folder = self.host.jobs.folder(row.id)
+        outcome = {"job": row.id}
+        for name, value in row.outcome.items():
+            if name in SERVER_PATHS:
+                continue
+            file = folder / value if isinstance(value, str) else None
+            outcome[name] = handed_out(file) if file is not None and file.is_file() else value
+        return outcome
+
+
+def client_of(http: gr.Request | None) -> str:
+    """Quotas count for each client's session; whoever has none shares one with their address."""
+    if http is not None and http.session_hash:
+        return f"api:{http.session_hash}"
+    return ADDRESS + (http.client.host if http is not None else "")
+
+
+def _suffix(clip: File) -> str:
+    """Of the uploaded file's name, where it is one that clips have."""
+    suffix = Path(str(clip.get("path", ""))).suffix.lower() if isinstance(clip, dict) else ""
+    return suffix if suffix in CLIP_CHOICES else ".mp4"

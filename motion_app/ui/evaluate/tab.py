@@ -1,0 +1,442 @@
+"""The Evaluate tab: choose videos and metrics, get tables, plots and files."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from motion_app.errors import RequestError
+from motion_app.evaluation.catalogue import METRICS, default_ids
+from motion_app.evaluation.features import Judges, VideoPicture
+from motion_app.evaluation.figures import PlotWords, flow_figure, over_time_figure, tracks_picture
+from motion_app.evaluation.report import Report
+from motion_app.evaluation.scoring import ScoreProgress, Scores, score_steps
+from motion_app.evaluation.videos import (
+    MOST_VIDEOS,
+    EvaluationItem,
+    item_of_result,
+    pair_uploads,
+    row_labels,
+)
+from motion_app.evaluation.weights import WeightStore
+from motion_app.host import ModelHost
+from motion_app.jobs.folder import JobRow
+from motion_app.media.file_types import CLIP_CHOICES
+from motion_app.media.provenance import read_recipe
+from motion_app.request.request import parse_request
+from motion_app.scene import Click
+from motion_app.ui.boundary import listen
+from motion_app.ui.evaluate.scoring import ScoringRun
+from motion_app.ui.evaluate.views import (
+    PICKER_JS,
+    Choice,
+    choices_html,
+    metrics_html,
+    paper_html,
+    progress_html,
+    report_html,
+)
+from motion_app.ui.markup import note_html, step_heading
+from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.gallery import Thumbnails, title_of
+from motion_app.ui.transfer.session import Session
+
+ASK_SECONDS = 0.5  # between two looks at a scoring
+AT_WORK = 2  # scorings at once, of all browsers
+VIDEO_FILES = list(CLIP_CHOICES)
+EXTRA_FILES = [*VIDEO_FILES, ".json"]
+
+
+class Desk:
+    """What one browser does here: the ids of the ``chosen`` jobs, the ``uploads`` in the table of
+    methods, the ``scoring`` at work, and what can be drawn of its last scores. No dataclass:
+    gr.State would copy a field's lock."""
+
+    def __init__(self) -> None:
+        self.chosen: list[str] = []
+        self.uploads: tuple[Path, ...] = ()
+        self.pictures: tuple[VideoPicture, ...] = ()
+        self.scoring: ScoringRun | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Desk:
+        """gr.State copies its first value for every browser: each begins with nothing."""
+        return Desk()
+
+
+class EvaluateTab:
+    """Build it inside a ``gr.Tab``, then ``wire`` it."""
+
+    def __init__(self, host: ModelHost, texts: Texts) -> None:
+        self.host, self.texts = host, texts
+        self.judges = Judges(WeightStore(host.settings.judges), device="cpu")
+        self.thumbnails = Thumbnails()
+        self.desk = gr.State(Desk())
+        self.timer = gr.Timer(ASK_SECONDS, active=False)
+        self.turn = threading.BoundedSemaphore(AT_WORK)
+        with gr.Row(elem_id="evaluate-inputs"):
+            with gr.Column(elem_classes="step", min_width=300, scale=3):
+                self._build_videos()
+            with gr.Column(elem_classes="step", min_width=280, scale=2):
+                self._build_metrics()
+        with gr.Column(elem_classes="step", elem_id="evaluate-results"):
+            self._build_results()
+
+    def _build_videos(self) -> None:
+        t = self.texts
+        gr.HTML(step_heading(1, t("evaluate.videos_title"), t("evaluate.videos_help")))
+        with gr.Row(elem_classes="evaluate-tools"):
+            gr.HTML(f"<strong>{t('evaluate.made_here')}</strong>", apply_default_css=False)
+            self.every = gr.Button(t("evaluate.choose_all"), size="sm", min_width=80, scale=0)
+            self.none = gr.Button(t("evaluate.choose_none"), size="sm", min_width=80, scale=0)
+            self.refresh = gr.Button(t("evaluate.refresh"), size="sm", min_width=80, scale=0)
+        self.picker = gr.HTML(
+            choices_html((), t),
+            js_on_load=PICKER_JS,
+            apply_default_css=False,
+            elem_id="evaluate-made",
+        )
+        with gr.Row():
+            self.videos = gr.File(
+                label=t("evaluate.upload_videos"),
+                file_types=VIDEO_FILES,
+                file_count="multiple",
+                height=120,
+                elem_id="evaluate-videos",
+            )
+            self.extras = gr.File(
+                label=t("evaluate.upload_extras"),
+                file_types=EXTRA_FILES,
+                file_count="multiple",
+                height=120,
+                elem_id="evaluate-extras",
+            )
+        gr.HTML(note_html(t("evaluate.extras_help")), apply_default_css=False)
+        self.methods = gr.Dataframe(
+            headers=[t(f"evaluate.column_{name}") for name in ("video", "method", "with")],
+            datatype=["str", "str", "str"],
+            column_count=(3, "fixed"),
+            static_columns=[0, 2],
+            interactive=True,
+            visible=False,
+            label=t("evaluate.methods_table"),
+            elem_id="evaluate-methods",
+        )
+
+    def _build_metrics(self) -> None:
+        t = self.texts
+        gr.HTML(step_heading(2, t("evaluate.metrics_title"), t("evaluate.metrics_help")))
+        ids = default_ids(self.judges.store)
+        marked = [(name + (" *" if METRICS[name].stand_in_for else ""), name) for name in ids]
+        self.metrics = gr.CheckboxGroup(
+            marked, value=ids, label=t("evaluate.metrics_label"), elem_id="evaluate-metrics"
+        )
+        gr.HTML(metrics_html(self.judges, t), apply_default_css=False, elem_id="evaluate-explained")
+        with gr.Row():
+            self.score = gr.Button(
+                t("evaluate.score"), variant="primary", min_width=120, elem_id="evaluate-score"
+            )
+            self.cancel = gr.Button(
+                t("evaluate.cancel"), visible=False, min_width=80, elem_id="evaluate-cancel"
+            )
+        self.status = gr.HTML(apply_default_css=False, elem_id="evaluate-status")
+
+    def _build_results(self) -> None:
+        t = self.texts
+        empty = f'<p class="evaluate-none">{t("evaluate.empty")}</p>'
+        self.table = gr.HTML(empty, apply_default_css=False, elem_id="evaluate-table")
+        with gr.Row(visible=False, elem_id="evaluate-files") as self.files:
+            self.downloads = [
+                gr.DownloadButton(t(f"evaluate.download_{kind}"), size="sm", min_width=120)
+                for kind in ("csv", "tex", "md")
+            ]
+        with gr.Column(visible=False, elem_id="evaluate-plots") as self.plots:
+            gr.HTML(f"<h3>{t('evaluate.plots')}</h3>", apply_default_css=False)
+            self.shown = gr.Dropdown(
+                [], label=t("evaluate.plot_video"), type="index", elem_id="evaluate-shown"
+            )
+            self.nothing = gr.HTML(apply_default_css=False)
+            captions = [t(f"evaluate.{name}_label") for name in ("tracks", "flow", "time")]
+            gr.HTML(note_html(captions[0]), apply_default_css=False)
+            self.tracks = gr.Image(
+                label=captions[0],
+                show_label=False,
+                format="png",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_id="evaluate-tracks",
+                alt_text=t("evaluate.tracks_alt"),
+            )
+            gr.HTML(note_html(captions[1]), apply_default_css=False)
+            self.flow = gr.Plot(label=captions[1], show_label=False, elem_id="evaluate-flow")
+            gr.HTML(note_html(captions[2]), apply_default_css=False)
+            self.over_time = gr.Plot(label=captions[2], show_label=False, elem_id="evaluate-time")
+        gr.HTML(paper_html(t), apply_default_css=False, elem_id="evaluate-paper")
+
+    def wire(self, session: gr.State, *, tab: gr.Tab | None = None) -> None:
+        """Bind the events. ``tab``: where it is built; its videos are looked for when it opens."""
+        looks = [self.refresh.click] if tab is None else [self.refresh.click, tab.select]
+        for event in looks:
+            listen(event, self.look, inputs=[session, self.desk], outputs=[self.picker])
+        listen(self.picker.pick, self.pick, inputs=[session, self.desk], outputs=[self.picker])
+        for button, handler in ((self.every, self.pick_every), (self.none, self.pick_none)):
+            listen(button.click, handler, inputs=[session, self.desk], outputs=[self.picker])
+        listen(  # one event for both: the answers of two might come in the other order
+            partial(gr.on, [self.videos.change, self.extras.change]),
+            self.list_uploads,
+            inputs=[self.desk, self.videos, self.extras, self.methods],
+            outputs=[self.methods],
+            trigger_mode="always_last",
+        )
+        outputs = [
+            *(self.score, self.cancel, self.status, self.table, self.files, *self.downloads),
+            *(self.plots, self.shown, *self._plotted(), self.timer),
+        ]
+        inputs = [session, self.desk, self.videos, self.extras, self.methods, self.metrics]
+        listen(self.score.click, self.run, inputs=inputs, outputs=outputs)
+        asked = {"inputs": [self.desk], "outputs": outputs, "concurrency_limit": None}
+        listen(self.timer.tick, self.ask, **asked)
+        listen(
+            self.cancel.click, self.ask_stop, inputs=[self.desk], outputs=[self.cancel], queue=False
+        )
+        listen(self.shown.input, self.draw, inputs=[self.desk, self.shown], outputs=self._plotted())
+
+    def _plotted(self) -> list[Any]:
+        return [self.nothing, self.tracks, self.flow, self.over_time]
+
+    # choosing
+
+    def _rows(self, session: Session) -> list[JobRow]:
+        rows = self.host.jobs.rows(session.owner, kind="generate")
+        return [row for row in rows if row.state == "done"]
+
+    def _title(self, row: JobRow) -> str:
+        return row.title or title_of(parse_request(row.inputs["request"]), self.texts)
+
+    def look(self, session: Session, desk: Desk) -> str:
+        """The cards of this browser's finished videos; those that are gone are chosen no more."""
+        rows = self._rows(session)
+        desk.chosen = [row.id for row in rows if row.id in desk.chosen]
+        choices = []
+        for row in rows:
+            thumbnail = self.thumbnails(row, self.host.jobs.folder(row.id))
+            picture = "" if thumbnail is None else thumbnail.still
+            choices.append(Choice(row.id, self._title(row), picture, row.id in desk.chosen))
+        return choices_html(choices, self.texts)
+
+    def pick(self, session: Session, desk: Desk, event: gr.EventData) -> str:
+        """Choose a card, or choose it no more."""
+        picked = str(event.id)
+        if picked in desk.chosen:
+            desk.chosen.remove(picked)
+        else:
+            desk.chosen.append(picked)
+        return self.look(session, desk)
+
+    def pick_every(self, session: Session, desk: Desk) -> str:
+        desk.chosen = [row.id for row in self._rows(session)]
+        return self.look(session, desk)
+
+    def pick_none(self, session: Session, desk: Desk) -> str:
+        desk.chosen = []
+        return self.look(session, desk)
+
+    def list_uploads(
+        self,
+        desk: Desk,
+        videos: Sequence[str] | None,
+        extras: Sequence[str] | None,
+        methods: Any,
+    ) -> Any:
+        """The table of uploaded videos, one row for each; methods already given are kept."""
+        items = self._uploaded(desk, videos, extras, methods)
+        desk.uploads = tuple(Path(path) for path in videos or ())
+        rows = []
+        for label, item in zip(row_labels(desk.uploads), items, strict=True):
+            comes = []
+            if item.request is not None:
+                inside = not any(str(extra).endswith(".json") for extra in extras or ())
+                comes.append(self.texts(f"evaluate.with_{'recipe' if inside else 'request'}"))
+            if item.references:
+                comes.append(self.texts("evaluate.with_references", n=len(item.references)))
+            words = ", ".join(comes) or self.texts("evaluate.with_nothing")
+            rows.append([label, item.method, words])
+        return gr.update(value=rows, visible=bool(rows))
+
+    def _uploaded(
+        self,
+        desk: Desk,
+        videos: Sequence[str] | None,
+        extras: Sequence[str] | None,
+        methods: Any,
+    ) -> list[EvaluationItem]:
+        files = [Path(path) for path in videos or ()]
+        given = {} if methods is None else {str(r[0]): str(r[1]) for r in _cells(methods)}
+        limits = self.host.settings.limits
+        return pair_uploads(
+            files,
+            [Path(path) for path in extras or ()],
+            read_recipe=lambda path: read_recipe(path, limits=limits),
+            methods=carried_methods(given, desk.uploads, files),
+            method=self.texts("evaluate.default_method"),
+        )
+
+    def _made(self, session: Session, desk: Desk) -> list[EvaluationItem]:
+        return [
+            item_of_result(
+                self.host.jobs.folder(row.id),
+                name=self._title(row),
+                video=row.outcome["video"],
+                recipe=row.outcome["recipe"],
+                frames=row.outcome.get("frames", ""),
+            )
+            for row in self._rows(session)
+            if row.id in desk.chosen
+        ]
+
+    # scoring
+
+    def ask_stop(self, desk: Desk) -> Any:
+        """Stop before the next measurement."""
+        if desk.scoring is not None:
+            desk.scoring.stop()
+        return gr.update(value=self.texts("evaluate.stopping"), interactive=False)
+
+    def run(
+        self,
+        session: Session,
+        desk: Desk,
+        videos: Sequence[str] | None,
+        extras: Sequence[str] | None,
+        methods: Any,
+        metrics: Sequence[str],
+    ) -> list[Any]:
+        """Begin to score what was chosen; ``ask`` tells how far it is, in calls that end at
+        once."""
+        if desk.scoring is not None:
+            desk.scoring.stop()
+        items = [*self._made(session, desk), *self._uploaded(desk, videos, extras, methods)]
+        if len(items) > MOST_VIDEOS:
+            raise RequestError(
+                f"{len(items)} videos are chosen; at most {MOST_VIDEOS} are scored at once"
+            )
+        steps = score_steps(
+            items,
+            metrics,
+            judges=self.judges,
+            library=self.host.library,
+            limits=self.host.settings.limits,
+            segment=self._segment,
+        )
+        desk.scoring = ScoringRun(steps, self.turn)  # a mistake is told before anything is hidden
+        shown = progress_html(desk.scoring.progress, self.texts, stopping=False)
+        return self._panel(busy=True, status=shown)
+
+    def ask(self, desk: Desk) -> Iterator[list[Any]]:
+        """How far the scoring is, or its report."""
+        scoring = desk.scoring
+        if scoring is not None and not scoring.ask():
+            shown = progress_html(scoring.progress, self.texts, stopping=scoring.stopping)
+            yield self._panel(busy=None, status=shown)
+            return
+        desk.scoring = None
+        if scoring is None or scoring.error is not None:
+            yield self._panel(busy=False, status="")
+        elif scoring.scores is None:
+            yield self._panel(busy=False, status=note_html(self.texts("evaluate.stopped")))
+        else:
+            yield self._finished(desk, scoring.scores, scoring.progress)
+        if scoring is not None and scoring.error is not None:
+            raise scoring.error
+
+    def _segment(self, frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
+        segmenter = self.host.segmenter()
+        segmenter.set_image(frame)
+        return segmenter.predict([Click(point[1], point[0])]).mask
+
+    def _panel(self, *, busy: bool | None, status: str, results: Sequence[Any] = ()) -> list[Any]:
+        """One update for each output; without ``results`` they stay as they are. ``busy``: None
+        while it is as it was."""
+        kept = [gr.skip()] * (4 + len(self.downloads) + len(self._plotted()))
+        if busy is None:
+            return [gr.skip(), gr.skip(), status, *(results or kept), gr.skip()]
+        stop = gr.update(visible=busy)
+        if not busy:
+            stop = gr.update(visible=False, value=self.texts("evaluate.cancel"), interactive=True)
+        start, timer = gr.update(interactive=not busy), gr.Timer(active=busy)
+        return [start, stop, status, *(results or kept), timer]
+
+    def _finished(self, desk: Desk, scores: Scores, last: ScoreProgress) -> list[Any]:
+        report = scores.report
+        desk.pictures = scores.pictures
+        values = sum(row.value is not None for row in report.rows)
+        done = self.texts(
+            "evaluate.done",
+            videos=len(report.sources),
+            values=values,
+            seconds=f"{last.elapsed:.1f}",
+        )
+        names = [picture.item for picture in scores.pictures]
+        results = [
+            report_html(report, self.texts),
+            gr.update(visible=True),
+            *(gr.update(value=str(path)) for path in _written(report)),
+            gr.update(visible=bool(names)),
+            gr.update(choices=names, value=names[0] if names else None),
+            *self.draw(desk, 0),
+        ]
+        return self._panel(busy=False, status=note_html(done), results=results)
+
+    def draw(self, desk: Desk, shown: int | None) -> list[Any]:
+        """The plots of one scored video."""
+        if shown is None or shown >= len(desk.pictures):
+            return [""] + [gr.update(visible=False)] * 3
+        picture, words = desk.pictures[shown], self._words()
+        drawn = [
+            tracks_picture(picture),
+            flow_figure(picture, words),
+            over_time_figure([picture], words),
+        ]
+        nothing = all(thing is None for thing in drawn)
+        note = note_html(self.texts("evaluate.no_plot")) if nothing else ""
+        return [note, *(gr.update(value=thing, visible=thing is not None) for thing in drawn)]
+
+    def _words(self) -> PlotWords:
+        names = ("speed", "direction", "share", "frame", "likeness", "reference", "embedding")
+        return PlotWords(**{name: self.texts(f"evaluate.plot_{name}") for name in names})
+
+
+def carried_methods(
+    given: Mapping[str, str], before: Sequence[Path], now: Sequence[Path]
+) -> dict[str, str]:
+    """The methods ``given`` in a table of the videos ``before``, by the labels of those of ``now``:
+    a file keeps its method where another row went. The table tells labels alone, which count the
+    files of one name, so that they move."""
+    kept: dict[Path, list[str]] = {}  # a file that was uploaded twice has two rows
+    for path, label in zip(before, row_labels(before), strict=True):
+        kept.setdefault(path, []).append(given.get(label, ""))
+    methods = {}
+    for path, label in zip(now, row_labels(now), strict=True):
+        methods[label] = kept[path].pop(0) if kept.get(path) else ""
+    return methods
+
+
+def _cells(table: Any) -> list[list[Any]]:
+    """The rows of a gr.Dataframe, which come as a pandas frame."""
+    return table.to_numpy().tolist() if hasattr(table, "to_numpy") else list(table)
+
+
+def _written(report: Report) -> list[Path]:
+    """report.csv, .tex and .md in a new folder of gradio's own temporary one, which it empties."""
+    root = Path(gr.utils.get_upload_folder()) / secrets.token_hex(16)
+    root.mkdir(parents=True)
+    files = {"csv": report.to_csv(), "tex": report.to_latex(), "md": report.to_markdown()}
+    for ending, text in files.items():
+        (root / f"report.{ending}").write_text(text, encoding="utf-8")
+    return [root / f"report.{ending}" for ending in files]

@@ -1,0 +1,245 @@
+"""Motions as cards: to choose from, and to look after.
+
+The motions to choose from, as cards with a search box. The previews come when a card is seen.
+
+The library as cards: looping previews, what each motion is, and what can be done with it.
+
+Small looping pictures of the library's motions.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import gradio as gr
+
+from motion_app.errors import MediaError
+from motion_app.library.library import DeletedMotion, is_shipped
+from motion_app.media.files import read_clip, upscale
+from motion_app.methods import method_title
+from motion_app.scene import Motion
+from motion_app.settings import Limits
+from motion_app.ui.markup import icon
+from motion_app.ui.pictures import animation_uri, picture_uri
+from motion_app.ui.texts import Texts
+
+NO_MOTION = ""
+_TEXTS = (
+    *("cards", "cards_title", "cards_search", "cards_none"),
+    *("close", "no_motion", "no_motion_name", "no_motion_help"),
+)
+CARDS_JS = (Path(__file__).parents[1] / "static" / "library_cards.js").read_text(encoding="utf-8")
+logger = logging.getLogger(__name__)
+PREVIEW_WIDTH = 144  # px
+PREVIEW_FPS = 8.0
+MOST_KEPT = 512  # some 20 KB each
+
+
+def cards_html(motions: Sequence[Motion], texts: Texts) -> str:
+    """What stands in the dialog: title, search box, "none" and a card for each motion."""
+    t = {key: html.escape(texts(f"transfer.{key}")) for key in _TEXTS}
+    cards = "".join(_card_html(motion) for motion in motions)
+    return (
+        '<div class="cards-head" data-key="head">'
+        f'<h3 data-own data-key="title" data-title="{t["cards_title"]}"></h3>'
+        f'<button type="button" class="tool icon-only" data-local="close-cards"'
+        f' aria-label="{t["close"]}" title="{t["close"]}">{icon("clear")}</button></div>'
+        f'<label class="cards-search" data-key="search">{icon("search")}<input type="search"'
+        f' placeholder="{t["cards_search"]}" aria-label="{t["cards_search"]}" autocomplete="off"'
+        ' spellcheck="false"></label>'
+        f'<div class="cards" data-key="cards" role="listbox" aria-label="{t["cards"]}">'
+        '<button type="button" class="card" role="option" data-name="" data-words=""'
+        f' data-key="none" tabindex="-1"><span class="preview preview-none">{t["no_motion"]}</span>'
+        f'<b>{t["no_motion_name"]}</b><span class="quiet">{t["no_motion_help"]}</span></button>'
+        f"{cards}</div>"
+        f'<p class="note quiet cards-none" data-key="none-found" role="status" hidden'
+        f" data-own>{t['cards_none']}</p>"
+    )
+
+
+def _card_html(motion: Motion) -> str:
+    method = method_title(motion.method)
+    shown = html.escape(shown_name(motion.name))
+    phrase, name = html.escape(motion.phrase), html.escape(motion.name)
+    words = html.escape(f"{motion.name} {shown} {motion.phrase} {method}".lower())
+    return (
+        f'<button type="button" class="card" role="option" data-name="{name}" data-words="{words}"'
+        f' data-key="motion-{name}" tabindex="-1">{preview_html(motion)}'
+        f'<b>{shown}</b><span class="quiet">“… {phrase}”</span>'
+        f'<small class="method">{html.escape(method)}</small></button>'
+    )
+
+
+def preview_html(motion: Motion) -> str:
+    """The place of a motion's preview, which the browser fills when it is seen."""
+    if motion.preview is None:
+        return '<span class="preview preview-none" aria-hidden="true">–</span>'
+    name, digest = html.escape(motion.name), html.escape(motion.digest[:16])
+    return f'<span class="preview" data-own data-preview="{name}" data-key="{digest}"></span>'
+
+
+def shown_name(name: str) -> str:
+    return name.replace("_", " ").replace("-", " ")
+
+
+def new_cards() -> gr.HTML:
+    """Events ``act`` with ``what`` ("export" or "delete") and the motion's ``digest``; ``restore``
+    with the ``token`` of a deleted one."""
+    return gr.HTML("", js_on_load=CARDS_JS, elem_id="library-cards", apply_default_css=False)
+
+
+def library_html(
+    motions: Sequence[Motion],
+    *,
+    base: str | None,
+    deletable: frozenset[str],
+    deleted: DeletedMotion | None,
+    problems: Sequence[str],
+    previews: MotionPreviews,
+    texts: Texts,
+) -> str:
+    """The grid. ``base``: the loaded model's fingerprint, None while it loads; ``deletable``:
+    digests of those that may be deleted; ``deleted``: the one to offer back."""
+    search = html.escape(texts("motions.search"))
+    cards = "".join(
+        _library_card(motion, base, motion.digest in deletable, previews, texts)
+        for motion in motions
+    )
+    empty = "" if motions else f'<p class="quiet">{html.escape(texts("motions.none"))}</p>'
+    return (
+        f'{_undo_html(deleted, texts)}<div class="motion-search"><input type="search"'
+        f' placeholder="{search}" aria-label="{search}"><span class="quiet" aria-live="polite"'
+        f' data-count="{html.escape(texts("motions.count"))}"></span></div>{empty}'
+        f'<ul class="motion-grid">{cards}</ul>'
+        f'<p class="quiet motion-unfound" hidden>{html.escape(texts("motions.unfound"))}</p>'
+        f"{_problems_html(problems, texts)}"
+    )
+
+
+def _undo_html(deleted: DeletedMotion | None, texts: Texts) -> str:
+    if deleted is None:
+        return ""
+    return (
+        f'<div class="motion-undo" role="status"><span>'
+        f"{html.escape(texts('motions.deleted', name=deleted.name))}</span>"
+        f'<button type="button" data-restore="{deleted.token}">'
+        f"{html.escape(texts('motions.undo'))}</button></div>"
+    )
+
+
+def _problems_html(problems: Sequence[str], texts: Texts) -> str:
+    if not problems:
+        return ""
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in problems)
+    title = html.escape(texts("motions.problems", n=len(problems)))
+    return f'<details class="motion-problems"><summary>{title}</summary><ul>{lines}</ul></details>'
+
+
+def _library_card(
+    motion: Motion, base: str | None, deletable: bool, previews: MotionPreviews, texts: Texts
+) -> str:
+    method = method_title(motion.method)
+    searched = html.escape(f"{motion.name} {motion.phrase} {motion.noun} {method}".lower())
+    tags = [f'<span class="tag">{html.escape(method)}</span>']
+    if base is not None and motion.base != base:
+        tags.append(f'<span class="tag tag-off">{html.escape(texts("motions.other"))}</span>')
+    if not deletable:
+        whose = "shipped" if is_shipped(motion.path.parent) else "others"
+        tags.append(f'<span class="tag">{html.escape(texts(f"motions.{whose}"))}</span>')
+    acts = _act_html("export", motion, texts) + (
+        _act_html("delete", motion, texts) if deletable else ""
+    )
+    return (
+        f'<li class="motion-card" data-search="{searched}" data-digest="{motion.digest}">'
+        f'{_preview_html(motion, previews, texts)}<div class="motion-body">'
+        f"<h3>{html.escape(motion.name)}</h3>"
+        f'<p class="motion-phrase">“{html.escape(motion.phrase)}”</p>'
+        f'<p class="motion-tags">{"".join(tags)}</p>{_details_html(motion, texts)}'
+        f'<div class="motion-acts">{acts}</div></div></li>'
+    )
+
+
+def _act_html(what: str, motion: Motion, texts: Texts) -> str:
+    said = html.escape(texts(f"motions.{what}_of", name=motion.name))
+    return (
+        f'<button type="button" data-what="{what}" aria-label="{said}">'
+        f"{html.escape(texts(f'motions.{what}'))}</button>"
+    )
+
+
+def _preview_html(motion: Motion, previews: MotionPreviews, texts: Texts) -> str:
+    """The looping clip, and one frame of it for those who want nothing to move."""
+    address = previews.address(motion)
+    if not address:
+        return f'<div class="preview preview-none">{html.escape(texts("motions.unseen"))}</div>'
+    still = previews.address(motion, still=True)
+    alt = html.escape(texts("motions.preview", name=motion.name))
+    return (
+        '<picture class="preview"><source media="(prefers-reduced-motion: reduce)"'
+        f' srcset="{still}"><img src="{address}" alt="{alt}" loading="lazy"></picture>'
+    )
+
+
+def _details_html(motion: Motion, texts: Texts) -> str:
+    facts = {
+        "noun": motion.noun,
+        "steps": str(motion.steps or ""),
+        "created": shown_date(motion.created),
+        "base": motion.base[:12],
+        "digest": motion.digest[:12],
+    }
+    rows = "".join(
+        f"<dt>{html.escape(texts(f'motions.fact_{key}'))}</dt><dd>{html.escape(fact)}</dd>"
+        for key, fact in facts.items()
+        if fact
+    )
+    title = html.escape(texts("motions.details"))
+    return f"<details><summary>{title}</summary><dl>{rows}</dl></details>"
+
+
+def shown_date(created: str) -> str:
+    """ "2026-01-31 12:00" of an ISO time; "" of none."""
+    return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M") if created else ""
+
+
+class MotionPreviews:
+    """Previews by the digest of their motion, made once: the same for every browser."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._made: OrderedDict[tuple[str, bool], str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def address(self, motion: Motion, *, still: bool = False) -> str:
+        """The motion as a ``data:`` address: an animation, or one frame of it for those who want
+        nothing to move; "" where it has no preview."""
+        if motion.preview is None:
+            return ""
+        key = (motion.digest, still)
+        with self._lock:
+            if key in self._made:
+                self._made.move_to_end(key)
+                return self._made[key]
+        address = self._make(motion, still)
+        with self._lock:
+            self._made[key] = address
+            while len(self._made) > MOST_KEPT:
+                self._made.popitem(last=False)
+        return address
+
+    def _make(self, motion: Motion, still: bool) -> str:
+        try:
+            clip = read_clip(motion.preview, fps=PREVIEW_FPS, limits=self._limits)
+        except MediaError as error:
+            logger.warning("no preview of %s: %s", motion.name, error)
+            return ""
+        height, width = clip.frames.shape[1:3]
+        size = (PREVIEW_WIDTH, max(1, round(height * PREVIEW_WIDTH / width)))
+        frames = upscale(clip.frames, *size)
+        return picture_uri(frames[len(frames) // 2]) if still else animation_uri(frames, clip.fps)

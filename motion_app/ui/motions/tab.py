@@ -1,0 +1,228 @@
+"""The Motions tab: the library, and learning a new motion from clips."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from motion_app.errors import RequestError
+from motion_app.host import ModelHost
+from motion_app.jobs.progress import JobProgress
+from motion_app.ui.boundary import listen
+from motion_app.ui.markup import titled_html
+from motion_app.ui.motions.library import LibraryPanel
+from motion_app.ui.motions.progress import (
+    curve_html,
+    new_rows,
+    rows_html,
+    status_html,
+    validation_html,
+    view_html,
+)
+from motion_app.ui.motions.training import (
+    TrainingDesk,
+    TrainingForm,
+    submit_training,
+    training_command,
+)
+from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.session import Session
+from motion_app.ui.visitor import visitor_of
+
+TICK_SECONDS = 1.0
+PICTURE_SECONDS = 2.0  # between two pictures of who saw the tokens
+OnChange = Callable[[Any], Any]
+
+
+class MotionsTab:
+    """Build it inside a ``gr.Tab``, then ``wire`` it. Holds components and what is shared by all
+    browsers; what a person does is in their ``TrainingDesk``."""
+
+    def __init__(self, host: ModelHost, texts: Texts) -> None:
+        self.host = host
+        self.texts = texts
+        self.desk = gr.State(TrainingDesk())
+        with gr.Row(elem_id="motions-tab"):
+            with gr.Column(elem_classes="step motions-library", min_width=300):
+                self.library = LibraryPanel(host, texts)
+            with gr.Column(elem_classes="step motions-training", min_width=300):
+                self._build_training()
+
+    def _build_training(self) -> None:
+        texts = self.texts
+        gr.HTML(titled_html(texts("motions.train_title"), texts("motions.train_help")))
+        if not self.host.settings.training:
+            command = html.escape(training_command())
+            why = texts("motions.train_off_lent" if self.host.lent else "motions.train_off")
+            gr.HTML(
+                f'<div class="training-off"><p>{html.escape(why)}</p>'
+                f"<pre>{command}</pre><p>{html.escape(texts('motions.train_then'))}</p></div>",
+                apply_default_css=False,
+                elem_id="training-off",
+            )
+        with gr.Column(visible=self.host.settings.training):
+            self.form = TrainingForm(self.host, texts)
+        with gr.Column(visible=self.host.settings.training):
+            self.status = gr.HTML(apply_default_css=False, elem_id="training-status")
+            self.cancel = gr.Button(
+                texts("motions.cancel"), size="sm", visible=False, elem_id="training-cancel"
+            )
+            self.curve = gr.HTML(apply_default_css=False, elem_id="training-curve")
+            self.validation = gr.HTML(apply_default_css=False, elem_id="training-validation")
+            self.view = gr.HTML(apply_default_css=False, elem_id="training-masks")
+            gr.HTML(f'<h3 class="motions-sub">{html.escape(texts("motions.trainings"))}</h3>')
+            self.rows = new_rows()
+        self.timer = gr.Timer(TICK_SECONDS, active=False)
+        self.learned = gr.State("")  # the last training that ended: the library may be another one
+
+    def wire(self, session: gr.State, on_change: OnChange | None = None) -> None:
+        """Bind every event. ``on_change`` is given each event after which the library may be
+        another one, so that the page can bind to its ``then`` what shows the choices again."""
+        self._on_change = on_change or (lambda event: None)
+        self.library.wire(self.desk, self._on_change)
+        self.form.wire(self.desk)
+        self._wire_trainings(session)
+        changed = listen(
+            self.learned.change,
+            self.library.show_cards,
+            inputs=[self.desk],
+            outputs=[self.library.cards],
+        )
+        self._on_change(changed)
+
+    def attach(self, event: Any, session: gr.State) -> None:
+        """After ``event``, the page's load, show the library and this browser's trainings, and
+        follow the one that runs."""
+        shown = listen(
+            event.then,
+            self.arrive,
+            inputs=[session, self.desk],
+            outputs=[self.library.cards, self.rows],
+        )
+        self._follow_after(shown, session)
+
+    def _wire_trainings(self, session: gr.State) -> None:
+        begun = listen(
+            self.form.train.click,
+            self.begin,
+            inputs=[session, self.desk, *self.form.fields],
+            outputs=[self.rows],
+        )
+        self._follow_after(begun, session, only_success=True)
+        acted = listen(
+            self.rows.job, self.act_on_job, inputs=[session, self.desk], outputs=[self.rows]
+        )
+        self._follow_after(acted, session, only_success=True)
+        listen(
+            self.cancel.click,
+            self.stop,
+            inputs=[session, self.desk],
+            outputs=[self.cancel],
+            queue=False,
+        )
+
+        self._listen_for_news(self.timer.tick, self.ask, session)
+
+    def _follow_after(self, event: Any, session: gr.State, *, only_success: bool = False) -> None:
+        self._listen_for_news(event.success if only_success else event.then, self.follow, session)
+
+    def _listen_for_news(
+        self, event: Callable[..., Any], handler: Callable[..., Any], session: gr.State
+    ) -> None:
+        outputs = [
+            *(self.status, self.cancel, self.curve, self.validation, self.view),
+            *(self.rows, self.learned, self.timer),
+        ]
+        inputs = [session, self.desk]
+        listen(event, handler, inputs=inputs, outputs=outputs, concurrency_limit=None)
+
+    def arrive(self, session: Session, desk: TrainingDesk, request: gr.Request) -> tuple[str, str]:
+        """The library, and the trainings of this browser; the newest that is active is shown."""
+        desk.visitor = visitor_of(session.owner, request, self.host.settings)
+        self.host.library.empty_trash()
+        rows = self.host.jobs.rows(session.owner, kind="train")
+        desk.job = next((row.id for row in rows if row.active), "")
+        return self.library.show_cards(desk), rows_html(rows, shown=desk.job, texts=self.texts)
+
+    def begin(self, session: Session, desk: TrainingDesk, *fields: Any) -> str:
+        """Put a training into the line."""
+        inputs = self.form.read(desk, *fields)
+        desk.job = submit_training(self.host, inputs, owner=session.owner).id
+        return self._show_rows(session, desk)
+
+    def _show_rows(self, session: Session, desk: TrainingDesk) -> str:
+        rows = self.host.jobs.rows(session.owner, kind="train")
+        return rows_html(rows, shown=desk.job, texts=self.texts)
+
+    def act_on_job(self, session: Session, desk: TrainingDesk, event: gr.EventData) -> str:
+        """Show, resume or delete one of this browser's trainings."""
+        data = event._data or {}
+        job_id, what = str(data.get("id")), data.get("what")
+        if all(row.id != job_id for row in self.host.jobs.rows(session.owner, kind="train")):
+            raise RequestError("this training is gone; reload the page")
+        if what == "delete":
+            self.host.jobs.delete(job_id)
+            desk.job = "" if desk.job == job_id else desk.job
+        elif what in ("again", "show"):
+            if what == "again":
+                self.host.jobs.again(job_id)
+            desk.job = job_id
+        return self._show_rows(session, desk)
+
+    def stop(self, session: Session, desk: TrainingDesk) -> Any:
+        """Cancel the training on show; it stops within a step and can be resumed."""
+        if any(row.id == desk.job for row in self.host.jobs.rows(session.owner, kind="train")):
+            self.host.jobs.cancel(desk.job)
+        return gr.update(value=self.texts("motions.stopping"), interactive=False)
+
+    def follow(self, session: Session, desk: TrainingDesk) -> list[Any]:
+        """The training on show as it is; the timer asks how it goes on, in calls that end at once:
+        a browser opens few connections, for all its tabs together."""
+        desk.follow()
+        *panel, timer = self.ask(session, desk)
+        return [*panel, timer if timer != gr.skip() else gr.Timer(active=True)]
+
+    def ask(self, session: Session, desk: TrainingDesk) -> list[Any]:
+        """What is new of the training on show."""
+        serial = desk.serial
+        progress = self._progress(desk.job)
+        if progress is None:
+            return [*[gr.skip()] * 7, gr.Timer(active=False)]
+        news, done = progress.news, progress.stage == "done"
+        video = None if news is None else news.validation
+        with desk.lock:
+            if desk.serial != serial:  # another training is on show by now
+                return [gr.skip()] * 8
+            fresh_video = video is not None and video.step != desk.video_step
+            desk.video_step = video.step if fresh_video else desk.video_step
+            now = time.monotonic()
+            picture = done or now - desk.pictured > PICTURE_SECONDS
+            first = picture and desk.video_step is None
+            desk.pictured = now if picture else desk.pictured
+        return [
+            status_html(progress, self.texts),
+            self._cancel_update(progress.stopping, done),
+            curve_html(progress, self.texts) if picture else gr.skip(),
+            validation_html(progress, self.texts) if fresh_video or first else gr.skip(),
+            view_html(progress, self.texts) if picture else gr.skip(),
+            self._show_rows(session, desk) if picture else gr.skip(),
+            f"{desk.job} {serial}" if done else gr.skip(),
+            gr.Timer(active=False) if done else gr.skip(),
+        ]
+
+    def _progress(self, job: str) -> JobProgress | None:
+        """Where the job stands; None where there is none, or no more."""
+        try:
+            return next(self.host.jobs.watch(job)) if job else None
+        except RequestError:
+            return None
+
+    def _cancel_update(self, stopping: bool, done: bool) -> Any:
+        if done:
+            return gr.update(visible=False)
+        said = "motions.stopping" if stopping else "motions.cancel"
+        return gr.update(visible=True, value=self.texts(said), interactive=not stopping)

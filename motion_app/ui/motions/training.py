@@ -1,0 +1,312 @@
+"""What a training is asked for with: the form, and what it prepared.
+
+The form of a training: the clips with what is chosen in each, the words, the settings.
+
+What one browser prepares for a training, and its way into the queue. No gradio here.
+"""
+
+from __future__ import annotations
+
+import html
+import shlex
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from motion_app.errors import RequestError
+from motion_app.host import ModelHost
+from motion_app.jobs.folder import JobRow
+from motion_app.library.library import DeletedMotion
+from motion_app.library.ownership import Visitor
+from motion_app.media.file_types import CLIP_CHOICES
+from motion_app.training.config import training_caption
+from motion_app.training.inputs import METHODS, MOST_STEPS, TrainingInputs
+from motion_app.ui.boundary import listen
+from motion_app.ui.markup import note_html
+from motion_app.ui.motions.clips import DraftClip, changed_clips, editor_html, new_editor
+from motion_app.ui.texts import Texts
+
+VALIDATIONS = 5  # videos on the way, where they are wanted
+SEEN_WHOLE = 95  # percent of a clip's picture; what is cut below that is told
+
+
+class TrainingForm:
+    """Build it inside a column, then ``wire`` it. ``fields`` are the inputs of ``read``."""
+
+    def __init__(self, host: ModelHost, texts: Texts) -> None:
+        self.host = host
+        self.texts = texts
+        self.limits = host.settings.limits
+        self._build_clips()
+        self._build_words()
+        self._build_settings()
+        self.train = gr.Button(texts("motions.train"), variant="primary", elem_id="train")
+
+    @property
+    def fields(self) -> list[gr.components.Component]:
+        """What a person says besides the clips."""
+        return [
+            self.name,
+            self.phrase,
+            self.noun,
+            self.method,
+            self.steps,
+            self.validate,
+            self.still,
+        ]
+
+    def _build_clips(self) -> None:
+        self.upload = gr.File(
+            label=self.texts("motions.clips", n=self.limits.reference_clips),
+            file_count="multiple",
+            file_types=list(CLIP_CHOICES),
+            height=110,
+            elem_id="clip-upload",
+        )
+        self.editor = new_editor()
+        self.clip_note = gr.HTML(apply_default_css=False, elem_id="clip-note")
+
+    def _build_words(self) -> None:
+        texts = self.texts
+        with gr.Row():
+            self.name = gr.Textbox(
+                label=texts("motions.name"),
+                placeholder=texts("motions.name_example"),
+                min_width=120,
+                elem_id="motion-name",
+            )
+            self.noun = gr.Textbox(
+                label=texts("motions.noun"),
+                placeholder="tiger",
+                min_width=120,
+                elem_id="motion-noun",
+            )
+            self.phrase = gr.Textbox(
+                label=texts("motions.phrase"),
+                placeholder="walks on snow",
+                min_width=140,
+                elem_id="motion-phrase",
+            )
+        self.caption = gr.HTML(
+            caption_html("", "", texts), apply_default_css=False, elem_id="motion-caption"
+        )
+
+    def _build_settings(self) -> None:
+        texts, defaults = self.texts, self.host.defaults()
+        with gr.Accordion(texts("motions.settings"), open=False):
+            self.method = gr.Radio(
+                [(texts(f"motions.method_{method}"), method) for method in METHODS],
+                value=next(iter(METHODS)),
+                label=texts("motions.method"),
+                elem_id="training-method",
+            )
+            own = [self._own_steps(defaults.training_of(method)) for method in METHODS]
+            self.steps = gr.Slider(
+                *(1, max(1000, 2 * max(own))),
+                value=own[0],
+                step=1,
+                label=texts("motions.steps"),
+                elem_id="training-steps",
+            )
+            self.validate = gr.Checkbox(
+                value=True, label=texts("motions.validate", n=VALIDATIONS), elem_id="validate"
+            )
+            self.still = gr.Checkbox(label=texts("motions.still"), elem_id="training-still")
+
+    @staticmethod
+    def _own_steps(training: dict[str, Any]) -> int:
+        return min(MOST_STEPS // 2, int(training.get("steps", 2000)))
+
+    def wire(self, desk: gr.State) -> None:
+        """Bind every event but the start."""
+        clips = [desk, self.editor, self.clip_note]
+        listen(
+            self.upload.upload,
+            self.add_clips,
+            inputs=[desk, self.upload],
+            outputs=[*clips, self.upload],
+        )
+        listen(
+            self.editor.choose,
+            self.choose,
+            inputs=[desk],
+            outputs=[self.clip_note],
+            trigger_mode="multiple",  # none of a person's choices is dropped
+        )
+        listen(self.editor.remove, self.remove, inputs=[desk], outputs=clips)
+        listen(
+            self.method.change,
+            lambda method: self._own_steps(self.host.defaults().training_of(method)),
+            inputs=[self.method],
+            outputs=[self.steps],
+        )
+        # One event for both fields: the answers of two might come in the other order.
+        listen(
+            partial(gr.on, [self.noun.change, self.phrase.change]),
+            lambda noun, phrase: caption_html(noun, phrase, self.texts),
+            inputs=[self.noun, self.phrase],
+            outputs=[self.caption],
+            trigger_mode="always_last",
+        )
+
+    def add_clips(self, desk: TrainingDesk, files: list[str] | None) -> list[Any]:
+        """Uploaded clips join those there are; one that cannot be read takes none with it."""
+        room = self.limits.reference_clips - len(desk.clips)
+        if len(files or ()) > room:
+            raise RequestError(
+                f"{len(files)} clips came and {room} more fit; at most "
+                f"{self.limits.reference_clips} are allowed"
+            )
+        geometry = self.host.geometry()
+        read = tuple(DraftClip.read(Path(file), geometry, self.limits) for file in files or ())
+        with desk.lock:
+            desk.clips += read
+        return [*self._show_clips(desk), None]
+
+    def choose(self, desk: TrainingDesk, event: gr.EventData) -> str:
+        """What was trimmed, cropped or pointed at; the page shows it already."""
+        entry = dict(event._data or {})
+        with desk.lock:
+            desk.clips = changed_clips(desk.clips, str(entry.get("key")), entry)
+        return self._clip_note(desk)
+
+    def remove(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
+        """Without one of the clips."""
+        with desk.lock:
+            desk.clips = changed_clips(desk.clips, str((event._data or {}).get("key")), None)
+        return self._show_clips(desk)
+
+    def _show_clips(self, desk: TrainingDesk) -> list[Any]:
+        shown = editor_html(desk.clips, least=self.host.geometry().frames, texts=self.texts)
+        return [desk, shown, self._clip_note(desk)]
+
+    def _clip_note(self, desk: TrainingDesk) -> str:
+        """What is worth knowing about the clips as they are."""
+        pointed = sum(clip.selection.mover is not None for clip in desk.clips)
+        notes = [*self._clip_notes(desk)]
+        if len(desk.clips) == 1:
+            notes.append(note_html(self.texts("motions.one_clip")))
+        if 0 < pointed < len(desk.clips):
+            some = self.texts("motions.some_movers", n=pointed, all=len(desk.clips))
+            notes.append(note_html(some, kind="warning"))
+        return "".join(notes)
+
+    def _clip_notes(self, desk: TrainingDesk) -> Iterator[str]:
+        """What is worth knowing about single clips."""
+        geometry = self.host.geometry()
+        for number, clip in enumerate(desk.clips, start=1):
+            if not clip.moving:
+                yield note_html(self.texts("motions.still_clip", n=number), kind="warning")
+            seen = round(100 * clip.seen(geometry))
+            if seen < SEEN_WHOLE:
+                yield note_html(self.texts("motions.clip_cut", n=number, seen=seen))
+
+    @staticmethod
+    def read(
+        desk: TrainingDesk,
+        name: str,
+        phrase: str,
+        noun: str,
+        method: str,
+        steps: float,
+        validate: bool,
+        still: bool = False,
+    ) -> TrainingInputs:
+        """What is to be learned, as ``fields`` and the clips of ``desk`` say it. RequestError for a
+        clip in which nothing moves, unless the motion is to stand ``still``."""
+        held = [clip.name for clip in desk.clips if not clip.moving]
+        if held and not still:
+            raise RequestError(
+                f"nothing moves in {held[0]}; take another clip, or say in the settings that the "
+                "motion is to stand still"
+            )
+        count = int(steps or 0)
+        return TrainingInputs(
+            name=(name or "").strip(),
+            phrase=(phrase or "").strip(),
+            noun=(noun or "").strip(),
+            clips=tuple(clip.selection for clip in desk.clips),
+            method=method,
+            steps=count,
+            validate_every=max(1, count // VALIDATIONS) if validate else None,
+            still=bool(still),
+        )
+
+
+def caption_html(noun: str, phrase: str, texts: Texts) -> str:
+    """The caption the clips are learned with, as it stands."""
+    noun, phrase = (noun or "").strip(), (phrase or "").strip()
+    known = training_caption(noun or "…", phrase or "…")
+    return (
+        f'<p class="motion-caption"><span class="quiet">{html.escape(texts("motions.caption"))}'
+        f"</span> “{html.escape(known)}”</p>"
+    )
+
+
+class TrainingDesk:
+    """Of one browser tab: the clips so far, the training on show (its ``job`` id), the motion it
+    deleted last, and who the ``visitor`` is. ``serial`` counts who follows a job: an
+    older follower stops when a newer one begins. ``pictured`` is when (``time.monotonic``) the job
+    was last drawn, 0 before, and ``video_step`` the step of the video on show."""
+
+    def __init__(self) -> None:
+        self.clips: tuple[DraftClip, ...] = ()
+        self.job = ""
+        self.deleted: DeletedMotion | None = None
+        self.visitor = Visitor()
+        self.serial = 0
+        self.pictured = 0.0
+        self.video_step: int | None = None
+        self.lock = threading.RLock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingDesk:
+        """gr.State copies its first value for every browser: each begins with nothing."""
+        return TrainingDesk()
+
+    def follow(self) -> int:
+        """The serial of a new follower."""
+        with self.lock:
+            self.serial += 1
+            self.pictured, self.video_step = 0.0, None
+            return self.serial
+
+
+def submit_training(host: ModelHost, inputs: TrainingInputs, *, owner: str) -> JobRow:
+    """A training at the end of the line, its clips copied into the job.
+
+    Raises RequestError where training is off, for too many clips and over a quota, MotionFileError
+    for a name that is taken, and what the queue refuses.
+    """
+    if not host.settings.training:
+        raise RequestError(
+            host.no_training
+            or "training is off on this server; learn the motion on your own machine and import it"
+        )
+    inputs.check_count(host.settings.limits)
+    host.library.new_path(inputs.name)
+    files: dict[str, Path] = {}
+    clips = []
+    for number, clip in enumerate(inputs.clips, start=1):
+        name = f"clip-{number}{clip.file.suffix.lower()}"
+        if not clip.file.is_file():
+            raise RequestError(f"{clip.file.name} is gone from the server; upload it again")
+        files[name] = clip.file
+        clips.append(replace(clip, file=clip.file.with_name(name)))
+    entries = replace(inputs, clips=tuple(clips)).to_json()
+    title = inputs.name.strip()
+    return host.jobs.submit("train", entries, owner=owner, title=title, files=files)
+
+
+def training_command(inputs: TrainingInputs | None = None) -> str:
+    """What to type on a machine of one's own."""
+    name, phrase, noun = ("jump", "is jumping", "tiger")
+    if inputs is not None:
+        name, phrase, noun = inputs.name, inputs.phrase, inputs.noun
+    words = {"--name": name, "--phrase": phrase, "--noun": noun, "--out": "motion.safetensors"}
+    options = " ".join(f"{flag} {shlex.quote(text)}" for flag, text in words.items())
+    return f"python -m motion_app train-motion clip.mp4 {options}"

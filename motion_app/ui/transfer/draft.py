@@ -1,0 +1,319 @@
+"""A picture, its objects and their motions as far as they are chosen. No gradio here.
+
+``SceneDraft`` is frozen; every action of a person makes the next one from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from motion_app.errors import RequestError
+from motion_app.geometry import FittedImage, ModelGeometry, fit_image
+from motion_app.media.files import PictureNote, encode_data_uri
+from motion_app.request.phrases import phrase_spans
+from motion_app.scene import NEUTRAL_PHRASE, Box, Click, GenerationRequest, Motion, SceneObject
+from motion_app.ui.transfer.examples import NamedBox, noun_at
+from motion_app.ui.transfer.marks import (
+    Stroke,
+    framed_box,
+    moved_box,
+    moved_click,
+    moved_mask,
+    moved_stroke,
+    paint,
+    to_picture,
+)
+from motion_app.ui.transfer.object_draft import ObjectDraft, Segment, compose_sentence
+
+if TYPE_CHECKING:
+    from motion_app.models.words import FoundObject
+
+LONGEST_NAME = 60  # letters
+SAME_SHARE = 0.6  # of what two masks cover together
+
+
+@dataclass(frozen=True, eq=False)
+class SceneDraft:
+    """``picture`` (H0, W0, 3) uint8 as it came, ``fitted`` the same in the model frame.
+
+    ``selected``: the object the next click refines, None where it begins a new one; ``named``: what
+    is known to be on the picture; ``prompt``: the whole prompt where it was edited, None where it
+    is composed of the objects' sentences; ``notes``: what had to be done to the picture.
+    """
+
+    picture: np.ndarray
+    fitted: FittedImage
+    named: tuple[NamedBox, ...] = ()
+    objects: tuple[ObjectDraft, ...] = ()
+    selected: int | None = None
+    prompt: str | None = None
+    notes: tuple[PictureNote, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        picture: np.ndarray,
+        fit: str,
+        geometry: ModelGeometry,
+        named: Sequence[NamedBox] = (),
+    ) -> SceneDraft:
+        fitted = fit_image(picture, geometry.height, geometry.width, fit)
+        return cls(picture=picture, fitted=fitted, named=tuple(named))
+
+    @classmethod
+    def of_request(cls, request: GenerationRequest) -> SceneDraft:
+        """The draft that ``request_entries`` makes this request of. The picture is the fitted one:
+        a request has no other."""
+        height, width = request.image.shape[:2]
+        objects = tuple(
+            ObjectDraft(
+                *(key, key, item.mask, item.mask),
+                name=item.name,
+                motion=item.motion,
+                sentence=item.sentence,
+                strength=item.strength,
+                wording=_wording(item),
+            )
+            for key, item in enumerate(request.objects)
+        )
+        fitted = fit_image(request.image, height, width)
+        return cls(request.image, fitted, objects=objects, prompt=request.prompt)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of the model frame in pixels."""
+        return self.fitted.image.shape[:2]
+
+    def scene_objects(self) -> tuple[SceneObject, ...]:
+        """The objects as a request has them."""
+        return tuple(
+            SceneObject(
+                item.mask, item.sentence, item.phrase, item.motion, item.strength, item.name
+            )
+            for item in self.objects
+        )
+
+    def full_prompt(self) -> str:
+        """The edited prompt, or the one composed of the sentences."""
+        return GenerationRequest(
+            self.fitted.image, self.scene_objects(), prompt=self.prompt
+        ).full_prompt()
+
+    # the mask of the selected object, or of a new one
+
+    def clicked(self, click: Click, segment: Segment, *, most: int) -> SceneDraft:
+        """A click on the selected object, or the first on a new one.
+
+        ``segment`` answers clicks and box; ``most`` objects are allowed. Raises RequestError for
+        one more, and what ``segment`` raises.
+        """
+        index, known = self._target(click.x, click.y, most)
+        return self._with(index, known.clicked(click, self.fitted.image, segment))
+
+    def boxed(self, box: Box, segment: Segment, *, most: int) -> SceneDraft:
+        """A box around the selected object, or around a new one."""
+        index, known = self._target((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, most)
+        return self._with(index, known.boxed(box, self.fitted.image, segment))
+
+    def painted(self, stroke: Stroke, *, most: int) -> SceneDraft:
+        """A stroke on the selected object; one that adds may begin a new object."""
+        if self.selected is None and not stroke.add:
+            raise RequestError("there is nothing to erase from; select an object first")
+        index, known = self._target(*stroke.points[0], most)
+        return self._with(index, known.painted(stroke))
+
+    def masked(self, mask: np.ndarray, *, most: int) -> SceneDraft:
+        """A mask (H, W) bool of the model frame for the selected object, or for a new one."""
+        if not mask.any():
+            raise RequestError("the mask is empty: the object must be white; choose another file")
+        rows, columns = np.nonzero(mask)
+        index, known = self._target(float(columns.mean()), float(rows.mean()), most)
+        return self._with(index, known.masked(mask))
+
+    def with_found(
+        self, found: Sequence[FoundObject], segment: Segment, *, most: int
+    ) -> SceneDraft:
+        """New objects for what was found in the picture, the surest first: by their own masks, or
+        by what ``segment`` makes of their boxes. What is cut off by the fit is left out, as is one
+        that an object covers already, and what is more than ``most``."""
+        draft = self.changed_selection(None)
+        for item in found:
+            if len(draft.objects) >= most:
+                break
+            added = draft._found(item, segment, most=most)
+            if added is None:
+                continue
+            mask = added.objects[-1].mask
+            if mask.any() and not any(_same(mask, known.mask) for known in draft.objects):
+                draft = added
+        return draft
+
+    def _found(self, item: FoundObject, segment: Segment, *, most: int) -> SceneDraft | None:
+        """One more object, with none selected; None for what lies outside the frame."""
+        if item.mask is not None:
+            mask = self.fitted.fit_mask(item.mask)
+            added = self.masked(mask, most=most) if mask.any() else None
+        else:
+            box = framed_box(item.box, self.fitted)
+            added = None if box is None else self.boxed(box, segment, most=most)
+        if added is None:
+            return None
+        last, name = len(added.objects) - 1, item.words[:LONGEST_NAME]
+        return added.changed(last, lambda one: one.renamed(name)).changed_selection(None)
+
+    def _target(self, x: float, y: float, most: int) -> tuple[int, ObjectDraft]:
+        """The selected object and its place, or a new one named after what is at (x, y)."""
+        if self.selected is not None:
+            return self.selected, self.objects[self.selected]
+        if len(self.objects) >= most:
+            raise RequestError(
+                f"there are {len(self.objects)} objects already, and {most} is the most; "
+                "delete one first"
+            )
+        noun = noun_at(self.named, *to_picture(self.fitted, x, y))
+        nothing = np.zeros(self.frame_size, dtype=bool)
+        key = 1 + max((item.key for item in self.objects), default=-1)
+        taken = {item.slot for item in self.objects}
+        slot = next(slot for slot in range(len(self.objects) + 1) if slot not in taken)
+        sentence = compose_sentence(noun, NEUTRAL_PHRASE)
+        fresh = ObjectDraft(key, slot, nothing, nothing, name=noun, sentence=sentence)
+        return len(self.objects), fresh
+
+    def _with(self, index: int, item: ObjectDraft) -> SceneDraft:
+        objects = (*self.objects[:index], item, *self.objects[index + 1 :])
+        return replace(self, objects=objects, selected=index)
+
+    # the objects
+
+    def changed_selection(self, index: int | None) -> SceneDraft:
+        """The next click goes to object ``index``; None begins a new one."""
+        return self if index == self.selected else replace(self, selected=index)
+
+    def changed(self, index: int, change: Callable[[ObjectDraft], ObjectDraft]) -> SceneDraft:
+        """Object ``index`` replaced by ``change`` of it; the draft itself where that is the same.
+        In an edited prompt the object's old phrase gives way to its new one."""
+        item = change(self.objects[index])
+        if item is self.objects[index]:
+            return self
+        objects = (*self.objects[:index], item, *self.objects[index + 1 :])
+        return replace(self, objects=objects, prompt=self._prompt_with(index, item))
+
+    def _prompt_with(self, index: int, item: ObjectDraft) -> str | None:
+        if self.prompt is None or item.phrase == self.objects[index].phrase:
+            return self.prompt
+        try:
+            span = phrase_spans(self.prompt, self.scene_objects())[index]
+        except RequestError:
+            return self.prompt  # already at odds; the warning beside it says how
+        if span is None:
+            return self.prompt
+        return self.prompt[: span[0]] + item.phrase + self.prompt[span[1] :]
+
+    def moved_by(self, index: int, motion: Motion | None) -> SceneDraft:
+        return self.changed(index, lambda item: item.moved_by(motion))
+
+    def without(self, index: int) -> SceneDraft:
+        """Object ``index`` deleted; the next click begins a new one if it was the selected one."""
+        selected = self.selected
+        if selected is not None:
+            selected = None if selected == index else selected - (selected > index)
+        objects = self.objects[:index] + self.objects[index + 1 :]
+        return replace(self, objects=objects, selected=selected)
+
+    def reordered(self, index: int, step: int) -> SceneDraft:
+        """Object ``index`` swapped with the one ``step`` places on; the same where none is there.
+        The selection stays on its object."""
+        other = index + step
+        if not 0 <= other < len(self.objects):
+            return self
+        objects = list(self.objects)
+        objects[index], objects[other] = objects[other], objects[index]
+        places = {index: other, other: index}
+        selected = places.get(self.selected, self.selected)
+        return replace(self, objects=tuple(objects), selected=selected)
+
+    def recoloured(self, index: int, slot: int) -> SceneDraft:
+        """Another colour; an object that has it takes this one's, so that all stay different."""
+        old = self.objects[index].slot
+        swapped = {old: slot, slot: old}
+        objects = tuple(
+            replace(item, slot=swapped[item.slot]) if item.slot in swapped else item
+            for item in self.objects
+        )
+        return self if slot == old else replace(self, objects=objects)
+
+    def with_prompt(self, prompt: str | None) -> SceneDraft:
+        """The whole prompt in other words; None composes it again."""
+        return self if prompt == self.prompt else replace(self, prompt=prompt)
+
+    def refitted(self, fit: str, geometry: ModelGeometry, segment: Segment) -> SceneDraft:
+        """The same picture fitted another way. Clicks, boxes and strokes move with what they were
+        on; masks that answer clicks are made anew, others move. What is cut off altogether goes."""
+        fresh = SceneDraft.of(self.picture, fit, geometry, self.named).fitted
+        moved = [(item, _refitted(item, self.fitted, fresh, segment)) for item in self.objects]
+        kept = [after for before, after in moved if after.mask.any() or not before.mask.any()]
+        keys = [item.key for item in kept]
+        selected = None if self.selected is None else self.objects[self.selected].key
+        return replace(
+            self,
+            fitted=fresh,
+            objects=tuple(kept),
+            selected=keys.index(selected) if selected in keys else None,
+        )
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two masks mean one thing: found twice, by two words or beside a click."""
+    return bool((one & other).sum() > SAME_SHARE * (one | other).sum())
+
+
+def _wording(item: SceneObject) -> str | None:
+    own = NEUTRAL_PHRASE if item.motion is None else item.motion.phrase
+    return None if item.phrase == own else item.phrase
+
+
+def _refitted(
+    item: ObjectDraft, before: FittedImage, after: FittedImage, segment: Segment
+) -> ObjectDraft:
+    strokes = tuple(moved_stroke(stroke, before, after) for stroke in item.strokes)
+    clicks = [moved_click(click, before, after) for click in item.clicks]
+    clicks = [click for click in clicks if click is not None]
+    box = None if item.box is None else moved_box(item.box, before, after)
+    if box is not None or any(click.positive for click in clicks):
+        made = replace(item, strokes=strokes).with_prompt(clicks, box, after.image, segment)
+        return made if item.candidates is None else made.choosing(item.candidates.chosen)
+    if item.prompted:  # all that it answered is cut off
+        region = np.zeros(after.image.shape[:2], dtype=bool)
+    else:
+        region = moved_mask(item.region, before, after)
+    bare = replace(item, clicks=(), box=None, candidates=None, strokes=strokes)
+    return replace(bare, region=region, mask=paint(region, strokes))
+
+
+def request_entries(draft: SceneDraft, *, seed: int, steps: int, guidance: float) -> dict[str, Any]:
+    """The draft as the JSON of a request file, so that the page and the command line are checked by
+    the same code (``request.request.parse_request``). RequestError where nothing is marked."""
+    if not draft.objects:
+        raise RequestError("nothing is marked yet; click on an object in the picture first")
+    return {
+        "image": encode_data_uri(draft.fitted.image),
+        "objects": [
+            {
+                "mask": encode_data_uri(item.mask),
+                "sentence": item.sentence,
+                "phrase": item.phrase,
+                "motion": None if item.motion is None else item.motion.name,
+                "strength": float(item.strength),
+                "name": item.name,
+            }
+            for item in draft.objects
+        ],
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "prompt": draft.prompt,
+    }

@@ -1,0 +1,136 @@
+"""Step 1: the example pictures, and the three ways to fit a picture to the model's frame."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from motion_app.geometry import FIT_MODES, FittedImage, ModelGeometry, fit_image
+from motion_app.media.file_types import PICTURE_FILES
+from motion_app.media.files import PictureNote, upscale
+from motion_app.ui.markup import icon
+from motion_app.ui.pictures import picture_uri
+from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.examples import Example
+from motion_app.ui.transfer.rows import LONGEST_SENTENCE
+
+THUMBNAIL_WIDTH = 192  # px
+FIT_WIDTH = 120  # px
+
+
+def examples_html(examples: Sequence[Example], texts: Texts) -> str:
+    """A button with a small picture for each example."""
+    buttons = "".join(
+        f'<button type="button" class="example" data-act="example"'
+        f' data-name="{html.escape(example.name)}" title="{html.escape(example.title)}">'
+        f'<img src="{picture_uri(_thumbnail(example.picture))}"'
+        f' alt="{html.escape(example.description)}"></button>'
+        for example in examples
+    )
+    label = html.escape(texts("transfer.examples"))
+    return f'<div class="examples" role="group" aria-label="{label}">{buttons}</div>'
+
+
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    return upscale(picture[None], THUMBNAIL_WIDTH, round(height * THUMBNAIL_WIDTH / width))[0]
+
+
+def sources_html(texts: Texts) -> str:
+    """Other ways in than a file: the camera and the clipboard; the dialog of the camera."""
+    t = {key: html.escape(texts(f"transfer.{key}")) for key in _SOURCE_TEXTS}
+    return (
+        f'<div class="sources" data-endings="{" ".join(PICTURE_FILES)}">'
+        f'<button type="button" class="tool" data-local="camera">{icon("camera")}'
+        f"<span>{t['camera']}</span></button>"
+        f'<p class="quiet note">{icon("paste")} {t["paste"]}</p></div>'
+        f'<dialog class="camera-dialog" aria-label="{t["camera"]}" data-own'
+        f' data-refused="{t["camera_refused"]}"><video autoplay muted playsinline></video>'
+        '<p class="note warning" role="alert" hidden></p><div class="dialog-buttons">'
+        f'<button type="button" class="tool primary" data-local="shoot">{t["shoot"]}</button>'
+        f'<button type="button" class="tool" data-local="close-camera">{t["close"]}</button>'
+        "</div></dialog>"
+    )
+
+
+def find_html(texts: Texts) -> str:
+    """A field for words, by which objects are found."""
+    t = {key: html.escape(texts(f"transfer.{key}")) for key in _FIND_TEXTS}
+    return (
+        f'<form class="find" data-busy="{t["finding"]}"><label for="find-words">{t["find"]}</label>'
+        '<div class="find-row"><input id="find-words" type="text" autocomplete="off"'
+        f' maxlength="{LONGEST_SENTENCE}" placeholder="{t["find_example"]}">'
+        f'<button type="submit" class="tool">{t["find_button"]}</button></div>'
+        f'<p class="note quiet" role="status">{t["find_help"]}</p></form>'
+    )
+
+
+_FIND_TEXTS = ("find", "find_example", "find_button", "find_help", "finding")
+_SOURCE_TEXTS = ("camera", "paste", "camera_refused", "shoot", "close")
+
+
+def fit_html(draft: SceneDraft | None, fit: str, geometry: ModelGeometry, texts: Texts) -> str:
+    """The fits as radio buttons, each with what it makes of the picture, and in words what the
+    chosen one did."""
+    options = "".join(_fit_option(mode, draft, mode == fit, geometry, texts) for mode in FIT_MODES)
+    note = "" if draft is None else html.escape(fit_words(draft.fitted, texts))
+    told = "" if draft is None else "".join(_picture_note(note, texts) for note in draft.notes)
+    frame = html.escape(texts("transfer.frame", width=geometry.width, height=geometry.height))
+    return (
+        f'<fieldset class="fits"><legend>{html.escape(texts("transfer.fit"))}</legend>'
+        f'<div class="fit-options">{options}</div></fieldset>'
+        f'<p class="note quiet" id="fit-note" role="status">{note or frame}</p>{told}'
+    )
+
+
+def _picture_note(note: PictureNote, texts: Texts) -> str:
+    values = {name: f"{value:g}" for name, value in note.values.items()}
+    words = html.escape(texts(f"transfer.picture_{note.key}", **values))
+    return f'<p class="note warning" role="status">{words}</p>'
+
+
+def _fit_option(
+    mode: str, draft: SceneDraft | None, chosen: bool, geometry: ModelGeometry, texts: Texts
+) -> str:
+    picture = ""
+    if draft is not None:
+        fitted = fit_image(draft.picture, geometry.height, geometry.width, mode)
+        picture = f'<img src="{_fit_uri(fitted.image.tobytes(), fitted.image.shape)}" alt="">'
+    words, title = texts(f"transfer.fit_{mode}"), texts(f"transfer.fit_{mode}_help")
+    return (
+        f'<label class="fit-option" title="{html.escape(title)}"><input type="radio" name="fit"'
+        f' value="{mode}"{" checked" if chosen else ""}>'
+        f"{picture}<span>{html.escape(words)}</span></label>"
+    )
+
+
+@lru_cache(maxsize=32)
+def _fit_uri(pixels: bytes, shape: tuple[int, int, int]) -> str:
+    image = np.frombuffer(pixels, np.uint8).reshape(shape)
+    return picture_uri(upscale(image[None], FIT_WIDTH, round(shape[0] * FIT_WIDTH / shape[1]))[0])
+
+
+def fit_words(fitted: FittedImage, texts: Texts) -> str:
+    """What was done to the picture, in words a person can check it by."""
+    source_height, source_width = fitted.source_size
+    height, width = fitted.image.shape[:2]
+    sizes = texts(
+        "transfer.fit_sizes", w0=source_width, h0=source_height, width=width, height=height
+    )
+    x0, y0, x1, y1 = fitted.place
+    cut_x, cut_y = round(fitted.box[0]), round(fitted.box[1])
+    if (x1 - x0, y1 - y0) != (width, height):
+        values = {"x": x0, "y": y0}
+        return f"{sizes} {texts('transfer.fit_padded', **values)}"
+    if fitted.mode == "stretch" and source_width * height != source_height * width:
+        factor = (width / source_width) / (height / source_height)
+        return f"{sizes} {texts('transfer.fit_stretched', factor=f'{factor:.2f}')}"
+    if cut_x:
+        return f"{sizes} {texts('transfer.fit_cut_sides', pixels=cut_x)}"
+    if cut_y:
+        return f"{sizes} {texts('transfer.fit_cut_ends', pixels=cut_y)}"
+    return f"{sizes} {texts('transfer.fit_whole')}"

@@ -1,0 +1,270 @@
+"""A finished video as the page shows it.
+
+A finished video: the player, its facts, its files, and the masks over it.
+
+A finished job and its files, as the page reads them. No gradio here.
+
+A finished video with the masks of its objects drawn over it: as a second video, made when first
+asked for, and as a sheet of pictures.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from motion_app.errors import RequestError
+from motion_app.geometry import ExportSize, grid_to_mask
+from motion_app.jobs.folder import JobRow
+from motion_app.media.files import upscale
+from motion_app.media.provenance import export_video, read_recipe
+from motion_app.ui.markup import in_words, note_html
+from motion_app.ui.pictures import draw_objects, enlarge_masks, mask_sheet
+from motion_app.ui.texts import Texts
+
+FACTS_JS = """
+// Over plain http from another machine a browser has no clipboard for pages: an old way is left.
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = document.createElement("textarea");
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+}
+
+element.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-copy]");
+  if (!button || button.dataset.label) return;
+  await copy(button.dataset.copy);
+  button.dataset.label = button.textContent;
+  button.textContent = button.dataset.done;
+  setTimeout(() => {
+    button.textContent = button.dataset.label;
+    delete button.dataset.label;
+  }, 1500);
+});
+"""
+DOWNLOADS = ("video", "gif", "masks_zip", "recipe", "frames")  # keys of a job's outcome
+OVERLAY_FILE = "video-with-masks.mp4"
+
+
+class ResultPanel:
+    """The components; build it inside ``gr.Blocks``. Hidden until there is a result."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+        with gr.Column(visible=False, elem_id="result") as self.box:
+            self.player = gr.Video(
+                label=texts("video.finished"),
+                show_label=False,
+                autoplay=True,
+                loop=True,
+                elem_id="video",
+                buttons=[],
+            )
+            self.overlay = gr.Checkbox(
+                value=False, label=texts("video.overlay"), container=False, elem_id="overlay"
+            )
+            self.facts = gr.HTML(js_on_load=FACTS_JS, apply_default_css=False, elem_id="facts")
+            self.again = gr.Button(texts("video.use_again"), size="sm", elem_id="use-again")
+            with gr.Row(elem_classes="downloads"):
+                self.downloads = [
+                    gr.DownloadButton(
+                        texts(f"video.download_{key}"),
+                        size="sm",
+                        min_width=84,
+                        elem_id=key.replace("_", "-") if key != "video" else "mp4",
+                    )
+                    for key in DOWNLOADS
+                ]
+            with gr.Accordion(texts("video.sheet"), open=False, elem_id="tracks") as self.tracks:
+                gr.HTML(note_html(texts("video.sheet_note")), apply_default_css=False)
+                self.sheet = gr.Image(
+                    label=texts("video.sheet"),
+                    show_label=False,
+                    format="png",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                    elem_id="sheet",
+                    alt_text=texts("video.sheet_alt"),
+                )
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What ``updates``, ``kept`` and ``hidden`` update."""
+        return [
+            *(self.box, self.player, self.overlay, self.facts, *self.downloads),
+            *(self.tracks, self.sheet),
+        ]
+
+    def kept(self) -> list[Any]:
+        """Nothing changes."""
+        return [gr.skip()] * len(self.outputs)
+
+    def hidden(self) -> list[Any]:
+        return [gr.update(visible=False), *[gr.skip()] * (len(self.outputs) - 1)]
+
+    def updates(self, result: Result) -> list[Any]:
+        """``result`` on show. RequestError where its files have gone."""
+        recipe = read_recipe(result.file("recipe"))
+        sheet = result.frames().sheet(result.slots) if result.moving else None
+        return [
+            gr.update(visible=True),
+            str(result.video),
+            gr.update(value=False, visible=result.moving),
+            facts_html(result.row.outcome, model=str(recipe.get("model", "")), texts=self.texts),
+            *(str(result.file(key)) for key in DOWNLOADS),
+            gr.update(visible=result.moving),
+            sheet,
+        ]
+
+
+def facts_html(outcome: Mapping[str, Any], *, model: str, texts: Texts) -> str:
+    """What made the video, in words and numbers, with a button that copies the seed."""
+    seed = str(outcome["seed"])
+    copy = (
+        f'<button type="button" class="plain" data-copy="{seed}"'
+        f' data-done="{texts("video.copied")}">{texts("video.copy_seed")}</button>'
+    )
+    facts = (
+        ("video.seed", f"<b>{seed}</b> {copy}"),
+        ("video.steps", str(outcome["steps"])),
+        ("video.guidance", f"{outcome['guidance']:g}"),
+        ("video.took", in_words(outcome["seconds"], texts)),
+        ("video.model", html.escape(model)),
+    )
+    rows = "".join(f"<div><dt>{texts(key)}</dt><dd>{value}</dd></div>" for key, value in facts)
+    return f'<dl class="facts">{rows}</dl>'
+
+
+@dataclass(frozen=True)
+class Result:
+    """A job that is done, and the ``folder`` where its files lie."""
+
+    row: JobRow
+    folder: Path
+
+    @property
+    def video(self) -> Path:
+        return self.file("video")
+
+    @property
+    def slots(self) -> list[int]:
+        """The colour slots of its objects."""
+        return slots_of(self.row)
+
+    @property
+    def moving(self) -> bool:
+        """Some object had a motion. Without one the stock model ran, which knows of no masks after
+        the first frame."""
+        request = self.row.inputs["request"]
+        moved = any(item.get("motion") for item in request["objects"])
+        return moved and request.get("method") != "none"
+
+    def file(self, key: str) -> Path:
+        """One of DOWNLOADS; RequestError where it has been tidied away."""
+        path = self.folder / self.row.outcome[key]
+        if not path.is_file():
+            raise RequestError(
+                "the files of this video have been tidied away; run it again with the same seed"
+            )
+        return path
+
+    def frames(self) -> SavedFrames:
+        return SavedFrames.read(self.file("frames"))
+
+
+def slots_of(row: JobRow) -> list[int]:
+    """The colour slots of a job's objects: those chosen on the page, else in their order."""
+    count = len(row.inputs["request"]["objects"])
+    return list(row.inputs.get("colours") or range(count))
+
+
+@dataclass(frozen=True, eq=False)
+class SavedFrames:
+    """What a result's ``frames.npz`` holds: ``frames`` (T, H, W, 3) uint8 at ``fps``, ``masks``
+    (N, F, h, w) bool on the token grid."""
+
+    frames: np.ndarray
+    masks: np.ndarray
+    fps: float
+
+    @classmethod
+    def read(cls, path: Path) -> SavedFrames:
+        """RequestError where the file has gone or is damaged."""
+        try:
+            with np.load(path) as saved:
+                return cls(saved["frames"], saved["masks"], float(saved["fps"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise RequestError(
+                "the frames of this video cannot be read any more; make the video again"
+            ) from error
+
+    def sheet(self, slots: Sequence[int]) -> np.ndarray:
+        """Every token frame's masks as one picture (H', W', 3) uint8."""
+        return mask_sheet(self.frames, self.masks, slots)
+
+
+def masked_frames(saved: SavedFrames, slots: Sequence[int], *, size: tuple[int, int]) -> np.ndarray:
+    """The frames at ``size`` (width, height) with each object's mask, colour and number:
+    (T, height, width, 3) uint8.
+
+    Latent frame 0 stands for the first frame alone, each later one for the (T − 1) / (F − 1)
+    frames up to its own, as in the causal autoencoder.
+    """
+    count, moments = len(saved.frames), saved.masks.shape[1]
+    held = [
+        0 if moments == 1 else int(np.ceil(t * (moments - 1) / max(1, count - 1)))
+        for t in range(count)
+    ]
+    full = grid_to_mask(saved.masks, *saved.frames.shape[1:3])  # (N, F, H, W)
+    large = upscale(saved.frames, *size)
+    smooth = [enlarge_masks(full[:, f], *size) for f in range(moments)]
+    return np.stack([draw_objects(large[t], smooth[f], slots) for t, f in enumerate(held)])
+
+
+class OverlayVideos:
+    """Renders the videos with masks, one at a time: two clicks must not write one file."""
+
+    def __init__(self, export: ExportSize | None) -> None:
+        self._export = export
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, folder: Path, outcome: Mapping[str, str], slots: Sequence[int], *, badge: bool
+    ) -> Path:
+        """The video of a job with its masks, rendered once into the job's ``folder`` and marked as
+        generated like the video itself. RequestError where the frames have gone."""
+        path = folder / OVERLAY_FILE
+        with self._lock:
+            if not path.is_file():
+                self._render(path, folder, outcome, slots, badge=badge)
+        return path
+
+    def _render(
+        self,
+        path: Path,
+        folder: Path,
+        outcome: Mapping[str, str],
+        slots: Sequence[int],
+        *,
+        badge: bool,
+    ) -> None:
+        saved = SavedFrames.read(folder / outcome["frames"])
+        recipe = read_recipe(folder / outcome["recipe"])
+        height, width = saved.frames.shape[1:3]
+        export = self._export
+        size = (width, height) if export is None else (export.width, export.height)
+        unfinished = path.with_name(f"unfinished-{path.name}")
+        frames = masked_frames(saved, slots, size=size)
+        export_video(unfinished, frames, saved.fps, recipe=recipe, badge=badge)
+        unfinished.replace(path)

@@ -1,0 +1,260 @@
+"""Step 3: a row for each object, and the prompt they make together, as HTML."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+
+from motion_app.errors import RequestError
+from motion_app.request.phrases import occurrences, phrase_spans
+from motion_app.request.request import MAX_STRENGTH
+from motion_app.ui.markup import icon
+from motion_app.ui.motions.cards import preview_html, shown_name
+from motion_app.ui.pictures import COLOURS, css_colour, ink_on
+from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.draft import LONGEST_NAME, SceneDraft
+from motion_app.ui.transfer.notices import Notice, prompt_fault
+from motion_app.ui.transfer.object_draft import ObjectDraft
+from motion_app.ui.transfer.stage import notices_html
+
+LONGEST_SENTENCE = 300
+LONGEST_PROMPT = 2000
+
+
+def rows_html(
+    draft: SceneDraft | None,
+    *,
+    notices: Sequence[Sequence[Notice]],
+    heard: int,
+    drawn: int,
+    texts: Texts,
+    counted: tuple[int, int] | None = None,
+) -> str:
+    """All rows and the prompt. ``heard``: the last edit of the page that is in it; ``drawn``: the
+    number of this answer, so that the browser drops one that a newer one overtook; ``counted``: the
+    prompt's tokens and how many the model reads, None where nothing counts them yet."""
+    if draft is None or not draft.objects:
+        body = f'<p class="note quiet">{html.escape(texts("transfer.rows_empty"))}</p>'
+    else:
+        rows = "".join(
+            _row_html(draft, index, notices[index], texts) for index in range(len(draft.objects))
+        )
+        body = (
+            f'<div class="object-list" data-key="list" role="list"'
+            f' aria-label="{html.escape(texts("transfer.rows"))}">{rows}</div>'
+            f"{_prompt_html(draft, texts, counted)}"
+        )
+    counts = f'data-heard="{heard}" data-drawn="{drawn}"'
+    return f'<div class="objects" data-key="all" {counts}>{body}</div>'
+
+
+def _row_html(draft: SceneDraft, index: int, notices: Sequence[Notice], texts: Texts) -> str:
+    item, number = draft.objects[index], index + 1
+    selected = draft.selected == index
+    paint = f"--colour: {css_colour(item.slot)}; --ink: {ink_on(item.slot)}"
+    return (
+        f'<div class="object-row{" selected" if selected else ""}" role="listitem"'
+        f' data-key="row-{item.key}" data-object="{item.key}" style="{paint}">'
+        f"{_head_html(draft, index, texts)}{_motion_html(item, number, texts)}"
+        + _mirrored(
+            "sentence",
+            item.key,
+            item.sentence,
+            texts("transfer.sentence_of", number=number),
+            texts("transfer.sentence"),
+            [] if item.motion is None else [_mark(item, number)],
+            LONGEST_SENTENCE,
+        )
+        + f'<div class="row-notices" data-key="notices">{notices_html(notices, texts)}</div></div>'
+    )
+
+
+def _head_html(draft: SceneDraft, index: int, texts: Texts) -> str:
+    item, number = draft.objects[index], index + 1
+    selected = draft.selected == index
+    words = texts(
+        "transfer.object_words", number=number, name=item.name or texts("transfer.unnamed")
+    )
+    refine = html.escape(texts("transfer.refine_help", number=number))
+    hide = "shown" if item.shown else "hidden"
+    name = html.escape(texts("transfer.name_of", number=number))
+    return (
+        '<div class="object-head" data-key="head">'
+        f'<span class="badge" data-key="badge" role="img" aria-label="{html.escape(words)}">'
+        f"{number}</span>"
+        f'<input data-key="name" data-field="name" data-object="{item.key}" type="text"'
+        f' value="{html.escape(item.name)}" maxlength="{LONGEST_NAME}" aria-label="{name}"'
+        f' placeholder="{html.escape(texts("transfer.name_hint"))}" autocomplete="off">'
+        f'<button type="button" class="tool refine" data-act="select" data-key="refine"'
+        f' aria-pressed="{str(selected).lower()}" title="{refine}" aria-label="{refine}">'
+        f"{html.escape(texts('transfer.refine'))}</button></div>"
+        '<div class="object-tools" data-key="tools" role="group"'
+        f' aria-label="{html.escape(words)}">'
+        + _tool("move", "up", "move_up", number, texts, step=-1, usable=index > 0)
+        + _tool(
+            "move", "down", "move_down", number, texts, step=1, usable=number < len(draft.objects)
+        )
+        + _tool("shown", hide, "hide" if item.shown else "show", number, texts)
+        + _colours_html(item, number, texts)
+        + _tool("delete", "delete", "delete", number, texts)
+        + "</div>"
+    )
+
+
+def _tool(
+    act: str,
+    picture: str,
+    key: str,
+    number: int,
+    texts: Texts,
+    *,
+    step: int = 0,
+    usable: bool = True,
+) -> str:
+    words = html.escape(texts(f"transfer.{key}", number=number))
+    return (
+        f'<button type="button" class="tool icon-only" data-act="{act}" data-step="{step}"'
+        f' data-key="{act}{step}" aria-disabled="{str(not usable).lower()}" aria-label="{words}"'
+        f' title="{words}">{icon(picture)}</button>'
+    )
+
+
+def _colours_html(item: ObjectDraft, number: int, texts: Texts) -> str:
+    """Eight swatches that open below a button. Each has the colour's name for those who do not see
+    it, and a ring around the one in use."""
+    swatches = "".join(
+        f'<button type="button" class="swatch" role="radio" data-act="colour" data-slot="{slot}"'
+        f' data-key="slot-{slot}" aria-checked="{str(slot == item.slot).lower()}"'
+        f' aria-label="{html.escape(name)}" title="{html.escape(name)}"'
+        f' style="background: {css_colour(slot)}"></button>'
+        for slot in range(len(COLOURS))
+        for name in [texts(f"transfer.colour_{slot}")]
+    )
+    words = html.escape(texts("transfer.colour", number=number))
+    return (
+        f'<details class="colours" data-open data-key="colours"><summary class="tool icon-only"'
+        f' aria-label="{words}" title="{words}">{icon("colour")}</summary>'
+        f'<div class="swatches" role="radiogroup" aria-label="{words}">{swatches}</div></details>'
+    )
+
+
+def _motion_html(item: ObjectDraft, number: int, texts: Texts) -> str:
+    """The button that opens the cards, with the chosen motion on it, and the strength."""
+    none = html.escape(texts("transfer.no_motion_name"))
+    if item.motion is None:
+        name = ""
+        words = none
+        picture = '<span class="preview preview-none" data-key="none" aria-hidden="true">–</span>'
+        phrase = texts("transfer.no_motion_help")
+    else:
+        name, words = html.escape(item.motion.name), html.escape(shown_name(item.motion.name))
+        picture, phrase = preview_html(item.motion), f"“… {item.phrase}”"
+    label = html.escape(texts("transfer.motion_of", number=number))
+    choose, phrase = html.escape(texts("transfer.choose_motion")), html.escape(phrase)
+    return (
+        '<div class="object-motion" data-key="motion">'
+        '<button type="button" class="motion-button" data-local="cards" data-key="choose"'
+        f' data-motion="{name}" data-number="{number}" aria-haspopup="dialog"'
+        f' aria-label="{label}: {words} {phrase} {choose}">{picture}'  # all that is written on it
+        f'<span class="motion-words"><b>{words}</b> <span class="quiet">{phrase}</span></span> '
+        f'<span class="motion-change">{choose}</span></button>'
+        f"{_strength_html(item, number, texts)}</div>"
+    )
+
+
+def _strength_html(item: ObjectDraft, number: int, texts: Texts) -> str:
+    words = html.escape(texts("transfer.strength_of", number=number))
+    return (
+        f'<label class="strength" data-key="strength"{" hidden" if item.motion is None else ""}>'
+        f"<span>{html.escape(texts('transfer.strength'))}</span>"
+        f'<input type="range" data-key="value" data-field="strength" data-object="{item.key}"'
+        f' min="0" max="{MAX_STRENGTH / 2:g}" step="0.05" value="{item.strength:g}"'
+        f' aria-label="{words}"><output data-key="shown">{item.strength:.2f}</output></label>'
+    )
+
+
+def _mark(item: ObjectDraft, number: int) -> dict[str, object]:
+    """A phrase to highlight in a text that is being typed."""
+    return {"phrase": item.phrase, "colour": css_colour(item.slot), "number": number}
+
+
+def _mirrored(
+    field: str,
+    key: int,
+    text: str,
+    label: str,
+    title: str,
+    marks: Sequence[dict[str, object]],
+    longest: int,
+) -> str:
+    """A text field over a mirror of its text, in which the browser highlights the ``marks``."""
+    written = html.escape(text)
+    return (
+        f'<label class="mirrored" data-key="{field}" data-marks="{html.escape(json.dumps(marks))}">'
+        f'<span class="field-title">{html.escape(title)}</span><span class="mirror-box">'
+        f'<span class="mirror" data-own data-key="mirror" aria-hidden="true"></span>'
+        f'<textarea data-key="text" data-field="{field}" data-object="{key}" rows="1"'
+        f' maxlength="{longest}" aria-label="{html.escape(label)}" value="{written}"'
+        f' spellcheck="true">{written}</textarea></span></label>'
+    )
+
+
+def _prompt_html(draft: SceneDraft, texts: Texts, counted: tuple[int, int] | None) -> str:
+    """The whole prompt: composed of the sentences and to be read, or edited."""
+    title = html.escape(texts("transfer.prompt"))
+    if draft.prompt is None:
+        body = f'<p class="prompt-text" data-key="text">{marked_prompt(draft)}</p>'
+        button = ("prompt_edit", "edit", texts("transfer.prompt_edit"))
+    else:
+        marks = [_mark(item, k + 1) for k, item in enumerate(draft.objects) if _counts(item)]
+        body = _mirrored(
+            *("prompt", -1, draft.prompt, texts("transfer.prompt"), ""), marks, LONGEST_PROMPT
+        )
+        fault = prompt_fault(draft)
+        if fault:
+            body += f'<p class="note warning" role="alert">⚠ {html.escape(fault)}</p>'
+        button = ("prompt_compose", "undo", texts("transfer.prompt_compose"))
+    act, picture, words = button
+    return (
+        f'<section class="prompt" data-key="prompt" id="prompt"><div class="prompt-head">'
+        f'<h3>{title}</h3><button type="button" class="tool" data-act="{act}" data-key="toggle">'
+        f"{icon(picture)}<span>{html.escape(words)}</span></button></div>{body}"
+        f"{_count_html(counted, texts)}</section>"
+    )
+
+
+def _count_html(counted: tuple[int, int] | None, texts: Texts) -> str:
+    if counted is None:
+        return ""
+    tokens, most = counted
+    if tokens <= most:
+        words = html.escape(texts("transfer.tokens", tokens=tokens, most=most))
+        return f'<p class="token-count quiet" data-key="count">{words}</p>'
+    words = html.escape(texts("transfer.tokens_over", tokens=tokens, most=most))
+    return f'<p class="token-count note warning" data-key="over" role="alert">⚠ {words}</p>'
+
+
+def _counts(item: ObjectDraft) -> bool:
+    """Its wording has a place in an edited prompt, as ``phrase_spans`` counts them."""
+    return item.motion is not None or bool(occurrences(item.phrase, item.sentence))
+
+
+def marked_prompt(draft: SceneDraft) -> str:
+    """The prompt as HTML, each motion phrase in its object's colour and with its number."""
+    prompt = draft.full_prompt()
+    try:
+        spans = phrase_spans(prompt, draft.scene_objects())
+    except RequestError:
+        spans = [None] * len(draft.objects)  # the row's own warning says what is wrong
+    places = sorted((span, k) for k, span in enumerate(spans) if span is not None)
+    pieces, end = [], 0
+    for (start, stop), k in places:
+        slot = draft.objects[k].slot
+        paint = f"--colour: {css_colour(slot)}; --ink: {ink_on(slot)}"
+        pieces.append(
+            f'{html.escape(prompt[end:start])}<mark style="{paint}">'
+            f"{html.escape(prompt[start:stop])}<sup>{k + 1}</sup></mark>"
+        )
+        end = stop
+    return "".join(pieces) + html.escape(prompt[end:])

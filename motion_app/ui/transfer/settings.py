@@ -1,0 +1,196 @@
+"""How a video shall be made: seed, preset, steps, guidance, method, badge.
+
+How much time a video may take: three named pairs of steps and guidance.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+
+from motion_app.errors import RequestError
+from motion_app.geometry import GenerationDefaults
+from motion_app.methods import METHODS
+from motion_app.request.request import RequestFile
+from motion_app.ui.boundary import listen
+from motion_app.ui.texts import Texts
+
+MOST_STEPS = 100
+MOST_GUIDANCE = 15.0
+PresetName = Literal["draft", "standard", "paper"]
+DRAFT_SHARE = 2  # a draft takes one step where the checkpoint's own setting takes two
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What stands in the fields, checked. ``seed`` is the one to use: a new one where it was not
+    locked."""
+
+    seed: int
+    steps: int
+    guidance: float
+    method: str
+    badge: bool
+
+    @classmethod
+    def of(cls, fields: tuple[Any, ...], *, badge_forced: bool) -> Chosen:
+        """The values of ``GenerationSettings.fields`` in their order; RequestError for an empty
+        one."""
+        seed, locked, steps, guidance, method, badge = fields
+        for label, number in (("seed", seed), ("steps", steps), ("guidance", guidance)):
+            if number is None and not (label == "seed" and not locked):
+                raise RequestError(f"the {label} is empty; fill in a number")
+        return cls(
+            seed=int(seed) if locked else new_seed(),
+            steps=int(steps),
+            guidance=float(guidance),
+            method=str(method),
+            badge=badge_forced or bool(badge),
+        )
+
+
+def new_seed() -> int:
+    """A random seed from 0 to 2^31 − 1, which JavaScript keeps exactly."""
+    return secrets.randbelow(2**31)
+
+
+class GenerationSettings:
+    """The components; build it inside ``gr.Blocks``. ``badge_forced``: every video carries the
+    visible badge, whatever is chosen."""
+
+    def __init__(self, defaults: GenerationDefaults, texts: Texts, *, badge_forced: bool) -> None:
+        self.texts = texts
+        self.presets = presets(defaults)
+        with gr.Row(elem_classes="seed-row"):
+            self.seed = gr.Number(
+                value=0, precision=0, minimum=0, label=texts("video.seed"), elem_id="seed"
+            )
+            self.lock = gr.Checkbox(
+                value=True,
+                label=texts("video.lock"),
+                container=False,
+                min_width=70,
+                scale=0,
+                elem_id="seed-lock",
+            )
+            self.dice = gr.Button(
+                texts("video.dice"), size="sm", min_width=84, scale=0, elem_id="dice"
+            )
+        self.preset = gr.Radio(
+            [(self._label(preset), preset.name) for preset in self.presets],
+            value="standard",
+            label=texts("video.preset"),
+            elem_id="preset",
+        )
+        with gr.Accordion(texts("video.settings"), open=False, elem_id="settings"):
+            self._build_details(defaults, badge_forced)
+
+    def _build_details(self, defaults: GenerationDefaults, badge_forced: bool) -> None:
+        texts = self.texts
+        self.steps = gr.Slider(
+            *(1, max(MOST_STEPS, defaults.steps)),
+            value=defaults.steps,
+            step=1,
+            label=texts("video.steps"),
+            elem_id="steps-count",
+        )
+        self.guidance = gr.Slider(
+            *(0, max(MOST_GUIDANCE, defaults.guidance)),
+            value=defaults.guidance,
+            step=0.1,
+            label=texts("video.guidance"),
+            info=texts("video.guidance_info"),
+            elem_id="guidance",
+        )
+        self.method = gr.Dropdown(
+            [(texts(f"video.method_{name}"), name) for name in METHODS],
+            value=METHODS[0],
+            label=texts("video.method"),
+            info=texts("video.method_info"),
+            elem_id="method",
+        )
+        self.badge = gr.Checkbox(
+            value=badge_forced,
+            interactive=not badge_forced,
+            label=texts("video.badge"),
+            info=texts("video.badge_forced" if badge_forced else "video.badge_info"),
+            elem_id="badge",
+        )
+
+    def _label(self, preset: Preset) -> str:
+        return self.texts(f"video.preset_{preset.name}", steps=preset.steps)
+
+    @property
+    def fields(self) -> list[Any]:
+        """What ``Chosen.of`` reads."""
+        return [self.seed, self.lock, self.steps, self.guidance, self.method, self.badge]
+
+    @property
+    def restorable(self) -> list[Any]:
+        """What ``restored`` updates."""
+        return [self.seed, self.lock, self.preset, self.steps, self.guidance, self.method]
+
+    def wire(self) -> None:
+        """Bind what the settings do to one another."""
+        numbers = [self.steps, self.guidance]
+        listen(self.dice.click, new_seed, outputs=[self.seed])
+        listen(self.preset.input, self.apply_preset, inputs=[self.preset], outputs=numbers)
+        for slider in numbers:
+            for event in (slider.input, slider.release):
+                listen(event, self.name_preset, inputs=numbers, outputs=[self.preset])
+
+    def apply_preset(self, name: str) -> list[Any]:
+        """A preset's steps and guidance."""
+        preset = next(preset for preset in self.presets if preset.name == name)
+        return [preset.steps, preset.guidance]
+
+    def name_preset(self, steps: float, guidance: float) -> str | None:
+        """The preset with these numbers, none where they are a person's own."""
+        return preset_of(self.presets, steps=steps, guidance=guidance)
+
+    def restored(self, request: RequestFile) -> list[Any]:
+        """A recipe's numbers in the fields, and its seed locked."""
+        standard = next(preset for preset in self.presets if preset.name == "standard")
+        steps = standard.steps if request.steps is None else request.steps
+        guidance = standard.guidance if request.guidance is None else request.guidance
+        return [
+            request.seed,
+            True,
+            preset_of(self.presets, steps=steps, guidance=guidance),
+            gr.update(value=steps, maximum=max(MOST_STEPS, steps)),
+            gr.update(value=guidance, maximum=max(MOST_GUIDANCE, guidance)),
+            request.method,
+        ]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """``steps`` of denoising at ``guidance``, the scale of classifier-free guidance."""
+
+    name: PresetName
+    steps: int
+    guidance: float
+
+
+def presets(defaults: GenerationDefaults) -> tuple[Preset, ...]:
+    """Draft (half the checkpoint's steps), standard (the checkpoint's own settings) and paper (what
+    FlexiMMT's authors ran CogVideoX-5B-I2V with, the defaults of ``GenerationDefaults``)."""
+    paper = GenerationDefaults()
+    draft_steps = max(1, defaults.steps // DRAFT_SHARE)
+    return (
+        Preset("draft", draft_steps, defaults.guidance),
+        Preset("standard", defaults.steps, defaults.guidance),
+        Preset("paper", paper.steps, paper.guidance),
+    )
+
+
+def preset_of(known: Sequence[Preset], *, steps: float, guidance: float) -> PresetName | None:
+    """The first of ``known`` with these numbers; None where a person chose others."""
+    for preset in known:
+        if (preset.steps, preset.guidance) == (steps, guidance):
+            return preset.name
+    return None

@@ -1,0 +1,296 @@
+"""What step 4 shows of a job while it waits, runs and ends, panel by panel. No gradio here:
+``video`` turns a panel into the components' updates.
+
+A page asks for the next panel every half second, in a call that ends at once: a browser opens six
+connections to a server at most, for all its tabs together, so that no tab may keep one. Only where
+a job is done inside the call that follows it (``ui.zero_gpu``) a call stays open and streams.
+
+Which of its jobs one browser tab is looking at.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from motion_app.errors import RequestError
+from motion_app.jobs.folder import JobRow
+from motion_app.jobs.progress import JobProgress
+from motion_app.scene import StepReport
+from motion_app.ui.markup import announcement, in_words, note_html, progress_html
+from motion_app.ui.pictures import animation_uri, preview_frames
+from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.gallery import MOST_SHOWN, Pair, Thumbnails, View, gallery_html
+from motion_app.ui.transfer.result import Result, slots_of
+
+if TYPE_CHECKING:
+    from motion_app.host import ModelHost
+
+KIND = "generate"
+TICK_SECONDS = 1.0  # how often a waiting page is told that time passes
+PREVIEW_SECONDS = 0.7  # between two previews: each is decoded and sent
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What shall change in step 4; None leaves a part as it is.
+
+    ``busy``: a job is at work, and ``stopping`` if it was asked to end; ``status``, ``live`` and
+    ``gallery`` are HTML, ``announced`` words for a screen reader; ``result`` a video to show, or
+    "hidden" to put the shown one away; ``failure`` what a toast has to say; ``asks`` whether the
+    page is to ask again and again.
+    """
+
+    busy: bool | None = None
+    stopping: bool = False
+    status: str | None = None
+    announced: str | None = None
+    live: str | None = None
+    result: Result | Literal["hidden"] | None = None
+    gallery: str | None = None
+    failure: str | None = None
+    asks: bool | None = None
+
+
+class JobStream:
+    """Panels of the jobs of any browser; what is one browser's own is in ``owner`` and
+    ``Following``."""
+
+    def __init__(self, host: ModelHost, texts: Texts) -> None:
+        self.host, self.texts = host, texts
+        self.empty = f'<div class="video-empty">{texts("video.empty")}</div>'
+        self._thumbnails = Thumbnails()
+
+    def own(self, owner: str, job: str) -> JobRow:
+        """The owner's job of that id; RequestError for anybody else's, in the words for one that
+        does not exist."""
+        row = self.host.jobs.row(job)
+        if row.owner != owner or row.kind != KIND:
+            raise RequestError("this video is not there any more; reload the page")
+        return row
+
+    def result(self, row: JobRow) -> Result:
+        """The files of a job that is done."""
+        if row.state != "done":
+            raise RequestError("this video is not finished")
+        return Result(row, self.host.jobs.folder(row.id))
+
+    def gallery(self, owner: str, following: Following) -> str:
+        """The owner's videos as HTML."""
+        rows = self.host.jobs.rows(owner, kind=KIND, limit=MOST_SHOWN)
+        view = View(time.time(), following.job, following.pair.sides, lent=self.host.lent)
+        return gallery_html(
+            rows, lambda row: self._thumbnails(row, self.host.jobs.folder(row.id)), view, self.texts
+        )
+
+    def attach(self, owner: str, following: Following) -> Iterator[Panel]:
+        """When a page is opened: the owner's running job goes on being told, else the last video is
+        shown again."""
+        active = self._active(owner)
+        if active is None:
+            yield self._at_rest(owner, following)
+        else:
+            yield from self.follow(owner, following, active.id)
+
+    def arrive(self, owner: str, following: Following) -> Panel:
+        """As ``attach``, for a page that asks again."""
+        active = self._active(owner)
+        if active is None:
+            return self._at_rest(owner, following)
+        return self.begin(owner, following, active.id)
+
+    def _active(self, owner: str) -> JobRow | None:
+        return next((row for row in self.host.jobs.rows(owner, kind=KIND) if row.active), None)
+
+    def _at_rest(self, owner: str, following: Following) -> Panel:
+        """The last video, where there is one."""
+        rows = self.host.jobs.rows(owner, kind=KIND)
+        last = next((row for row in rows if row.state == "done"), None)
+        if last is None:
+            return Panel(gallery=self.gallery(owner, following))
+        return self.show(owner, following, last)
+
+    def show(self, owner: str, following: Following, row: JobRow) -> Panel:
+        """A job that has ended comes into the panel."""
+        following.look_at(row.id)
+        return self._ended(owner, following, row)
+
+    def follow(self, owner: str, following: Following, job: str) -> Iterator[Panel]:
+        """The panel at every change of a job, to its end. When another one has come into the panel
+        meanwhile, only the gallery is told how this one ended."""
+        telling = Telling(job, following.look_at(job))
+        with closing(self.host.jobs.follow(job, every=TICK_SECONDS)) as told:
+            for progress in told:
+                panel = self._told(owner, following, telling, progress)
+                if panel is not None:
+                    yield panel
+
+    def begin(self, owner: str, following: Following, job: str) -> Panel:
+        """``job`` comes into the panel; what comes next ``ask`` tells."""
+        following.tell(Telling(job, following.look_at(job)))
+        panel = self.ask(owner, following)
+        return panel if panel.asks is False else replace(panel, asks=True)
+
+    def ask(self, owner: str, following: Following) -> Panel:
+        """What is new of the jobs that are followed, at once."""
+        leading, gallery = Panel(), None
+        for telling in following.tellings:
+            progress = self._now(telling.job)
+            if progress is None or not progress.row.active:
+                following.told(telling)
+            if progress is None:  # tidied away, or deleted in another tab
+                gallery = self.gallery(owner, following)
+                if following.leads(telling.turn):
+                    leading = Panel(False, status="", live=self.empty, result="hidden")
+                continue
+            panel = self._told(owner, following, telling, progress)
+            if panel is not None:
+                gallery = panel.gallery or gallery
+                leading = panel if following.leads(telling.turn) else leading
+        return replace(leading, gallery=gallery, asks=None if following.tellings else False)
+
+    def _now(self, job: str) -> JobProgress | None:
+        try:
+            return next(self.host.jobs.watch(job))
+        except RequestError:
+            return None
+
+    def _told(
+        self, owner: str, following: Following, telling: Telling, progress: JobProgress
+    ) -> Panel | None:
+        """The panel for ``progress``; None where another job is in the panel and this one goes
+        on."""
+        row = progress.row
+        if not following.leads(telling.turn):
+            return None if row.active else Panel(gallery=self.gallery(owner, following))
+        if not row.active:
+            ended = self._ended(owner, following, row)
+            return replace(ended, failure=row.message if row.state == "failed" else None)
+        panel = self._running(progress, draw=telling.preview_due(progress.news))
+        if telling.line is None:
+            panel = replace(panel, live=panel.live or self.empty, result="hidden")
+        if telling.line != (progress.ahead, row.state):
+            telling.line = (progress.ahead, row.state)
+            panel = replace(panel, gallery=self.gallery(owner, following))
+        return panel
+
+    def _running(self, progress: JobProgress, *, draw: bool) -> Panel:
+        return Panel(
+            busy=True,
+            stopping=progress.stopping,
+            status=progress_html(progress, self.texts),
+            announced=announcement(progress, self.texts),
+            live=self._live(progress.news, progress.row) if draw else None,
+        )
+
+    def _ended(self, owner: str, following: Following, row: JobRow) -> Panel:
+        gallery = self.gallery(owner, following)
+        if row.state == "done":
+            words = self._facts(row)
+            note = note_html(words)
+            return Panel(
+                False, False, note, words, live="", result=self.result(row), gallery=gallery
+            )
+        if row.state == "cancelled":
+            words, kind = self.texts("video.cancelled"), "quiet"
+        else:
+            words, kind = self.texts(f"video.why_{row.state}", message=row.message), "warning"
+        return Panel(
+            *(False, False, note_html(words, kind=kind), words),
+            live=self.empty,
+            result="hidden",
+            gallery=gallery,
+        )
+
+    def _facts(self, row: JobRow) -> str:
+        """In one line: how long it took, and what it takes to see it again."""
+        made = row.outcome
+        return self.texts(
+            "video.done_in",
+            seconds=in_words(made["seconds"], self.texts),
+            seed=made["seed"],
+            steps=made["steps"],
+            guidance=f"{made['guidance']:g}",
+        )
+
+    def _live(self, report: StepReport, row: JobRow) -> str:
+        """A step's picture of the video to be, with the masks the next step will use."""
+        engine = self.host.engine()
+        frames = preview_frames(
+            engine.preview(report.latents), report.masks, slots_of(row)
+        )  # (F, H', W', 3)
+        seconds = engine.geometry.frames / engine.geometry.fps
+        alt = self.texts("video.live_alt", step=report.step, steps=report.steps)
+        picture = animation_uri(frames, len(frames) / seconds)
+        return (
+            f'<figure class="live"><img src="{picture}" alt="{html.escape(alt)}">'
+            f"<figcaption>{self.texts('video.live')}</figcaption></figure>"
+        )
+
+
+class Telling:
+    """What a page was told of ``job`` so far. ``turn``: see ``Following``; ``line``: its place and
+    state as last told, None before the first panel."""
+
+    def __init__(self, job: str, turn: int) -> None:
+        self.job, self.turn = job, turn
+        self.line: tuple[int, str] | None = None
+        self._last = -PREVIEW_SECONDS
+        self._drawn: object = None
+
+    def preview_due(self, news: object) -> bool:
+        """A preview is worth its time at a new step, and not too soon after the last one."""
+        now = time.monotonic()
+        new = isinstance(news, StepReport) and news is not self._drawn
+        if not new or now - self._last < PREVIEW_SECONDS:
+            return False
+        self._last, self._drawn = now, news
+        return True
+
+
+class Following:
+    """``job``: the id of the one whose progress or video is in the panel, None before the first;
+    ``pair``: those being compared; ``tellings``: of the jobs that are asked about again and again.
+    Lives in a ``gr.State``.
+
+    Several jobs can be followed, since a person may look at one while another runs; the telling
+    that began last leads and writes into the panel."""
+
+    def __init__(self) -> None:
+        self.job: str | None = None
+        self.pair = Pair()
+        self.tellings: tuple[Telling, ...] = ()
+        self._turn = 0
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Following:
+        """gr.State copies its first value for every browser: each begins with nothing."""
+        return Following()
+
+    def look_at(self, job: str | None) -> int:
+        """``job`` comes into the panel; the turn of the telling that shows it."""
+        with self._lock:
+            self._turn += 1
+            self.job = job
+            return self._turn
+
+    def tell(self, telling: Telling) -> None:
+        """``telling`` is asked from now on, in the place of another one of its job."""
+        with self._lock:
+            others = (other for other in self.tellings if other.job != telling.job)
+            self.tellings = (*others, telling)
+
+    def told(self, telling: Telling) -> None:
+        """``telling`` has come to its end."""
+        with self._lock:
+            self.tellings = tuple(other for other in self.tellings if other is not telling)
+
+    def leads(self, turn: int) -> bool:
+        """No other telling has begun since."""
+        with self._lock:
+            return self._turn == turn

@@ -1,0 +1,268 @@
+"""The Transfer tab: picture → objects → motions → video."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from motion_app.errors import MediaError, RequestError
+from motion_app.host import ModelHost
+from motion_app.media.file_types import PICTURE_FILES
+from motion_app.request.request import RequestFile
+from motion_app.ui.boundary import listen
+from motion_app.ui.markup import MOUNT, script, step_heading
+from motion_app.ui.motions.cards import MotionPreviews, cards_html
+from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.actions import SceneActions
+from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.examples import Example
+from motion_app.ui.transfer.notices import object_notices
+from motion_app.ui.transfer.picture import examples_html, find_html, fit_html, sources_html
+from motion_app.ui.transfer.rows import rows_html
+from motion_app.ui.transfer.session import Session
+from motion_app.ui.transfer.stage import mask_file, masks_file, stage_html
+from motion_app.ui.transfer.video import VideoPanel
+
+# Runs after every action, answered or refused.
+ANSWERED_JS = "() => document.dispatchEvent(new CustomEvent('scene-answered'))"
+EXPORTS = {"export": mask_file, "export_all": masks_file}
+
+
+class TransferTab:
+    """Build it inside ``gr.Blocks``. Holds components and what is shared by all browsers; what a
+    person does is in their ``Session``."""
+
+    def __init__(
+        self, host: ModelHost, texts: Texts, examples: Sequence[Example], session: gr.State
+    ) -> None:
+        self.host, self.texts, self.session = host, texts, session
+        self.actions = SceneActions(host, examples)
+        self.previews = MotionPreviews(host.settings.limits)
+        with gr.Row(elem_id="steps"):
+            with gr.Column(elem_classes="step", min_width=200):
+                self._build_picture(examples)
+            with gr.Column(elem_classes="step", min_width=280):
+                self._build_objects()
+            with gr.Column(elem_classes="step", min_width=280):
+                self._build_motions()
+            with gr.Column(elem_classes="step", min_width=280):
+                self.video = VideoPanel(host, texts)
+        self.gallery = self.video.build_gallery()
+        self.scene_outputs = [self.stage, self.fit, self.objects]
+
+    def _build_picture(self, examples: Sequence[Example]) -> None:
+        texts = self.texts
+        gr.HTML(step_heading(1, texts("transfer.picture"), texts("transfer.picture_help")))
+        self.picker = self._panel("examples", ("morph", "buttons"), examples_html(examples, texts))
+        self.upload = gr.File(
+            label=texts("transfer.upload"),
+            file_types=list(PICTURE_FILES),
+            height=110,
+            elem_id="upload",
+        )
+        self._panel("sources", ("morph", "sources"), sources_html(texts))
+        fit = fit_html(None, Session().fit, self.host.geometry(), texts)
+        self.fit = self._panel("fit", ("morph", "fit"), fit)
+        self.find = []
+        if self.host.settings.finder is not None:
+            self.find.append(self._panel("find", ("morph", "find"), find_html(texts)))
+
+    def _build_objects(self) -> None:
+        texts = self.texts
+        gr.HTML(step_heading(2, texts("transfer.objects"), texts("transfer.objects_help")))
+        self.stage = self._panel("stage", ("morph", "stage_tools", "stage"), self._stage(Session()))
+
+    def _build_motions(self) -> None:
+        texts = self.texts
+
+        def preview(values: dict[str, Any]) -> str:
+            """A motion's preview by its name, for a card that is seen."""
+            return self._preview(values)
+
+        gr.HTML(step_heading(3, texts("transfer.motions"), texts("transfer.motions_help")))
+        self.objects = self._panel(
+            "objects",
+            ("morph", "cards", "objects"),
+            self._rows(Session()),
+            value="",
+            html_template=MOUNT + '<dialog class="motion-dialog"></dialog>',
+            cards=cards_html(self.host.motions(), texts),
+            server_functions=[preview],
+        )
+
+    @staticmethod
+    def _panel(name: str, scripts: Sequence[str], markup: str, **options: Any) -> gr.HTML:
+        """HTML that the browser changes in place, so that focus and what is typed stay. Its one
+        event is "act", with what a person did."""
+        return gr.HTML(
+            **{"html_template": MOUNT, **options},
+            js_on_load=script(*scripts),
+            elem_id=name,
+            apply_default_css=False,
+            markup=markup,
+        )
+
+    def _preview(self, values: dict[str, Any]) -> str:
+        named = [item for item in self.host.library.list() if item.name == values.get("name")]
+        return self.previews.address(named[0], still=bool(values.get("still"))) if named else ""
+
+    def wire(self, banner: gr.HTML) -> None:
+        """Bind every event. ``banner`` is renewed after each video."""
+        show = self.scene_outputs
+        for panel in (self.picker, self.fit, *self.find, self.stage, self.objects):
+            acted = listen(
+                panel.act,
+                self.act,
+                inputs=[self.session],
+                outputs=show,
+                trigger_mode="multiple",
+                concurrency_limit=None,
+            )
+            acted.then(None, js=ANSWERED_JS, api_visibility="private")
+            if panel is self.picker:
+                listen(acted.success, self.prepare, inputs=[self.session])
+        uploaded = listen(
+            self.upload.upload,
+            self.upload_picture,
+            inputs=[self.session, self.upload],
+            outputs=[self.upload, *show],
+        )
+        listen(uploaded.success, self.prepare, inputs=[self.session])
+        self.video.wire(
+            self.session,
+            [self.objects],  # its value is what is being typed and was not heard yet
+            self.read_rows,
+            banner,
+            restore=self.restore,
+            scene_outputs=show,
+        )
+
+    # what happens
+
+    def act(self, session: Session, event: gr.EventData) -> list[Any]:
+        """One action of a person on the scene, and what the page shows then."""
+        values = event.action if isinstance(event.action, dict) else {}
+        kind = values.get("kind")
+        if kind in EXPORTS:
+            name, address = EXPORTS[kind](session.scene())
+            file = {"name": name, "address": address, "mark": secrets.token_hex(4)}
+            return [gr.update(download=file), gr.skip(), gr.skip()]
+        if kind in ("point", "box", "find") and not self.host.clicks_ready:
+            gr.Info(self.texts("transfer.click_kept"), title=self.texts("transfer.loading"))
+        finding = self.actions.look_for(session, values) if kind == "find" else None
+        with session.lock:
+            before, fit = session.draft, session.fit
+            if finding is None:
+                self.actions.act(session, values)
+            else:
+                self.actions.add_found(session, finding)
+            session.heard = max(session.heard, _serial(values))
+            self._tell_lost(before, session.draft, str(kind))
+            return self._show(session, picture=self._refitted(before, session, fit))
+
+    def _tell_lost(self, before: SceneDraft | None, after: SceneDraft | None, kind: str) -> None:
+        if kind != "fit" or before is None or after is None:
+            return
+        lost = len(before.objects) - len(after.objects)
+        if lost:
+            words = self.texts("transfer.fit_lost", count=lost)
+            gr.Warning(words, title=self.texts("transfer.fit"))
+
+    @staticmethod
+    def _refitted(before: SceneDraft | None, session: Session, fit: str) -> bool:
+        if before is None or session.draft is None:
+            return before is not session.draft or fit != session.fit
+        return before.fitted is not session.draft.fitted
+
+    def upload_picture(self, session: Session, path: str | None) -> Iterator[list[Any]]:
+        """A picture file. The upload box is emptied first, so that it takes another one even when
+        this one is refused."""
+        yield [None, *[gr.skip()] * len(self.scene_outputs)]
+        if not path:
+            raise MediaError("no picture arrived; choose a PNG, JPEG, WebP or HEIC file")
+        with session.lock:
+            self.actions.picture(session, Path(path))
+            yield [gr.skip(), *self._show(session)]
+
+    def prepare(self, session: Session) -> None:
+        """Encode the picture before the first click needs it."""
+        self.actions.encode(session)
+
+    def restore(self, session: Session, request_file: RequestFile) -> list[Any]:
+        """The scene of a recipe's request, as updates of ``scene_outputs``. Raises RequestError,
+        MediaError, or MotionFileError for a motion that is not in the library."""
+        with session.lock:
+            self.actions.restore(session, request_file)
+            return self._show(session)
+
+    def read_rows(self, session: Session, values: Sequence[Any]) -> SceneDraft:
+        """The draft with what is being typed: what stands in the fields now counts."""
+        try:
+            edits = json.loads(str(values[0])) if values and values[0] else []
+            edits = [dict(edit) for edit in edits]
+        except (ValueError, TypeError) as error:
+            raise RequestError(f"the page sent fields that are no JSON: {error}") from error
+        with session.lock:
+            for edit in edits:
+                if _serial(edit) > session.heard:
+                    self.actions.act(session, edit)
+            return session.scene()
+
+    # what is shown
+
+    def _show(self, session: Session, *, picture: bool = True) -> list[Any]:
+        """One update for each of ``scene_outputs``; ``picture`` False leaves the fits alone."""
+        session.drawn += 1
+        fit = gr.skip()
+        if picture:
+            geometry = self.host.geometry()
+            fit = gr.update(markup=fit_html(session.draft, session.fit, geometry, self.texts))
+        stage, rows = self._stage(session), self._rows(session)
+        return [gr.update(markup=stage), fit, gr.update(markup=rows)]
+
+    def _notices(self, session: Session) -> list[Any]:
+        draft = session.draft
+        return [] if draft is None else object_notices(draft, self.host.geometry())
+
+    def _stage(self, session: Session) -> str:
+        return stage_html(
+            session.draft,
+            history=session.history,
+            grid=session.grid,
+            drawn=session.drawn,
+            notices=self._notices(session),
+            geometry=self.host.geometry(),
+            texts=self.texts,
+        )
+
+    def _rows(self, session: Session) -> str:
+        return rows_html(
+            session.draft,
+            notices=self._notices(session),
+            heard=session.heard,
+            drawn=session.drawn,
+            texts=self.texts,
+            counted=self._counted(session.draft),
+        )
+
+    def _counted(self, draft: SceneDraft | None) -> tuple[int, int] | None:
+        """The prompt's tokens and how many the model reads."""
+        tokenizer = None if draft is None or not draft.objects else self.host.tokenizer()
+        if tokenizer is None:
+            return None
+        return tokenizer.count(draft.full_prompt()), tokenizer.text_tokens
+
+    def library_update(self) -> Any:
+        """The update of ``objects`` for the library as it is now: other cards to choose from."""
+        return gr.update(cards=cards_html(self.host.motions(), self.texts))
+
+
+def _serial(values: dict[str, Any]) -> int:
+    """The number of an edit, by which the page knows that it was heard; 0 for other actions."""
+    serial = values.get("serial")
+    return serial if isinstance(serial, int) else 0

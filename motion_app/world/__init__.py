@@ -1,0 +1,1 @@
+"""Cartoons drawn with their truth. No torch."""

@@ -1,0 +1,275 @@
+"""One way to load: a setting holds for every entry of the program, or every entry refuses it in the
+same words, before anything is loaded."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from motion_app.benchmark.tasks import load_bench
+from motion_app.cli.main import main
+from motion_app.engine.pipeline import MotionEngine
+from motion_app.errors import MotionAppError
+from motion_app.host import ModelHost
+from motion_app.jobs.content_keys import Ingredients
+from motion_app.jobs.kinds import Bench, Workshop
+from motion_app.jobs.manifest import Item, read_manifest
+from motion_app.jobs.models import Models
+from motion_app.jobs.ray_workers import Maker
+from motion_app.jobs.workers import BenchSource
+from motion_app.media.files import write_video
+from motion_app.models import clicks
+from motion_app.models.clicks import ClickSegmenter
+from motion_app.settings import ROOT, Settings, load_settings
+
+ENTRIES: dict[str, str] = {
+    "generate": "generate request.json --out out",
+    "train-motion": "train-motion clip.mp4 --name hop --phrase hops --noun fox --mover 0.4,0.5"
+    " --steps 1 --out hop.safetensors",
+    "make-spv": "make-spv image.png --out out",
+    "segment": "segment image.png --point 10,10,1 --out out.png",
+    "evaluate video": "evaluate video clip.mp4 --reference clip.mp4 --metrics TF[dis] --json",
+    "evaluate benchmark": "evaluate benchmark --out out --processes 1 --cases 1:1",
+    "batch": "batch manifest.jsonl --out out",
+    "pocket measure": "pocket measure --out out --cases 1 --processes 1",
+    "pocket results": "pocket results --out out",
+    "pocket train": "pocket train --stages motions --runs out --out out",
+    "bench": "bench generate --json",
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_checkpoint: Path, monkeypatch) -> Iterator[Path]:
+    """The working folder of every command: a picture, a mask, a request, a clip in which a square
+    moves, and a manifest of all kinds of jobs; the tiny checkpoint is the model."""
+    Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(tmp_path / "image.png")
+    mask = np.zeros((32, 48), np.uint8)
+    mask[8:24, 8:24] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    only = {"mask": "mask.png", "sentence": "A red robot is moving."}
+    request = {"image": "image.png", "objects": [only]}
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    frames = np.full((13, 64, 96, 3), 90, np.uint8)
+    for t, frame in enumerate(frames):
+        frame[20:44, 24 + 2 * t : 48 + 2 * t] = (250, 40, 40)
+    write_video(tmp_path / "clip.mp4", frames, 8, comment="")
+    motion = {"name": "hop", "phrase": "hops", "noun": "fox", "clips": ["clip.mp4"], "steps": 1}
+    lines = [
+        {"kind": "generate", "id": "video", "request": "request.json"},
+        {"kind": "train", "id": "hop", **motion, "mover": [[0.4, 0.5]]},
+        {"kind": "evaluate", "id": "score", "video": "clip.mp4", "references": ["clip.mp4"]}
+        | {"metrics": ["TF[dis]"]},
+    ]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOTION_APP_MODEL", str(tiny_checkpoint))
+    monkeypatch.setenv("MOTION_APP_MOTIONS", json.dumps([str(tmp_path / "library")]))
+    monkeypatch.setenv("MOTION_APP_OUTPUTS", str(tmp_path / "outputs"))
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def items(place: Path) -> dict[str, Item]:
+    known = Ingredients(Settings(kernel="torch"), remembered=place / "known.json")
+    return {item.kind: item for item in read_manifest(place / "manifest.jsonl", known)}
+
+
+WRONG = {
+    "KERNEL": ("no_such_kernel", 'the attention kernel "no_such_kernel" does not run on '),
+    "DEVICE": ("cuda:99", "the device cuda:99 was asked for, but PyTorch finds "),
+    "PROFILE": ("no-such-profile", 'unknown memory profile "no-such-profile"; choose one of '),
+    "CACHE_STEPS": ("no-such-cache", 'unknown cache "no-such-cache"; choose one of '),
+    "SECOND_DEVICE": ("gpu one", 'unknown device "gpu one"; choose cpu, cuda, cuda:1 …'),
+    "SEGMENTER": ("gone.pt", "there is no SAM 2 checkpoint gone.pt; check the path"),
+}
+
+
+@pytest.fixture(params=WRONG)
+def refusal(request, place: Path, monkeypatch) -> str:
+    """What a wrong setting is told as; from here on nothing can be loaded."""
+    value, words = WRONG[request.param]
+    monkeypatch.setenv(f"MOTION_APP_{request.param}", value)
+    for loader in (MotionEngine, ClickSegmenter, clicks.OriginalSegmenter):
+        monkeypatch.setattr(loader, "load", None)
+    with pytest.raises(MotionAppError) as caught:
+        Models(load_settings()).check()
+    assert str(caught.value).startswith(words)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_command_refuses_a_wrong_setting_in_the_same_words(entry, refusal, capsys):
+    assert main(ENTRIES[entry].split()) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"error: {refusal}\n")
+
+
+def test_the_page_and_every_worker_refuse_it_in_the_same_words(refusal, place, monkeypatch):
+    settings = load_settings()
+    host = ModelHost(settings)
+    host.start()
+    try:
+        with pytest.raises(MotionAppError) as caught:
+            host.engine()
+        assert str(caught.value) == host.status().message == refusal
+    finally:
+        host.stop()
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    bench = pickle.loads(pickle.dumps(Bench(settings, threads=1)))
+    source = pickle.loads(pickle.dumps(BenchSource(settings.model, settings)))
+    workers = [
+        lambda: Workshop(bench).make(items(place)["generate"], place, lambda: True),
+        lambda: load_bench(source),
+        lambda: Maker(str(place), bench, Workshop).node(),
+    ]
+    for work in workers:
+        with pytest.raises(MotionAppError) as caught:
+            work()
+        assert str(caught.value) == refusal
+
+
+def test_the_option_of_a_command_is_refused_as_the_setting_is(place, capsys):
+    for entry, line in ENTRIES.items():
+        assert main([*line.split(), "--device", "nowhere"]) == 2, entry
+        told = capsys.readouterr().err
+        assert told == 'error: unknown device "nowhere"; choose cpu, cuda, cuda:1 …\n', entry
+
+
+# an original checkpoint of SAM 2 ------------------------------------------------------------------
+
+
+class Asked(MotionAppError):
+    """The segmenter that was asked for."""
+
+
+@pytest.fixture
+def original(place: Path, monkeypatch) -> str:
+    """A ``.pt`` file as the segmenter; what is said when it is loaded, on which device."""
+    (place / "mine.pt").write_bytes(b"")
+    monkeypatch.setenv("MOTION_APP_SEGMENTER", str(place / "mine.pt"))
+    monkeypatch.setenv("MOTION_APP_DEVICE", "cpu")
+
+    def load(path: Path | str, *, device: Any = None) -> None:
+        raise Asked(f"{path} on {device}")
+
+    monkeypatch.setattr(clicks.OriginalSegmenter, "load", load)
+    monkeypatch.setattr(ClickSegmenter, "load", None)
+    return f"{place / 'mine.pt'} on cpu"
+
+
+@pytest.mark.parametrize("entry", ["segment", "train-motion"])
+def test_a_command_that_clicks_takes_the_original_checkpoint(entry, original, capsys):
+    assert main(ENTRIES[entry].split()) == 2
+    assert capsys.readouterr().err == f"error: {original}\n"
+
+
+def test_every_worker_and_the_page_take_it_too(original, place, tmp_path):
+    settings = load_settings()
+    host = ModelHost(settings)
+    host.start()
+    try:
+        with pytest.raises(Asked, match=original):
+            host.segmenter()
+    finally:
+        host.stop()
+    workshop = Workshop(Bench(settings, threads=1))
+    with pytest.raises(Asked, match=original):
+        workshop.make(items(place)["train"], place, lambda: True)
+    bench = load_bench(BenchSource(settings.model, settings))
+    with pytest.raises(Asked, match=original):
+        bench.learn_crowded("jump", True, tmp_path / "jump.safetensors", steps=1)
+
+
+def test_the_reference_of_a_score_is_marked_by_it(original, place, capsys):
+    assert main(ENTRIES["evaluate video"].split()) == 0
+    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert original in row["status"]
+    scored = Workshop(Bench(load_settings(), threads=1)).make(
+        items(place)["evaluate"], place, lambda: True
+    )
+    assert original in scored["rows"][0]["status"]
+
+
+# what follows from it -----------------------------------------------------------------------------
+
+
+def test_the_kernel_of_a_deployment_runs_in_its_workers(place, monkeypatch):
+    settings = Settings(kernel="_native_math", motions=())
+    engine = Bench(settings, "cpu", 1).models().engine()
+    assert engine.runtime.acceleration.kernel == "_native_math"
+    made = Workshop(Bench(settings, "cpu", 1)).make(items(place)["generate"], place, lambda: True)
+    recipe = json.loads((place / made["recipe"]).read_text())
+    assert "_native_math" in json.dumps(recipe)
+
+
+def test_results_are_made_anew_where_a_setting_may_change_their_numbers(place):
+    def keys(**settings: Any) -> dict[str, str]:
+        known = Ingredients(Settings(**settings), remembered=place / "known.json")
+        made = read_manifest(place / "manifest.jsonl", known)
+        return {item.kind: item.key for item in made}
+
+    plain = keys()
+    for same in ({"device": "cpu"}, {"profile": "model-offload"}, {"keep_text_encoder": False}):
+        assert keys(**same) == plain, same
+    for other in (
+        {"kernel": "_native_math"},
+        {"compiled": True},
+        {"cache_steps": "pab"},
+        {"profile": "model-offload-fp8"},
+    ):
+        changed = keys(**other)
+        assert changed["generate"] != plain["generate"], other
+        assert changed["train"] != plain["train"], other
+    marked = keys(segmenter="facebook/sam2.1-hiera-tiny")
+    assert marked["train"] != plain["train"] and marked["generate"] == plain["generate"]
+
+
+def test_one_engine_and_one_segmenter_are_kept(tiny_checkpoint, monkeypatch):
+    models = Models(Settings(model=str(tiny_checkpoint), device="cpu", segmenter="a/b"))
+    assert models.engine() is models.engine(tiny_checkpoint)
+    loaded = []
+    monkeypatch.setattr(ClickSegmenter, "load", lambda *a, **b: loaded.append(a) or object())
+    assert models.segmenter() is models.segmenter(tiny_checkpoint) and len(loaded) == 1
+    assert models.judges() is models.judges() is not models.judges(device="meta")
+
+
+def test_nothing_is_imported_for_settings_that_need_no_look():
+    code = (
+        "import sys; from motion_app.jobs.models import Models, running_of;"
+        "from motion_app.settings import Settings;"
+        "Models(Settings(device='cpu')).check(); running_of(Settings());"
+        "print([m for m in ('torch', 'diffusers', 'transformers', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_nobody_else_loads_a_model():
+    """Two ways to load are two sets of settings that count."""
+    loaders = {"MotionEngine", "ClickSegmenter", "OriginalSegmenter", "ObjectFinder"}
+    found = set()
+    for path in (ROOT / "motion_app").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            name, _, method = called.rpartition(".")
+            if (name in loaders and method == "load") or called in (
+                *("load_segmenter", "Acceleration.of", "Acceleration"),
+            ):
+                found.add(path.relative_to(ROOT / "motion_app").as_posix())
+    own = {"models/clicks.py", "engine/acceleration.py"}  # where they are defined
+    assert found - own == {"jobs/models.py"}

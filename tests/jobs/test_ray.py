@@ -1,0 +1,127 @@
+"""Laws of batches on a Ray cluster: several nodes, started on this machine, one of which dies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+from ray.cluster_utils import Cluster
+
+from motion_app.errors import CheckpointError
+from motion_app.jobs.batch import News, run_batch
+from motion_app.jobs.content_keys import Ingredients
+from motion_app.jobs.kinds import Bench, Workshop
+from motion_app.jobs.manifest import read_manifest
+from motion_app.jobs.ray_workers import RayCrew, processors
+from motion_app.jobs.results import Ledger
+from motion_app.settings import Settings
+
+NODES, ITEMS = 3, 9
+STEPS = 30  # long enough for a node to die over one
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Three nodes with one processor each, and little memory."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else 15, and tests beside it starve them
+    lean = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_log_monitor": False}
+    head = {**lean, "include_dashboard": False, "no_monitor": True}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(NODES - 1):
+            cluster.add_node(**lean)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def manifest(folder: Path) -> Path:
+    Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(folder / "image.png")
+    mask = np.zeros((32, 48), np.uint8)
+    mask[8:24, 8:24] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    only = {"mask": "mask.png", "sentence": "A red robot is moving."}
+    lines = [
+        {
+            "kind": "generate",
+            "id": f"robot-{seed}",
+            "seed": seed,
+            "steps": STEPS,
+            "image": "image.png",
+            "objects": [only],
+        }
+        for seed in range(ITEMS)
+    ]
+    path = folder / "manifest.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_every_item_has_one_result_though_a_node_dies_over_one(
+    cluster: Cluster, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = Settings(model=str(tiny_checkpoint), motions=(tmp_path / "library",))
+    items = read_manifest(
+        manifest(tmp_path), Ingredients(settings, remembered=tmp_path / "known.json")
+    )
+    ledger, killed, crews = Ledger(tmp_path / "out"), [], []
+
+    def hire(missing: int) -> RayCrew:
+        bench = Bench(settings, "cpu")
+        crew = RayCrew(cluster.address, ledger.out, bench, Workshop, workers=None, most=missing)
+        while crew.free < NODES:
+            crew.collect(1.0)
+        crews.append(crew)
+        return crew
+
+    def kill_a_busy_node(news: News) -> None:
+        own = ray.get_runtime_context().get_node_id()  # without it this program is cut off
+        nodes = {node.node_id: node for node in cluster.worker_nodes if node.node_id != own}
+        busy = [node for node in crews[0].busy_nodes if node in nodes]
+        if busy and not killed:
+            killed.append(busy[0])
+            cluster.remove_node(nodes[busy[0]], allow_graceful=False)
+
+    outcome = run_batch(items, ledger, hire, on_news=kill_a_busy_node)
+    assert killed and outcome.lost == 1
+    assert (outcome.left, len(outcome.failures), outcome.exit_code) == (0, 0, 0)
+    assert sorted(answer.item.id for answer in outcome.answers) == sorted(i.id for i in items)
+    folders = list(ledger.results.iterdir())
+    assert sorted(path.name for path in folders) == sorted(item.name for item in items)
+    for item in items:
+        outcome_files = ledger.record(item)["outcome"]
+        with np.load(ledger.place(item) / outcome_files["frames"]) as kept:
+            assert kept["frames"].shape == (13, 32, 48, 3)
+
+
+def test_a_setting_that_cannot_hold_on_a_workers_machine_ends_the_batch_in_its_own_words(
+    cluster: Cluster, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = Settings(
+        model=str(tiny_checkpoint), motions=(tmp_path / "library",), kernel="no_such_kernel"
+    )
+    items = read_manifest(
+        manifest(tmp_path), Ingredients(settings, remembered=tmp_path / "known.json")
+    )
+    ledger, bench = Ledger(tmp_path / "out"), Bench(settings, "cpu")
+
+    def hire(missing: int) -> RayCrew:
+        return RayCrew(cluster.address, ledger.out, bench, Workshop, workers=1, most=missing)
+
+    with pytest.raises(CheckpointError) as caught:
+        run_batch(items, ledger, hire)
+    assert str(caught.value).startswith('the attention kernel "no_such_kernel" does not run on cpu')
+
+
+@pytest.mark.parametrize(
+    ("own", "workers", "share"),
+    [([8, 8, 8], 3, 8), ([8, 8], 4, 4), ([16, 4], 2, 4), ([2], 5, 1), ([0, 6], 1, 6)],
+)
+def test_the_processors_of_a_worker_fit_on_every_node(own, workers, share):
+    assert processors([{"CPU": count} for count in own], workers) == share

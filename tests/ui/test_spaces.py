@@ -1,0 +1,469 @@
+"""On a hosted Space: who may use the GPU, for how long, and what a visitor leaves behind."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+import yaml
+from example_requests import request_of
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from packaging.requirements import Requirement
+from PIL import Image
+from serving import RunningApp
+from test_pipeline import motions, scene  # noqa: F401
+
+from motion_app.engine.footprint import Workload
+from motion_app.engine.pipeline import MotionEngine
+from motion_app.errors import MotionFileError, RequestError
+from motion_app.geometry import ModelGeometry
+from motion_app.jobs.progress import JobSize
+from motion_app.library.library import Library
+from motion_app.models.hub import fingerprint
+from motion_app.pocket.shipped import renew_results
+from motion_app.request.request import build_request, parse_request
+from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits
+from motion_app.ui.texts import Texts
+from motion_app.ui.transfer.gallery import shipped_results, showcase_html
+from motion_app.ui.zero_gpu import AttendedQueue, Ended, LentEngine, in_words, worker_steps
+
+POCKET = ROOT / "checkpoints" / "pocket"
+SPACE = {"SPACE_ID": "someone/motions", "SYSTEM": "spaces"}
+ZERO = {**SPACE, "SPACES_ZERO_GPU": "true"}
+LENT_AT_MOST = 60  # seconds, of the fake ZeroGPU
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_checkpoint: Path) -> MotionEngine:
+    return MotionEngine.load(tiny_checkpoint, device="cpu")
+
+
+# where it runs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, Hosting()),
+        ({"SPACES_ZERO_GPU": "true"}, Hosting()),
+        (SPACE, Hosting("someone/motions")),
+        (ZERO, Hosting("someone/motions", zero_gpu=True)),
+    ],
+)
+def test_a_space_is_known_by_its_variables(variables: dict[str, str], expected: Hosting) -> None:
+    assert Hosting.detect(variables) == expected
+
+
+def test_a_space_serves_everybody_and_does_not_learn_unless_it_is_told_to(monkeypatch) -> None:
+    hosted = Hosting("someone/motions")
+    assert Hosting().settings().host == "127.0.0.1" and Hosting().settings().training
+    assert hosted.settings().host == "0.0.0.0" and not hosted.settings().training
+    assert hosted.settings(host="127.0.0.1").host == "127.0.0.1"
+    monkeypatch.setenv("MOTION_APP_TRAINING", "true")
+    assert hosted.settings().training
+    assert not Hosting("someone/motions", zero_gpu=True).settings().training
+
+
+# what is done on the GPU ------------------------------------------------------------------------
+
+
+def lent(engine: MotionEngine, **sizes: float) -> LentEngine:
+    """On a GPU that is there at once, as the decorator is outside of ZeroGPU."""
+    workload = Workload(**{"step": 1e12, "decoding": 1e10, "weights": 10**6, **sizes})
+    return LentEngine(engine, workload, lend=lambda duration: lambda task: task)
+
+
+def test_a_lent_gpu_makes_the_same_video_with_the_same_news(engine, motions) -> None:  # noqa: F811
+    expected, told = [], []
+    video = engine.generate(scene(motions), lambda report: expected.append(report))
+    here = lent(engine)
+    found = here.generate(scene(motions), lambda report: told.append(report))
+    assert np.array_equal(found.frames, video.frames) and found.recipe == video.recipe
+    for one, other in zip(expected, told, strict=True):
+        assert np.array_equal(one.latents, other.latents)
+        assert np.array_equal(here.preview(one.latents), engine.preview(one.latents))
+
+
+def test_closing_the_call_stops_it_before_the_next_step(engine, motions) -> None:  # noqa: F811
+    passes = []
+    transformer = engine.pipe.transformer
+    hook = transformer.register_forward_pre_hook(lambda *_: passes.append(1))
+    before = [block.attn1.processor for block in transformer.transformer_blocks]
+    news = worker_steps(engine, scene(motions, steps=50))
+    while getattr(next(news), "step", 0) < 2:
+        continue
+    news.close()
+    hook.remove()
+    assert len(passes) == 2
+    assert [block.attn1.processor for block in transformer.transformer_blocks] == before
+    assert not engine.prompts._known
+
+
+def test_a_mistake_is_told_in_its_own_words_across_processes(engine, motions) -> None:  # noqa: F811
+    request = scene(motions)
+    gone = replace(motions[0], path=Path("gone.safetensors"))
+    broken = replace(request, objects=(replace(request.objects[0], motion=gone),))
+    *_, ended = worker_steps(engine, broken)
+    assert isinstance(ended, Ended) and isinstance(ended.error, MotionFileError)
+    with pytest.raises(MotionFileError, match="gone"):
+        lent(engine).generate(broken)
+
+
+def test_more_steps_ask_for_more_seconds_and_a_larger_model_for_more(engine, motions) -> None:  # noqa: F811
+    here = lent(engine)
+    asked = [here.seconds_for(scene(motions, steps=steps)) for steps in (10, 50, 200)]
+    assert asked == sorted(set(asked)) and asked[0] >= 10
+    larger = lent(engine, step=7e14, decoding=2e14, weights=22 * 10**9)
+    assert larger.seconds_for(scene(motions, steps=50)) > 3 * asked[1]
+    assert here.seconds_for(scene(motions)) == here.seconds_for(scene(motions, steps=3))
+
+
+def test_what_was_timed_replaces_what_was_guessed(engine, motions) -> None:  # noqa: F811
+    here = lent(engine, step=1e15)
+    guessed = here.seconds_for(scene(motions, steps=300))
+    here.generate(scene(motions, steps=3))
+    assert here.seconds_for(scene(motions, steps=300)) < guessed / 4
+    assert here.seconds_for(scene(motions, steps=300)) > here.seconds_for(scene(motions, steps=3))
+
+
+def test_the_pocket_is_guessed_to_be_far_smaller_than_5b() -> None:
+    work = Workload.read(POCKET, item=2, guided=True)
+    assert work.weights > 10**6 and work.step < 1e12
+    assert 0.1 <= work.step_seconds < 0.2 and 4 <= work.loading_seconds < 6
+
+
+@pytest.mark.parametrize(
+    ("title", "message", "words"),
+    [
+        ("ZeroGPU quota exceeded", "You have exceeded your quota (60s vs. 3s left).", "3s left"),
+        ("ZeroGPU quota exceeded", "You have exceeded your quota.", "sign in to Hugging Face"),
+        ("ZeroGPU illegal duration", "The requested GPU duration (90s)", "longer than a visitor"),
+        ("ZeroGPU queue timeout", "No GPU was available after 60s. <a href='x'>Up</a>", "minute"),
+        ("ZeroGPU client error", "Expired ZeroGPU proxy token", "reload"),
+        ("ZeroGPU worker error", "GPU task aborted", "taken back after 77 s"),
+        ("ZeroGPU worker error", "ValueError", "ValueError"),
+    ],
+)
+def test_every_refusal_of_a_gpu_says_what_to_do(title: str, message: str, words: str) -> None:
+    told = in_words(gr.Error(message, title=title), 77)
+    assert words in told and "<" not in told and "\n" not in told
+
+
+def test_a_refused_gpu_is_a_mistake_a_person_can_repair(engine, motions) -> None:  # noqa: F811
+    here = lent(engine)
+
+    def refuse(request: Any) -> Iterator[Any]:
+        raise gr.Error("The requested GPU duration (90s)", title="ZeroGPU illegal duration")
+        yield
+
+    here.call = refuse
+    with pytest.raises(RequestError, match="fewer steps"):
+        here.generate(scene(motions))
+    here.call = lambda request: (item for item in ())
+    with pytest.raises(RequestError, match="taken back"):
+        here.generate(scene(motions))
+
+
+# jobs that are attended -------------------------------------------------------------------------
+
+VISITOR = contextvars.ContextVar("visitor", default="nobody")
+
+
+class _Steps:
+    """A runner of four steps that says in whose context it ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def check(self, inputs, files):
+        return dict(inputs)
+
+    def check_line(self, inputs, active) -> None:
+        pass
+
+    def size(self, inputs) -> JobSize:
+        return JobSize(400, 1)
+
+    def run(self, work) -> dict[str, Any]:
+        self.ran.append(VISITOR.get())
+        for step in range(1, 401):
+            work.stepped(None, step=step, steps=400, seconds=0.01, stage="denoising")
+            work.check_stop()
+            if work.row.inputs.get("long"):
+                work._stop.wait(0.05)
+        return {"made": work.row.id}
+
+
+@pytest.fixture
+def attended(tmp_path: Path) -> Iterator[tuple[AttendedQueue, _Steps]]:
+    runner = _Steps()
+    jobs = AttendedQueue(tmp_path, {"generate": runner}, limits=Limits())
+    jobs.start()
+    yield jobs, runner
+    jobs.stop()
+
+
+def test_a_job_is_done_by_who_follows_it_and_in_their_name(attended) -> None:
+    jobs, runner = attended
+    row = jobs.submit("generate", {}, owner="ann")
+    watched = jobs.watch(row.id, every=0.01)
+    assert [next(watched).row.state for _ in range(3)] == ["queued"] * 3 and runner.ran == []
+    VISITOR.set("ann")
+    *_, last = jobs.follow(row.id)
+    assert last.row.state == "done" and runner.ran == ["ann"]
+    *_, seen = watched
+    assert seen.row.state == "done"
+    *_, again = jobs.follow(row.id)
+    assert again.row.state == "done" and len(runner.ran) == 1
+
+
+def test_leaving_stops_the_job_and_a_second_follower_may_leave_without_harm(attended) -> None:
+    jobs, runner = attended
+    row = jobs.submit("generate", {"long": True}, owner="ann")
+    following = jobs.follow(row.id, every=0.02)
+    assert next(following).row.state == "running"
+    second = jobs.follow(row.id, every=0.02)
+    next(second)
+    second.close()
+    assert jobs.row(row.id).state == "running" and not next(following).stopping
+    following.close()
+    *_, last = jobs.watch(row.id)
+    assert last.row.state == "cancelled" and last.step < 400 and len(runner.ran) == 1
+
+
+def test_visitors_do_not_wait_for_each_other(attended) -> None:
+    jobs, _ = attended
+    slow = jobs.submit("generate", {"long": True}, owner="ann")
+    following = jobs.follow(slow.id, every=0.02)
+    next(following)
+    *_, last = jobs.follow(jobs.submit("generate", {}, owner="bob").id)
+    assert last.row.state == "done" and jobs.row(slow.id).state == "running"
+    assert next(following).ahead == 0
+    following.close()
+    with pytest.raises(RequestError, match="use generate"):
+        jobs.check_unattended()
+
+
+def test_jobs_that_nobody_came_for_make_room_for_others_and_can_be_run_again(
+    attended, monkeypatch
+) -> None:
+    jobs, _ = attended
+    jobs.limits = Limits(jobs=1)
+    left = jobs.submit("generate", {}, owner="ann")
+    with pytest.raises(RequestError, match="1 jobs are waiting already"):
+        jobs.submit("generate", {}, owner="bob")
+    monkeypatch.setattr("motion_app.ui.zero_gpu.LEFT_ALONE_SECONDS", 0.0)
+    *_, last = jobs.follow(jobs.submit("generate", {}, owner="bob").id)
+    assert last.row.state == "done" and jobs.row(left.id).state == "interrupted"
+    jobs.again(left.id)
+    *_, last = jobs.follow(left.id)
+    assert last.row.state == "done"
+
+
+# app.py as on ZeroGPU ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """What ``space_visits`` saw, and what was asked of the fake ``spaces``."""
+    folder = tmp_path_factory.mktemp("visits")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "space_visits.py")],
+        env=space_environment(folder),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    return SimpleNamespace(**json.loads(done.stdout.splitlines()[-1]), log=log)
+
+
+def space_environment(folder: Path) -> dict[str, str]:
+    return (
+        os.environ
+        | ZERO
+        | {
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'fake_spaces'}",
+            "FAKE_SPACES_LOG": str(folder / "log"),
+            "MOTION_APP_OUTPUTS": str(folder / "outputs"),
+            "MOTION_APP_CACHE": str(folder / "cache"),
+            "MOTION_APP_MOTIONS": f'["{folder / "motions"}"]',
+        }
+    )
+
+
+def test_importing_the_app_loads_the_model_and_decorates_one_function(visits) -> None:
+    assert visits.page and visits.ready == "ready"
+    decorated = [entry for entry in visits.log if "decorated" in entry]
+    assert [(entry["decorated"], entry["duration"]) for entry in decorated] == [
+        ("generate", "callable")
+    ]
+
+
+def test_no_model_of_the_gpu_computes_outside_of_a_call(visits) -> None:
+    places = {(entry["computed"], entry["pid"]) for entry in visits.log if "computed" in entry}
+    assert {name for name, _ in places} == {"transformer", "vae", "text_encoder"}
+    assert visits.pid not in {pid for _, pid in places} and len({pid for _, pid in places}) == 1
+    assert not [entry for entry in visits.log if "cuda" in entry]
+    assert visits.clicks == "cpu"
+
+
+def test_each_call_asks_for_seconds_and_more_steps_ask_for_more(visits) -> None:
+    asked = [entry["asked"] for entry in visits.log if "asked" in entry]
+    assert len(asked) == 4 and all(isinstance(seconds, int) for seconds in asked)
+    assert asked[2] > max(asked[0], asked[1], asked[3])  # 200 steps, the others 3
+
+
+def test_a_visitor_gets_previews_and_the_video_of_their_own_request(visits) -> None:
+    plain = MotionEngine.load(POCKET, device="cpu")
+    for visit, motion, seed in (
+        (visits.first, visits.motions[0], 1),
+        (visits.second, visits.motions[1], 2),
+        (visits.again, visits.motions[1], 2),
+    ):
+        assert visit["state"] == "done" and visit["previews"] >= 1, visit["message"]
+        request = build_request(
+            parse_request(request_of(motion, seed, steps=3)),
+            geometry=ModelGeometry.from_folder(POCKET),
+            library=Library([POCKET / "motions"]),
+            base=plain.fingerprint,
+        )
+        expected = plain.generate(request).frames.astype(int)
+        found = np.load(visit["frames"])["frames"].astype(int)
+        assert np.abs(found - expected).max() <= 1  # another number of threads may round otherwise
+
+
+def test_a_visitor_leaves_nothing_to_the_next(visits) -> None:
+    assert (visits.first["gallery"], visits.second["gallery"], visits.again["gallery"]) == (1, 1, 2)
+    once, again = (np.load(visit["frames"])["frames"] for visit in (visits.second, visits.again))
+    assert np.array_equal(once, again)
+
+
+def test_a_visitor_who_leaves_stops_the_gpu_within_a_step(visits) -> None:
+    assert visits.left["state"] == "cancelled"
+    step = int(visits.left["message"].split("step ")[1].split(" ")[0])
+    assert 2 <= step <= 5  # the page hears of a step after it was made
+
+
+def test_learning_is_refused_with_its_reason(visits) -> None:
+    assert visits.training == TOO_LONG_FOR_ZERO_GPU
+    assert "use generate" in visits.unattended
+
+
+# over HTTP --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("space")
+    lent_at_most = {"FAKE_SPACES_MOST": str(LENT_AT_MOST)}
+    with RunningApp(folder, **space_environment(folder), **lent_at_most) as running:
+        yield Client(running.url, verbose=False)
+
+
+def test_the_api_makes_a_video_while_its_call_is_open(client: Client) -> None:
+    motion = client.predict(api_name="/motions")["motions"][0]["name"]
+    assert client.predict(api_name="/model")["state"] == "ready"
+    made = client.predict(request_of(motion, 4, steps=2), api_name="/generate")
+    assert made["seed"] == 4 and made["steps"] == 2
+    with pytest.raises(AppError, match="only while it is open"):
+        client.predict(request_of(motion, 4, steps=2), api_name="/submit")
+
+
+def test_a_video_that_is_too_long_for_a_visitor_is_refused_with_what_to_do(client: Client) -> None:
+    motion = client.predict(api_name="/motions")["motions"][0]["name"]
+    with pytest.raises(AppError, match="longer than a visitor may ask for at once; choose"):
+        client.predict(request_of(motion, 4, steps=999), api_name="/generate")
+
+
+def test_the_page_says_why_nothing_is_learned_here(client: Client) -> None:
+    import urllib.request
+
+    page = urllib.request.urlopen(client.src, timeout=20).read().decode()
+    assert "minutes of GPU that are lent" in page
+    with pytest.raises(AppError, match="ZeroGPU lends"):
+        client.predict([], "x", "is moving", "cat", api_name="/train_motion")
+
+
+# what is shipped for it -------------------------------------------------------------------------
+
+
+def test_the_readme_begins_with_settings_that_fit_what_is_required() -> None:
+    _, front, _ = (ROOT / "README.md").read_text().split("---\n", 2)
+    settings = yaml.safe_load(front)
+    assert (ROOT / settings["app_file"]).is_file() and settings["sdk"] == "gradio"
+    pinned = (ROOT / "requirements.txt").read_text()
+    gradio = Requirement(next(line for line in pinned.splitlines() if line.startswith("gradio")))
+    assert settings["sdk_version"] in gradio.specifier
+    assert settings["python_version"] in ("3.11", "3.12")
+    assert len(settings["short_description"]) <= 60
+
+
+def test_shipped_results_can_be_taken_over_with_the_shipped_model() -> None:
+    library = Library([POCKET / "motions"])
+    base = fingerprint(POCKET / "transformer")
+    shipped = shipped_results(ROOT / "assets" / "results", model="pocket", texts=Texts("en"))
+    assert len(shipped) >= 3
+    for result in shipped:
+        recipe = json.loads(result.recipe.read_text())
+        assert recipe["base"] == base, "run: python -m motion_app pocket results"
+        build_request(
+            parse_request(recipe["request"]),
+            geometry=ModelGeometry.from_folder(POCKET),
+            library=library,
+            base=base,
+        )
+        with Image.open(result.recipe.with_suffix(".webp")) as moving:
+            assert moving.n_frames == recipe["frames"]
+        assert result.name in showcase_html(shipped, Texts("en"))
+    assert shipped_results(ROOT / "assets" / "results", model="other", texts=Texts("en")) == ()
+    assert showcase_html((), Texts("en")) == ""
+
+
+def test_a_broken_result_does_not_stop_the_others(tmp_path: Path) -> None:
+    for name, content in (("1", "{"), ("2", '{"model": "pocket"}'), ("3", "[]")):
+        (tmp_path / f"{name}.json").write_text(content)
+    assert shipped_results(tmp_path, model="pocket", texts=Texts("en")) == ()
+
+
+def test_results_are_made_anew_from_their_recipes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    request = request_of("", 3, steps=2)
+    request["objects"][0]["motion"] = None
+    (tmp_path / "1.json").write_text(json.dumps(request))
+    engine, library = (
+        MotionEngine.load(tiny_checkpoint, device="cpu"),
+        Library([tiny_checkpoint / "motions"]),
+    )
+    (picture,) = renew_results(tmp_path, engine, library)
+    recipe = json.loads((tmp_path / "1.json").read_text())
+    assert recipe["seed"] == 3 and recipe["model"] == "tiny"
+    with Image.open(picture) as moving:
+        assert moving.n_frames == 13
+    assert renew_results(tmp_path, engine, library) == [picture]
+    assert json.loads((tmp_path / "1.json").read_text()) == recipe
+
+
+def test_the_container_gets_what_the_app_needs_and_starts_it_for_others() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    for needed in ("app.py", "motion_app", "checkpoints", "assets/examples", "assets/results"):
+        assert (ROOT / needed).exists() and needed not in ignored
+    assert {".git", ".venv", "outputs", "data", "runs"} <= set(ignored)
+    (entry,) = [line for line in lines if line.startswith("ENTRYPOINT")]
+    command = json.loads(entry.removeprefix("ENTRYPOINT "))
+    assert command == ["python", "app.py", "--host", "0.0.0.0"]
+    assert "USER app" in lines and lines.index("USER app") < lines.index(entry)

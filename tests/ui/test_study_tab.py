@@ -1,0 +1,115 @@
+"""The app's own Study tab: studies of results made in the app, by who made them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from motion_app.errors import RequestError
+from motion_app.media.files import write_video
+from motion_app.settings import Settings
+from motion_app.study.site.app import StudySettings, build_study_app
+from motion_app.ui.study_tab import MadeStudy, StudyDesk, studies_html
+from motion_app.ui.texts import Texts
+
+pytestmark = pytest.mark.usefixtures("small_heap")
+
+
+@pytest.fixture
+def desk(tmp_path: Path, database: str | None) -> StudyDesk:
+    """Two results of one scene, made by the browser "ann"."""
+    clip = tmp_path / "reference.mp4"
+    write_video(clip, np.full((8, 64, 96, 3), 90, np.uint8), 8)
+    picture = cv2.imencode(".png", np.full((64, 96, 3), 90, np.uint8))[1].tobytes()
+    request = {
+        "image": "data:image/png;base64," + base64.b64encode(picture).decode(),
+        "objects": [{"motion": "roll"}],
+    }
+    rows = []
+    for place, method in enumerate(("fleximmt", "none")):
+        folder = tmp_path / "jobs" / f"{place:032x}"
+        folder.mkdir(parents=True)
+        shutil.copy(clip, folder / "video.mp4")
+        recipe = {"method": method, "prompt": "A ball rolls.", "request": request}
+        (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+        rows.append(
+            SimpleNamespace(
+                id=folder.name,
+                title="A ball",
+                state="done",
+                created=0.0,
+                inputs={"request": {"method": method}},
+            )
+        )
+    host = SimpleNamespace(
+        settings=Settings(outputs=tmp_path / "outputs", study_database=database),
+        jobs=SimpleNamespace(
+            rows=lambda owner, kind: rows if owner == "ann" else [],
+            folder=lambda job: tmp_path / "jobs" / job,
+        ),
+        library=SimpleNamespace(preview_of={"roll": clip}.get),
+    )
+    return StudyDesk(host)
+
+
+def test_a_study_made_in_the_page_is_served_and_its_maker_alone_has_the_secret(
+    desk: StudyDesk, database: str | None
+) -> None:
+    jobs = [job for _, job in desk.results("ann")]
+    made = desk.create("ann", jobs, title="Balls", raters=2, form="single")
+    assert desk.list("ann") == [made] and desk.list("ben") == []
+    with TestClient(build_study_app(StudySettings(desk.folder, database))) as client:
+        client.post(f"/{made.name}/admin/login", data={"secret": made.secret})
+        assert client.get(f"/{made.name}/admin/api/progress").json()["title"] == "Balls"
+    assert made.secret not in repr(made)
+
+
+def test_results_are_told_apart_by_their_method(desk: StudyDesk) -> None:
+    titles = [title for title, _ in desk.results("ann")]
+    assert [title.split(" · ")[:2] for title in titles] == [
+        ["A ball", "fleximmt"],
+        ["A ball", "none"],
+    ]
+
+
+def test_nobody_makes_a_study_of_anothers_results(desk: StudyDesk) -> None:
+    jobs = [job for _, job in desk.results("ann")]
+    for owner, chosen in (("ben", jobs), ("ann", jobs[:1]), ("ann", [*jobs, "f" * 32])):
+        with pytest.raises(RequestError, match="two results or more"):
+            desk.create(owner, chosen, title="Balls", raters=2, form="single")
+    with pytest.raises(RequestError, match="no title"):
+        desk.create("ann", jobs, title=" ", raters=2, form="single")
+    with pytest.raises(RequestError, match="names the method"):
+        desk.create("ann", jobs, title="Is FlexiMMT better?", raters=2, form="single")
+    assert desk.list("ann") == []
+
+
+def test_scenes_made_with_one_method_alone_are_no_study(desk: StudyDesk) -> None:
+    jobs = [job for _, job in desk.results("ann")]
+    recipe = desk.host.jobs.folder(jobs[1]) / "recipe.json"
+    made = json.loads(recipe.read_text())
+    for changed, said in (
+        ({**made, "method": "fleximmt"}, "both called fleximmt"),
+        ({**made, "prompt": "Another."}, "was not made with"),
+        ({**made, "method": "fleximmt", "prompt": "Another."}, "2 to 8 named methods, got 1"),
+    ):
+        recipe.write_text(json.dumps(changed))
+        with pytest.raises(RequestError, match=said):
+            desk.create("ann", jobs, title="Balls", raters=2, form="single")
+    assert desk.list("ann") == []
+
+
+def test_a_title_in_the_list_is_shown_as_written() -> None:
+    made = MadeStudy("0" * 16, "<b>x</b>", 0.0, 3, 1, "a <secret>")
+    shown = studies_html([made], Texts("zh"), new=made.name)
+    assert "&lt;b&gt;" in shown and "<b>x" not in shown
+    assert "a &lt;secret&gt;" in shown and "<details open>" in shown
+    assert f"./study/{made.name}/admin/?lang=zh" in shown

@@ -1,0 +1,149 @@
+"""Laws of what stands behind the page: overlays, examples, the model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from gradio.state_holder import StateHolder
+from PIL import Image
+
+from motion_app.errors import MotionAppError
+from motion_app.host import ModelHost
+from motion_app.settings import ROOT, Settings
+from motion_app.ui import pictures
+from motion_app.ui.boundary import CALL_SECONDS, LEFT_SECONDS, GuardedBlocks
+from motion_app.ui.transfer.examples import NamedBox, load_examples, noun_at
+
+ROBOT = NamedBox("red robot", (10, 10, 40, 50))
+
+
+def picture(height: int = 64, width: int = 96) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+# pictures ---------------------------------------------------------------------------------------
+
+
+def test_the_eight_colours_differ_and_their_numbers_can_be_read() -> None:
+    assert len({pictures.colour_of(slot) for slot in range(8)}) == 8
+    for slot in range(8):
+        assert contrast(pictures.css_colour(slot), pictures.ink_on(slot)) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.1 contrast ratio of two #rrggbb colours."""
+    lights = sorted(luminance(colour) for colour in (one, other))
+    return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_an_overlay_leaves_what_is_far_from_every_object_alone() -> None:
+    image = picture(128, 192)
+    mask = np.zeros((1, 128, 192), dtype=bool)
+    mask[0, 40:80, 40:80] = True
+    drawn = pictures.draw_objects(image, mask, [0])
+    assert np.array_equal(drawn[:, 110:], image[:, 110:])
+    assert not np.array_equal(drawn[50:70, 50:70], image[50:70, 50:70])
+
+
+def test_the_sheet_has_a_cell_for_every_token_frame() -> None:
+    frames = np.zeros((13, 64, 96, 3), np.uint8)
+    sheet = pictures.mask_sheet(frames, np.zeros((2, 7, 16, 24), dtype=bool), [0, 1], cell_width=96)
+    assert sheet.shape == (2 * 64 + 6, 4 * 96 + 3 * 6, 3)
+    assert [tuple(sheet[0, x]) for x in (0, 96)] == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_previews_are_looping_animations_with_all_frames() -> None:
+    frames = np.stack([np.full((16, 24, 3), 40 * t, np.uint8) for t in range(5)])
+    masks = np.zeros((1, 5, 4, 6), dtype=bool)
+    masks[:, :, 1:3, 1:3] = True
+    drawn = pictures.preview_frames(frames, masks, [0])
+    assert drawn.shape == (5, 192, 288, 3)
+    assert pictures.animation_uri(drawn, 8).startswith("data:image/webp;base64,")
+
+
+# examples ---------------------------------------------------------------------------------------
+
+
+def write_example(folder: Path, name: str, notes: str) -> None:
+    Image.fromarray(picture()).save(folder / f"{name}.png")
+    (folder / f"{name}.json").write_text(notes)
+
+
+def test_an_example_is_a_picture_and_what_is_on_it(tmp_path: Path) -> None:
+    notes = '{"title": "Two", "objects": [{"noun": "red robot", "box": [10, 10, 40, 50]}]}'
+    write_example(tmp_path, "two", notes)
+    (loaded,) = load_examples(tmp_path)
+    assert (loaded.name, loaded.title, loaded.objects) == ("two", "Two", (ROBOT,))
+    assert np.array_equal(loaded.picture, picture())
+
+
+def test_every_shipped_example_names_what_is_on_it() -> None:
+    examples = load_examples(ROOT / "assets" / "examples")
+    assert len(examples) >= 3
+    for example in examples:
+        assert len(example.objects) >= 2
+        for item in example.objects:
+            x0, y0, x1, y1 = item.box
+            assert noun_at(example.objects, (x0 + x1) / 2, (y0 + y1) / 2) == item.noun
+
+
+@pytest.mark.parametrize("notes", ["{", "[]", '{"objects": [{"noun": "x"}]}', '{"objects": 3}'])
+def test_a_broken_example_does_not_stop_the_others(tmp_path: Path, notes: str) -> None:
+    write_example(tmp_path, "good", "{}")
+    write_example(tmp_path, "bad", notes)
+    assert [example.name for example in load_examples(tmp_path)] == ["good"]
+
+
+def test_of_nested_boxes_the_smallest_gives_the_noun() -> None:
+    boxes = [NamedBox("house", (0, 0, 90, 60)), NamedBox("cat", (10, 10, 20, 20))]
+    assert [noun_at(boxes, 15, 15), noun_at(boxes, 50, 50), noun_at(boxes, 95, 63)] == [
+        *("cat", "house", "")
+    ]
+
+
+# words and files --------------------------------------------------------------------------------
+
+
+def test_the_page_is_built_without_torch() -> None:
+    """Importing it takes longer than opening the page; the loading thread does that."""
+    script = "import sys, motion_app.ui.page; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=240)
+
+
+def test_a_model_that_is_not_there_is_told_to_whoever_needs_it(tmp_path: Path) -> None:
+    host = ModelHost(Settings(model=str(tmp_path / "none"), outputs=tmp_path / "outputs"))
+    host.start()
+    with pytest.raises(MotionAppError, match="model_index"):
+        host.engine()
+    with pytest.raises(MotionAppError, match="model_index"):
+        host.segmenter()
+    assert host.status().state == "failed"
+    host.stop()
+
+
+def test_no_page_is_asked_to_keep_a_connection_and_left_sessions_are_forgotten() -> None:
+    with GuardedBlocks() as page:
+        gr.State([])
+    assert page.get_config_file()["connect_heartbeat"] is False
+    holder = StateHolder()
+    holder.set_blocks(page)
+    left, here = holder["left"], holder["here"]
+    holder.time_last_used["left"] -= timedelta(seconds=LEFT_SECONDS + 1)
+    page.still_here()
+    assert left.is_closed and not here.is_closed
+    holder["left"]  # it calls again
+    page.still_here()
+    assert not left.is_closed
+    assert CALL_SECONDS * 10 < LEFT_SECONDS  # an open page is not taken for one that was left

@@ -1,0 +1,662 @@
+"""Step 4 below the page: what is shown of a job, the gallery, presets, recipes, verdicts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from motion_app.engine.planning import Outlook
+from motion_app.errors import MotionFileError, RequestError
+from motion_app.geometry import ExportSize, GenerationDefaults
+from motion_app.host import HostStatus
+from motion_app.jobs.folder import ACTIVE, TERMINAL, JobRow
+from motion_app.jobs.progress import STAGES, JobProgress, JobSize, Measurement, Work
+from motion_app.jobs.queue import JobQueue
+from motion_app.library.library import Library
+from motion_app.media.files import encode_data_uri
+from motion_app.media.provenance import Verification, read_recipe
+from motion_app.media.results import save_result
+from motion_app.methods import METHODS
+from motion_app.request.request import parse_request
+from motion_app.scene import GeneratedVideo, StepReport
+from motion_app.ui.evaluate.verify import verdict_html
+from motion_app.ui.markup import announcement, banner_html, in_words, note_html, progress_html
+from motion_app.ui.texts import LANGUAGES, Texts
+from motion_app.ui.transfer.gallery import MOST_SHOWN, Pair, View, gallery_html, title_of, when
+from motion_app.ui.transfer.replay import BIGGEST_SEED, Runtime, installed_versions, replay_of
+from motion_app.ui.transfer.result import (
+    DOWNLOADS,
+    OverlayVideos,
+    Result,
+    SavedFrames,
+    masked_frames,
+)
+from motion_app.ui.transfer.settings import Chosen, preset_of, presets
+from motion_app.ui.transfer.stream import Following, JobStream, Panel
+
+EN, ZH = Texts("en"), Texts("zh")
+HEIGHT, WIDTH, FRAMES, MOMENTS = 32, 48, 13, 4
+PATIENCE = 20.0  # s
+
+
+# a quick maker of videos ------------------------------------------------------------------------
+
+
+def entries(**options: Any) -> dict[str, Any]:
+    """A request of two objects, complete in itself."""
+    masks = np.zeros((2, HEIGHT, WIDTH), dtype=bool)
+    masks[0, 4:20, 4:20], masks[1, 8:28, 28:44] = True, True
+    objects = [
+        {"mask": encode_data_uri(mask), "sentence": f"A {name} is moving.", "name": name}
+        for mask, name in zip(masks, ("robot", "fox"), strict=True)
+    ]
+    image = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    request = {"image": encode_data_uri(image), "objects": objects, "seed": 7}
+    return {**request, "steps": 3, "guidance": 6.0, **options}
+
+
+def made_video(request: dict[str, Any]) -> GeneratedVideo:
+    noise = np.random.default_rng(request["seed"])
+    frames = noise.integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    masks = np.zeros((len(request["objects"]), MOMENTS, 4, 6), dtype=bool)
+    for moment in range(MOMENTS):
+        masks[:, moment, 1:3, moment : moment + 2] = True
+    recipe = {"request": request, "base": "b" * 64, "model": "tiny", "seed": request["seed"]}
+    return GeneratedVideo(frames, masks, {**recipe, "steps": 3, "guidance": 6.0}, 8.0)
+
+
+class QuickRunner:
+    """Makes a video of noise in three steps; ``go`` is waited for before each of them."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.fault: Exception | None = None
+
+    def check(self, inputs: dict[str, Any], files: list[str]) -> dict[str, Any]:
+        parse_request(inputs["request"])
+        return dict(inputs)
+
+    def check_line(self, inputs: dict[str, Any], active: list[JobRow]) -> None:
+        """Any number may wait."""
+
+    def size(self, inputs: dict[str, Any]) -> JobSize:
+        return JobSize(3, len(inputs["request"]["objects"]))
+
+    def run(self, work: Work) -> dict[str, Any]:
+        request = work.row.inputs["request"]
+        for step in (1, 2, 3):
+            while not self.go.wait(0.01):
+                work.check_stop()
+            if self.fault is not None:
+                raise self.fault
+            masks = np.zeros((2, MOMENTS, 4, 6), dtype=bool)
+            report = StepReport(step, 3, 0.01, np.zeros((MOMENTS, 4, 8, 12)), masks, False)
+            work.stepped(report, step=step, steps=3, seconds=0.01, stage="denoising")
+            work.check_stop()
+        saved = save_result(made_video(request), work.folder)
+        files = {name: str(getattr(saved, name).relative_to(work.folder)) for name in DOWNLOADS}
+        numbers = {"seed": request["seed"], "steps": 3, "guidance": 6.0, "seconds": 0.5}
+        return {**files, **numbers}
+
+
+class Site:
+    """A queue of quick videos and a stream of panels over it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runner = QuickRunner()
+        self.jobs = JobQueue(folder, {"generate": self.runner})
+        engine = SimpleNamespace(
+            preview=lambda latents: np.zeros((MOMENTS, HEIGHT, WIDTH, 3), np.uint8),
+            geometry=SimpleNamespace(frames=FRAMES, fps=8.0),
+        )
+        host = SimpleNamespace(jobs=self.jobs, engine=lambda: engine, lent=False)
+        self.stream = JobStream(host, EN)
+        self.jobs.start()
+
+    def submit(self, owner: str = "ann", **options: Any) -> str:
+        inputs = {"request": entries(**options), "badge": False}
+        return self.jobs.submit("generate", inputs, owner=owner, title="robot · fox").id
+
+    def finished(self, owner: str = "ann", **options: Any) -> str:
+        job = self.submit(owner, **options)
+        list(self.stream.follow(owner, Following(), job))
+        return job
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "outputs")
+    yield site
+    site.runner.go.set()
+    site.jobs.stop()
+
+
+def until(panels: Iterator[Panel], wanted: Any) -> Panel:
+    """The first panel that is ``wanted``."""
+    began = time.monotonic()
+    for panel in panels:
+        if wanted(panel):
+            return panel
+        assert time.monotonic() - began < PATIENCE
+    raise AssertionError("the stream ended before")
+
+
+# following a job --------------------------------------------------------------------------------
+
+
+def test_following_a_job_ends_with_its_video(site: Site) -> None:
+    following = Following()
+    panels = list(site.stream.follow("ann", following, site.submit()))
+    assert panels[0].busy and panels[0].result == "hidden"
+    assert all(panel.busy for panel in panels[:-1])
+    last = panels[-1]
+    assert last.busy is False and last.failure is None and "seed 7" in last.status
+    assert isinstance(last.result, Result) and last.result.video.is_file()
+    assert all(last.result.file(key).is_file() for key in DOWNLOADS)
+    assert last.result.row.id in last.gallery
+
+
+def test_a_page_opened_in_the_middle_sees_the_same_job_to_its_end(site: Site) -> None:
+    site.runner.go.clear()
+    job = site.submit()
+    closed = site.stream.follow("ann", Following(), job)
+    assert next(closed).busy
+    closed.close()  # the browser goes away, and the job does not
+    following = Following()
+    opened = site.stream.attach("ann", following)
+    assert next(opened).busy and following.job == job
+    site.runner.go.set()
+    assert isinstance(list(opened)[-1].result, Result)
+
+
+def test_a_page_opened_after_the_end_shows_the_last_video(site: Site) -> None:
+    first, second = site.finished(seed=1), site.finished(seed=2)
+    (panel,) = site.stream.attach("ann", Following())
+    assert panel.result.row.id == second != first
+    assert panel.gallery.count('class="gallery-card"') == 2
+
+
+def test_a_page_without_videos_shows_none(site: Site) -> None:
+    site.finished("bob")
+    (panel,) = site.stream.attach("ann", Following())
+    assert panel.result is None and "gallery-card" not in panel.gallery
+
+
+def test_nobody_sees_or_reaches_the_videos_of_another(site: Site) -> None:
+    job = site.finished("bob")
+    assert job not in site.stream.gallery("ann", Following())
+    with pytest.raises(RequestError, match="not there any more"):
+        site.stream.own("ann", job)
+    assert site.stream.own("bob", job).id == job
+
+
+def test_after_cancel_the_next_one_starts_at_once(site: Site) -> None:
+    site.runner.go.clear()
+    job = site.submit()
+    panels = site.stream.follow("ann", Following(), job)
+    until(panels, lambda panel: "running" in (panel.gallery or ""))
+    site.jobs.cancel(job)
+    last = list(panels)[-1]
+    assert last.busy is False and EN("video.cancelled") in last.status and last.failure is None
+    site.runner.go.set()
+    assert isinstance(
+        list(site.stream.follow("ann", Following(), site.submit()))[-1].result, Result
+    )
+
+
+def test_a_failure_is_told_in_the_status_line_and_once_as_news(site: Site) -> None:
+    site.runner.fault = MotionFileError("the motion hop has gone")
+    panels = list(site.stream.follow("ann", Following(), site.submit()))
+    assert panels[-1].failure == "the motion hop has gone"
+    assert "the motion hop has gone" in panels[-1].status and "warning" in panels[-1].status
+    (attached,) = site.stream.attach("ann", Following())
+    assert attached.failure is None and attached.result is None
+
+
+def test_who_looks_at_another_video_is_left_in_peace(site: Site) -> None:
+    old = site.finished(seed=1)
+    site.runner.go.clear()
+    following = Following()
+    panels = site.stream.follow("ann", following, site.submit(seed=2))
+    next(panels)
+    shown = site.stream.show("ann", following, site.jobs.row(old))
+    assert shown.result.row.id == old
+    site.runner.go.set()
+    rest = list(panels)
+    assert rest == [Panel(gallery=rest[-1].gallery)] and 'aria-current="true"' in rest[-1].gallery
+
+
+def asked(site: Site, following: Following, first: Panel) -> list[Panel]:
+    """What a page is told that asks again and again, to the end."""
+    panels, ends = [first], time.monotonic() + PATIENCE
+    while panels[-1].asks is not False:
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+        panels.append(site.stream.ask("ann", following))
+    return panels
+
+
+def test_a_page_that_asks_again_and_again_is_told_to_the_end_and_asks_no_more(site: Site) -> None:
+    site.runner.go.clear()
+    following = Following()
+    first = site.stream.begin("ann", following, site.submit())
+    assert first.busy and first.asks and first.result == "hidden"
+    began = time.monotonic()
+    for _ in range(20):
+        site.stream.ask("ann", following)
+    assert time.monotonic() - began < 5  # no question waits for news
+    site.runner.go.set()
+    *_, last = asked(site, following, first)
+    assert last.busy is False and isinstance(last.result, Result) and last.failure is None
+    assert last.result.row.id in last.gallery
+    assert site.stream.ask("ann", following) == Panel(asks=False)
+
+
+def test_a_page_that_comes_in_the_middle_asks_and_one_that_comes_after_does_not(
+    site: Site,
+) -> None:
+    site.runner.go.clear()
+    job, following = site.submit(), Following()
+    here = site.stream.arrive("ann", following)
+    assert here.busy and here.asks and following.job == job
+    site.runner.go.set()
+    assert isinstance(asked(site, following, here)[-1].result, Result)
+    late = site.stream.arrive("ann", Following())
+    assert late.result.row.id == job and not late.asks
+
+
+def test_who_asks_about_one_video_and_looks_at_another_is_told_in_the_gallery_alone(
+    site: Site,
+) -> None:
+    old = site.finished(seed=1)
+    site.runner.go.clear()
+    following = Following()
+    job = site.submit(seed=2)
+    site.stream.begin("ann", following, job)
+    site.stream.show("ann", following, site.jobs.row(old))
+    assert site.stream.ask("ann", following) == Panel()
+    site.runner.go.set()
+    *between, last = asked(site, following, Panel())
+    assert all(panel == Panel() for panel in between)
+    assert last == Panel(gallery=last.gallery, asks=False) and job in last.gallery
+
+
+def test_a_job_that_is_gone_is_asked_about_no_more(site: Site) -> None:
+    site.runner.go.clear()
+    following = Following()
+    job = site.submit()
+    site.stream.begin("ann", following, job)
+    site.jobs.cancel(job)
+    list(site.jobs.watch(job))
+    site.jobs.delete(job)  # in another tab
+    panel = site.stream.ask("ann", following)
+    assert panel.asks is False and panel.busy is False and job not in panel.gallery
+
+
+def test_the_stream_that_began_last_leads() -> None:
+    following = Following()
+    first, second = following.look_at("a"), following.look_at("b")
+    assert not following.leads(first) and following.leads(second) and following.job == "b"
+    assert copy.deepcopy(following).job is None
+
+
+def test_a_result_whose_files_were_tidied_away_is_told_in_words(site: Site) -> None:
+    result = site.stream.result(site.jobs.row(site.finished()))
+    result.video.unlink()
+    with pytest.raises(RequestError, match="tidied away"):
+        result.file("video")
+
+
+# words ------------------------------------------------------------------------------------------
+
+
+def a_row(state: str = "running", **fields: Any) -> JobRow:
+    known = {"id": "a" * 32, "kind": "generate", "owner": "ann", "title": "fox", "created": 0.0}
+    made = {"seed": 7, "frames": "frames.npz"} if state == "done" else {}
+    return JobRow(**{**known, "state": state, "outcome": made, **fields})
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_everything_a_job_can_be_has_words_in_every_language(language: str) -> None:
+    texts = Texts(language)
+    for stage in STAGES:
+        assert progress_html(JobProgress(a_row(), stage), texts)
+    for state in (*ACTIVE, *TERMINAL):
+        assert gallery_html([a_row(state)], lambda row: None, View(0.0), texts)
+    for method in METHODS:
+        assert texts(f"video.method_{method}")
+    for c2pa in ("absent", "valid", "invalid", "unchecked"):
+        found = Verification(0.0, False, None, None, False, False, c2pa, "a <firm>")
+        assert "<firm>" not in verdict_html(found, "x.mp4", texts)
+
+
+def test_seconds_are_written_as_people_say_them() -> None:
+    assert [in_words(s, EN) for s in (0.42, 12.4, 200)] == ["0.4 s", "12 s", "3 min 20 s"]
+    assert in_words(200, ZH) == "3 分 20 秒"
+    assert in_words(59.7, EN) == "1 min 0 s"
+
+
+def test_time_per_video_is_not_claimed_before_it_was_measured() -> None:
+    ready = HostStatus("ready", "pocket", "cpu", 4.0)
+    assert "not measured yet" in banner_html(ready, None, steps=12, texts=EN)
+    measured = Measurement(seconds=10.0, steps=4, objects=2, step_seconds=2.0)
+    assert "26 s per video of 12 steps" in banner_html(ready, measured, steps=12, texts=EN)
+
+
+@pytest.mark.parametrize("texts", [EN, ZH])
+def test_the_banner_says_what_the_model_takes_and_by_which_profile(texts: Texts) -> None:
+    def shown(state: str, **fields: Any) -> str:
+        status = HostStatus(state, "5b", "cuda:0" if state == "ready" else "", 4.0, **fields)
+        return banner_html(status, None, steps=12, texts=texts)
+
+    small = Outlook("cuda:0", "model-offload", 15 * 10**9, 23 * 10**9, 21 * 10**9, 60 * 10**9)
+    assert "model-offload" not in shown("loading")
+    waiting = shown("loading", memory=small)
+    assert "15.0 GB" in waiting and "model-offload" in waiting and "⚠" not in waiting
+    for short, amount in (
+        (replace(small, device_free=10**10), "10.0 GB"),
+        (replace(small, main_free=9 * 10**9), "9.0 GB"),
+    ):
+        assert "⚠" in shown("loading", memory=short) and amount in shown("loading", memory=short)
+    assert "3.2 GB" in shown("loading", fetched=(3_200_000_000, 22_000_000_000))
+    ready = shown("ready", memory=small, profile="model-offload")
+    assert "model-offload" in ready and "15.0 GB" in ready
+    after = shown("ready", memory=small, profile="group-offload", too_large="model-offload")
+    assert after.index("group-offload") < after.index("model-offload") and "15.0" not in after
+
+
+def test_progress_says_step_pace_and_time_left() -> None:
+    report = StepReport(3, 12, 0.5, np.zeros(1), np.zeros(1), False)
+    numbers = {"step": 3, "steps": 12, "step_seconds": 0.5, "seconds_left": 4.5, "elapsed": 2.0}
+    now = JobProgress(a_row(), "denoising", news=report, **numbers)
+    text = progress_html(now, EN)
+    assert "step 3 of 12" in text and "about 4.5 s left" in text and 'aria-valuenow="25"' in text
+    stopping = progress_html(replace(now, stopping=True), EN)
+    assert "left" not in stopping and "Stopping" in stopping
+
+
+def test_a_screen_reader_hears_of_quarters_not_of_every_step() -> None:
+    told = [
+        announcement(JobProgress(a_row(), "denoising", step=step, steps=50), EN)
+        for step in range(51)
+    ]
+    assert len(set(told)) == 5
+    waiting = [announcement(JobProgress(a_row(), "queued", ahead=n), EN) for n in (2, 1, 0)]
+    assert len(set(waiting)) == 3
+
+
+def test_what_a_person_wrote_is_never_markup() -> None:
+    assert "<b>" not in note_html("<b>bold</b>")
+    failed = HostStatus("failed", "x", "", 0.0, "<script>")
+    assert "<script>" not in banner_html(failed, None, steps=1, texts=EN)
+    row = a_row("done", title='<img src=x onerror="alert(1)">')
+    assert "<img src=x" not in gallery_html([row], lambda row: None, View(0.0), EN)
+
+
+# presets and settings ---------------------------------------------------------------------------
+
+
+def test_presets_are_the_checkpoints_own_half_of_it_and_the_papers() -> None:
+    known = presets(GenerationDefaults(steps=12, guidance=4.5))
+    assert [(p.name, p.steps, p.guidance) for p in known] == [
+        ("draft", 6, 4.5),
+        ("standard", 12, 4.5),
+        ("paper", 50, 6.0),
+    ]
+    assert all(preset_of(known, steps=p.steps, guidance=p.guidance) == p.name for p in known)
+    assert preset_of(known, steps=13, guidance=4.5) is None
+    assert presets(GenerationDefaults(steps=1))[0].steps == 1
+
+
+def test_a_kept_seed_is_used_and_zero_is_a_seed() -> None:
+    chosen = Chosen.of((0, True, 12, 6, "fleximmt", False), badge_forced=False)
+    assert chosen == Chosen(0, 12, 6.0, "fleximmt", False)
+
+
+def test_a_seed_that_is_not_kept_is_drawn_anew_each_time() -> None:
+    fields = (5, False, 12, 6, "fleximmt", False)
+    seeds = {Chosen.of(fields, badge_forced=False).seed for _ in range(8)}
+    assert len(seeds) > 1 and all(0 <= seed < 2**31 for seed in seeds)
+    assert Chosen.of((None, *fields[1:]), badge_forced=False).seed >= 0
+
+
+@pytest.mark.parametrize("place, word", [(0, "seed"), (2, "steps"), (3, "guidance")])
+def test_an_empty_number_is_refused_by_its_name(place: int, word: str) -> None:
+    fields = [0, True, 12, 6.0, "fleximmt", False]
+    fields[place] = None
+    with pytest.raises(RequestError, match=word):
+        Chosen.of(tuple(fields), badge_forced=False)
+
+
+def test_a_forced_badge_cannot_be_switched_off() -> None:
+    fields = (0, True, 12, 6.0, "fleximmt", False)
+    assert Chosen.of(fields, badge_forced=True).badge
+
+
+# the gallery ------------------------------------------------------------------------------------
+
+
+def test_a_title_names_the_objects_and_their_motions() -> None:
+    request = entries()
+    request["objects"][0]["motion"] = "walk_left"
+    request["objects"][1]["name"] = ""
+    assert title_of(parse_request(request), EN) == "robot: walk left · object 2"
+
+
+def test_a_card_offers_what_its_state_allows() -> None:
+    def actions(state: str) -> list[str]:
+        html = gallery_html([a_row(state)], lambda row: None, View(0.0), EN)
+        return re.findall(r'data-do="(\w+)"', html)
+
+    assert actions("done") == ["show", "side_a", "side_b", "delete"]
+    assert actions("queued") == actions("running") == ["show", "stop"]
+    for state in ("failed", "cancelled", "interrupted"):
+        assert actions(state) == ["show", "again", "delete"]
+
+
+def test_the_gallery_keeps_the_order_and_shows_no_more_than_fit() -> None:
+    rows = [a_row("done", id=f"{n:032x}") for n in range(MOST_SHOWN + 3)]
+    ids = re.findall(r'data-id="(\w+)"', gallery_html(rows, lambda row: None, View(0.0), EN))
+    assert ids == [row.id for row in rows[:MOST_SHOWN]]
+
+
+def test_the_sides_of_the_comparison_are_marked_on_their_cards() -> None:
+    rows = [a_row("done", id=letter * 32) for letter in "ab"]
+    view = View(0.0, pair=("a" * 32, "b" * 32))
+    html = gallery_html(rows, lambda row: None, view, EN)
+    assert re.findall(r'aria-pressed="(\w+)"', html) == ["true", "false", "false", "true"]
+
+
+def test_a_side_is_chosen_and_pressed_again_left() -> None:
+    pair = Pair().chosen("a", "x").chosen("b", "y")
+    assert pair.sides == ("x", "y")
+    assert pair.chosen("a", "x").sides == (None, "y")
+    assert pair.without("y").sides == ("x", None)
+
+
+def test_time_is_told_in_the_largest_unit_that_fits() -> None:
+    told = [when(seconds, EN) for seconds in (5, 61, 7200, 3 * 86400)]
+    assert told == ["just now", "1 min ago", "2 h ago", "3 d ago"]
+
+
+def test_a_finished_card_shows_its_own_frames(site: Site) -> None:
+    site.finished()
+    html = site.stream.gallery("ann", Following())
+    assert 'srcset="data:image/jpeg;base64,' in html and 'src="data:image/webp;base64,' in html
+    assert str(site.jobs.files) not in html
+
+
+# masks over the video ---------------------------------------------------------------------------
+
+
+def test_masks_are_drawn_where_they_are_and_nowhere_else() -> None:
+    frames = np.full((FRAMES, 64, 96, 3), 128, np.uint8)
+    masks = np.zeros((1, MOMENTS, 8, 12), dtype=bool)
+    masks[0, 0, 2:4, 1:3] = True
+    masks[0, 1:, 5:7, 8:11] = True
+    drawn = masked_frames(SavedFrames(frames, masks, 8.0), [2], size=(288, 192))
+    changed = (drawn != 128).any(axis=3)
+    early, late = (slice(44, 100), slice(20, 76)), (slice(116, 172), slice(188, 268))
+    assert changed[0][early].any() and not changed[0][late].any()
+    for frame in changed[1:]:
+        assert frame[late].any() and not frame[early].any()
+        frame[late] = False
+        # what is left is the number's disc, at the upper left of the mask
+        assert frame.sum() < 400
+
+
+def test_the_video_with_masks_is_made_once_and_is_marked_as_generated(site: Site) -> None:
+    job = site.finished()
+    folder, row = site.jobs.folder(job), site.jobs.row(job)
+    overlays = OverlayVideos(ExportSize(96, 64))
+    path = overlays(folder, row.outcome, [0, 1], badge=False)
+    stamp = path.stat().st_mtime_ns
+    assert overlays(folder, row.outcome, [0, 1], badge=False).stat().st_mtime_ns == stamp
+    assert read_recipe(path)["request"] == row.inputs["request"]
+    assert not list(folder.glob("unfinished*"))
+
+
+def test_frames_that_have_gone_are_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="make the video again"):
+        SavedFrames.read(tmp_path / "frames.npz")
+
+
+# recipes ----------------------------------------------------------------------------------------
+
+
+HERE = Runtime("tiny", "b" * 64, "cpu", {"torch": "2.11.0"})
+
+
+def a_recipe(**fields: Any) -> dict[str, Any]:
+    known = {"base": "b" * 64, "model": "tiny", "device": "cpu", "objects": [{}, {}]}
+    return {"request": entries(), **known, "versions": {"torch": "2.11.0+cpu"}, **fields}
+
+
+def keys(recipe: dict[str, Any], library: Library | None = None) -> list[str]:
+    found = replay_of(recipe, library=library or Library([]), runtime=HERE)
+    assert all(note.text(texts) for note in found.notes for texts in (EN, ZH))
+    return [note.key.removeprefix("video.replay_") for note in found.notes]
+
+
+def test_a_recipe_made_here_restores_its_request_without_a_word() -> None:
+    found = replay_of(a_recipe(), library=Library([]), runtime=HERE)
+    assert found.request == parse_request(entries()) and found.notes == ()
+
+
+def test_a_bare_request_is_a_recipe_of_which_nothing_else_is_known() -> None:
+    assert keys(entries()) == []
+
+
+def test_everything_that_may_change_the_video_is_told() -> None:
+    assert keys(a_recipe(base="c" * 64)) == ["base"]
+    assert keys(a_recipe(versions={"torch": "2.10.0"})) == ["versions"]
+    assert keys(a_recipe(device="cuda")) == ["versions"]
+    assert keys(a_recipe(request=entries(without=["rmpm"]))) == ["ablation"]
+
+
+def test_a_motion_that_is_missing_is_named() -> None:
+    request = entries()
+    request["objects"][0]["motion"] = "cartwheel"
+    with pytest.raises(MotionFileError, match="cartwheel"):
+        replay_of(a_recipe(request=request), library=Library([]), runtime=HERE)
+
+
+def test_a_recipe_whose_pictures_lie_elsewhere_is_refused() -> None:
+    with pytest.raises(RequestError, match="holds its pictures"):
+        replay_of(entries(image="/etc/passwd"), library=Library([]), runtime=HERE)
+
+
+def test_a_seed_that_a_browser_cannot_hold_is_refused() -> None:
+    assert keys(entries(seed=BIGGEST_SEED)) == []
+    with pytest.raises(RequestError, match="command line"):
+        replay_of(entries(seed=BIGGEST_SEED + 1), library=Library([]), runtime=HERE)
+
+
+def test_versions_are_read_without_importing_anything() -> None:
+    assert set(installed_versions(("numpy", "no-such-package"))) == {"numpy"}
+
+
+@pytest.fixture(scope="module")
+def maker(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """The tiny engine and a library with one strong motion."""
+    import torch
+
+    from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
+    from motion_app.engine.pipeline import MotionEngine
+
+    engine = MotionEngine.load(tiny_checkpoint, device="cpu")
+    folder = tmp_path_factory.mktemp("library")
+
+    def learn(seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        sizes = {"layers": 2, "tokens": 4, "width": 32, "scale": 3.0, "distribution": "normal"}
+        tokens = MotionTokens.fresh(**sizes, generator=generator)
+        metadata = MotionMetadata(name="hop", phrase="is jumping", base=engine.fingerprint)
+        tokens.save(folder / "hop.safetensors", metadata)
+
+    learn(0)
+    return SimpleNamespace(engine=engine, folder=folder, learn=learn)
+
+
+def test_a_dropped_video_makes_the_same_frames_again_bit_for_bit(
+    maker: SimpleNamespace, tmp_path: Path
+) -> None:
+    from motion_app.request.request import build_request
+
+    library = Library([maker.folder])
+    request = entries(guidance=3.0)
+    request["objects"][0] |= {
+        "motion": "hop",
+        "phrase": "is jumping",
+        "sentence": "A red robot is jumping.",
+    }
+    options = {"geometry": maker.engine.geometry, "library": library, "base": None}
+    first = maker.engine.generate(build_request(parse_request(request), **options))
+    saved = save_result(first, tmp_path, export=ExportSize(288, 192))
+    here = Runtime(
+        maker.engine.defaults.name, maker.engine.fingerprint, "cpu", installed_versions()
+    )
+    for dropped in (saved.video, saved.recipe):
+        replay = replay_of(read_recipe(dropped), library=library, runtime=here)
+        assert replay.notes == ()
+        again = maker.engine.generate(build_request(replay.request, **options))
+        assert np.array_equal(again.frames, first.frames)
+        assert np.array_equal(again.masks, first.masks)
+    maker.learn(1)  # the motion is learned anew under its old name
+    changed = replay_of(read_recipe(saved.video), library=library, runtime=here)
+    assert [note.key for note in changed.notes] == ["video.replay_motion"]
+    assert changed.notes[0].kind == "warning" and "hop" in changed.notes[0].text(EN)
+
+
+def test_a_request_survives_the_way_through_a_recipe_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(a_recipe()), encoding="utf-8")
+    replay = replay_of(read_recipe(path), library=Library([]), runtime=HERE)
+    assert replay.request.model_dump() == parse_request(entries()).model_dump()
+
+
+# verdicts ---------------------------------------------------------------------------------------
+
+
+def test_a_verdict_says_what_was_found_and_what_it_is_worth() -> None:
+    made = Verification(41.2, True, 5, True, True, True, "absent", None)
+    html = verdict_html(made, "video.mp4", EN)
+    assert EN("video.verdict_yes") in html and "Z = 41.2" in html and "payload is 5" in html
+    other = replace(made, payload_fits=False)
+    assert EN("video.recipe_other") in verdict_html(other, "video.mp4", EN)
+    found = Verification(0.3, False, None, None, False, False, "absent", None)
+    html = verdict_html(found, "holiday.mp4", EN)
+    assert EN("video.verdict_no") in html and EN("video.verdict_doubt") in html
+    assert "Z = 0.3" in html and 'class="yes"' not in html
