@@ -20,7 +20,7 @@ from motion_app.scene import StepReport
 from motion_app.ui.texts import Texts
 
 if TYPE_CHECKING:
-    from motion_app.engine.planning import Outlook
+    from motion_app.engine.memory import Outlook
 
 ANNOUNCED_SHARES = 4  # a screen reader hears of every quarter, not of every second
 _PATHS = MappingProxyType(

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from motion_app.errors import MotionAppError
-from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
 from motion_app.library.motion_file import check_motion_file, read_motion
 from motion_app.media.files import encode_data_uri
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import build_request, parse_request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +118,7 @@ def sound_request() -> dict[str, Any]:
 def build(entries: Any) -> None:
     build_request(
         parse_request(entries),
-        geometry=ModelGeometry.from_folder(POCKET),
+        geometry=Checkpoint.read(POCKET).geometry,
         library=Library([POCKET / "motions"]),
         base=None,
     )

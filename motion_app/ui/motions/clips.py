@@ -20,7 +20,7 @@ from motion_app.geometry import ModelGeometry
 from motion_app.media.files import read_clip, upscale
 from motion_app.settings import Limits
 from motion_app.training.inputs import ClipSelection
-from motion_app.training.movement import moves
+from motion_app.training.mover import moves
 from motion_app.ui.pictures import picture_uri
 from motion_app.ui.texts import Texts
 
