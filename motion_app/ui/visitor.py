@@ -6,24 +6,24 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from motion_app.library.ownership import Visitor
+from motion_app.library.library import LibraryUser
 from motion_app.settings import Settings
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "x-forwarded-host")
 
 
-def visitor_of(owner: str, request: Any, settings: Settings) -> Visitor:
+def visitor_of(owner: str, request: Any, settings: Settings) -> LibraryUser:
     """The visitor with the token ``owner``. ``request``: gradio's, None for none.
 
     At this machine sits who comes from its own address by its own name to a server that is open to
     nobody else, where ``settings.single_user`` does not say otherwise.
     """
     if request is None or not settings.single_user or not _loopback(settings.host):
-        return Visitor(owner)
+        return LibraryUser(owner)
     headers = {name.lower(): value for name, value in dict(request.headers).items()}
     address = getattr(request.client, "host", "") or ""
     local = _loopback(address) and _named_locally(headers)
-    return Visitor(owner, local=local and not any(name in headers for name in FORWARDED))
+    return LibraryUser(owner, local=local and not any(name in headers for name in FORWARDED))
 
 
 def _named_locally(headers: Mapping[str, str]) -> bool:

@@ -16,8 +16,7 @@ from motion_app.errors import MotionAppError, RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.progress import JobProgress
-from motion_app.library.library import Library
-from motion_app.library.ownership import Visitor
+from motion_app.library.library import Library, LibraryUser
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.training.trainer import TrainingReport, ValidationVideo
@@ -304,7 +303,7 @@ def test_who_sits_at_this_machine_is_known_by_address_name_and_way(
     request_: Any, settings: dict[str, Any], local: bool
 ) -> None:
     visitor = visitor_of("me", request_, Settings(**settings))
-    assert visitor == Visitor("me", local=local)
+    assert visitor == LibraryUser("me", local=local)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -318,7 +317,7 @@ def test_a_motion_of_somebody_else_is_shown_as_such_and_refused_in_ones_language
     panel.host = SimpleNamespace(library=library, base=lambda: None)
     panel.texts, panel.previews = texts, MotionPreviews(Limits())
     desk, other = TrainingDesk(), TrainingDesk()
-    desk.visitor, other.visitor = Visitor("me"), Visitor("you", local=True)
+    desk.visitor, other.visitor = LibraryUser("me"), LibraryUser("you", local=True)
     assert panel.show_cards(desk).count('data-what="delete"') == 1
     assert texts("motions.others") in panel.show_cards(other)
     press = SimpleNamespace(_data={"what": "delete", "digest": motion.digest})

@@ -10,7 +10,7 @@ from motion_app.errors import RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs import kinds
 from motion_app.jobs.folder import JobRow
-from motion_app.library.ownership import ADDRESS
+from motion_app.library.library import ADDRESS
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.ui.api.files import File, Json, handed_out, received
 

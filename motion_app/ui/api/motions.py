@@ -10,8 +10,7 @@ import gradio as gr
 
 from motion_app.errors import RequestError
 from motion_app.host import ModelHost
-from motion_app.library.library import motion_entry
-from motion_app.library.ownership import Visitor, token_of
+from motion_app.library.library import LibraryUser, motion_entry, token_of
 from motion_app.scene import Motion
 from motion_app.ui.api.files import File, Json, handed_out, received
 from motion_app.ui.api.jobs import client_of
@@ -99,7 +98,7 @@ class MotionEndpoints:
             raise RequestError(f'"{name[:60]}" is a file; use the name of a motion in the library')
         return self.host.library.find(name)
 
-    def _visitor(self, http: gr.Request | None) -> Visitor:
+    def _visitor(self, http: gr.Request | None) -> LibraryUser:
         """A client is known by its session; one without is nobody in particular."""
         return visitor_of(token_of(client_of(http)), http, self.host.settings)
 

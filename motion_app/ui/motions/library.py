@@ -20,8 +20,8 @@ from gradio.utils import get_upload_folder
 
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.host import ModelHost
+from motion_app.library.library import keep_owner
 from motion_app.library.motion_file import read_motion
-from motion_app.library.ownership import keep_owner
 from motion_app.scene import NEUTRAL_PHRASE, Motion
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import note_html, titled_html

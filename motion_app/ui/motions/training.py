@@ -21,8 +21,7 @@ import gradio as gr
 from motion_app.errors import RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
-from motion_app.library.library import DeletedMotion
-from motion_app.library.ownership import Visitor
+from motion_app.library.library import DeletedMotion, LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.training.config import training_caption
 from motion_app.training.inputs import METHODS, MOST_STEPS, TrainingInputs
@@ -258,7 +257,7 @@ class TrainingDesk:
         self.clips: tuple[DraftClip, ...] = ()
         self.job = ""
         self.deleted: DeletedMotion | None = None
-        self.visitor = Visitor()
+        self.visitor = LibraryUser()
         self.serial = 0
         self.pictured = 0.0
         self.video_step: int | None = None
