@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from motion_app.ui.markup import host_banner, note_html, script
 from motion_app.ui.motions.tab import MotionsTab
 from motion_app.ui.study_tab import StudyTab
 from motion_app.ui.texts import LANGUAGES, Texts
-from motion_app.ui.transfer.examples import Example
+from motion_app.ui.transfer.picture import Example
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.tab import TransferTab
 
@@ -27,7 +26,6 @@ CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
 FORGETS_JS = "element.querySelector('#forgets').hidden = !window.motionTransferForgets;"
 STYLE = Path(__file__).parent / "static" / "style.css"
-OWNER = re.compile("[0-9a-f]{32}")  # a browser's token: 128 random bits
 
 
 def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
@@ -98,9 +96,7 @@ class LanguagePage:
 
     def enter(self, session: Session, token: str) -> tuple[Session, str]:
         """The browser's own token: the one it kept, or a new one to keep."""
-        if isinstance(token, str) and OWNER.fullmatch(token):
-            session.owner = token
-        return session, session.owner
+        return session, session.enter(token)
 
     def look(self) -> list[Any]:
         """What a page needs to know of the model: the banner, and the motions that fit it."""

@@ -40,7 +40,7 @@ from motion_app.ui.api.pictures import PictureEndpoints
 from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.actions import Finding, SceneActions
 from motion_app.ui.transfer.draft import SceneDraft
-from motion_app.ui.transfer.marks import to_picture
+from motion_app.ui.transfer.object_draft import to_picture
 from motion_app.ui.transfer.session import Action, Session
 from motion_app.ui.transfer.tab import TransferTab
 

@@ -32,13 +32,13 @@ from motion_app.ui.motions.progress import (
     view_html,
 )
 from motion_app.ui.motions.training import (
-    TrainingDesk,
     TrainingForm,
+    TrainingState,
     submit_training,
     training_command,
 )
 from motion_app.ui.texts import LANGUAGES, Texts
-from motion_app.ui.visitor import visitor_of
+from motion_app.ui.visitor import library_user
 
 EN = Texts("en")
 POCKET = Path(__file__).resolve().parents[2] / "checkpoints" / "pocket"
@@ -242,7 +242,7 @@ def test_the_command_line_that_is_shown_is_one_a_shell_takes() -> None:
 def test_two_browsers_share_nothing_and_a_new_follower_ends_the_old_one() -> None:
     from copy import deepcopy
 
-    first = TrainingDesk()
+    first = TrainingState()
     first.clips = (draft_clip(),)
     assert deepcopy(first).clips == ()
     assert first.follow() != first.follow()
@@ -253,14 +253,14 @@ def test_a_clip_in_which_nothing_moves_is_told_when_it_comes_and_refused_when_it
         DraftClip.read(MEDIA / name, GEOMETRY, Limits()) for name in ("clip.m4v", "still.mp4")
     )
     assert moving.moving and not held.moving
-    desk = TrainingDesk()
+    state = TrainingState()
     asked = ("stand", "stands still", "ball", "fleximmt", 2, False)
-    desk.clips = (moving, held)
+    state.clips = (moving, held)
     with pytest.raises(RequestError, match=r"nothing moves in still\.mp4"):
-        TrainingForm.read(desk, *asked, False)
-    assert TrainingForm.read(desk, *asked, True).still
-    desk.clips = (moving,)
-    assert not TrainingForm.read(desk, *asked, False).still
+        TrainingForm.read(state, *asked, False)
+    assert TrainingForm.read(state, *asked, True).still
+    state.clips = (moving,)
+    assert not TrainingForm.read(state, *asked, False).still
 
 
 def test_the_stage_of_a_clip_has_the_clips_own_shape() -> None:
@@ -302,7 +302,7 @@ def visit(host: str = "127.0.0.1:7860", address: str = "127.0.0.1", **headers: s
 def test_who_sits_at_this_machine_is_known_by_address_name_and_way(
     request_: Any, settings: dict[str, Any], local: bool
 ) -> None:
-    visitor = visitor_of("me", request_, Settings(**settings))
+    visitor = library_user("me", request_, Settings(**settings))
     assert visitor == LibraryUser("me", local=local)
 
 
@@ -316,22 +316,22 @@ def test_a_motion_of_somebody_else_is_shown_as_such_and_refused_in_ones_language
     panel = LibraryPanel.__new__(LibraryPanel)  # without its components
     panel.host = SimpleNamespace(library=library, base=lambda: None)
     panel.texts, panel.previews = texts, MotionPreviews(Limits())
-    desk, other = TrainingDesk(), TrainingDesk()
-    desk.visitor, other.visitor = LibraryUser("me"), LibraryUser("you", local=True)
-    assert panel.show_cards(desk).count('data-what="delete"') == 1
+    state, other = TrainingState(), TrainingState()
+    state.user, other.user = LibraryUser("me"), LibraryUser("you", local=True)
+    assert panel.show_cards(state).count('data-what="delete"') == 1
     assert texts("motions.others") in panel.show_cards(other)
     press = SimpleNamespace(_data={"what": "delete", "digest": motion.digest})
     with pytest.raises(MotionAppError, match=re.escape(texts("motions.not_yours", name="leap"))):
         panel.act(other, press)
-    panel.act(desk, press)
-    token = SimpleNamespace(_data={"token": desk.deleted.token})
-    other.deleted = desk.deleted
+    panel.act(state, press)
+    token = SimpleNamespace(_data={"token": state.deleted.token})
+    other.deleted = state.deleted
     with pytest.raises(MotionAppError, match="not yours"):
         panel.restore(other, token)
-    panel.restore(desk, token)
+    panel.restore(state, token)
     assert library.find("leap").name == "leap"
     shipped = SimpleNamespace(_data={"what": "delete", "digest": library.find("jump").digest})
     with pytest.raises(
         MotionAppError, match=re.escape(texts("motions.not_deletable", name="jump"))
     ):
-        panel.act(desk, shipped)
+        panel.act(state, shipped)

@@ -13,9 +13,8 @@ from motion_app.host import ModelHost
 from motion_app.library.library import LibraryUser, motion_entry, token_of
 from motion_app.scene import Motion
 from motion_app.ui.api.files import File, Json, handed_out, received
-from motion_app.ui.api.jobs import client_of
 from motion_app.ui.motions.library import bring_in
-from motion_app.ui.visitor import visitor_of
+from motion_app.ui.visitor import client_of, library_user
 
 SERVER_PATHS = ("path", "preview")  # what the command line shows and a stranger need not know
 
@@ -100,7 +99,7 @@ class MotionEndpoints:
 
     def _visitor(self, http: gr.Request | None) -> LibraryUser:
         """A client is known by its session; one without is nobody in particular."""
-        return visitor_of(token_of(client_of(http)), http, self.host.settings)
+        return library_user(token_of(client_of(http)), http, self.host.settings)
 
 
 def _entry(motion: Motion) -> Json:

@@ -26,7 +26,7 @@ from motion_app.scene import NEUTRAL_PHRASE, Motion
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import note_html, titled_html
 from motion_app.ui.motions.cards import MotionPreviews, library_html, new_cards
-from motion_app.ui.motions.training import TrainingDesk
+from motion_app.ui.motions.training import TrainingState
 from motion_app.ui.texts import Texts
 
 MOTION_FILES = [".safetensors", ".pt"]
@@ -67,41 +67,41 @@ class LibraryPanel:
                 texts("motions.import_button"), size="sm", elem_id="motion-import-button"
             )
 
-    def wire(self, desk: gr.State, on_change: Callable[[Any], Any]) -> None:
+    def wire(self, state: gr.State, on_change: Callable[[Any], Any]) -> None:
         """Bind every event; ``on_change`` is given those after which the library may be another
         one."""
         cards = self.cards
-        acted = listen(cards.act, self.act, inputs=[desk], outputs=[desk, cards, self.download])
+        acted = listen(cards.act, self.act, inputs=[state], outputs=[state, cards, self.download])
         acted.then(None, js=_download_if_any(DOWNLOAD_JS), inputs=[self.download])
         on_change(acted)
-        on_change(listen(cards.restore, self.restore, inputs=[desk], outputs=[desk, cards]))
+        on_change(listen(cards.restore, self.restore, inputs=[state], outputs=[state, cards]))
         on_change(
             listen(
                 self.import_button.click,
                 self.bring,
-                inputs=[desk, self.import_file, self.import_name, self.import_phrase],
-                outputs=[desk, cards, self.import_file, self.import_name],
+                inputs=[state, self.import_file, self.import_name, self.import_phrase],
+                outputs=[state, cards, self.import_file, self.import_name],
             )
         )
 
-    def show_cards(self, desk: TrainingDesk) -> str:
+    def show_cards(self, state: TrainingState) -> str:
         """The library as it is now."""
         motions = self.host.library.list()
         return library_html(
             motions,
             base=self.host.base(),
-            deletable=frozenset(m.digest for m in motions if self._deletable(m, desk)),
-            deleted=desk.deleted,
+            deletable=frozenset(m.digest for m in motions if self._deletable(m, state)),
+            deleted=state.deleted,
             problems=self.host.library.problems(),
             previews=self.previews,
             texts=self.texts,
         )
 
-    def _deletable(self, motion: Motion, desk: TrainingDesk) -> bool:
+    def _deletable(self, motion: Motion, state: TrainingState) -> bool:
         """What one made or brought in oneself, and at one's own machine what nobody did."""
-        return self.host.library.writable(motion) and desk.visitor.may_change(motion.path)
+        return self.host.library.writable(motion) and state.user.may_change(motion.path)
 
-    def act(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
+    def act(self, state: TrainingState, event: gr.EventData) -> list[Any]:
         """Export or delete the motion of a card."""
         data = event._data or {}
         digest = str(data.get("digest"))
@@ -111,29 +111,29 @@ class LibraryPanel:
         if data.get("what") == "export":
             file = self.host.library.export_file(motion, new_export_folder())
             return [gr.skip(), gr.skip(), gr.update(value=str(file))]
-        if not self._deletable(motion, desk):
+        if not self._deletable(motion, state):
             why = "not_yours" if self.host.library.writable(motion) else "not_deletable"
             raise MotionFileError(self.texts(f"motions.{why}", name=motion.name))
-        desk.deleted = self.host.library.delete(motion.path, by=desk.visitor)
-        return [desk, self.show_cards(desk), gr.update(value=None)]
+        state.deleted = self.host.library.delete(motion.path, by=state.user)
+        return [state, self.show_cards(state), gr.update(value=None)]
 
-    def restore(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
+    def restore(self, state: TrainingState, event: gr.EventData) -> list[Any]:
         """Bring back what was deleted last."""
         token = str((event._data or {}).get("token"))
-        if desk.deleted is None or desk.deleted.token != token:
+        if state.deleted is None or state.deleted.token != token:
             raise MotionFileError("this can be undone no more; import or learn the motion again")
-        self.host.library.restore(token, by=desk.visitor)
-        desk.deleted = None
-        return [desk, self.show_cards(desk)]
+        self.host.library.restore(token, by=state.user)
+        state.deleted = None
+        return [state, self.show_cards(state)]
 
-    def bring(self, desk: TrainingDesk, file: str | None, name: str, phrase: str) -> list[Any]:
+    def bring(self, state: TrainingState, file: str | None, name: str, phrase: str) -> list[Any]:
         """Import an uploaded motion."""
         if file is None:
             raise RequestError("no file has been chosen; choose an exported motion")
-        owner = desk.visitor.owner
+        owner = state.user.owner
         motion = bring_in(self.host, Path(file), name=name, phrase=phrase, owner=owner)
         gr.Info(self.texts("motions.imported", name=html.escape(motion.name)))
-        return [desk, self.show_cards(desk), None, ""]
+        return [state, self.show_cards(state), None, ""]
 
 
 def new_export_folder() -> Path:

@@ -24,14 +24,13 @@ from motion_app.ui.motions.progress import (
     view_html,
 )
 from motion_app.ui.motions.training import (
-    TrainingDesk,
     TrainingForm,
+    TrainingState,
     submit_training,
     training_command,
 )
 from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.session import Session
-from motion_app.ui.visitor import visitor_of
+from motion_app.ui.visitor import PageVisit, library_user
 
 TICK_SECONDS = 1.0
 PICTURE_SECONDS = 2.0  # between two pictures of who saw the tokens
@@ -40,12 +39,12 @@ OnChange = Callable[[Any], Any]
 
 class MotionsTab:
     """Build it inside a ``gr.Tab``, then ``wire`` it. Holds components and what is shared by all
-    browsers; what a person does is in their ``TrainingDesk``."""
+    browsers; what a person does is in their ``TrainingState``."""
 
     def __init__(self, host: ModelHost, texts: Texts) -> None:
         self.host = host
         self.texts = texts
-        self.desk = gr.State(TrainingDesk())
+        self.state = gr.State(TrainingState())
         with gr.Row(elem_id="motions-tab"):
             with gr.Column(elem_classes="step motions-library", min_width=300):
                 self.library = LibraryPanel(host, texts)
@@ -83,13 +82,13 @@ class MotionsTab:
         """Bind every event. ``on_change`` is given each event after which the library may be
         another one, so that the page can bind to its ``then`` what shows the choices again."""
         self._on_change = on_change or (lambda event: None)
-        self.library.wire(self.desk, self._on_change)
-        self.form.wire(self.desk)
+        self.library.wire(self.state, self._on_change)
+        self.form.wire(self.state)
         self._wire_trainings(session)
         changed = listen(
             self.learned.change,
             self.library.show_cards,
-            inputs=[self.desk],
+            inputs=[self.state],
             outputs=[self.library.cards],
         )
         self._on_change(changed)
@@ -100,7 +99,7 @@ class MotionsTab:
         shown = listen(
             event.then,
             self.arrive,
-            inputs=[session, self.desk],
+            inputs=[session, self.state],
             outputs=[self.library.cards, self.rows],
         )
         self._follow_after(shown, session)
@@ -109,18 +108,18 @@ class MotionsTab:
         begun = listen(
             self.form.train.click,
             self.begin,
-            inputs=[session, self.desk, *self.form.fields],
+            inputs=[session, self.state, *self.form.fields],
             outputs=[self.rows],
         )
         self._follow_after(begun, session, only_success=True)
         acted = listen(
-            self.rows.job, self.act_on_job, inputs=[session, self.desk], outputs=[self.rows]
+            self.rows.job, self.act_on_job, inputs=[session, self.state], outputs=[self.rows]
         )
         self._follow_after(acted, session, only_success=True)
         listen(
             self.cancel.click,
             self.stop,
-            inputs=[session, self.desk],
+            inputs=[session, self.state],
             outputs=[self.cancel],
             queue=False,
         )
@@ -137,28 +136,30 @@ class MotionsTab:
             *(self.status, self.cancel, self.curve, self.validation, self.view),
             *(self.rows, self.learned, self.timer),
         ]
-        inputs = [session, self.desk]
+        inputs = [session, self.state]
         listen(event, handler, inputs=inputs, outputs=outputs, concurrency_limit=None)
 
-    def arrive(self, session: Session, desk: TrainingDesk, request: gr.Request) -> tuple[str, str]:
+    def arrive(
+        self, session: PageVisit, state: TrainingState, request: gr.Request
+    ) -> tuple[str, str]:
         """The library, and the trainings of this browser; the newest that is active is shown."""
-        desk.visitor = visitor_of(session.owner, request, self.host.settings)
+        state.user = library_user(session.owner, request, self.host.settings)
         self.host.library.empty_trash()
         rows = self.host.jobs.rows(session.owner, kind="train")
-        desk.job = next((row.id for row in rows if row.active), "")
-        return self.library.show_cards(desk), rows_html(rows, shown=desk.job, texts=self.texts)
+        state.job = next((row.id for row in rows if row.active), "")
+        return self.library.show_cards(state), rows_html(rows, shown=state.job, texts=self.texts)
 
-    def begin(self, session: Session, desk: TrainingDesk, *fields: Any) -> str:
+    def begin(self, session: PageVisit, state: TrainingState, *fields: Any) -> str:
         """Put a training into the line."""
-        inputs = self.form.read(desk, *fields)
-        desk.job = submit_training(self.host, inputs, owner=session.owner).id
-        return self._show_rows(session, desk)
+        inputs = self.form.read(state, *fields)
+        state.job = submit_training(self.host, inputs, owner=session.owner).id
+        return self._show_rows(session, state)
 
-    def _show_rows(self, session: Session, desk: TrainingDesk) -> str:
+    def _show_rows(self, session: PageVisit, state: TrainingState) -> str:
         rows = self.host.jobs.rows(session.owner, kind="train")
-        return rows_html(rows, shown=desk.job, texts=self.texts)
+        return rows_html(rows, shown=state.job, texts=self.texts)
 
-    def act_on_job(self, session: Session, desk: TrainingDesk, event: gr.EventData) -> str:
+    def act_on_job(self, session: PageVisit, state: TrainingState, event: gr.EventData) -> str:
         """Show, resume or delete one of this browser's trainings."""
         data = event._data or {}
         job_id, what = str(data.get("id")), data.get("what")
@@ -166,51 +167,51 @@ class MotionsTab:
             raise RequestError("this training is gone; reload the page")
         if what == "delete":
             self.host.jobs.delete(job_id)
-            desk.job = "" if desk.job == job_id else desk.job
+            state.job = "" if state.job == job_id else state.job
         elif what in ("again", "show"):
             if what == "again":
                 self.host.jobs.again(job_id)
-            desk.job = job_id
-        return self._show_rows(session, desk)
+            state.job = job_id
+        return self._show_rows(session, state)
 
-    def stop(self, session: Session, desk: TrainingDesk) -> Any:
+    def stop(self, session: PageVisit, state: TrainingState) -> Any:
         """Cancel the training on show; it stops within a step and can be resumed."""
-        if any(row.id == desk.job for row in self.host.jobs.rows(session.owner, kind="train")):
-            self.host.jobs.cancel(desk.job)
+        if any(row.id == state.job for row in self.host.jobs.rows(session.owner, kind="train")):
+            self.host.jobs.cancel(state.job)
         return gr.update(value=self.texts("motions.stopping"), interactive=False)
 
-    def follow(self, session: Session, desk: TrainingDesk) -> list[Any]:
+    def follow(self, session: PageVisit, state: TrainingState) -> list[Any]:
         """The training on show as it is; the timer asks how it goes on, in calls that end at once:
         a browser opens few connections, for all its tabs together."""
-        desk.follow()
-        *panel, timer = self.ask(session, desk)
+        state.follow()
+        *panel, timer = self.ask(session, state)
         return [*panel, timer if timer != gr.skip() else gr.Timer(active=True)]
 
-    def ask(self, session: Session, desk: TrainingDesk) -> list[Any]:
+    def ask(self, session: PageVisit, state: TrainingState) -> list[Any]:
         """What is new of the training on show."""
-        serial = desk.serial
-        progress = self._progress(desk.job)
+        serial = state.serial
+        progress = self._progress(state.job)
         if progress is None:
             return [*[gr.skip()] * 7, gr.Timer(active=False)]
         news, done = progress.news, progress.stage == "done"
         video = None if news is None else news.validation
-        with desk.lock:
-            if desk.serial != serial:  # another training is on show by now
+        with state.lock:
+            if state.serial != serial:  # another training is on show by now
                 return [gr.skip()] * 8
-            fresh_video = video is not None and video.step != desk.video_step
-            desk.video_step = video.step if fresh_video else desk.video_step
+            fresh_video = video is not None and video.step != state.video_step
+            state.video_step = video.step if fresh_video else state.video_step
             now = time.monotonic()
-            picture = done or now - desk.pictured > PICTURE_SECONDS
-            first = picture and desk.video_step is None
-            desk.pictured = now if picture else desk.pictured
+            picture = done or now - state.pictured > PICTURE_SECONDS
+            first = picture and state.video_step is None
+            state.pictured = now if picture else state.pictured
         return [
             status_html(progress, self.texts),
             self._cancel_update(progress.stopping, done),
             curve_html(progress, self.texts) if picture else gr.skip(),
             validation_html(progress, self.texts) if fresh_video or first else gr.skip(),
             view_html(progress, self.texts) if picture else gr.skip(),
-            self._show_rows(session, desk) if picture else gr.skip(),
-            f"{desk.job} {serial}" if done else gr.skip(),
+            self._show_rows(session, state) if picture else gr.skip(),
+            f"{state.job} {serial}" if done else gr.skip(),
             gr.Timer(active=False) if done else gr.skip(),
         ]
 

@@ -29,6 +29,7 @@ from motion_app.ui.boundary import listen
 from motion_app.ui.markup import note_html
 from motion_app.ui.motions.clips import DraftClip, changed_clips, editor_html, new_editor
 from motion_app.ui.texts import Texts
+from motion_app.ui.visitor import BrowserState
 
 VALIDATIONS = 5  # videos on the way, where they are wanted
 SEEN_WHOLE = 95  # percent of a clip's picture; what is cut below that is told
@@ -121,23 +122,23 @@ class TrainingForm:
     def _own_steps(training: dict[str, Any]) -> int:
         return min(MOST_STEPS // 2, int(training.get("steps", 2000)))
 
-    def wire(self, desk: gr.State) -> None:
+    def wire(self, state: gr.State) -> None:
         """Bind every event but the start."""
-        clips = [desk, self.editor, self.clip_note]
+        clips = [state, self.editor, self.clip_note]
         listen(
             self.upload.upload,
             self.add_clips,
-            inputs=[desk, self.upload],
+            inputs=[state, self.upload],
             outputs=[*clips, self.upload],
         )
         listen(
             self.editor.choose,
             self.choose,
-            inputs=[desk],
+            inputs=[state],
             outputs=[self.clip_note],
             trigger_mode="multiple",  # none of a person's choices is dropped
         )
-        listen(self.editor.remove, self.remove, inputs=[desk], outputs=clips)
+        listen(self.editor.remove, self.remove, inputs=[state], outputs=clips)
         listen(
             self.method.change,
             lambda method: self._own_steps(self.host.defaults().training_of(method)),
@@ -153,9 +154,9 @@ class TrainingForm:
             trigger_mode="always_last",
         )
 
-    def add_clips(self, desk: TrainingDesk, files: list[str] | None) -> list[Any]:
+    def add_clips(self, state: TrainingState, files: list[str] | None) -> list[Any]:
         """Uploaded clips join those there are; one that cannot be read takes none with it."""
-        room = self.limits.reference_clips - len(desk.clips)
+        room = self.limits.reference_clips - len(state.clips)
         if len(files or ()) > room:
             raise RequestError(
                 f"{len(files)} clips came and {room} more fit; at most "
@@ -163,42 +164,42 @@ class TrainingForm:
             )
         geometry = self.host.geometry()
         read = tuple(DraftClip.read(Path(file), geometry, self.limits) for file in files or ())
-        with desk.lock:
-            desk.clips += read
-        return [*self._show_clips(desk), None]
+        with state.lock:
+            state.clips += read
+        return [*self._show_clips(state), None]
 
-    def choose(self, desk: TrainingDesk, event: gr.EventData) -> str:
+    def choose(self, state: TrainingState, event: gr.EventData) -> str:
         """What was trimmed, cropped or pointed at; the page shows it already."""
         entry = dict(event._data or {})
-        with desk.lock:
-            desk.clips = changed_clips(desk.clips, str(entry.get("key")), entry)
-        return self._clip_note(desk)
+        with state.lock:
+            state.clips = changed_clips(state.clips, str(entry.get("key")), entry)
+        return self._clip_note(state)
 
-    def remove(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
+    def remove(self, state: TrainingState, event: gr.EventData) -> list[Any]:
         """Without one of the clips."""
-        with desk.lock:
-            desk.clips = changed_clips(desk.clips, str((event._data or {}).get("key")), None)
-        return self._show_clips(desk)
+        with state.lock:
+            state.clips = changed_clips(state.clips, str((event._data or {}).get("key")), None)
+        return self._show_clips(state)
 
-    def _show_clips(self, desk: TrainingDesk) -> list[Any]:
-        shown = editor_html(desk.clips, least=self.host.geometry().frames, texts=self.texts)
-        return [desk, shown, self._clip_note(desk)]
+    def _show_clips(self, state: TrainingState) -> list[Any]:
+        shown = editor_html(state.clips, least=self.host.geometry().frames, texts=self.texts)
+        return [state, shown, self._clip_note(state)]
 
-    def _clip_note(self, desk: TrainingDesk) -> str:
+    def _clip_note(self, state: TrainingState) -> str:
         """What is worth knowing about the clips as they are."""
-        pointed = sum(clip.selection.mover is not None for clip in desk.clips)
-        notes = [*self._clip_notes(desk)]
-        if len(desk.clips) == 1:
+        pointed = sum(clip.selection.mover is not None for clip in state.clips)
+        notes = [*self._clip_notes(state)]
+        if len(state.clips) == 1:
             notes.append(note_html(self.texts("motions.one_clip")))
-        if 0 < pointed < len(desk.clips):
-            some = self.texts("motions.some_movers", n=pointed, all=len(desk.clips))
+        if 0 < pointed < len(state.clips):
+            some = self.texts("motions.some_movers", n=pointed, all=len(state.clips))
             notes.append(note_html(some, kind="warning"))
         return "".join(notes)
 
-    def _clip_notes(self, desk: TrainingDesk) -> Iterator[str]:
+    def _clip_notes(self, state: TrainingState) -> Iterator[str]:
         """What is worth knowing about single clips."""
         geometry = self.host.geometry()
-        for number, clip in enumerate(desk.clips, start=1):
+        for number, clip in enumerate(state.clips, start=1):
             if not clip.moving:
                 yield note_html(self.texts("motions.still_clip", n=number), kind="warning")
             seen = round(100 * clip.seen(geometry))
@@ -207,7 +208,7 @@ class TrainingForm:
 
     @staticmethod
     def read(
-        desk: TrainingDesk,
+        state: TrainingState,
         name: str,
         phrase: str,
         noun: str,
@@ -216,9 +217,9 @@ class TrainingForm:
         validate: bool,
         still: bool = False,
     ) -> TrainingInputs:
-        """What is to be learned, as ``fields`` and the clips of ``desk`` say it. RequestError for a
-        clip in which nothing moves, unless the motion is to stand ``still``."""
-        held = [clip.name for clip in desk.clips if not clip.moving]
+        """What is to be learned, as ``fields`` and the clips of ``state`` say it. RequestError for
+        a clip in which nothing moves, unless the motion is to stand ``still``."""
+        held = [clip.name for clip in state.clips if not clip.moving]
         if held and not still:
             raise RequestError(
                 f"nothing moves in {held[0]}; take another clip, or say in the settings that the "
@@ -229,7 +230,7 @@ class TrainingForm:
             name=(name or "").strip(),
             phrase=(phrase or "").strip(),
             noun=(noun or "").strip(),
-            clips=tuple(clip.selection for clip in desk.clips),
+            clips=tuple(clip.selection for clip in state.clips),
             method=method,
             steps=count,
             validate_every=max(1, count // VALIDATIONS) if validate else None,
@@ -247,9 +248,9 @@ def caption_html(noun: str, phrase: str, texts: Texts) -> str:
     )
 
 
-class TrainingDesk:
+class TrainingState(BrowserState):
     """Of one browser tab: the clips so far, the training on show (its ``job`` id), the motion it
-    deleted last, and who the ``visitor`` is. ``serial`` counts who follows a job: an
+    deleted last, and who the ``user`` of the library is. ``serial`` counts who follows a job: an
     older follower stops when a newer one begins. ``pictured`` is when (``time.monotonic``) the job
     was last drawn, 0 before, and ``video_step`` the step of the video on show."""
 
@@ -257,15 +258,11 @@ class TrainingDesk:
         self.clips: tuple[DraftClip, ...] = ()
         self.job = ""
         self.deleted: DeletedMotion | None = None
-        self.visitor = LibraryUser()
+        self.user = LibraryUser()
         self.serial = 0
         self.pictured = 0.0
         self.video_step: int | None = None
         self.lock = threading.RLock()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingDesk:
-        """gr.State copies its first value for every browser: each begins with nothing."""
-        return TrainingDesk()
 
     def follow(self) -> int:
         """The serial of a new follower."""

@@ -21,7 +21,6 @@ import html
 import json
 import logging
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -117,27 +116,21 @@ def when(seconds_ago: float, texts: Texts) -> str:
 
 
 @dataclass(frozen=True)
-class View:
-    """How the gallery is looked at. ``shown``: the id of the job in the player; ``pair``: those on
-    the two sides of the comparison; ``now`` in Unix seconds; ``lent``: videos are made only while
+class GalleryView:
+    """How the gallery is looked at. ``shown``: the id of the job in the player; ``compared``: those
+    on the two sides; ``now`` in Unix seconds; ``lent``: videos are made only while
     the page is open."""
 
     now: float
     shown: str | None = None
-    pair: tuple[str | None, str | None] = (None, None)
+    compared: tuple[str | None, str | None] = (None, None)
     lent: bool = False
-
-    @classmethod
-    def present(
-        cls, shown: str | None = None, pair: tuple[str | None, str | None] = (None, None)
-    ) -> View:
-        return cls(time.time(), shown, pair)
 
 
 def gallery_html(
     rows: Sequence[JobRow],
     thumbnail: Callable[[JobRow], Thumbnail | None],
-    view: View,
+    view: GalleryView,
     texts: Texts,
 ) -> str:
     """The gallery of ``rows``, which come newest first."""
@@ -148,7 +141,7 @@ def gallery_html(
     return f'<ul class="gallery" aria-label="{texts("video.gallery")}">{cards}</ul>'
 
 
-def _card(row: JobRow, picture: Thumbnail | None, view: View, texts: Texts) -> str:
+def _card(row: JobRow, picture: Thumbnail | None, view: GalleryView, texts: Texts) -> str:
     title = html.escape(row.title or texts("video.untitled"))
     state = texts(f"video.state_{row.state}")
     current = ' aria-current="true"' if row.id == view.shown else ""
@@ -175,10 +168,10 @@ def _picture(picture: Thumbnail | None) -> str:
     )
 
 
-def _actions(row: JobRow, title: str, view: View, texts: Texts) -> str:
+def _actions(row: JobRow, title: str, view: GalleryView, texts: Texts) -> str:
     buttons = ""
     if row.state == "done":
-        for side, chosen in zip("ab", view.pair, strict=True):
+        for side, chosen in zip("ab", view.compared, strict=True):
             label = texts("video.compare_as", title=title, side=side.upper())
             pressed = "true" if chosen == row.id else "false"
             buttons += (
@@ -295,18 +288,18 @@ class GalleryPanel:
                 )
             self.html = gr.HTML(js_on_load=GALLERY_JS, apply_default_css=False, elem_id="gallery")
             self.compare = ComparePanel(texts, fps=fps)
-            self.showcase = gr.HTML(
+            self.shipped_cards = gr.HTML(
                 html_template=MOUNT,
                 js_on_load=script("morph", "buttons"),
                 elem_id="showcase",
                 apply_default_css=False,
-                markup=showcase_html(shipped, texts),
+                markup=shipped_html(shipped, texts),
                 visible=bool(shipped),
             )
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedVideos:
     """The ids of the jobs on the two sides, None where none is chosen yet."""
 
     a: str | None = None
@@ -316,13 +309,13 @@ class Pair:
     def sides(self) -> tuple[str | None, str | None]:
         return (self.a, self.b)
 
-    def chosen(self, side: Side, job: str) -> Pair:
+    def chosen(self, side: Side, job: str) -> ComparedVideos:
         """``job`` on that side; pressed a second time it leaves it."""
         return replace(self, **{side: None if getattr(self, side) == job else job})
 
-    def without(self, job: str) -> Pair:
+    def without(self, job: str) -> ComparedVideos:
         """``job`` deleted."""
-        return Pair(*(None if side == job else side for side in self.sides))
+        return ComparedVideos(*(None if side == job else side for side in self.sides))
 
 
 @dataclass(frozen=True)
@@ -357,11 +350,11 @@ def shipped_results(folder: Path, *, model: str, texts: Texts) -> tuple[ShippedR
     return tuple(found)
 
 
-def showcase_html(results: Sequence[ShippedResult], texts: Texts) -> str:
+def shipped_html(results: Sequence[ShippedResult], texts: Texts) -> str:
     """A card for each; "" without one."""
     if not results:
         return ""
-    cards = "".join(_showcase_card(result, texts) for result in results)
+    cards = "".join(_shipped_card(result, texts) for result in results)
     return (
         f'<section class="showcase"><h3 class="motions-sub">{texts("video.showcase")}</h3>'
         f'<p class="quiet">{texts("video.showcase_help")}</p>'
@@ -369,7 +362,7 @@ def showcase_html(results: Sequence[ShippedResult], texts: Texts) -> str:
     )
 
 
-def _showcase_card(result: ShippedResult, texts: Texts) -> str:
+def _shipped_card(result: ShippedResult, texts: Texts) -> str:
     title = html.escape(result.title)
     label = texts("video.take_over")
     return (
