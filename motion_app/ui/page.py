@@ -24,7 +24,6 @@ from motion_app.ui.transfer.tab import TransferTab
 
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
-FORGETS_JS = "element.querySelector('#forgets').hidden = !window.motionTransferForgets;"
 STYLE = Path(__file__).parent / "static" / "style.css"
 
 
@@ -58,7 +57,7 @@ class LanguagePage:
         )
         gr.Navbar(visible=False)  # the header links the languages
         gr.HTML(header_html(texts), js_on_load=script("upload_names"), apply_default_css=False)
-        gr.HTML(forgets_html(texts), js_on_load=FORGETS_JS, apply_default_css=False)
+        gr.HTML(forgets_html(texts), js_on_load=script("forgets"), apply_default_css=False)
         self.banner = gr.HTML(host_banner(host, texts), apply_default_css=False, elem_id="banner")
         self.timer = gr.Timer(LOADING_TICK)
         self.calls = gr.Timer(CALL_SECONDS)

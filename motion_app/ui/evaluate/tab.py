@@ -35,7 +35,6 @@ from motion_app.scene import Click
 from motion_app.ui.boundary import listen
 from motion_app.ui.evaluate.scoring import ScoringRun
 from motion_app.ui.evaluate.views import (
-    PICKER_JS,
     Choice,
     choices_html,
     metrics_html,
@@ -43,7 +42,7 @@ from motion_app.ui.evaluate.views import (
     progress_html,
     report_html,
 )
-from motion_app.ui.markup import note_html, step_heading
+from motion_app.ui.markup import note_html, script, step_heading
 from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.gallery import Thumbnails, title_of
 from motion_app.ui.visitor import BrowserState, PageVisit
@@ -93,7 +92,7 @@ class EvaluateTab:
             self.refresh = gr.Button(t("evaluate.refresh"), size="sm", min_width=80, scale=0)
         self.picker = gr.HTML(
             choices_html((), t),
-            js_on_load=PICKER_JS,
+            js_on_load=script("evaluate_cards"),
             apply_default_css=False,
             elem_id="evaluate-made",
         )

@@ -15,7 +15,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 import gradio as gr
 
@@ -25,7 +24,7 @@ from motion_app.media.files import read_clip, upscale
 from motion_app.methods import method_title
 from motion_app.scene import Motion
 from motion_app.settings import Limits
-from motion_app.ui.markup import icon
+from motion_app.ui.markup import icon, script
 from motion_app.ui.pictures import animation_uri, picture_uri
 from motion_app.ui.texts import Texts
 
@@ -34,7 +33,6 @@ _TEXTS = (
     *("cards", "cards_title", "cards_search", "cards_none"),
     *("close", "no_motion", "no_motion_name", "no_motion_help"),
 )
-CARDS_JS = (Path(__file__).parents[1] / "static" / "library_cards.js").read_text(encoding="utf-8")
 logger = logging.getLogger(__name__)
 PREVIEW_WIDTH = 144  # px
 PREVIEW_FPS = 8.0
@@ -91,7 +89,9 @@ def shown_name(name: str) -> str:
 def new_cards() -> gr.HTML:
     """Events ``act`` with ``what`` ("export" or "delete") and the motion's ``digest``; ``restore``
     with the ``token`` of a deleted one."""
-    return gr.HTML("", js_on_load=CARDS_JS, elem_id="library-cards", apply_default_css=False)
+    return gr.HTML(
+        "", js_on_load=script("library_cards"), elem_id="library-cards", apply_default_css=False
+    )
 
 
 def library_html(

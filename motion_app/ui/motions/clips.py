@@ -21,10 +21,10 @@ from motion_app.media.files import read_clip, upscale
 from motion_app.settings import Limits
 from motion_app.training.inputs import ClipSelection
 from motion_app.training.movement import moves
+from motion_app.ui.markup import script
 from motion_app.ui.pictures import picture_uri
 from motion_app.ui.texts import Texts
 
-EDITOR_JS = (Path(__file__).parents[1] / "static" / "clip_editor.js").read_text(encoding="utf-8")
 COLUMNS = 10  # of the sheet of frames
 FRAME_HEIGHT = 135  # px
 WORDS = ("span", "too_short", "play", "pause", "whole", "nobody")
@@ -91,7 +91,9 @@ def frame_sheet(frames: np.ndarray) -> np.ndarray:
 def new_editor() -> gr.HTML:
     """Events: ``choose`` with a clip's ``key``, ``start``, ``stop``, ``box`` and ``mover``;
     ``remove`` with its ``key``."""
-    return gr.HTML("", js_on_load=EDITOR_JS, elem_id="clip-editor", apply_default_css=False)
+    return gr.HTML(
+        "", js_on_load=script("clip_editor"), elem_id="clip-editor", apply_default_css=False
+    )
 
 
 def changed_clips(

@@ -24,18 +24,13 @@ from motion_app.library.library import keep_owner
 from motion_app.library.motion_file import read_motion
 from motion_app.scene import NEUTRAL_PHRASE, Motion
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import note_html, titled_html
+from motion_app.ui.markup import note_html, script, titled_html
 from motion_app.ui.motions.cards import MotionPreviews, library_html, new_cards
 from motion_app.ui.motions.training import TrainingState
 from motion_app.ui.texts import Texts
 
 MOTION_FILES = [".safetensors", ".pt"]
 EXPORT_SECONDS = 3600.0  # how long an exported file can be fetched
-# gradio has no download without a second click: the hidden button is pressed for the person.
-DOWNLOAD_JS = (
-    "() => setTimeout(() => { const it = document.querySelector('#motion-download');"
-    " if (it) (it.querySelector('a, button') || it).click(); }, 150)"
-)
 
 
 class LibraryPanel:
@@ -72,7 +67,7 @@ class LibraryPanel:
         one."""
         cards = self.cards
         acted = listen(cards.act, self.act, inputs=[state], outputs=[state, cards, self.download])
-        acted.then(None, js=_download_if_any(DOWNLOAD_JS), inputs=[self.download])
+        acted.then(None, js=script("download"), inputs=[self.download])
         on_change(acted)
         on_change(listen(cards.restore, self.restore, inputs=[state], outputs=[state, cards]))
         on_change(
@@ -145,10 +140,6 @@ def new_export_folder() -> Path:
         if folder.stat().st_mtime < before:
             shutil.rmtree(folder, ignore_errors=True)
     return root / secrets.token_hex(16)
-
-
-def _download_if_any(script: str) -> str:
-    return f"(file) => {{ if (file) ({script})(); }}"
 
 
 def bring_in(

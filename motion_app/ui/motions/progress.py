@@ -11,7 +11,6 @@ import html
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -20,11 +19,10 @@ from motion_app.geometry import grid_to_mask
 from motion_app.jobs.folder import REPEATABLE, JobRow
 from motion_app.jobs.progress import JobProgress
 from motion_app.media.files import upscale
-from motion_app.ui.markup import in_words
+from motion_app.ui.markup import in_words, script
 from motion_app.ui.pictures import animation_uri, draw_objects, enlarge_masks, picture_uri
 from motion_app.ui.texts import Texts
 
-ROWS_JS = (Path(__file__).parents[1] / "static" / "training_rows.js").read_text(encoding="utf-8")
 VALIDATION_WIDTH = 288  # px
 SHEET_COLUMNS = 4
 CELL_WIDTH = 132  # px of one frame in the picture of masks
@@ -36,7 +34,9 @@ SMOOTHING = 25  # steps
 
 def new_rows() -> gr.HTML:
     """Events ``job`` with ``what`` ("show", "again", "delete" or "use") and the job's ``id``."""
-    return gr.HTML("", js_on_load=ROWS_JS, elem_id="training-rows", apply_default_css=False)
+    return gr.HTML(
+        "", js_on_load=script("training_rows"), elem_id="training-rows", apply_default_css=False
+    )
 
 
 def status_html(progress: JobProgress, texts: Texts) -> str:

@@ -1,3 +1,6 @@
+// The picture one marks objects on. The server draws the picture and the masks; this turns pointer
+// and keys into points, boxes and strokes, as shares of the frame, and shows at once where they are.
+//
 // Which tool is held and how wide the brush is: the browser's own, kept while the page is open.
 const KEYS = { p: "add", m: "remove", b: "box", d: "brush", e: "eraser" };
 let tool = "add";
@@ -40,8 +43,8 @@ element.addEventListener("keydown", (event) => {
   if (roam(event, toolButtons())) hold(document.activeElement.dataset.tool);
 });
 
-// The picture one marks objects on. The server draws the picture and the masks; this turns pointer
-// and keys into points, boxes and strokes, as shares of the frame, and shows at once where they are.
+// the picture
+
 const aim = { x: 0.5, y: 0.5 };
 const BORDER = 0.9999; // the last place that is inside
 let gesture = null; // what a pressed pointer has drawn so far

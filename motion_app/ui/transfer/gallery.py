@@ -41,12 +41,10 @@ from motion_app.ui.pictures import animation_uri, picture_uri
 from motion_app.ui.texts import Texts
 
 logger = logging.getLogger(__name__)
-GALLERY_JS = (Path(__file__).parents[1] / "static" / "gallery.js").read_text(encoding="utf-8")
 MOST_SHOWN = 24
 THUMBNAIL_WIDTH = 168  # px
 THUMBNAILS_KEPT = 256  # some 30 KB each
 MINUTE, HOUR, DAY = 60, 3600, 86400  # s
-COMPARE_JS = (Path(__file__).parents[1] / "static" / "compare.js").read_text(encoding="utf-8")
 RECIPE_FILES = [".json", ".mp4"]
 Side = Literal["a", "b"]
 
@@ -206,7 +204,7 @@ class ComparePanel:
                 self.b = self._player("b")
             gr.HTML(
                 bar_html(texts, fps=fps),
-                js_on_load=COMPARE_JS,
+                js_on_load=script("compare"),
                 apply_default_css=False,
                 elem_id="compare-bar",
             )
@@ -286,7 +284,9 @@ class GalleryPanel:
                     min_width=240,
                     elem_id="recipe-drop",
                 )
-            self.html = gr.HTML(js_on_load=GALLERY_JS, apply_default_css=False, elem_id="gallery")
+            self.html = gr.HTML(
+                js_on_load=script("gallery"), apply_default_css=False, elem_id="gallery"
+            )
             self.compare = ComparePanel(texts, fps=fps)
             self.shipped_cards = gr.HTML(
                 html_template=MOUNT,

@@ -27,8 +27,6 @@ from motion_app.ui.transfer.rows import rows_html
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.video import VideoPanel
 
-# Runs after every action, answered or refused.
-ANSWERED_JS = "() => document.dispatchEvent(new CustomEvent('scene-answered'))"
 EXPORTS = {"export": mask_file, "export_all": masks_file}
 
 
@@ -122,7 +120,7 @@ class TransferTab:
                 trigger_mode="multiple",
                 concurrency_limit=None,
             )
-            acted.then(None, js=ANSWERED_JS, api_visibility="private")
+            acted.then(None, js=script("scene_answered"), api_visibility="private")
             if panel is self.picker:
                 listen(acted.success, self.prepare, inputs=[self.session])
         uploaded = listen(

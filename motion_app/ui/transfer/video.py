@@ -16,7 +16,7 @@ from motion_app.jobs.folder import JobRow
 from motion_app.request.request import RequestFile, parse_request
 from motion_app.settings import ROOT
 from motion_app.ui.boundary import listen, shown_error
-from motion_app.ui.markup import host_banner, note_html, step_heading
+from motion_app.ui.markup import host_banner, note_html, script, step_heading
 from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.draft import SceneDraft, request_entries
 from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results, title_of
@@ -27,11 +27,9 @@ from motion_app.ui.transfer.settings import Chosen, GenerationSettings
 from motion_app.ui.transfer.stream import KIND, FollowedJobs, JobStream, PanelChange
 
 ReadRows = Callable[[Session, Sequence[Any]], SceneDraft]
-UPWARDS_JS = "() => document.querySelector('#steps')?.scrollIntoView()"
 RESULTS = ROOT / "assets" / "results"
 RestoreScene = Callable[[Session, RequestFile], list[Any]]
 ASK_SECONDS = 0.5  # between two looks at a job that is followed
-ANNOUNCE_JS = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 
 
 class VideoPanel:
@@ -56,7 +54,7 @@ class VideoPanel:
             )
         self.status = gr.HTML(apply_default_css=False, elem_id="status")
         self.announced = gr.HTML(
-            js_on_load=ANNOUNCE_JS, apply_default_css=False, elem_id="announced"
+            js_on_load=script("announce"), apply_default_css=False, elem_id="announced"
         )
         self.live = gr.HTML(self.stream.empty, apply_default_css=False, elem_id="live")
         self.result = ResultPanel(texts)
@@ -102,7 +100,7 @@ class VideoPanel:
         taken = listen(
             self.gallery.shipped_cards.act, self.take_over, inputs=[session], outputs=restored
         )
-        taken.success(None, js=UPWARDS_JS, api_visibility="private")
+        taken.success(None, js=script("to_steps"), api_visibility="private")
 
     def _wire_generation(self, fields: Sequence[Any]) -> None:
         submitted = listen(
