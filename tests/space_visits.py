@@ -23,8 +23,10 @@ from PIL import Image
 
 from motion_app.errors import RequestError
 from motion_app.scene import Click
+from motion_app.settings import Limits
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.ui.motions.training import submit_training
+from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.stream import FollowedJobs, JobStream
 
@@ -44,7 +46,7 @@ def computed(name: str, seen: set[tuple[str, int]] = set()) -> None:  # noqa: B0
 
 def visit(host: Any, owner: str, request: dict[str, Any]) -> dict[str, Any]:
     """What a page does: hand in, follow, show the last step and the gallery."""
-    stream, followed = JobStream(host, Texts("en")), FollowedJobs()
+    stream, followed = JobStream(host, Texts("en"), Previews(Limits())), FollowedJobs()
     row = host.jobs.submit("generate", {"request": request}, owner=owner)
     panels = list(stream.follow(owner, followed, row.id))
     row = host.jobs.row(row.id)

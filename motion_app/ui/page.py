@@ -16,6 +16,7 @@ from motion_app.ui.evaluate.tab import EvaluateTab
 from motion_app.ui.evaluate.verify import VerifyPanel
 from motion_app.ui.markup import host_banner, note_html, script
 from motion_app.ui.motions.tab import MotionsTab
+from motion_app.ui.pictures import Previews
 from motion_app.ui.study_tab import StudyTab
 from motion_app.ui.texts import LANGUAGES, Texts
 from motion_app.ui.transfer.picture import Example
@@ -38,17 +39,20 @@ def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
         fill_width=True,
     ) as page:
         register_api(host)  # first: gradio gives a name to who comes first
-        LanguagePage(host, Texts(first), examples).wire(page)
+        previews = Previews(host.settings.limits)
+        LanguagePage(host, Texts(first), examples, previews).wire(page)
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
-            LanguagePage(host, Texts(language), examples).wire(page)
+            LanguagePage(host, Texts(language), examples, previews).wire(page)
     return page.queue(api_open=False)  # every call takes its place in the line
 
 
 class LanguagePage:
     """All tabs in one language."""
 
-    def __init__(self, host: ModelHost, texts: Texts, examples: Sequence[Example]) -> None:
+    def __init__(
+        self, host: ModelHost, texts: Texts, examples: Sequence[Example], previews: Previews
+    ) -> None:
         self.host, self.texts = host, texts
         self.session = gr.State(Session())
         # Kept by the browser, so that a reload finds what it had made; readable after a restart.
@@ -63,13 +67,13 @@ class LanguagePage:
         self.calls = gr.Timer(CALL_SECONDS)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(texts("page.tab_transfer"), id="transfer"):
-                self.transfer = TransferTab(host, texts, examples, self.session)
+                self.transfer = TransferTab(host, texts, examples, self.session, previews)
             with gr.Tab(texts("page.tab_motions"), id="motions"):
-                self.motions = MotionsTab(host, texts)
+                self.motions = MotionsTab(host, texts, previews)
             with gr.Tab(texts("page.tab_study"), id="study") as self.study_tab:
                 self.study = StudyTab(host, texts)
             with gr.Tab(texts("page.tab_evaluate"), id="evaluate") as self.evaluate_tab:
-                self.evaluate = EvaluateTab(host, texts)
+                self.evaluate = EvaluateTab(host, texts, previews)
                 self.verify = VerifyPanel(texts, limits=host.settings.limits)
 
     def wire(self, page: GuardedBlocks) -> None:

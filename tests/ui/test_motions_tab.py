@@ -20,7 +20,7 @@ from motion_app.library.library import Library, LibraryUser
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.training.trainer import TrainingReport, ValidationVideo
-from motion_app.ui.motions.cards import MotionPreviews, library_html
+from motion_app.ui.motion_cards import library_html
 from motion_app.ui.motions.clips import COLUMNS, DraftClip, changed_clips, editor_html, frame_sheet
 from motion_app.ui.motions.library import LibraryPanel
 from motion_app.ui.motions.progress import (
@@ -37,6 +37,7 @@ from motion_app.ui.motions.training import (
     submit_training,
     training_command,
 )
+from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import LANGUAGES, Texts
 from motion_app.ui.visitor import library_user
 
@@ -168,7 +169,7 @@ def test_the_library_says_what_may_be_done_with_each_motion(language: str) -> No
         deletable=frozenset({motions[0].digest}),
         deleted=None,
         problems=["x.safetensors is <broken>"],
-        previews=MotionPreviews(Limits()),
+        previews=Previews(Limits()),
         texts=texts,
     )
     assert page.count('data-what="export"') == 2 and page.count('data-what="delete"') == 1
@@ -315,7 +316,7 @@ def test_a_motion_of_somebody_else_is_shown_as_such_and_refused_in_ones_language
     motion = library.import_file(POCKET / "motions" / "jump.safetensors", name="leap", owner="me")
     panel = LibraryPanel.__new__(LibraryPanel)  # without its components
     panel.host = SimpleNamespace(library=library, base=lambda: None)
-    panel.texts, panel.previews = texts, MotionPreviews(Limits())
+    panel.texts, panel.previews = texts, Previews(Limits())
     state, other = TrainingState(), TrainingState()
     state.user, other.user = LibraryUser("me"), LibraryUser("you", local=True)
     assert panel.show_cards(state).count('data-what="delete"') == 1

@@ -30,15 +30,23 @@ from motion_app.media.results import save_result
 from motion_app.methods import METHODS
 from motion_app.request.request import parse_request
 from motion_app.scene import GeneratedVideo, StepReport
+from motion_app.settings import Limits
 from motion_app.ui.evaluate.verify import verdict_html
-from motion_app.ui.markup import announcement, banner_html, in_words, note_html, progress_html
+from motion_app.ui.markup import (
+    announcement,
+    banner_html,
+    in_words,
+    note_html,
+    progress_html,
+    title_of,
+)
+from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import LANGUAGES, Texts
 from motion_app.ui.transfer.gallery import (
     MOST_SHOWN,
     ComparedVideos,
     GalleryView,
     gallery_html,
-    title_of,
     when,
 )
 from motion_app.ui.transfer.replay import BIGGEST_SEED, Environment, installed_versions, replay_of
@@ -129,7 +137,7 @@ class Site:
             geometry=SimpleNamespace(frames=FRAMES, fps=8.0),
         )
         host = SimpleNamespace(jobs=self.jobs, engine=lambda: engine, lent=False)
-        self.stream = JobStream(host, EN)
+        self.stream = JobStream(host, EN, Previews(Limits()))
         self.jobs.start()
 
     def submit(self, owner: str = "ann", **options: Any) -> str:

@@ -42,9 +42,9 @@ from motion_app.ui.evaluate.views import (
     progress_html,
     report_html,
 )
-from motion_app.ui.markup import note_html, script, step_heading
+from motion_app.ui.markup import note_html, script, step_heading, title_of
+from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.gallery import Thumbnails, title_of
 from motion_app.ui.visitor import BrowserState, PageVisit
 
 ASK_SECONDS = 0.5  # between two looks at a scoring
@@ -67,10 +67,10 @@ class EvaluationState(BrowserState):
 class EvaluateTab:
     """Build it inside a ``gr.Tab``, then ``wire`` it."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host, self.texts = host, texts
         self.judges = Judges(WeightStore(host.settings.judges), device="cpu")
-        self.thumbnails = Thumbnails()
+        self.previews = previews
         self.state = gr.State(EvaluationState())
         self.timer = gr.Timer(ASK_SECONDS, active=False)
         self.turn = threading.BoundedSemaphore(AT_WORK)
@@ -225,7 +225,7 @@ class EvaluateTab:
         state.chosen = [row.id for row in rows if row.id in state.chosen]
         choices = []
         for row in rows:
-            thumbnail = self.thumbnails(row, self.host.jobs.folder(row.id))
+            thumbnail = self.previews.video(row, self.host.jobs.folder(row.id))
             picture = "" if thumbnail is None else thumbnail.still
             choices.append(Choice(row.id, self._title(row), picture, row.id in state.chosen))
         return choices_html(choices, self.texts)

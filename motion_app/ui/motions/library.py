@@ -25,8 +25,9 @@ from motion_app.library.motion_file import read_motion
 from motion_app.scene import NEUTRAL_PHRASE, Motion
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import note_html, script, titled_html
-from motion_app.ui.motions.cards import MotionPreviews, library_html, new_cards
+from motion_app.ui.motion_cards import library_html, new_cards
 from motion_app.ui.motions.training import TrainingState
+from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import Texts
 
 MOTION_FILES = [".safetensors", ".pt"]
@@ -36,10 +37,10 @@ EXPORT_SECONDS = 3600.0  # how long an exported file can be fetched
 class LibraryPanel:
     """Build it inside a column, then ``wire`` it."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host = host
         self.texts = texts
-        self.previews = MotionPreviews(host.settings.limits)
+        self.previews = previews
         gr.HTML(titled_html(texts("motions.library"), texts("motions.library_help")))
         self.cards = new_cards()
         self.download = gr.DownloadButton("download", visible="hidden", elem_id="motion-download")

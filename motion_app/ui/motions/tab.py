@@ -29,6 +29,7 @@ from motion_app.ui.motions.training import (
     submit_training,
     training_command,
 )
+from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import Texts
 from motion_app.ui.visitor import PageVisit, library_user
 
@@ -41,13 +42,13 @@ class MotionsTab:
     """Build it inside a ``gr.Tab``, then ``wire`` it. Holds components and what is shared by all
     browsers; what a person does is in their ``TrainingState``."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host = host
         self.texts = texts
         self.state = gr.State(TrainingState())
         with gr.Row(elem_id="motions-tab"):
             with gr.Column(elem_classes="step motions-library", min_width=300):
-                self.library = LibraryPanel(host, texts)
+                self.library = LibraryPanel(host, texts, previews)
             with gr.Column(elem_classes="step motions-training", min_width=300):
                 self._build_training()
 

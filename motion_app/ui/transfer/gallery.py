@@ -20,89 +20,28 @@ import base64
 import html
 import json
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import gradio as gr
 import numpy as np
 from PIL import Image
 
 from motion_app.errors import MotionAppError
 from motion_app.jobs.folder import REPEATABLE, JobRow
-from motion_app.request.request import RequestFile, parse_request
+from motion_app.request.request import parse_request
 from motion_app.text_files import listed
-from motion_app.ui.markup import MOUNT, note_html, script
-from motion_app.ui.pictures import animation_uri, picture_uri
+from motion_app.ui.markup import MOUNT, note_html, script, title_of
+from motion_app.ui.pictures import Thumbnail, picture_uri
 from motion_app.ui.texts import Texts
 
 logger = logging.getLogger(__name__)
 MOST_SHOWN = 24
-THUMBNAIL_WIDTH = 168  # px
-THUMBNAILS_KEPT = 256  # some 30 KB each
 MINUTE, HOUR, DAY = 60, 3600, 86400  # s
 RECIPE_FILES = [".json", ".mp4"]
 Side = Literal["a", "b"]
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A video in small as ``data:`` addresses: one ``still`` frame, and all of it ``moving``."""
-
-    still: str
-    moving: str
-
-
-class Thumbnails:
-    """Thumbnails by the id of their job, made once from the lossless frames."""
-
-    def __init__(self) -> None:
-        self._made: OrderedDict[str, Thumbnail | None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, row: JobRow, folder: Path) -> Thumbnail | None:
-        """The thumbnail of a finished job whose files lie in ``folder``; None where there is
-        none."""
-        if row.state != "done":
-            return None
-        with self._lock:
-            if row.id in self._made:
-                self._made.move_to_end(row.id)
-                return self._made[row.id]
-        made = _thumbnail(folder / row.outcome["frames"])
-        with self._lock:
-            self._made[row.id] = made
-            while len(self._made) > THUMBNAILS_KEPT:
-                self._made.popitem(last=False)
-        return made
-
-
-def _thumbnail(frames_file: Path) -> Thumbnail | None:
-    try:
-        with np.load(frames_file) as saved:
-            frames, fps = saved["frames"], float(saved["fps"])
-    except (OSError, ValueError, KeyError) as error:
-        logger.warning("no thumbnail, the frames cannot be read: %s", error)
-        return None
-    height, width = frames.shape[1:3]
-    size = (THUMBNAIL_WIDTH, round(height * THUMBNAIL_WIDTH / width))
-    way = cv2.INTER_AREA if width > THUMBNAIL_WIDTH else cv2.INTER_CUBIC
-    small = np.stack([cv2.resize(frame, size, interpolation=way) for frame in frames])
-    return Thumbnail(still=picture_uri(small[0]), moving=animation_uri(small, fps))
-
-
-def title_of(request: RequestFile, texts: Texts) -> str:
-    """What a video shows: "red fox: jump · blue cat: walk right"."""
-    parts = []
-    for number, item in enumerate(request.objects, start=1):
-        name = item.name or texts("video.object", n=number)
-        motion = item.motion and Path(item.motion).stem.replace("_", " ").replace("-", " ")
-        parts.append(texts("video.title_part", name=name, motion=motion) if motion else name)
-    return " · ".join(parts)
 
 
 def when(seconds_ago: float, texts: Texts) -> str:

@@ -10,7 +10,7 @@ from motion_app.errors import RequestError
 from motion_app.request.phrases import occurrences, phrase_spans
 from motion_app.request.request import MAX_STRENGTH
 from motion_app.ui.markup import icon
-from motion_app.ui.motions.cards import preview_html, shown_name
+from motion_app.ui.motion_cards import preview_html, shown_name
 from motion_app.ui.pictures import COLOURS, css_colour, ink_on
 from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.canvas import problems_html

@@ -23,13 +23,12 @@ from motion_app.jobs.folder import JobRow
 from motion_app.jobs.progress import JobProgress
 from motion_app.scene import StepReport
 from motion_app.ui.markup import announcement, in_words, note_html, progress_html
-from motion_app.ui.pictures import animation_uri, preview_frames
+from motion_app.ui.pictures import Previews, animation_uri, preview_frames
 from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.gallery import (
     MOST_SHOWN,
     ComparedVideos,
     GalleryView,
-    Thumbnails,
     gallery_html,
 )
 from motion_app.ui.transfer.result import Result, slots_of
@@ -68,10 +67,9 @@ class JobStream:
     """Panels of the jobs of any browser; what is one browser's own is in ``owner`` and
     ``FollowedJobs``."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
-        self.host, self.texts = host, texts
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
+        self.host, self.texts, self._previews = host, texts, previews
         self.empty = f'<div class="video-empty">{texts("video.empty")}</div>'
-        self._thumbnails = Thumbnails()
 
     def own(self, owner: str, job: str) -> JobRow:
         """The owner's job of that id; RequestError for anybody else's, in the words for one that
@@ -92,7 +90,10 @@ class JobStream:
         rows = self.host.jobs.rows(owner, kind=KIND, limit=MOST_SHOWN)
         view = GalleryView(time.time(), followed.job, followed.compared.sides, lent=self.host.lent)
         return gallery_html(
-            rows, lambda row: self._thumbnails(row, self.host.jobs.folder(row.id)), view, self.texts
+            rows,
+            lambda row: self._previews.video(row, self.host.jobs.folder(row.id)),
+            view,
+            self.texts,
         )
 
     def attach(self, owner: str, followed: FollowedJobs) -> Iterator[PanelChange]:

@@ -16,7 +16,8 @@ from motion_app.media.file_types import PICTURE_FILES
 from motion_app.request.request import RequestFile
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import MOUNT, script, step_heading
-from motion_app.ui.motions.cards import MotionPreviews, cards_html
+from motion_app.ui.motion_cards import cards_html
+from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
@@ -35,11 +36,16 @@ class TransferTab:
     person does is in their ``Session``."""
 
     def __init__(
-        self, host: ModelHost, texts: Texts, examples: Sequence[Example], session: gr.State
+        self,
+        host: ModelHost,
+        texts: Texts,
+        examples: Sequence[Example],
+        session: gr.State,
+        previews: Previews,
     ) -> None:
         self.host, self.texts, self.session = host, texts, session
         self.actions = SceneActions(host, examples)
-        self.previews = MotionPreviews(host.settings.limits)
+        self.previews = previews
         with gr.Row(elem_id="steps"):
             with gr.Column(elem_classes="step", min_width=200):
                 self._build_picture(examples)
@@ -48,7 +54,7 @@ class TransferTab:
             with gr.Column(elem_classes="step", min_width=280):
                 self._build_motions()
             with gr.Column(elem_classes="step", min_width=280):
-                self.video = VideoPanel(host, texts)
+                self.video = VideoPanel(host, texts, previews)
         self.gallery = self.video.build_gallery()
         self.scene_outputs = [self.canvas, self.fit, self.objects]
 
@@ -84,7 +90,7 @@ class TransferTab:
         gr.HTML(step_heading(3, texts("transfer.motions"), texts("transfer.motions_help")))
         self.objects = self._panel(
             "objects",
-            ("morph", "cards", "objects"),
+            ("morph", "search", "cards", "objects"),
             self._rows(Session()),
             value="",
             html_template=MOUNT + '<dialog class="motion-dialog"></dialog>',
@@ -106,7 +112,7 @@ class TransferTab:
 
     def _preview(self, values: dict[str, Any]) -> str:
         named = [item for item in self.host.library.list() if item.name == values.get("name")]
-        return self.previews.address(named[0], still=bool(values.get("still"))) if named else ""
+        return self.previews.motion(named[0], still=bool(values.get("still"))) if named else ""
 
     def wire(self, banner: gr.HTML) -> None:
         """Bind every event. ``banner`` is renewed after each video."""

@@ -16,10 +16,11 @@ from motion_app.jobs.folder import JobRow
 from motion_app.request.request import RequestFile, parse_request
 from motion_app.settings import ROOT
 from motion_app.ui.boundary import listen, shown_error
-from motion_app.ui.markup import host_banner, note_html, script, step_heading
+from motion_app.ui.markup import host_banner, note_html, script, step_heading, title_of
+from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.draft import SceneDraft, request_entries
-from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results, title_of
+from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results
 from motion_app.ui.transfer.replay import Environment, Replay, installed_versions, read_replay
 from motion_app.ui.transfer.result import OverlayVideos, Result, ResultPanel
 from motion_app.ui.transfer.session import Session
@@ -36,10 +37,10 @@ class VideoPanel:
     """The components of step 4 and what they do. ``build_gallery`` makes the part for below the
     four steps; then ``wire``, and ``attach_on`` the event that opens the page."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host, self.texts = host, texts
         self.badge_forced = host.settings.badge
-        self.stream = JobStream(host, texts)
+        self.stream = JobStream(host, texts, previews)
         self.overlays = OverlayVideos(host.defaults().export)
         self.followed = gr.State(FollowedJobs())
         gr.HTML(step_heading(4, texts("video.heading"), texts("video.heading_help")))
