@@ -21,21 +21,25 @@ from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.training.trainer import TrainingReport, ValidationVideo
 from motion_app.ui.motion_cards import library_html
-from motion_app.ui.motions.clips import COLUMNS, DraftClip, changed_clips, editor_html, frame_sheet
-from motion_app.ui.motions.library import LibraryPanel
-from motion_app.ui.motions.progress import (
+from motion_app.ui.motions.form import (
+    COLUMNS,
+    DraftClip,
+    TrainingForm,
+    TrainingState,
+    changed_clips,
+    editor_html,
+    frame_sheet,
+)
+from motion_app.ui.motions.tab import LibraryPanel
+from motion_app.ui.motions.training import (
     loss_curve_svg,
     rows_html,
     smoothed_losses,
     status_html,
-    validation_html,
-    view_html,
-)
-from motion_app.ui.motions.training import (
-    TrainingForm,
-    TrainingState,
     submit_training,
     training_command,
+    validation_html,
+    view_html,
 )
 from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import LANGUAGES, Texts

@@ -13,7 +13,6 @@ from motion_app.host import ModelHost
 from motion_app.library.library import LibraryUser, motion_entry, token_of
 from motion_app.scene import Motion
 from motion_app.ui.api.files import File, Json, handed_out, received
-from motion_app.ui.motions.library import bring_in
 from motion_app.ui.visitor import client_of, library_user
 
 SERVER_PATHS = ("path", "preview")  # what the command line shows and a stranger need not know
@@ -53,7 +52,7 @@ class MotionEndpoints:
         """
         path = received(file, most_megabytes=self.host.settings.limits.motion_megabytes)
         owner = self._visitor(http).owner
-        return _entry(bring_in(self.host, path, name=name, phrase=phrase, owner=owner))
+        return _entry(self.host.import_motion(path, name=name, phrase=phrase, owner=owner))
 
     def export_motion(self, name: str) -> Json:
         """A motion as one file, its preview inside.

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import html
+import secrets
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
-from motion_app.errors import RequestError
+from motion_app.errors import MotionFileError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.progress import JobProgress
+from motion_app.scene import Motion
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import titled_html
-from motion_app.ui.motions.library import LibraryPanel
-from motion_app.ui.motions.progress import (
+from motion_app.ui.markup import note_html, script, titled_html
+from motion_app.ui.motion_cards import library_html, new_cards
+from motion_app.ui.motions.form import TrainingForm, TrainingState
+from motion_app.ui.motions.training import (
     curve_html,
     new_rows,
     rows_html,
     status_html,
-    validation_html,
-    view_html,
-)
-from motion_app.ui.motions.training import (
-    TrainingForm,
-    TrainingState,
     submit_training,
     training_command,
+    validation_html,
+    view_html,
 )
 from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import Texts
@@ -36,6 +38,8 @@ from motion_app.ui.visitor import PageVisit, library_user
 TICK_SECONDS = 1.0
 PICTURE_SECONDS = 2.0  # between two pictures of who saw the tokens
 OnChange = Callable[[Any], Any]
+MOTION_FILES = [".safetensors", ".pt"]
+EXPORT_SECONDS = 3600.0  # how long an exported file can be fetched
 
 
 class MotionsTab:
@@ -228,3 +232,112 @@ class MotionsTab:
             return gr.update(visible=False)
         said = "motions.stopping" if stopping else "motions.cancel"
         return gr.update(visible=True, value=self.texts(said), interactive=not stopping)
+
+
+class LibraryPanel:
+    """Build it inside a column, then ``wire`` it."""
+
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
+        self.host = host
+        self.texts = texts
+        self.previews = previews
+        gr.HTML(titled_html(texts("motions.library"), texts("motions.library_help")))
+        self.cards = new_cards()
+        self.download = gr.DownloadButton("download", visible="hidden", elem_id="motion-download")
+        with gr.Accordion(texts("motions.import"), open=False, elem_id="motion-import"):
+            gr.HTML(note_html(texts("motions.import_help")))
+            self.import_file = gr.File(
+                label=texts("motions.import_file"),
+                file_types=MOTION_FILES,
+                height=110,
+                elem_id="motion-file",
+            )
+            with gr.Row():
+                self.import_name = gr.Textbox(
+                    label=texts("motions.import_name"),
+                    placeholder=texts("motions.import_own"),
+                    min_width=120,
+                )
+                self.import_phrase = gr.Textbox(label=texts("motions.import_phrase"), min_width=120)
+            self.import_button = gr.Button(
+                texts("motions.import_button"), size="sm", elem_id="motion-import-button"
+            )
+
+    def wire(self, state: gr.State, on_change: Callable[[Any], Any]) -> None:
+        """Bind every event; ``on_change`` is given those after which the library may be another
+        one."""
+        cards = self.cards
+        acted = listen(cards.act, self.act, inputs=[state], outputs=[state, cards, self.download])
+        acted.then(None, js=script("download"), inputs=[self.download])
+        on_change(acted)
+        on_change(listen(cards.restore, self.restore, inputs=[state], outputs=[state, cards]))
+        on_change(
+            listen(
+                self.import_button.click,
+                self.bring,
+                inputs=[state, self.import_file, self.import_name, self.import_phrase],
+                outputs=[state, cards, self.import_file, self.import_name],
+            )
+        )
+
+    def show_cards(self, state: TrainingState) -> str:
+        """The library as it is now."""
+        motions = self.host.library.list()
+        return library_html(
+            motions,
+            base=self.host.base(),
+            deletable=frozenset(m.digest for m in motions if self._deletable(m, state)),
+            deleted=state.deleted,
+            problems=self.host.library.problems(),
+            previews=self.previews,
+            texts=self.texts,
+        )
+
+    def _deletable(self, motion: Motion, state: TrainingState) -> bool:
+        """What one made or brought in oneself, and at one's own machine what nobody did."""
+        return self.host.library.writable(motion) and state.user.may_change(motion.path)
+
+    def act(self, state: TrainingState, event: gr.EventData) -> list[Any]:
+        """Export or delete the motion of a card."""
+        data = event._data or {}
+        digest = str(data.get("digest"))
+        motion = next((m for m in self.host.library.list() if m.digest == digest), None)
+        if motion is None:
+            raise MotionFileError("this motion is not in the library any more; reload the page")
+        if data.get("what") == "export":
+            file = self.host.library.export_file(motion, new_export_folder())
+            return [gr.skip(), gr.skip(), gr.update(value=str(file))]
+        if not self._deletable(motion, state):
+            why = "not_yours" if self.host.library.writable(motion) else "not_deletable"
+            raise MotionFileError(self.texts(f"motions.{why}", name=motion.name))
+        state.deleted = self.host.library.delete(motion.path, by=state.user)
+        return [state, self.show_cards(state), gr.update(value=None)]
+
+    def restore(self, state: TrainingState, event: gr.EventData) -> list[Any]:
+        """Bring back what was deleted last."""
+        token = str((event._data or {}).get("token"))
+        if state.deleted is None or state.deleted.token != token:
+            raise MotionFileError("this can be undone no more; import or learn the motion again")
+        self.host.library.restore(token, by=state.user)
+        state.deleted = None
+        return [state, self.show_cards(state)]
+
+    def bring(self, state: TrainingState, file: str | None, name: str, phrase: str) -> list[Any]:
+        """Import an uploaded motion."""
+        if file is None:
+            raise RequestError("no file has been chosen; choose an exported motion")
+        owner = state.user.owner
+        motion = self.host.import_motion(Path(file), name=name, phrase=phrase, owner=owner)
+        gr.Info(self.texts("motions.imported", name=html.escape(motion.name)))
+        return [state, self.show_cards(state), None, ""]
+
+
+def new_export_folder() -> Path:
+    """A folder for one exported motion, in gradio's own temporary one; old ones are removed. Its
+    name is 128 random bits: who does not know it cannot ask for what is in it."""
+    root = Path(get_upload_folder()) / "exports"
+    before = time.time() - EXPORT_SECONDS
+    for folder in root.glob("*"):
+        if folder.stat().st_mtime < before:
+            shutil.rmtree(folder, ignore_errors=True)
+    return root / secrets.token_hex(16)
