@@ -20,7 +20,6 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -38,11 +37,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from motion_app.errors import MotionAppError
 from motion_app.settings import Limits
 from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
+from motion_app.ui.markup import script
 from motion_app.ui.texts import LANGUAGES
 
 logger = logging.getLogger(__name__)
 MOST_TOLD = 1000  # characters of a message: it may quote what a stranger wrote
-SCRIPT = (Path(__file__).parent / "static" / "front.js").read_text(encoding="utf-8")
 HTML_LANGUAGE = re.compile(rb'(<html\b[^>]*?\blang=")[^"]*"')
 WORD_HEADER = "x-page-word"
 # What has no secrets: a page's scripts and styles, which a browser asks for without our header.
@@ -125,8 +124,8 @@ class FrontPage:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._word = secrets.token_hex(16)
-        script = SCRIPT.replace("PAGE_WORD", self._word)
-        self._head = f"<head><script>{script}</script>".encode()
+        front = script("front").replace("PAGE_WORD", self._word)
+        self._head = f"<head><script>{front}</script>".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

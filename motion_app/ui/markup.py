@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from motion_app.host import HostStatus, ModelHost
 from motion_app.jobs.progress import JobProgress, Measurement
+from motion_app.request.request import RequestFile
 from motion_app.scene import StepReport
 from motion_app.ui.texts import Texts
 
@@ -205,6 +206,16 @@ def _stage(progress: JobProgress, texts: Texts) -> str:
 
 def _place(ahead: int, texts: Texts) -> str:
     return texts("video.ahead", n=ahead) if ahead else texts("video.next")
+
+
+def title_of(request: RequestFile, texts: Texts) -> str:
+    """What a video shows: "red fox: jump · blue cat: walk right"."""
+    parts = []
+    for number, item in enumerate(request.objects, start=1):
+        name = item.name or texts("video.object", n=number)
+        motion = item.motion and Path(item.motion).stem.replace("_", " ").replace("-", " ")
+        parts.append(texts("video.title_part", name=name, motion=motion) if motion else name)
+    return " · ".join(parts)
 
 
 def note_html(text: str, *, kind: str = "quiet") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,16 @@ from motion_app.ui.evaluate.tab import EvaluateTab
 from motion_app.ui.evaluate.verify import VerifyPanel
 from motion_app.ui.markup import host_banner, note_html, script
 from motion_app.ui.motions.tab import MotionsTab
+from motion_app.ui.pictures import Previews
 from motion_app.ui.study_tab import StudyTab
 from motion_app.ui.texts import LANGUAGES, Texts
-from motion_app.ui.transfer.examples import Example
+from motion_app.ui.transfer.picture import Example
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.tab import TransferTab
 
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
-FORGETS_JS = "element.querySelector('#forgets').hidden = !window.motionTransferForgets;"
 STYLE = Path(__file__).parent / "static" / "style.css"
-OWNER = re.compile("[0-9a-f]{32}")  # a browser's token: 128 random bits
 
 
 def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
@@ -41,17 +39,20 @@ def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
         fill_width=True,
     ) as page:
         register_api(host)  # first: gradio gives a name to who comes first
-        LanguagePage(host, Texts(first), examples).wire(page)
+        previews = Previews(host.settings.limits)
+        LanguagePage(host, Texts(first), examples, previews).wire(page)
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
-            LanguagePage(host, Texts(language), examples).wire(page)
+            LanguagePage(host, Texts(language), examples, previews).wire(page)
     return page.queue(api_open=False)  # every call takes its place in the line
 
 
 class LanguagePage:
     """All tabs in one language."""
 
-    def __init__(self, host: ModelHost, texts: Texts, examples: Sequence[Example]) -> None:
+    def __init__(
+        self, host: ModelHost, texts: Texts, examples: Sequence[Example], previews: Previews
+    ) -> None:
         self.host, self.texts = host, texts
         self.session = gr.State(Session())
         # Kept by the browser, so that a reload finds what it had made; readable after a restart.
@@ -60,19 +61,19 @@ class LanguagePage:
         )
         gr.Navbar(visible=False)  # the header links the languages
         gr.HTML(header_html(texts), js_on_load=script("upload_names"), apply_default_css=False)
-        gr.HTML(forgets_html(texts), js_on_load=FORGETS_JS, apply_default_css=False)
+        gr.HTML(forgets_html(texts), js_on_load=script("forgets"), apply_default_css=False)
         self.banner = gr.HTML(host_banner(host, texts), apply_default_css=False, elem_id="banner")
         self.timer = gr.Timer(LOADING_TICK)
         self.calls = gr.Timer(CALL_SECONDS)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(texts("page.tab_transfer"), id="transfer"):
-                self.transfer = TransferTab(host, texts, examples, self.session)
+                self.transfer = TransferTab(host, texts, examples, self.session, previews)
             with gr.Tab(texts("page.tab_motions"), id="motions"):
-                self.motions = MotionsTab(host, texts)
+                self.motions = MotionsTab(host, texts, previews)
             with gr.Tab(texts("page.tab_study"), id="study") as self.study_tab:
                 self.study = StudyTab(host, texts)
             with gr.Tab(texts("page.tab_evaluate"), id="evaluate") as self.evaluate_tab:
-                self.evaluate = EvaluateTab(host, texts)
+                self.evaluate = EvaluateTab(host, texts, previews)
                 self.verify = VerifyPanel(texts, limits=host.settings.limits)
 
     def wire(self, page: GuardedBlocks) -> None:
@@ -98,9 +99,7 @@ class LanguagePage:
 
     def enter(self, session: Session, token: str) -> tuple[Session, str]:
         """The browser's own token: the one it kept, or a new one to keep."""
-        if isinstance(token, str) and OWNER.fullmatch(token):
-            session.owner = token
-        return session, session.owner
+        return session, session.enter(token)
 
     def look(self) -> list[Any]:
         """What a page needs to know of the model: the banner, and the motions that fit it."""

@@ -37,7 +37,7 @@ def prepare_stage(settings: Settings, uploads: UploadFolder, hosting: Hosting) -
     lend = _lender()  # before torch and gradio
 
     from motion_app.ui.page import build_page
-    from motion_app.ui.transfer.examples import load_examples
+    from motion_app.ui.transfer.picture import load_examples
 
     host = _new_host(settings, hosting, lend)
     return Stage(uploads, host, build_page(host, load_examples(EXAMPLES)))

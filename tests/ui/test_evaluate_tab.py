@@ -47,7 +47,7 @@ from motion_app.evaluation.weights import SOURCES, WeightStore
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
 from motion_app.ui.evaluate.scoring import ScoringRun
-from motion_app.ui.evaluate.tab import Desk, carried_methods
+from motion_app.ui.evaluate.tab import EvaluationState, carried_methods
 from motion_app.ui.evaluate.views import Choice, choices_html, metrics_html, report_html
 from motion_app.ui.texts import LANGUAGES, Texts
 
@@ -300,8 +300,8 @@ def test_what_strangers_write_is_shown_as_text() -> None:
     assert "<img src=x" not in shown and "&lt;img" in shown
 
 
-def test_each_browser_begins_with_its_own_empty_desk() -> None:
-    first = Desk()
+def test_each_browser_begins_with_its_own_empty_state() -> None:
+    first = EvaluationState()
     first.chosen.append("x")
     first.uploads = (Path("x.mp4"),)
     second = copy.deepcopy(first)

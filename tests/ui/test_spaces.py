@@ -35,7 +35,7 @@ from motion_app.pocket.shipped import renew_results
 from motion_app.request.request import build_request, parse_request
 from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits
 from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.gallery import shipped_results, showcase_html
+from motion_app.ui.transfer.gallery import shipped_html, shipped_results
 from motion_app.ui.zero_gpu import AttendedQueue, Ended, LentEngine, in_words, worker_steps
 
 POCKET = ROOT / "checkpoints" / "pocket"
@@ -428,9 +428,9 @@ def test_shipped_results_can_be_taken_over_with_the_shipped_model() -> None:
         )
         with Image.open(result.recipe.with_suffix(".webp")) as moving:
             assert moving.n_frames == recipe["frames"]
-        assert result.name in showcase_html(shipped, Texts("en"))
+        assert result.name in shipped_html(shipped, Texts("en"))
     assert shipped_results(ROOT / "assets" / "results", model="other", texts=Texts("en")) == ()
-    assert showcase_html((), Texts("en")) == ""
+    assert shipped_html((), Texts("en")) == ""
 
 
 def test_a_broken_result_does_not_stop_the_others(tmp_path: Path) -> None:

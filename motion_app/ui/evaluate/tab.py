@@ -35,7 +35,6 @@ from motion_app.scene import Click
 from motion_app.ui.boundary import listen
 from motion_app.ui.evaluate.scoring import ScoringRun
 from motion_app.ui.evaluate.views import (
-    PICKER_JS,
     Choice,
     choices_html,
     metrics_html,
@@ -43,10 +42,10 @@ from motion_app.ui.evaluate.views import (
     progress_html,
     report_html,
 )
-from motion_app.ui.markup import note_html, step_heading
+from motion_app.ui.markup import note_html, script, step_heading, title_of
+from motion_app.ui.pictures import Previews
 from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.gallery import Thumbnails, title_of
-from motion_app.ui.transfer.session import Session
+from motion_app.ui.visitor import BrowserState, PageVisit
 
 ASK_SECONDS = 0.5  # between two looks at a scoring
 AT_WORK = 2  # scorings at once, of all browsers
@@ -54,10 +53,9 @@ VIDEO_FILES = list(CLIP_CHOICES)
 EXTRA_FILES = [*VIDEO_FILES, ".json"]
 
 
-class Desk:
+class EvaluationState(BrowserState):
     """What one browser does here: the ids of the ``chosen`` jobs, the ``uploads`` in the table of
-    methods, the ``scoring`` at work, and what can be drawn of its last scores. No dataclass:
-    gr.State would copy a field's lock."""
+    methods, the ``scoring`` at work, and what can be drawn of its last scores."""
 
     def __init__(self) -> None:
         self.chosen: list[str] = []
@@ -65,19 +63,15 @@ class Desk:
         self.pictures: tuple[VideoPicture, ...] = ()
         self.scoring: ScoringRun | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Desk:
-        """gr.State copies its first value for every browser: each begins with nothing."""
-        return Desk()
-
 
 class EvaluateTab:
     """Build it inside a ``gr.Tab``, then ``wire`` it."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host, self.texts = host, texts
         self.judges = Judges(WeightStore(host.settings.judges), device="cpu")
-        self.thumbnails = Thumbnails()
-        self.desk = gr.State(Desk())
+        self.previews = previews
+        self.state = gr.State(EvaluationState())
         self.timer = gr.Timer(ASK_SECONDS, active=False)
         self.turn = threading.BoundedSemaphore(AT_WORK)
         with gr.Row(elem_id="evaluate-inputs"):
@@ -98,7 +92,7 @@ class EvaluateTab:
             self.refresh = gr.Button(t("evaluate.refresh"), size="sm", min_width=80, scale=0)
         self.picker = gr.HTML(
             choices_html((), t),
-            js_on_load=PICKER_JS,
+            js_on_load=script("evaluate_cards"),
             apply_default_css=False,
             elem_id="evaluate-made",
         )
@@ -183,14 +177,14 @@ class EvaluateTab:
         """Bind the events. ``tab``: where it is built; its videos are looked for when it opens."""
         looks = [self.refresh.click] if tab is None else [self.refresh.click, tab.select]
         for event in looks:
-            listen(event, self.look, inputs=[session, self.desk], outputs=[self.picker])
-        listen(self.picker.pick, self.pick, inputs=[session, self.desk], outputs=[self.picker])
+            listen(event, self.look, inputs=[session, self.state], outputs=[self.picker])
+        listen(self.picker.pick, self.pick, inputs=[session, self.state], outputs=[self.picker])
         for button, handler in ((self.every, self.pick_every), (self.none, self.pick_none)):
-            listen(button.click, handler, inputs=[session, self.desk], outputs=[self.picker])
+            listen(button.click, handler, inputs=[session, self.state], outputs=[self.picker])
         listen(  # one event for both: the answers of two might come in the other order
             partial(gr.on, [self.videos.change, self.extras.change]),
             self.list_uploads,
-            inputs=[self.desk, self.videos, self.extras, self.methods],
+            inputs=[self.state, self.videos, self.extras, self.methods],
             outputs=[self.methods],
             trigger_mode="always_last",
         )
@@ -198,67 +192,73 @@ class EvaluateTab:
             *(self.score, self.cancel, self.status, self.table, self.files, *self.downloads),
             *(self.plots, self.shown, *self._plotted(), self.timer),
         ]
-        inputs = [session, self.desk, self.videos, self.extras, self.methods, self.metrics]
+        inputs = [session, self.state, self.videos, self.extras, self.methods, self.metrics]
         listen(self.score.click, self.run, inputs=inputs, outputs=outputs)
-        asked = {"inputs": [self.desk], "outputs": outputs, "concurrency_limit": None}
+        asked = {"inputs": [self.state], "outputs": outputs, "concurrency_limit": None}
         listen(self.timer.tick, self.ask, **asked)
         listen(
-            self.cancel.click, self.ask_stop, inputs=[self.desk], outputs=[self.cancel], queue=False
+            self.cancel.click,
+            self.ask_stop,
+            inputs=[self.state],
+            outputs=[self.cancel],
+            queue=False,
         )
-        listen(self.shown.input, self.draw, inputs=[self.desk, self.shown], outputs=self._plotted())
+        listen(
+            self.shown.input, self.draw, inputs=[self.state, self.shown], outputs=self._plotted()
+        )
 
     def _plotted(self) -> list[Any]:
         return [self.nothing, self.tracks, self.flow, self.over_time]
 
     # choosing
 
-    def _rows(self, session: Session) -> list[JobRow]:
+    def _rows(self, session: PageVisit) -> list[JobRow]:
         rows = self.host.jobs.rows(session.owner, kind="generate")
         return [row for row in rows if row.state == "done"]
 
     def _title(self, row: JobRow) -> str:
         return row.title or title_of(parse_request(row.inputs["request"]), self.texts)
 
-    def look(self, session: Session, desk: Desk) -> str:
+    def look(self, session: PageVisit, state: EvaluationState) -> str:
         """The cards of this browser's finished videos; those that are gone are chosen no more."""
         rows = self._rows(session)
-        desk.chosen = [row.id for row in rows if row.id in desk.chosen]
+        state.chosen = [row.id for row in rows if row.id in state.chosen]
         choices = []
         for row in rows:
-            thumbnail = self.thumbnails(row, self.host.jobs.folder(row.id))
+            thumbnail = self.previews.video(row, self.host.jobs.folder(row.id))
             picture = "" if thumbnail is None else thumbnail.still
-            choices.append(Choice(row.id, self._title(row), picture, row.id in desk.chosen))
+            choices.append(Choice(row.id, self._title(row), picture, row.id in state.chosen))
         return choices_html(choices, self.texts)
 
-    def pick(self, session: Session, desk: Desk, event: gr.EventData) -> str:
+    def pick(self, session: PageVisit, state: EvaluationState, event: gr.EventData) -> str:
         """Choose a card, or choose it no more."""
         picked = str(event.id)
-        if picked in desk.chosen:
-            desk.chosen.remove(picked)
+        if picked in state.chosen:
+            state.chosen.remove(picked)
         else:
-            desk.chosen.append(picked)
-        return self.look(session, desk)
+            state.chosen.append(picked)
+        return self.look(session, state)
 
-    def pick_every(self, session: Session, desk: Desk) -> str:
-        desk.chosen = [row.id for row in self._rows(session)]
-        return self.look(session, desk)
+    def pick_every(self, session: PageVisit, state: EvaluationState) -> str:
+        state.chosen = [row.id for row in self._rows(session)]
+        return self.look(session, state)
 
-    def pick_none(self, session: Session, desk: Desk) -> str:
-        desk.chosen = []
-        return self.look(session, desk)
+    def pick_none(self, session: PageVisit, state: EvaluationState) -> str:
+        state.chosen = []
+        return self.look(session, state)
 
     def list_uploads(
         self,
-        desk: Desk,
+        state: EvaluationState,
         videos: Sequence[str] | None,
         extras: Sequence[str] | None,
         methods: Any,
     ) -> Any:
         """The table of uploaded videos, one row for each; methods already given are kept."""
-        items = self._uploaded(desk, videos, extras, methods)
-        desk.uploads = tuple(Path(path) for path in videos or ())
+        items = self._uploaded(state, videos, extras, methods)
+        state.uploads = tuple(Path(path) for path in videos or ())
         rows = []
-        for label, item in zip(row_labels(desk.uploads), items, strict=True):
+        for label, item in zip(row_labels(state.uploads), items, strict=True):
             comes = []
             if item.request is not None:
                 inside = not any(str(extra).endswith(".json") for extra in extras or ())
@@ -271,7 +271,7 @@ class EvaluateTab:
 
     def _uploaded(
         self,
-        desk: Desk,
+        state: EvaluationState,
         videos: Sequence[str] | None,
         extras: Sequence[str] | None,
         methods: Any,
@@ -283,11 +283,11 @@ class EvaluateTab:
             files,
             [Path(path) for path in extras or ()],
             read_recipe=lambda path: read_recipe(path, limits=limits),
-            methods=carried_methods(given, desk.uploads, files),
+            methods=carried_methods(given, state.uploads, files),
             method=self.texts("evaluate.default_method"),
         )
 
-    def _made(self, session: Session, desk: Desk) -> list[EvaluationItem]:
+    def _made(self, session: PageVisit, state: EvaluationState) -> list[EvaluationItem]:
         return [
             item_of_result(
                 self.host.jobs.folder(row.id),
@@ -297,21 +297,21 @@ class EvaluateTab:
                 frames=row.outcome.get("frames", ""),
             )
             for row in self._rows(session)
-            if row.id in desk.chosen
+            if row.id in state.chosen
         ]
 
     # scoring
 
-    def ask_stop(self, desk: Desk) -> Any:
+    def ask_stop(self, state: EvaluationState) -> Any:
         """Stop before the next measurement."""
-        if desk.scoring is not None:
-            desk.scoring.stop()
+        if state.scoring is not None:
+            state.scoring.stop()
         return gr.update(value=self.texts("evaluate.stopping"), interactive=False)
 
     def run(
         self,
-        session: Session,
-        desk: Desk,
+        session: PageVisit,
+        state: EvaluationState,
         videos: Sequence[str] | None,
         extras: Sequence[str] | None,
         methods: Any,
@@ -319,9 +319,9 @@ class EvaluateTab:
     ) -> list[Any]:
         """Begin to score what was chosen; ``ask`` tells how far it is, in calls that end at
         once."""
-        if desk.scoring is not None:
-            desk.scoring.stop()
-        items = [*self._made(session, desk), *self._uploaded(desk, videos, extras, methods)]
+        if state.scoring is not None:
+            state.scoring.stop()
+        items = [*self._made(session, state), *self._uploaded(state, videos, extras, methods)]
         if len(items) > MOST_VIDEOS:
             raise RequestError(
                 f"{len(items)} videos are chosen; at most {MOST_VIDEOS} are scored at once"
@@ -334,24 +334,24 @@ class EvaluateTab:
             limits=self.host.settings.limits,
             segment=self._segment,
         )
-        desk.scoring = ScoringRun(steps, self.turn)  # a mistake is told before anything is hidden
-        shown = progress_html(desk.scoring.progress, self.texts, stopping=False)
+        state.scoring = ScoringRun(steps, self.turn)  # a mistake is told before anything is hidden
+        shown = progress_html(state.scoring.progress, self.texts, stopping=False)
         return self._panel(busy=True, status=shown)
 
-    def ask(self, desk: Desk) -> Iterator[list[Any]]:
+    def ask(self, state: EvaluationState) -> Iterator[list[Any]]:
         """How far the scoring is, or its report."""
-        scoring = desk.scoring
+        scoring = state.scoring
         if scoring is not None and not scoring.ask():
             shown = progress_html(scoring.progress, self.texts, stopping=scoring.stopping)
             yield self._panel(busy=None, status=shown)
             return
-        desk.scoring = None
+        state.scoring = None
         if scoring is None or scoring.error is not None:
             yield self._panel(busy=False, status="")
         elif scoring.scores is None:
             yield self._panel(busy=False, status=note_html(self.texts("evaluate.stopped")))
         else:
-            yield self._finished(desk, scoring.scores, scoring.progress)
+            yield self._finished(state, scoring.scores, scoring.progress)
         if scoring is not None and scoring.error is not None:
             raise scoring.error
 
@@ -372,9 +372,9 @@ class EvaluateTab:
         start, timer = gr.update(interactive=not busy), gr.Timer(active=busy)
         return [start, stop, status, *(results or kept), timer]
 
-    def _finished(self, desk: Desk, scores: Scores, last: ScoreProgress) -> list[Any]:
+    def _finished(self, state: EvaluationState, scores: Scores, last: ScoreProgress) -> list[Any]:
         report = scores.report
-        desk.pictures = scores.pictures
+        state.pictures = scores.pictures
         values = sum(row.value is not None for row in report.rows)
         done = self.texts(
             "evaluate.done",
@@ -389,15 +389,15 @@ class EvaluateTab:
             *(gr.update(value=str(path)) for path in _written(report)),
             gr.update(visible=bool(names)),
             gr.update(choices=names, value=names[0] if names else None),
-            *self.draw(desk, 0),
+            *self.draw(state, 0),
         ]
         return self._panel(busy=False, status=note_html(done), results=results)
 
-    def draw(self, desk: Desk, shown: int | None) -> list[Any]:
+    def draw(self, state: EvaluationState, shown: int | None) -> list[Any]:
         """The plots of one scored video."""
-        if shown is None or shown >= len(desk.pictures):
+        if shown is None or shown >= len(state.pictures):
             return [""] + [gr.update(visible=False)] * 3
-        picture, words = desk.pictures[shown], self._words()
+        picture, words = state.pictures[shown], self._words()
         drawn = [
             tracks_picture(picture),
             flow_figure(picture, words),

@@ -16,6 +16,7 @@ from motion_app.media.provenance import Verification, verify_video
 from motion_app.media.watermark import DETECTED
 from motion_app.settings import Limits
 from motion_app.ui.boundary import listen
+from motion_app.ui.markup import script
 from motion_app.ui.texts import Texts
 
 
@@ -37,7 +38,7 @@ class VerifyPanel:
                 elem_id="verify-file",
             )
             self.verdict = gr.HTML(
-                js_on_load="element.setAttribute('aria-live', 'polite');",
+                js_on_load=script("announce"),
                 apply_default_css=False,
                 elem_id="verdict",
             )

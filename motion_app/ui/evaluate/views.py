@@ -13,13 +13,6 @@ from motion_app.evaluation.scoring import ScoreProgress
 from motion_app.evaluation.weights import SOURCES
 from motion_app.ui.texts import Texts
 
-PICKER_JS = """
-element.addEventListener("click", (event) => {
-  const card = event.target.closest("button[data-id]");
-  if (card) trigger("pick", { id: card.dataset.id });
-});
-"""
-
 
 @dataclass(frozen=True)
 class Choice:

@@ -10,22 +10,24 @@ from motion_app.errors import RequestError
 from motion_app.request.phrases import occurrences, phrase_spans
 from motion_app.request.request import MAX_STRENGTH
 from motion_app.ui.markup import icon
-from motion_app.ui.motions.cards import preview_html, shown_name
+from motion_app.ui.motion_cards import preview_html, shown_name
 from motion_app.ui.pictures import COLOURS, css_colour, ink_on
 from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.draft import LONGEST_NAME, SceneDraft
-from motion_app.ui.transfer.notices import Notice, prompt_fault
-from motion_app.ui.transfer.object_draft import ObjectDraft
-from motion_app.ui.transfer.stage import notices_html
-
-LONGEST_SENTENCE = 300
-LONGEST_PROMPT = 2000
+from motion_app.ui.transfer.canvas import problems_html
+from motion_app.ui.transfer.checks import Problem, prompt_fault
+from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.object_draft import (
+    LONGEST_NAME,
+    LONGEST_PROMPT,
+    LONGEST_SENTENCE,
+    ObjectDraft,
+)
 
 
 def rows_html(
     draft: SceneDraft | None,
     *,
-    notices: Sequence[Sequence[Notice]],
+    problems: Sequence[Sequence[Problem]],
     heard: int,
     drawn: int,
     texts: Texts,
@@ -38,7 +40,7 @@ def rows_html(
         body = f'<p class="note quiet">{html.escape(texts("transfer.rows_empty"))}</p>'
     else:
         rows = "".join(
-            _row_html(draft, index, notices[index], texts) for index in range(len(draft.objects))
+            _row_html(draft, index, problems[index], texts) for index in range(len(draft.objects))
         )
         body = (
             f'<div class="object-list" data-key="list" role="list"'
@@ -49,7 +51,7 @@ def rows_html(
     return f'<div class="objects" data-key="all" {counts}>{body}</div>'
 
 
-def _row_html(draft: SceneDraft, index: int, notices: Sequence[Notice], texts: Texts) -> str:
+def _row_html(draft: SceneDraft, index: int, problems: Sequence[Problem], texts: Texts) -> str:
     item, number = draft.objects[index], index + 1
     selected = draft.selected == index
     paint = f"--colour: {css_colour(item.slot)}; --ink: {ink_on(item.slot)}"
@@ -66,7 +68,8 @@ def _row_html(draft: SceneDraft, index: int, notices: Sequence[Notice], texts: T
             [] if item.motion is None else [_mark(item, number)],
             LONGEST_SENTENCE,
         )
-        + f'<div class="row-notices" data-key="notices">{notices_html(notices, texts)}</div></div>'
+        + '<div class="row-notices" data-key="notices">'
+        f"{problems_html(problems, texts)}</div></div>"
     )
 
 

@@ -16,7 +16,7 @@ from motion_app.wording import difference
 
 
 @dataclass(frozen=True)
-class Notice:
+class Problem:
     """``key`` and ``values`` of a text. ``fatal``: a request with it is refused."""
 
     key: str
@@ -31,42 +31,42 @@ def object_grids(draft: SceneDraft, geometry: ModelGeometry) -> np.ndarray:
     return mask_to_grid(masks, geometry.grid_height, geometry.grid_width)
 
 
-def object_notices(draft: SceneDraft, geometry: ModelGeometry) -> list[list[Notice]]:
+def object_problems(draft: SceneDraft, geometry: ModelGeometry) -> list[list[Problem]]:
     """For every object what is wrong with its mask and its sentence; [] where nothing is."""
     grids = object_grids(draft, geometry)
     return [
         [
-            *_mask_notices(item, grids[k], geometry),
+            *_mask_problems(item, grids[k], geometry),
             *_overlaps(draft, grids, k),
-            *_sentence_notices(item),
+            *_sentence_problems(item),
         ]
         for k, item in enumerate(draft.objects)
     ]
 
 
-def _mask_notices(item: ObjectDraft, grid: np.ndarray, geometry: ModelGeometry) -> list[Notice]:
+def _mask_problems(item: ObjectDraft, grid: np.ndarray, geometry: ModelGeometry) -> list[Problem]:
     if not item.mask.any():
-        return [Notice("transfer.notice_empty")]
+        return [Problem("transfer.notice_empty")]
     if grid.any():
         return []
     pixels, side = int(item.mask.sum()), geometry.smallest_object
-    return [Notice("transfer.notice_small", {"pixels": pixels, "side": side})]
+    return [Problem("transfer.notice_small", {"pixels": pixels, "side": side})]
 
 
-def _overlaps(draft: SceneDraft, grids: np.ndarray, k: int) -> list[Notice]:
+def _overlaps(draft: SceneDraft, grids: np.ndarray, k: int) -> list[Problem]:
     """Objects may share tokens, but then the model cannot tell there which motion is meant."""
-    notices = []
+    problems = []
     for other, item in enumerate(draft.objects):
         shared = int((grids[k] & grids[other]).sum())
         if other != k and shared:
             share = round(100 * shared / int(grids[k].sum()))
             name = item.name and f" ({item.name})"
             values = {"number": other + 1, "name": name, "tokens": shared, "share": share}
-            notices.append(Notice("transfer.notice_overlap", values, fatal=False))
-    return notices
+            problems.append(Problem("transfer.notice_overlap", values, fatal=False))
+    return problems
 
 
-def _sentence_notices(item: ObjectDraft) -> list[Notice]:
+def _sentence_problems(item: ObjectDraft) -> list[Problem]:
     """The request wants the phrase in the sentence even where the whole prompt was edited."""
     if item.motion is None:
         return []
@@ -80,7 +80,7 @@ def _sentence_notices(item: ObjectDraft) -> list[Notice]:
         "count": count,
         "difference": told,
     }
-    return [Notice("transfer.notice_phrase", values)]
+    return [Problem("transfer.notice_phrase", values)]
 
 
 def prompt_fault(draft: SceneDraft) -> str:
