@@ -84,7 +84,7 @@ def refusal(do: Any) -> str:
 
 
 def main() -> None:
-    host = app.STAGE.host
+    host = app.PREPARED.host
     result: dict[str, Any] = {"pid": os.getpid(), "page": isinstance(app.demo, gr.Blocks)}
     result["ready"] = host.status().state
     engine = inspect.getclosurevars(host.engine().call.task).nonlocals["engine"]

@@ -31,7 +31,7 @@ from motion_app.methods import METHODS
 from motion_app.request.request import parse_request
 from motion_app.scene import GeneratedVideo, StepReport
 from motion_app.settings import Limits
-from motion_app.ui.evaluate.verify import verdict_html
+from motion_app.ui.evaluate.views import verdict_html
 from motion_app.ui.markup import (
     announcement,
     banner_html,
