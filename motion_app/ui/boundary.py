@@ -37,8 +37,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from motion_app.errors import MotionAppError, log_under_mark, server_fault
 from motion_app.settings import Limits
 from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
-from motion_app.ui.markup import script
-from motion_app.ui.texts import LANGUAGES
+from motion_app.ui.markup import LANGUAGES, script
 
 logger = logging.getLogger(__name__)
 MOST_TOLD = 1000  # characters of a message: it may quote what a stranger wrote

@@ -153,10 +153,9 @@ def prepare_app(settings: Settings, uploads: UploadFolder, hosting: Hosting) -> 
     lend = _gpu_decorator()  # before torch and gradio
 
     from motion_app.ui.page import build_page
-    from motion_app.ui.transfer.picture import load_examples
 
     host = _new_host(settings, hosting, lend)
-    return PreparedApp(uploads, host, build_page(host, load_examples(EXAMPLES)))
+    return PreparedApp(uploads, host, build_page(host, EXAMPLES))
 
 
 def _gpu_decorator() -> Callable[..., Any] | None:

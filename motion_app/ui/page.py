@@ -16,12 +16,11 @@ from motion_app.ui.api.motions import MotionEndpoints
 from motion_app.ui.api.pictures import PictureEndpoints
 from motion_app.ui.boundary import CALL_SECONDS, GuardedBlocks, listen
 from motion_app.ui.evaluate.tab import EvaluateTab
-from motion_app.ui.markup import host_banner, note_html, script
+from motion_app.ui.markup import LANGUAGES, Texts, host_banner, note_html, script
 from motion_app.ui.motions.tab import MotionsTab
 from motion_app.ui.pictures import Previews
 from motion_app.ui.study_tab import StudyTab
-from motion_app.ui.texts import LANGUAGES, Texts
-from motion_app.ui.transfer.picture import Example
+from motion_app.ui.transfer.picture import Example, load_examples
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.tab import TransferTab
 
@@ -30,10 +29,11 @@ LOADING_TICK = 1.0  # seconds between looks at a model that is loading
 STYLE = Path(__file__).parent / "static" / "style.css"
 
 
-def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
+def build_page(host: ModelHost, examples: Path) -> gr.Blocks:
     """The whole app as gradio serves it: the first language at ``/``, each other one at its own
-    path, and the endpoints of ``api`` once."""
+    path, and the endpoints of ``api`` once. ``examples``: the folder of the example pictures."""
     first, *others = LANGUAGES
+    known = load_examples(examples)
     with GuardedBlocks(
         title=Texts(first)("page.title"),
         delete_cache=CLEAN_UP,
@@ -42,10 +42,10 @@ def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
     ) as page:
         register_api(host)  # first: gradio gives a name to who comes first
         previews = Previews(host.settings.limits)
-        LanguagePage(host, Texts(first), examples, previews).wire(page)
+        LanguagePage(host, Texts(first), known, previews).wire(page)
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
-            LanguagePage(host, Texts(language), examples, previews).wire(page)
+            LanguagePage(host, Texts(language), known, previews).wire(page)
     return page.queue(api_open=False)  # every call takes its place in the line
 
 

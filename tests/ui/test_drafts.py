@@ -24,7 +24,7 @@ from motion_app.media.files import encode_data_uri, read_mask
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import Box, Click, GenerationRequest, Motion, SceneObject
 from motion_app.settings import Limits
-from motion_app.ui.texts import LANGUAGES, Texts
+from motion_app.ui.markup import LANGUAGES, Texts
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
 from motion_app.ui.transfer.draft import SceneDraft, request_entries

@@ -35,7 +35,7 @@ from motion_app.models.hub import fingerprint
 from motion_app.pocket.shipped import renew_results
 from motion_app.request.request import build_request, parse_request
 from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts
 from motion_app.ui.transfer.gallery import shipped_html, shipped_results
 from motion_app.ui.zero_gpu import CallEnded, CallQueue, ZeroGpuEngine, refusal_words, worker_steps
 

@@ -19,8 +19,7 @@ from motion_app.evaluation.report import Report
 from motion_app.evaluation.scoring import ScoreProgress, Scores
 from motion_app.ui.boundary import listen
 from motion_app.ui.evaluate.views import paper_html, report_html
-from motion_app.ui.markup import note_html
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts, note_html
 from motion_app.ui.visitor import BrowserState
 
 LEFT_SECONDS = 300.0  # without a question: a hidden page asks once a minute, a closed one never

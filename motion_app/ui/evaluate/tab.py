@@ -39,9 +39,8 @@ from motion_app.ui.evaluate.views import (
     progress_html,
     verdict_html,
 )
-from motion_app.ui.markup import note_html, script, step_heading, title_of
+from motion_app.ui.markup import Texts, note_html, script, step_heading, title_of
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 from motion_app.ui.visitor import PageVisit
 
 ASK_SECONDS = 0.5  # between two looks at a scoring

@@ -14,7 +14,7 @@ from motion_app.evaluation.scoring import ScoreProgress
 from motion_app.evaluation.weights import SOURCES
 from motion_app.media.provenance import Verification
 from motion_app.media.watermark import DETECTED
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry, grid_to_mask
 from motion_app.media.files import decode_data_uri, encode_data_uri, upscale
-from motion_app.ui.markup import icon
+from motion_app.ui.markup import Texts, icon
 from motion_app.ui.pictures import (
     css_colour,
     display_size,
@@ -23,7 +23,6 @@ from motion_app.ui.pictures import (
     enlarge_masks,
     picture_uri,
 )
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.object_draft import Candidates, ObjectDraft
 from motion_app.ui.transfer.rows import Problem, object_grids, problems_html

@@ -14,10 +14,9 @@ from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry, mask_to_grid
 from motion_app.request.phrases import occurrences, phrase_spans
 from motion_app.request.request import MAX_STRENGTH
-from motion_app.ui.markup import icon
+from motion_app.ui.markup import Texts, icon
 from motion_app.ui.motion_cards import preview_html, shown_name
 from motion_app.ui.pictures import COLOURS, css_colour, ink_on
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.object_draft import (
     LONGEST_NAME,

@@ -15,10 +15,9 @@ from motion_app.host import ModelHost
 from motion_app.media.file_types import PICTURE_FILES
 from motion_app.request.request import RequestFile
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import MOUNT, script, step_heading
+from motion_app.ui.markup import MOUNT, Texts, script, step_heading
 from motion_app.ui.motion_cards import cards_html
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
 from motion_app.ui.transfer.draft import SceneDraft
