@@ -25,9 +25,9 @@ from motion_app.errors import RequestError
 from motion_app.scene import Click
 from motion_app.settings import Limits
 from motion_app.training.inputs import ClipSelection, TrainingInputs
+from motion_app.ui.markup import Texts
 from motion_app.ui.motions.training import submit_training
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.stream import FollowedJobs, JobStream
 
 
@@ -84,7 +84,7 @@ def refusal(do: Any) -> str:
 
 
 def main() -> None:
-    host = app.STAGE.host
+    host = app.PREPARED.host
     result: dict[str, Any] = {"pid": os.getpid(), "page": isinstance(app.demo, gr.Blocks)}
     result["ready"] = host.status().state
     engine = inspect.getclosurevars(host.engine().call.task).nonlocals["engine"]

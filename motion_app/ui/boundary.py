@@ -34,11 +34,10 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from motion_app.errors import MotionAppError
+from motion_app.errors import MotionAppError, log_under_mark, server_fault
 from motion_app.settings import Limits
 from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
-from motion_app.ui.markup import script
-from motion_app.ui.texts import LANGUAGES
+from motion_app.ui.markup import LANGUAGES, script
 
 logger = logging.getLogger(__name__)
 MOST_TOLD = 1000  # characters of a message: it may quote what a stranger wrote
@@ -68,11 +67,9 @@ def shown_error(error: Exception) -> gr.Error:
         plain_word = line.split(" ")[0].isalpha()  # a file's name keeps its letters
         sentence = line[:1].upper() + line[1:] if plain_word else line
         return gr.Error(html.escape(sentence), title="That did not work", print_exception=False)
-    mark = secrets.token_hex(4)
-    logger.error("unexpected error %s", mark, exc_info=error)
+    line = server_fault(logger, error)
     return gr.Error(
-        f"Something went wrong on the server; its log says what, under {mark}. "
-        "Your inputs are kept: try again.",
+        f"{line[:1].upper()}{line[1:]}. Your inputs are kept: try again.",
         title="Unexpected error",
         print_exception=False,
     )
@@ -220,8 +217,7 @@ class GuardedBlocks(gr.Blocks):
                     f"the call has {len(inputs)} values, and {needed} are needed; its description "
                     "names them"
                 ) from error
-            mark = secrets.token_hex(4)
-            logger.warning("a call could not be read, %s", mark, exc_info=error)
+            mark = log_under_mark(logger, error, "a call could not be read,")
             raise _plain(
                 "the values do not fit this call; its description says what it takes (the "
                 f"server's log says more, under {mark})"

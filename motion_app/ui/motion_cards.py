@@ -13,9 +13,8 @@ import gradio as gr
 from motion_app.library.library import DeletedMotion, is_shipped
 from motion_app.methods import method_title
 from motion_app.scene import Motion
-from motion_app.ui.markup import icon, script
+from motion_app.ui.markup import Texts, icon, script
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 
 _TEXTS = (
     *("cards", "cards_title", "cards_search", "cards_none"),

@@ -25,7 +25,7 @@ from motion_app.study.site.app import study_secret
 from motion_app.study.sources import ResultFolder, method_label, sources_from_results
 from motion_app.study.unblinding import overview
 from motion_app.ui.boundary import listen
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts
 from motion_app.ui.visitor import PageVisit
 
 FOLDER = "studies"  # inside the outputs; the application mounted at /study serves it

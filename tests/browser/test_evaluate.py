@@ -25,9 +25,9 @@ from motion_app.request.request import request_to_json
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import ROOT, Limits, Settings
 from motion_app.ui.evaluate.tab import EvaluateTab
+from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.session import Session
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")

@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from motion_app.host import ModelHost
 from motion_app.media.files import write_video
 from motion_app.settings import Limits, load_settings
+from motion_app.ui.markup import Texts
 from motion_app.ui.motions.tab import MotionsTab
 from motion_app.ui.page import STYLE
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.session import Session
 from motion_app.world.world import draw_scene, render
 

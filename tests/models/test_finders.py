@@ -37,8 +37,8 @@ from motion_app.models.words import FoundObject, ObjectFinder, find_objects
 from motion_app.scene import Box, Click
 from motion_app.settings import Limits, Settings
 from motion_app.ui.api.pictures import PictureEndpoints
+from motion_app.ui.markup import Texts
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.actions import Finding, SceneActions
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.object_draft import to_picture

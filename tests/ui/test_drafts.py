@@ -24,10 +24,9 @@ from motion_app.media.files import encode_data_uri, read_mask
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import Box, Click, GenerationRequest, Motion, SceneObject
 from motion_app.settings import Limits
-from motion_app.ui.texts import LANGUAGES, Texts
+from motion_app.ui.markup import LANGUAGES, Texts
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
-from motion_app.ui.transfer.checks import object_problems, prompt_fault
 from motion_app.ui.transfer.draft import SceneDraft, request_entries
 from motion_app.ui.transfer.object_draft import (
     NamedBox,
@@ -41,7 +40,7 @@ from motion_app.ui.transfer.object_draft import (
     to_picture,
 )
 from motion_app.ui.transfer.picture import Example, fit_words
-from motion_app.ui.transfer.rows import marked_prompt, rows_html
+from motion_app.ui.transfer.rows import marked_prompt, object_problems, prompt_fault, rows_html
 from motion_app.ui.transfer.session import MOST_STEPS, Action, History, Session
 
 GEOMETRY = ModelGeometry(

@@ -20,6 +20,7 @@ from motion_app.models.checkpoint import Checkpoint
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.training.trainer import TrainingReport, ValidationVideo
+from motion_app.ui.markup import LANGUAGES, Texts
 from motion_app.ui.motion_cards import library_html
 from motion_app.ui.motions.form import (
     COLUMNS,
@@ -42,7 +43,6 @@ from motion_app.ui.motions.training import (
     view_html,
 )
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import LANGUAGES, Texts
 from motion_app.ui.visitor import library_user
 
 EN = Texts("en")

@@ -17,8 +17,8 @@ from motion_app.errors import RequestError
 from motion_app.media.files import write_video
 from motion_app.settings import Settings
 from motion_app.study.site.app import StudySettings, build_study_app
+from motion_app.ui.markup import Texts
 from motion_app.ui.study_tab import MadeStudy, OwnStudies, studies_html
-from motion_app.ui.texts import Texts
 
 pytestmark = pytest.mark.usefixtures("small_heap")
 

@@ -31,8 +31,10 @@ from motion_app.methods import METHODS
 from motion_app.request.request import parse_request
 from motion_app.scene import GeneratedVideo, StepReport
 from motion_app.settings import Limits
-from motion_app.ui.evaluate.verify import verdict_html
+from motion_app.ui.evaluate.views import verdict_html
 from motion_app.ui.markup import (
+    LANGUAGES,
+    Texts,
     announcement,
     banner_html,
     in_words,
@@ -41,7 +43,6 @@ from motion_app.ui.markup import (
     title_of,
 )
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import LANGUAGES, Texts
 from motion_app.ui.transfer.gallery import (
     MOST_SHOWN,
     ComparedVideos,

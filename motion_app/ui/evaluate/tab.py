@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -14,9 +13,7 @@ import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
-from motion_app.evaluation.features import Judges, VideoPicture
-from motion_app.evaluation.figures import PlotWords, flow_figure, over_time_figure, tracks_picture
-from motion_app.evaluation.report import Report
+from motion_app.evaluation.features import Judges
 from motion_app.evaluation.scoring import ScoreProgress, Scores, score_steps
 from motion_app.evaluation.videos import (
     MOST_VIDEOS,
@@ -29,39 +26,27 @@ from motion_app.evaluation.weights import WeightStore
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
 from motion_app.media.file_types import CLIP_CHOICES
-from motion_app.media.provenance import read_recipe
+from motion_app.media.provenance import read_recipe, verify_video
 from motion_app.request.request import parse_request
 from motion_app.scene import Click
+from motion_app.settings import Limits
 from motion_app.ui.boundary import listen
-from motion_app.ui.evaluate.scoring import ScoringRun
+from motion_app.ui.evaluate.results import EvaluationState, ResultsPanel, ScoringRun
 from motion_app.ui.evaluate.views import (
     Choice,
     choices_html,
     metrics_html,
-    paper_html,
     progress_html,
-    report_html,
+    verdict_html,
 )
-from motion_app.ui.markup import note_html, script, step_heading, title_of
+from motion_app.ui.markup import Texts, note_html, script, step_heading, title_of
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
-from motion_app.ui.visitor import BrowserState, PageVisit
+from motion_app.ui.visitor import PageVisit
 
 ASK_SECONDS = 0.5  # between two looks at a scoring
 AT_WORK = 2  # scorings at once, of all browsers
 VIDEO_FILES = list(CLIP_CHOICES)
 EXTRA_FILES = [*VIDEO_FILES, ".json"]
-
-
-class EvaluationState(BrowserState):
-    """What one browser does here: the ids of the ``chosen`` jobs, the ``uploads`` in the table of
-    methods, the ``scoring`` at work, and what can be drawn of its last scores."""
-
-    def __init__(self) -> None:
-        self.chosen: list[str] = []
-        self.uploads: tuple[Path, ...] = ()
-        self.pictures: tuple[VideoPicture, ...] = ()
-        self.scoring: ScoringRun | None = None
 
 
 class EvaluateTab:
@@ -80,7 +65,8 @@ class EvaluateTab:
             with gr.Column(elem_classes="step", min_width=280, scale=2):
                 self._build_metrics()
         with gr.Column(elem_classes="step", elem_id="evaluate-results"):
-            self._build_results()
+            self.results = ResultsPanel(texts)
+        self.verify = VerifyPanel(texts, limits=host.settings.limits)
 
     def _build_videos(self) -> None:
         t = self.texts
@@ -141,38 +127,6 @@ class EvaluateTab:
             )
         self.status = gr.HTML(apply_default_css=False, elem_id="evaluate-status")
 
-    def _build_results(self) -> None:
-        t = self.texts
-        empty = f'<p class="evaluate-none">{t("evaluate.empty")}</p>'
-        self.table = gr.HTML(empty, apply_default_css=False, elem_id="evaluate-table")
-        with gr.Row(visible=False, elem_id="evaluate-files") as self.files:
-            self.downloads = [
-                gr.DownloadButton(t(f"evaluate.download_{kind}"), size="sm", min_width=120)
-                for kind in ("csv", "tex", "md")
-            ]
-        with gr.Column(visible=False, elem_id="evaluate-plots") as self.plots:
-            gr.HTML(f"<h3>{t('evaluate.plots')}</h3>", apply_default_css=False)
-            self.shown = gr.Dropdown(
-                [], label=t("evaluate.plot_video"), type="index", elem_id="evaluate-shown"
-            )
-            self.nothing = gr.HTML(apply_default_css=False)
-            captions = [t(f"evaluate.{name}_label") for name in ("tracks", "flow", "time")]
-            gr.HTML(note_html(captions[0]), apply_default_css=False)
-            self.tracks = gr.Image(
-                label=captions[0],
-                show_label=False,
-                format="png",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="evaluate-tracks",
-                alt_text=t("evaluate.tracks_alt"),
-            )
-            gr.HTML(note_html(captions[1]), apply_default_css=False)
-            self.flow = gr.Plot(label=captions[1], show_label=False, elem_id="evaluate-flow")
-            gr.HTML(note_html(captions[2]), apply_default_css=False)
-            self.over_time = gr.Plot(label=captions[2], show_label=False, elem_id="evaluate-time")
-        gr.HTML(paper_html(t), apply_default_css=False, elem_id="evaluate-paper")
-
     def wire(self, session: gr.State, *, tab: gr.Tab | None = None) -> None:
         """Bind the events. ``tab``: where it is built; its videos are looked for when it opens."""
         looks = [self.refresh.click] if tab is None else [self.refresh.click, tab.select]
@@ -188,10 +142,7 @@ class EvaluateTab:
             outputs=[self.methods],
             trigger_mode="always_last",
         )
-        outputs = [
-            *(self.score, self.cancel, self.status, self.table, self.files, *self.downloads),
-            *(self.plots, self.shown, *self._plotted(), self.timer),
-        ]
+        outputs = [self.score, self.cancel, self.status, *self.results.outputs, self.timer]
         inputs = [session, self.state, self.videos, self.extras, self.methods, self.metrics]
         listen(self.score.click, self.run, inputs=inputs, outputs=outputs)
         asked = {"inputs": [self.state], "outputs": outputs, "concurrency_limit": None}
@@ -203,12 +154,8 @@ class EvaluateTab:
             outputs=[self.cancel],
             queue=False,
         )
-        listen(
-            self.shown.input, self.draw, inputs=[self.state, self.shown], outputs=self._plotted()
-        )
-
-    def _plotted(self) -> list[Any]:
-        return [self.nothing, self.tracks, self.flow, self.over_time]
+        self.results.wire(self.state)
+        self.verify.wire()
 
     # choosing
 
@@ -363,53 +310,61 @@ class EvaluateTab:
     def _panel(self, *, busy: bool | None, status: str, results: Sequence[Any] = ()) -> list[Any]:
         """One update for each output; without ``results`` they stay as they are. ``busy``: None
         while it is as it was."""
-        kept = [gr.skip()] * (4 + len(self.downloads) + len(self._plotted()))
+        shown = results or self.results.kept()
         if busy is None:
-            return [gr.skip(), gr.skip(), status, *(results or kept), gr.skip()]
+            return [gr.skip(), gr.skip(), status, *shown, gr.skip()]
         stop = gr.update(visible=busy)
         if not busy:
             stop = gr.update(visible=False, value=self.texts("evaluate.cancel"), interactive=True)
         start, timer = gr.update(interactive=not busy), gr.Timer(active=busy)
-        return [start, stop, status, *(results or kept), timer]
+        return [start, stop, status, *shown, timer]
 
     def _finished(self, state: EvaluationState, scores: Scores, last: ScoreProgress) -> list[Any]:
         report = scores.report
-        state.pictures = scores.pictures
-        values = sum(row.value is not None for row in report.rows)
         done = self.texts(
             "evaluate.done",
             videos=len(report.sources),
-            values=values,
+            values=sum(row.value is not None for row in report.rows),
             seconds=f"{last.elapsed:.1f}",
         )
-        names = [picture.item for picture in scores.pictures]
-        results = [
-            report_html(report, self.texts),
-            gr.update(visible=True),
-            *(gr.update(value=str(path)) for path in _written(report)),
-            gr.update(visible=bool(names)),
-            gr.update(choices=names, value=names[0] if names else None),
-            *self.draw(state, 0),
-        ]
+        results = self.results.updates(state, scores)
         return self._panel(busy=False, status=note_html(done), results=results)
 
-    def draw(self, state: EvaluationState, shown: int | None) -> list[Any]:
-        """The plots of one scored video."""
-        if shown is None or shown >= len(state.pictures):
-            return [""] + [gr.update(visible=False)] * 3
-        picture, words = state.pictures[shown], self._words()
-        drawn = [
-            tracks_picture(picture),
-            flow_figure(picture, words),
-            over_time_figure([picture], words),
-        ]
-        nothing = all(thing is None for thing in drawn)
-        note = note_html(self.texts("evaluate.no_plot")) if nothing else ""
-        return [note, *(gr.update(value=thing, visible=thing is not None) for thing in drawn)]
 
-    def _words(self) -> PlotWords:
-        names = ("speed", "direction", "share", "frame", "likeness", "reference", "embedding")
-        return PlotWords(**{name: self.texts(f"evaluate.plot_{name}") for name in names})
+class VerifyPanel:
+    """Build it inside ``gr.Blocks``, in any tab, then ``wire``."""
+
+    def __init__(self, texts: Texts, *, limits: Limits) -> None:
+        self.texts, self.limits = texts, limits
+        with gr.Column(elem_id="verify"):
+            gr.HTML(
+                f"<h2>{texts('video.verify')}</h2>"
+                f'<p class="quiet">{texts("video.verify_help")}</p>',
+                apply_default_css=False,
+            )
+            self.file = gr.File(
+                label=texts("video.verify_drop"),
+                file_types=list(CLIP_CHOICES),
+                height=100,
+                elem_id="verify-file",
+            )
+            self.verdict = gr.HTML(
+                js_on_load=script("announce"),
+                apply_default_css=False,
+                elem_id="verdict",
+            )
+
+    def wire(self) -> None:
+        listen(self.file.upload, self.verify, inputs=[self.file], outputs=[self.file, self.verdict])
+
+    def verify(self, path: str | None) -> Iterator[list[Any]]:
+        """The verdict on an uploaded video. The box is emptied first, so that it takes another file
+        even when this one is refused."""
+        yield [None, ""]
+        if path is None:
+            raise RequestError("no file arrived; choose a video")
+        found = verify_video(path, limits=self.limits)
+        yield [None, verdict_html(found, Path(path).name, self.texts)]
 
 
 def carried_methods(
@@ -430,13 +385,3 @@ def carried_methods(
 def _cells(table: Any) -> list[list[Any]]:
     """The rows of a gr.Dataframe, which come as a pandas frame."""
     return table.to_numpy().tolist() if hasattr(table, "to_numpy") else list(table)
-
-
-def _written(report: Report) -> list[Path]:
-    """report.csv, .tex and .md in a new folder of gradio's own temporary one, which it empties."""
-    root = Path(gr.utils.get_upload_folder()) / secrets.token_hex(16)
-    root.mkdir(parents=True)
-    files = {"csv": report.to_csv(), "tex": report.to_latex(), "md": report.to_markdown()}
-    for ending, text in files.items():
-        (root / f"report.{ending}").write_text(text, encoding="utf-8")
-    return [root / f"report.{ending}" for ending in files]

@@ -31,9 +31,8 @@ from motion_app.training.config import training_caption
 from motion_app.training.inputs import METHODS, MOST_STEPS, ClipSelection, TrainingInputs
 from motion_app.training.mover import moves
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import note_html, script
+from motion_app.ui.markup import Texts, note_html, script
 from motion_app.ui.pictures import picture_uri
-from motion_app.ui.texts import Texts
 from motion_app.ui.visitor import BrowserState
 
 COLUMNS = 10  # of the sheet of frames

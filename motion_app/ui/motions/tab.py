@@ -18,7 +18,7 @@ from motion_app.host import ModelHost
 from motion_app.jobs.progress import JobProgress
 from motion_app.scene import Motion
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import note_html, script, titled_html
+from motion_app.ui.markup import Texts, note_html, script, titled_html
 from motion_app.ui.motion_cards import library_html, new_cards
 from motion_app.ui.motions.form import TrainingForm, TrainingState
 from motion_app.ui.motions.training import (
@@ -32,7 +32,6 @@ from motion_app.ui.motions.training import (
     view_html,
 )
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 from motion_app.ui.visitor import PageVisit, library_user
 
 TICK_SECONDS = 1.0

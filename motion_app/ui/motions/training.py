@@ -21,9 +21,8 @@ from motion_app.jobs.folder import REPEATABLE, JobRow
 from motion_app.jobs.progress import JobProgress
 from motion_app.media.files import upscale
 from motion_app.training.inputs import TrainingInputs
-from motion_app.ui.markup import in_words, script
+from motion_app.ui.markup import Texts, in_words, script
 from motion_app.ui.pictures import animation_uri, draw_objects, enlarge_masks, picture_uri
-from motion_app.ui.texts import Texts
 
 VALIDATION_WIDTH = 288  # px
 SHEET_COLUMNS = 4

@@ -15,7 +15,7 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry, grid_to_mask
 from motion_app.media.files import decode_data_uri, encode_data_uri, upscale
-from motion_app.ui.markup import icon
+from motion_app.ui.markup import Texts, icon
 from motion_app.ui.pictures import (
     css_colour,
     display_size,
@@ -23,10 +23,9 @@ from motion_app.ui.pictures import (
     enlarge_masks,
     picture_uri,
 )
-from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.checks import Problem, object_grids
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.object_draft import Candidates, ObjectDraft
+from motion_app.ui.transfer.rows import Problem, object_grids, problems_html
 from motion_app.ui.transfer.session import History
 
 TOOLS = (("add", "P"), ("remove", "M"), ("box", "B"), ("brush", "D"), ("eraser", "E"))
@@ -273,14 +272,6 @@ def _hint_html(
     return (
         f'<div id="hint" data-key="hint" aria-live="polite"><p class="note quiet">'
         f"{html.escape(text)}</p>{problems_html(warnings, texts)}</div>"
-    )
-
-
-def problems_html(problems: Sequence[Problem], texts: Texts) -> str:
-    """A line for each warning."""
-    return "".join(
-        f'<p class="note warning">⚠ {html.escape(texts(problem.key, **problem.values))}</p>'
-        for problem in problems
     )
 
 

@@ -33,9 +33,8 @@ from motion_app.errors import MotionAppError
 from motion_app.jobs.folder import REPEATABLE, JobRow
 from motion_app.request.request import parse_request
 from motion_app.text_files import listed
-from motion_app.ui.markup import MOUNT, note_html, script, title_of
+from motion_app.ui.markup import MOUNT, Texts, note_html, script, title_of
 from motion_app.ui.pictures import Thumbnail, picture_uri
-from motion_app.ui.texts import Texts
 
 logger = logging.getLogger(__name__)
 MOST_SHOWN = 24

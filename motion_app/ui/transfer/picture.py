@@ -25,9 +25,8 @@ from motion_app.geometry import FIT_MODES, FittedImage, ModelGeometry, fit_image
 from motion_app.media.file_types import PICTURE_FILES
 from motion_app.media.files import PictureNote, read_image, upscale
 from motion_app.text_files import listed
-from motion_app.ui.markup import icon
+from motion_app.ui.markup import Texts, icon
 from motion_app.ui.pictures import picture_uri
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.object_draft import LONGEST_SENTENCE, NamedBox
 

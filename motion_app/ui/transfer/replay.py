@@ -16,7 +16,7 @@ from motion_app.media.provenance import read_recipe
 from motion_app.request.request import ObjectEntry, RequestFile, parse_request
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts
 
 BIGGEST_SEED = 2**53 - 1  # what JavaScript keeps exactly
 SHORT_DIGEST = 12  # letters of a digest that are shown

@@ -25,9 +25,8 @@ from motion_app.geometry import ExportSize, grid_to_mask
 from motion_app.jobs.folder import JobRow
 from motion_app.media.files import upscale
 from motion_app.media.provenance import export_video, read_recipe
-from motion_app.ui.markup import in_words, note_html, script
+from motion_app.ui.markup import Texts, in_words, note_html, script
 from motion_app.ui.pictures import draw_objects, enlarge_masks, mask_sheet
-from motion_app.ui.texts import Texts
 
 DOWNLOADS = ("video", "gif", "masks_zip", "recipe", "frames")  # keys of a job's outcome
 OVERLAY_FILE = "video-with-masks.mp4"

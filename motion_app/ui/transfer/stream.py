@@ -22,9 +22,8 @@ from motion_app.errors import RequestError
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.progress import JobProgress
 from motion_app.scene import StepReport
-from motion_app.ui.markup import announcement, in_words, note_html, progress_html
+from motion_app.ui.markup import Texts, announcement, in_words, note_html, progress_html
 from motion_app.ui.pictures import Previews, animation_uri, preview_frames
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.gallery import (
     MOST_SHOWN,
     ComparedVideos,

@@ -15,16 +15,14 @@ from motion_app.host import ModelHost
 from motion_app.media.file_types import PICTURE_FILES
 from motion_app.request.request import RequestFile
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import MOUNT, script, step_heading
+from motion_app.ui.markup import MOUNT, Texts, script, step_heading
 from motion_app.ui.motion_cards import cards_html
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
-from motion_app.ui.transfer.checks import object_problems
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.picture import Example, examples_html, find_html, fit_html, sources_html
-from motion_app.ui.transfer.rows import rows_html
+from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.video import VideoPanel
 

@@ -16,9 +16,8 @@ from motion_app.jobs.folder import JobRow
 from motion_app.request.request import RequestFile, parse_request
 from motion_app.settings import ROOT
 from motion_app.ui.boundary import listen, shown_error
-from motion_app.ui.markup import host_banner, note_html, script, step_heading, title_of
+from motion_app.ui.markup import Texts, host_banner, note_html, script, step_heading, title_of
 from motion_app.ui.pictures import Previews
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.draft import SceneDraft, request_entries
 from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results
 from motion_app.ui.transfer.replay import Environment, Replay, installed_versions, read_replay
