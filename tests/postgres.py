@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,3 +116,10 @@ def new_database(folder: str, name: str) -> str:
     with connection:
         connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
     return f"postgresql://study@/{name}?host={folder}"
+
+
+def database_for(request: pytest.FixtureRequest) -> str | None:
+    """A new, empty database of the kind that the fixture's parameter names; None: SQLite."""
+    if request.param == "sqlite":
+        return None
+    return new_database(request.getfixturevalue("postgres_server"), "t" + uuid.uuid4().hex)
