@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class MotionAppError(Exception):
@@ -49,3 +51,22 @@ def server_fault(
     """The line for an ``error`` that is nobody's but the program's, which is logged."""
     mark = log_under_mark(logger, error, what)
     return f"something went wrong on the server; its log says what, under {mark}"
+
+
+def fault_in_words(fault: Mapping[str, Any], known: Sequence[str]) -> str:
+    """One of pydantic's faults as a person reads it; ``known``: the keys there are. What lies in a
+    list is counted from 1."""
+    place = list(fault["loc"])
+    key = next((part for part in reversed(place) if isinstance(part, str)), "request")
+    owner = ""
+    if len(place) > 1 and place[0] == "objects":
+        owner = f" of object {int(place[1]) + 1}"
+        key = key if len(place) > 2 else "entry"
+    if fault["type"] == "extra_forbidden":
+        return f'unknown key "{key}"{owner}; known: {", ".join(known)}'
+    if fault["type"] == "missing":
+        return f'"{key}"{owner} is missing'
+    reason = fault["msg"].removeprefix("Value error, ")
+    shown = repr(fault["input"])
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return f'"{key}"{owner} is {shown}: {reason[0].lower()}{reason[1:]}'

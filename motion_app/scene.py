@@ -6,16 +6,35 @@ after it was fitted to the size the checkpoint generates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass as checked_dataclass
 
-from motion_app.methods import PACK_METHODS, TOKEN_METHODS
+from motion_app.errors import RequestError, fault_in_words
+from motion_app.methods import (
+    ABLATIONS,
+    METHODS,
+    PACK_ABLATIONS,
+    PACK_METHODS,
+    SCOPES,
+    TOKEN_METHODS,
+)
 from motion_app.wording import as_read
 
 NEUTRAL_PHRASE = "is moving"
+LONGEST_TEXT = 4000  # characters; what a model reads of it is counted in its own tokens
 
 
 @dataclass(frozen=True)
@@ -88,32 +107,127 @@ class SceneObject:
     name: str = ""
 
 
+@checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class Options:
+    """How a video shall be made of a picture and its objects: the one list of what can be chosen.
+
+    ``steps`` of denoising and ``guidance``, the scale of classifier-free guidance: None takes the
+    checkpoint's own. ``prompt`` None composes the objects' sentences. ``method`` is one of
+    ``methods.METHODS``, ``without`` names ablations (docs/method.md, section 3), ``scope`` is one
+    of ``methods.SCOPES``. Raises RequestError for a value that cannot be.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    prompt: str | None = Field(default=None, max_length=LONGEST_TEXT)
+    method: str = "fleximmt"
+    without: tuple[str, ...] = Field(default=(), strict=False)
+    scope: str = "released"
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str) -> str:
+        return _one_of(method, METHODS)
+
+    @field_validator("scope")
+    @classmethod
+    def _known_scope(cls, scope: str) -> str:
+        return _one_of(scope, SCOPES)
+
+    @field_validator("without")
+    @classmethod
+    def _known_ablations(cls, without: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_one_of(name, (*ABLATIONS, *PACK_ABLATIONS)) for name in without)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, given: Any, handler: ModelWrapValidatorHandler[Options]) -> Options:
+        try:
+            return handler(given)
+        except ValidationError as error:
+            told = [fault_in_words(fault, option_names()) for fault in error.errors()]
+            raise RequestError("; ".join(told)) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """All of them as plain JSON, ``without`` in order."""
+        return asdict(self) | {"without": sorted(self.without)}
+
+
+def option_names() -> tuple[str, ...]:
+    """The names of ``Options``, as a request file writes them."""
+    return tuple(item.name for item in fields(Options))
+
+
+def _one_of(value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"choose one of {', '.join(known)}")
+    return value
+
+
+@dataclass(frozen=True)
+class Clause:
+    """Where one object's words lie among a prompt's tokens: ``motion`` and ``subject`` (start,
+    stop), the subject None where nothing names it; ``pieces``: the token ids of the motion words.
+    Every other token is instruction, punctuation or padding and belongs to no object."""
+
+    motion: tuple[int, int]
+    subject: tuple[int, int] | None = None
+    pieces: tuple[int, ...] = ()
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """Both, where both are there."""
+        return (self.motion,) if self.subject is None else (self.subject, self.motion)
+
+
 @dataclass(frozen=True, eq=False)
 class GenerationRequest:
-    """Everything that determines a video.
+    """Everything that determines a video: ``image`` (H, W, 3) uint8 in the model frame, the
+    ``objects`` in it, and the ``options``.
 
-    ``image``: (H, W, 3) uint8 in the model frame. ``prompt`` None composes the objects' sentences.
-    ``steps`` and ``guidance`` None take the checkpoint's own defaults. ``without`` names ablations
-    (docs/method.md, section 3), ``method`` one of ``METHODS`` in ``assignment``.
+    ``clauses``: where each object's words lie in the prompt, None for one without a motion. Only
+    ``request.request.checked_request`` finds them, once; a copy with other parts has none.
     """
 
     image: np.ndarray
     objects: tuple[SceneObject, ...] = ()
-    seed: int = 0
-    steps: int | None = None
-    guidance: float | None = None
-    prompt: str | None = None
-    method: str = "fleximmt"
-    without: frozenset[str] = frozenset()
-    scope: str = "released"
+    options: Options = field(default_factory=Options)
+    clauses: tuple[Clause | None, ...] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def checked(self) -> bool:
+        """Whether it was checked as it is, its words by the model's tokenizer: nobody has to do so
+        again, but for the sizes."""
+        return self.clauses is not None
+
+    def with_clauses(self, clauses: Sequence[Clause | None]) -> GenerationRequest:
+        """The same, checked: what ``checked_request`` returns."""
+        same = replace(self)
+        object.__setattr__(same, "clauses", tuple(clauses))
+        return same
+
+    def with_options(self, **changes: Any) -> GenerationRequest:
+        """The same made otherwise; unchecked. RequestError for an option that cannot be."""
+        return replace(self, options=replace(self.options, **changes))
+
+    def with_numbers(self, *, steps: int, guidance: float) -> GenerationRequest:
+        """The same with the checkpoint's defaults filled in; as checked as before."""
+        filled = self.with_options(steps=steps, guidance=guidance)
+        return filled if self.clauses is None else filled.with_clauses(self.clauses)
 
     def full_prompt(self) -> str:
-        """The edited prompt, or the objects' sentences in order, as it is read (``as_read``): what
-        the tokenizer gets and what phrases are found in."""
-        if self.prompt is not None:
-            return as_read(self.prompt)
-        sentences = [as_read(scene_object.sentence) for scene_object in self.objects]
-        return " ".join(sentence for sentence in sentences if sentence)
+        """See ``prompt_of``."""
+        return prompt_of(self.objects, self.options.prompt)
+
+
+def prompt_of(objects: Sequence[SceneObject], prompt: str | None) -> str:
+    """The edited ``prompt``, or the objects' sentences in order, as it is read (``as_read``): what
+    the tokenizer gets and what phrases are found in."""
+    if prompt is not None:
+        return as_read(prompt)
+    sentences = [as_read(scene_object.sentence) for scene_object in objects]
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from motion_app.library.library import Library
 from motion_app.media.files import read_image
 from motion_app.media.results import SavedVideo, save_result
 from motion_app.models.clicks import ClickSegmenter
-from motion_app.scene import Box, GenerationRequest, SceneObject, StepReport
+from motion_app.scene import Box, GenerationRequest, Options, SceneObject, StepReport
 
 POCKET = Path("checkpoints/pocket")  # or any CogVideoX image-to-video model, by folder or hub name
 PICTURE = Path("assets/examples/2-side-by-side.png")
@@ -54,7 +54,7 @@ def generate(out: Path, *, steps: int | None = None, seed: int = 0) -> SavedVide
         )
 
     # Everything that determines the video. method="none" would be the stock model.
-    request = GenerationRequest(fitted.image, tuple(objects), seed=seed, steps=steps)
+    request = GenerationRequest(fitted.image, tuple(objects), Options(seed=seed, steps=steps))
     video = engine.generate(request, on_step=tell)  # .frames: (T, H, W, 3) uint8
     return save_result(video, out, export=engine.defaults.export)
 

@@ -34,7 +34,14 @@ from motion_app.evaluation.metrics import (
     mask_iou,
 )
 from motion_app.evaluation.trackers import colour_track
-from motion_app.scene import GeneratedVideo, GenerationRequest, Motion, SceneObject, StepReport
+from motion_app.scene import (
+    GeneratedVideo,
+    GenerationRequest,
+    Motion,
+    Options,
+    SceneObject,
+    StepReport,
+)
 from motion_app.training.views import encode_views, grid_masks
 from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
 
@@ -188,7 +195,9 @@ class Case:
             for k, creature in enumerate(creatures)
         )
         image = self.rendered.frames[0]
-        return GenerationRequest(image, objects, seed=self.seed, steps=steps, method=method)
+        return GenerationRequest(
+            image, objects, Options(seed=self.seed, steps=steps, method=method)
+        )
 
     def with_motions(self, motions: Mapping[str, Motion]) -> Case:
         """The same scene with other tokens of the same motions, by name."""

@@ -23,7 +23,7 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.evaluation.videos import ReferenceClip
 from motion_app.geometry import ModelGeometry, mask_to_grid
-from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, Motion, SceneObject
+from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, Motion, Options, SceneObject
 from motion_app.world.movements import MOTIONS
 from motion_app.world.references import render_reference
 from motion_app.world.world import Creature, RenderedClip, Scene, WorldConfig, draw_scene, render
@@ -92,14 +92,8 @@ class BenchmarkCase:
             SceneObject(thing.mask, thing.sentence, thing.phrase, motion, name=thing.name)
             for thing, motion in zip(self.objects, motions, strict=True)
         )
-        return GenerationRequest(
-            self.image,
-            objects,
-            seed=self.seed,
-            steps=steps,
-            method=method,
-            without=frozenset(without),
-        )
+        chosen = Options(seed=self.seed, steps=steps, method=method, without=tuple(sorted(without)))
+        return GenerationRequest(self.image, objects, chosen)
 
     @property
     def caption(self) -> str:

@@ -31,7 +31,7 @@ from motion_app.jobs.results import write_arrays, write_json, write_whole
 from motion_app.jobs.workers import BenchSource
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, read_clip
-from motion_app.scene import GenerationRequest, Motion, SceneObject, StepReport
+from motion_app.scene import GenerationRequest, Motion, Options, SceneObject, StepReport
 from motion_app.training.config import MotionTraining
 from motion_app.training.mover import follow_mover, inner_points
 from motion_app.training.trainer import train_motion
@@ -246,7 +246,7 @@ class Bench:
         noun = motion.noun or "thing"
         thing = SceneObject(mask, f"A {noun} {motion.phrase}.", motion.phrase, motion, name=noun)
         image = np.full((g.height, g.width, 3), 128, np.uint8)
-        request = GenerationRequest(image, (thing,), steps=2, method=method)
+        request = GenerationRequest(image, (thing,), Options(steps=2, method=method))
         try:
             self.engine.generate(request, on_step=lambda report: False)
         except GenerationCancelled:

@@ -29,7 +29,7 @@ def evaluate_video(options: argparse.Namespace, settings: Settings) -> dict[str,
     request = options.request
     item = EvaluationItem(
         options.video.stem,
-        options.method or (parse_request(request).method if request else "video"),
+        options.method or (parse_request(request).options.method if request else "video"),
         options.video,
         frames=kept if kept.is_file() else None,
         request=request,

@@ -75,7 +75,7 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
         "video": str(saved.video),
         "gif": str(saved.gif),
         "recipe": str(saved.recipe),
-        "seed": request.seed,
+        "seed": request.options.seed,
         "seconds": round(seconds, 2),
         "masks": [str(path) for path in saved.masks],
         "frames": str(saved.frames),

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from motion_app.engine.acceleration import STOCK, Acceleration
-from motion_app.engine.attention import check_ablations
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.memory import DeviceProfile, Outlook, look_ahead
 from motion_app.engine.preparation import PreparedScene, prepare_scene
@@ -27,9 +26,8 @@ from motion_app.engine.propagation import PropagationConfig
 from motion_app.engine.runtime import Runtime
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
-from motion_app.methods import ABLATIONS
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.request import check_method, check_request, request_to_json
+from motion_app.request.request import check_sizes, checked_request, request_to_json
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 from motion_app.settings import Limits
 
@@ -144,19 +142,21 @@ class MotionEngine:
         with self.runtime.installed(scene):
             text = scene.text
             if text is None:
-                guided = request.guidance > 1
+                guided = request.options.guidance > 1
                 text = backbone.prompts.encode(request.full_prompt(), guided=guided)
             latents = backbone.denoise(
                 request.image,
                 text,
-                steps=request.steps,
-                guidance=request.guidance,
-                seed=request.seed,
+                steps=request.options.steps,
+                guidance=request.options.guidance,
+                seed=request.options.seed,
                 on_step=run.step_ended,
                 estimates=on_step is not None,
             )
         if run.cancelled:
-            raise GenerationCancelled(f"stopped after step {run.step} of {request.steps}, as asked")
+            raise GenerationCancelled(
+                f"stopped after step {run.step} of {request.options.steps}, as asked"
+            )
         return GeneratedVideo(
             frames=backbone.decode(latents),
             masks=run.track.masks.cpu().numpy(),
@@ -167,19 +167,23 @@ class MotionEngine:
 
     def _resolve(self, request: GenerationRequest) -> GenerationRequest:
         """``request`` checked, with the checkpoint's defaults filled in."""
-        # How many objects a page may ask for is the deployment's affair, not the engine's.
-        limits = Limits(objects=max(1, len(request.objects)))
-        check_request(request, geometry=self.geometry, limits=limits)
-        check_method(request)
-        check_ablations(request.without & set(ABLATIONS), request.scope)
-        if not 0 <= request.seed < 2**63:
-            raise RequestError(f"the seed is {request.seed}; it must lie between 0 and 2^63 - 1")
-        steps = self.defaults.steps if request.steps is None else request.steps
+        if request.checked:
+            check_sizes(request, self.geometry)
+        else:
+            request = checked_request(
+                request,
+                geometry=self.geometry,
+                tokenizer=self.backbone.tokenizer,
+                # How many objects a page may ask for is the deployment's affair.
+                limits=Limits(objects=max(1, len(request.objects))),
+            )
+        chosen = request.options
+        steps = self.defaults.steps if chosen.steps is None else chosen.steps
         trained = self.backbone.training_steps
         if steps > trained:
             raise RequestError(f"steps is {steps}; this checkpoint knows {trained} at most")
-        guidance = self.defaults.guidance if request.guidance is None else request.guidance
-        return replace(request, steps=steps, guidance=guidance)
+        guidance = self.defaults.guidance if chosen.guidance is None else chosen.guidance
+        return request.with_numbers(steps=steps, guidance=guidance)
 
 
 def _propagation_config(defaults: GenerationDefaults) -> PropagationConfig:
@@ -216,9 +220,9 @@ class GenerationRun:
         moving = self.steering is not None and self.steering.tracks_masks
         self.runtime.cache.step_ended(
             step,
-            self.request.steps,
+            self.request.options.steps,
             masks_move=moving,
-            guided=self.request.guidance > 1,
+            guided=self.request.options.guidance > 1,
             timestep=self.runtime.backbone.current_timestep,
         )
         if self.on_step is not None:
@@ -231,7 +235,7 @@ class GenerationRun:
         now = time.perf_counter()
         report = StepReport(
             step=self.step,
-            steps=self.request.steps,
+            steps=self.request.options.steps,
             seconds=now - self._started,
             latents=clean.cpu().numpy(),
             masks=self.track.masks.cpu().numpy(),
@@ -247,7 +251,7 @@ class GenerationRun:
             return
         if steering.nouns is not None:
             self.track = replace(self.track, masks=steering.layer_masks())
-        elif steering.recording and self.step < self.request.steps:
+        elif steering.recording and self.step < self.request.options.steps:
             features = steering.features().to(self.track.masks.device)
             self.track = self.track.after(features, self.propagation)
             steering.recording = not self.track.settled
@@ -265,13 +269,8 @@ def recipe_of(
     digests = scene.motion_digests or ("",) * len(request.objects)
     return {
         "request": request_to_json(request, model=engine.defaults.name),
-        "seed": request.seed,
-        "steps": request.steps,
-        "guidance": request.guidance,
+        **request.options.to_json(),
         "prompt": request.full_prompt(),
-        "method": request.method,
-        "without": sorted(request.without),
-        "scope": request.scope,
         "objects": [
             {
                 "sentence": item.sentence,

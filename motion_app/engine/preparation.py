@@ -25,8 +25,8 @@ from motion_app.errors import RequestError
 from motion_app.geometry import mask_to_grid
 from motion_app.library.motion_file import file_digest
 from motion_app.methods import ABLATIONS, PACK_METHODS, TOKEN_METHODS
-from motion_app.request.phrases import Clause, find_clauses, find_phrases
-from motion_app.scene import GenerationRequest
+from motion_app.request.phrases import find_phrases
+from motion_app.scene import Clause, GenerationRequest
 
 Learned = TypeVar("Learned")
 
@@ -59,15 +59,13 @@ class PreparedScene:
 def prepare_scene(
     backbone: Backbone, request: GenerationRequest, propagation: PropagationConfig
 ) -> PreparedScene:
-    """The scene of a checked request with its steps and guidance filled in. Raises MotionFileError
-    for a motion that cannot be used and RequestError for words that do not fit."""
+    """The scene of a request that is ``checked``, its steps and guidance filled in. Raises
+    MotionFileError for a motion that cannot be used and RequestError for words that do not fit."""
     g, objects = backbone.geometry, request.objects
     masks = [mask_to_grid(item.mask, g.grid_height, g.grid_width) for item in objects]
     first = torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, *g.grid[1:]).bool()
     track = MaskTrack.start(first.to(backbone.profile.device), g.grid_frames)
-    # Also where nothing is steered: the stock pipeline cuts a long prompt off in silence.
-    find_phrases(request.full_prompt(), objects, backbone.tokenizer, g.text_tokens)
-    if request.method == "none" or all(item.motion is None for item in objects):
+    if request.options.method == "none" or all(item.motion is None for item in objects):
         return PreparedScene(track)
     return _MovingScene(backbone, request, track, propagation).prepared()
 
@@ -88,11 +86,12 @@ class _MovingScene:
         self.layers = backbone.attention_layers()
         self.objects = request.objects
         self.everywhere = _everywhere(request)
-        self.clauses: list[Clause | None] = find_clauses(
-            request.full_prompt(), self.objects, backbone.tokenizer, backbone.geometry.text_tokens
-        )
+        self.clauses: Sequence[Clause | None] = request.clauses
         nothing = [None] * len(self.objects)
-        tokens, packs = request.method in TOKEN_METHODS, request.method in PACK_METHODS
+        tokens, packs = (
+            request.options.method in TOKEN_METHODS,
+            request.options.method in PACK_METHODS,
+        )
         self.motions: Sequence[MotionTokens | None] = (
             self._loaded(self._load_tokens) if tokens else nothing
         )
@@ -104,7 +103,7 @@ class _MovingScene:
     def prepared(self) -> PreparedScene:
         adapters = self._adapters()
         steering = None
-        if self.request.method in TOKEN_METHODS or not self.everywhere:
+        if self.request.options.method in TOKEN_METHODS or not self.everywhere:
             steering = self._steering(adapters)
         digests = tuple(
             "" if item.motion is None else file_digest(item.motion.path) for item in self.objects
@@ -146,10 +145,14 @@ class _MovingScene:
             grid=g.grid,
             members=[k for k, item in enumerate(self.objects) if item.motion is not None],
         )
-        without = {"infer_mask"} if request.method == "concat" else request.without & set(ABLATIONS)
+        without = (
+            {"infer_mask"}
+            if request.options.method == "concat"
+            else set(request.options.without) & set(ABLATIONS)
+        )
         strengths = [item.strength for item in self.objects]
         halves = [strengths]
-        if request.guidance > 1:  # the stock pipeline then runs an unconditional half first
+        if request.options.guidance > 1:  # the stock pipeline then runs an unconditional half first
             silent = [0.0] * len(self.objects)
             halves.insert(0, strengths if self._in_unconditional else silent)
         propagates = without.isdisjoint({"infer_mask", "rmpm"})
@@ -158,7 +161,7 @@ class _MovingScene:
             self.track.masks,
             self._key_values(),
             halves=halves,
-            scope=request.scope,
+            scope=request.options.scope,
             without=without,
             feature_layers=self.propagation.feature_layers(g.layers) if propagates else 0,
             nouns=self._nouns() if "rmpm" in without else None,
@@ -172,7 +175,7 @@ class _MovingScene:
 
     def _adapter(self, k: int) -> Adapter | None:
         pack = self.packs[k]
-        return None if pack is None or "lora" in self.request.without else pack.adapter
+        return None if pack is None or "lora" in self.request.options.without else pack.adapter
 
     def _adapters(self) -> AdapterSteering | None:
         """The objects' adapters, gated by the masks of step 0; None where there are none."""
@@ -180,7 +183,7 @@ class _MovingScene:
         if not acting:
             return None
         halves = [True]
-        if self.request.guidance > 1:
+        if self.request.options.guidance > 1:
             halves.insert(0, self._in_unconditional)
         adapters = AdapterSteering(
             [self._adapter(k) for k in acting],
@@ -206,13 +209,13 @@ class _MovingScene:
             if pack is not None and pack.apart
         ]
         prompt, empty = self.backbone.prompts.encode(
-            request.full_prompt(), guided=request.guidance > 1, apart=read_apart
+            request.full_prompt(), guided=request.options.guidance > 1, apart=read_apart
         )
         states = prompt[0]  # (L, text width)
         for item, pack, clause in zip(self.objects, self.packs, self.clauses, strict=True):
             if pack is not None:
                 states = pack.branch(
-                    states, clause, strength=item.strength, without=request.without
+                    states, clause, strength=item.strength, without=request.options.without
                 )
         return states[None], empty
 
@@ -265,6 +268,6 @@ class _MovingScene:
 def _everywhere(request: GenerationRequest) -> bool:
     """Whether adapters act on all tokens: averaged, without masks, or for an object that is alone
     in its request, as SynMotion itself has it."""
-    if request.method == "lora-average" or "infer_mask" in request.without:
+    if request.options.method == "lora-average" or "infer_mask" in request.options.without:
         return True
-    return request.method == "synmotion" and len(request.objects) == 1
+    return request.options.method == "synmotion" and len(request.objects) == 1

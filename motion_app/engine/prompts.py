@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from motion_app.errors import RequestError
-from motion_app.request.phrases import Clause
+from motion_app.scene import Clause
 
 REMEMBERED = 8  # prompts; 1.85 MB each for CogVideoX-5B
 

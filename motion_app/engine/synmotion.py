@@ -36,7 +36,7 @@ from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.library.motion_file import PACK_PREFIX, read_header
 from motion_app.methods import PACK_METHODS
-from motion_app.request.phrases import Clause
+from motion_app.scene import Clause
 
 SUBJECT_ROLE, MOTION_ROLE = 0, 1
 ENTRY = "synmotion"  # of the metadata

@@ -139,7 +139,7 @@ def open_item(
         name = entry.name or f"object {k + 1}"
         objects.append(JudgedObject(name, entry.phrase, mask, reference, problem))
     sentences = " ".join(entry.sentence.strip() for entry in request.objects)
-    text = sentences if request.prompt is None else request.prompt
+    text = sentences if request.options.prompt is None else request.options.prompt
     return OpenedItem(
         item, frames, fps, source, text, fitted.image, tuple(objects), tuple(dict.fromkeys(remarks))
     )

@@ -187,7 +187,7 @@ class GenerationRunner:
 
     def size(self, inputs: Mapping[str, Any]) -> JobSize:
         request = parse_request(inputs["request"])
-        return JobSize(request.steps or self._defaults().steps, len(request.objects))
+        return JobSize(request.options.steps or self._defaults().steps, len(request.objects))
 
     def run(self, work: Work) -> dict[str, Any]:
         """Generate and save. Raises GenerationCancelled within the step in which it is asked to."""

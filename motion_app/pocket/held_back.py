@@ -21,7 +21,7 @@ from motion_app.jobs.models import Models
 from motion_app.pocket.checkpoint import save_checkpoint
 from motion_app.pocket.network import SCHEDULER_CONFIG, Backbone, rotary_embedding
 from motion_app.pocket.vae import encode_frames
-from motion_app.scene import GenerationRequest, SceneObject
+from motion_app.scene import GenerationRequest, Options, SceneObject
 from motion_app.settings import Settings
 from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
 
@@ -57,7 +57,7 @@ class HeldBackScene:
             )
             for k, creature in enumerate(scene.creatures)
         )
-        request = GenerationRequest(rendered.frames[0], objects, seed=index, method="none")
+        request = GenerationRequest(rendered.frames[0], objects, Options(seed=index, method="none"))
         return cls(rendered, request)
 
     def following(self, frames: np.ndarray) -> list[bool]:

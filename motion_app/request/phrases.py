@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from motion_app.errors import RequestError
-from motion_app.scene import SceneObject
+from motion_app.scene import Clause, SceneObject
 from motion_app.wording import Reading, difference, uses
 
 PART_END = re.compile(r"[.,;:!?。、\n]")  # a subject does not reach beyond one
@@ -114,10 +113,16 @@ def find_phrases(
     or a phrase that is missing, ambiguous or shares a token with another object's.
     """
     _, pieces = _read_pieces(prompt, tokenizer, text_tokens)
-    spans = [
-        None if characters is None else _token_span(prompt, characters, pieces)
-        for characters in phrase_spans(prompt, objects)
-    ]
+    return _token_spans(prompt, objects, phrase_spans(prompt, objects), pieces)
+
+
+def _token_spans(
+    prompt: str,
+    objects: Sequence[SceneObject],
+    characters: Sequence[tuple[int, int] | None],
+    pieces: Sequence[tuple[int, int] | None],
+) -> list[tuple[int, int] | None]:
+    spans = [None if span is None else _token_span(prompt, span, pieces) for span in characters]
     taken: set[int] = set()
     for span, item in zip(spans, objects, strict=True):
         tokens = set() if span is None else set(range(*span))
@@ -130,22 +135,6 @@ def find_phrases(
     return spans
 
 
-@dataclass(frozen=True)
-class Clause:
-    """Where one object's words lie among a prompt's tokens: ``motion`` and ``subject`` (start,
-    stop), the subject None where nothing names it; ``pieces``: the token ids of the motion words.
-    Every other token is instruction, punctuation or padding and belongs to no object."""
-
-    motion: tuple[int, int]
-    subject: tuple[int, int] | None = None
-    pieces: tuple[int, ...] = ()
-
-    @property
-    def spans(self) -> tuple[tuple[int, int], ...]:
-        """Both, where both are there."""
-        return (self.motion,) if self.subject is None else (self.subject, self.motion)
-
-
 def find_clauses(
     prompt: str, objects: Sequence[SceneObject], tokenizer: Any, text_tokens: int
 ) -> list[Clause | None]:
@@ -155,9 +144,9 @@ def find_clauses(
     of the sentence, else all words there but a leading "and" and article. Errors and arguments as
     ``find_phrases``.
     """
-    motions = find_phrases(prompt, objects, tokenizer, text_tokens)
     ids, pieces = _read_pieces(prompt, tokenizer, text_tokens)
     characters = phrase_spans(prompt, objects)
+    motions = _token_spans(prompt, objects, characters, pieces)
     clauses: list[Clause | None] = []
     for motion, span, item in zip(motions, characters, objects, strict=True):
         if motion is None or span is None:

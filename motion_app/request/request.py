@@ -6,32 +6,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from motion_app.errors import RequestError
+from motion_app.errors import RequestError, fault_in_words
 from motion_app.geometry import FitMode, FittedImage, ModelGeometry, fit_image, mask_to_grid
 from motion_app.library.library import Library
 from motion_app.media.files import decode_data_uri, encode_data_uri, read_image, read_mask
-from motion_app.methods import (
-    ABLATIONS,
-    METHOD_TABLE,
-    METHODS,
-    PACK_ABLATIONS,
-    PACK_METHODS,
-    SCOPES,
-    TOKEN_METHODS,
+from motion_app.methods import METHOD_TABLE, PACK_METHODS, TOKEN_METHODS
+from motion_app.request.phrases import check_phrase, find_clauses, phrase_spans
+from motion_app.scene import (
+    LONGEST_TEXT,
+    NEUTRAL_PHRASE,
+    GenerationRequest,
+    Options,
+    SceneObject,
+    option_names,
 )
-from motion_app.request.phrases import check_phrase, find_phrases, phrase_spans
-from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, SceneObject
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.text_files import located, read_json
 
-LONGEST_TEXT = 4000  # characters; what a model reads of it is counted in its own tokens
 MAX_STRENGTH = 4.0  # a factor on the softmax weight; beyond it a motion drowns the picture
 
 
@@ -56,36 +62,30 @@ class RequestFile(_Entry):
 
     image: str
     objects: tuple[ObjectEntry, ...] = Field(default=(), strict=False)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    steps: int | None = Field(default=None, ge=1, le=1000)
-    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    prompt: str | None = Field(default=None, max_length=LONGEST_TEXT)
+    options: Options = Options()
     fit: FitMode = "crop"
     model: str | None = None
-    method: str = "fleximmt"
-    without: tuple[str, ...] = Field(default=(), strict=False)
-    scope: str = "released"
 
-    @field_validator("method")
+    @model_validator(mode="before")
     @classmethod
-    def _known_method(cls, method: str) -> str:
-        return _one_of(method, METHODS)
+    def _gathered(cls, entries: Any) -> Any:
+        """In the JSON the options stand beside the picture, not in an object of their own."""
+        if not isinstance(entries, Mapping) or isinstance(entries.get("options"), Options):
+            return entries
+        chosen = {name: entries[name] for name in option_names() if name in entries}
+        others = {name: entry for name, entry in entries.items() if name not in chosen}
+        return {"options": Options(**chosen), **others}
 
-    @field_validator("scope")
-    @classmethod
-    def _known_scope(cls, scope: str) -> str:
-        return _one_of(scope, SCOPES)
-
-    @field_validator("without")
-    @classmethod
-    def _known_ablations(cls, without: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_one_of(name, (*ABLATIONS, *PACK_ABLATIONS)) for name in without)
+    @model_serializer(mode="wrap")
+    def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        entries = handler(self)
+        return entries | entries.pop("options", {})
 
 
-def _one_of(value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise ValueError(f"choose one of {', '.join(known)}")
-    return value
+def request_names() -> tuple[str, ...]:
+    """The keys of a request file."""
+    names = [name for name in RequestFile.model_fields if name != "options"]
+    return (*names, *option_names())
 
 
 def parse_request(source: Path | str | Mapping[str, Any]) -> RequestFile:
@@ -102,6 +102,8 @@ def parse_request(source: Path | str | Mapping[str, Any]) -> RequestFile:
         raise RequestError(f"a request is one JSON object, got {type(entries).__name__}")
     if isinstance(entries.get("request"), dict) and "base" in entries:
         entries = {**entries["request"], "model": None}
+    if "options" in entries:
+        raise RequestError(f'unknown key "options"; known: {", ".join(request_names())}')
     try:
         return RequestFile.model_validate(entries)
     except ValidationError as error:
@@ -109,22 +111,8 @@ def parse_request(source: Path | str | Mapping[str, Any]) -> RequestFile:
 
 
 def _explain(fault: Mapping[str, Any]) -> str:
-    """One fault of the JSON in words. Keys are counted as a person does, objects from 1."""
-    place = list(fault["loc"])
-    key = next((part for part in reversed(place) if isinstance(part, str)), "request")
-    owner = ""
-    if len(place) > 1 and place[0] == "objects":
-        owner = f" of object {int(place[1]) + 1}"
-        key = key if len(place) > 2 else "entry"
-    if fault["type"] == "extra_forbidden":
-        known = ObjectEntry.model_fields if owner else RequestFile.model_fields
-        return f'unknown key "{key}"{owner}; known: {", ".join(known)}'
-    if fault["type"] == "missing":
-        return f'"{key}"{owner} is missing'
-    reason = fault["msg"].removeprefix("Value error, ")
-    shown = repr(fault["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return f'"{key}"{owner} is {shown}: {reason[0].lower()}{reason[1:]}'
+    inside = len(fault["loc"]) > 1
+    return fault_in_words(fault, tuple(ObjectEntry.model_fields) if inside else request_names())
 
 
 def build_request(
@@ -140,8 +128,8 @@ def build_request(
     """Load and check everything a request names.
 
     ``base``: fingerprint of the loaded base model (None takes motions of any). ``folder``: what the
-    request's relative paths start from. ``tokenizer`` as in ``check_request``. Raises RequestError,
-    MediaError or MotionFileError.
+    request's relative paths start from. ``tokenizer`` as in ``checked_request``. Raises
+    RequestError, MediaError or MotionFileError.
     """
     _check_count(len(request_file.objects), limits)
     fitted = fit_image(
@@ -154,20 +142,13 @@ def build_request(
         _scene_object(entry, number, fitted, geometry, library, base, folder, limits)
         for number, entry in enumerate(request_file.objects, start=1)
     )
-    request = GenerationRequest(
-        image=fitted.image,
-        objects=objects,
-        seed=request_file.seed,
-        steps=request_file.steps,
-        guidance=request_file.guidance,
-        prompt=request_file.prompt,
-        method=request_file.method,
-        without=frozenset(request_file.without),
-        scope=request_file.scope,
+    return checked_request(
+        GenerationRequest(fitted.image, objects, request_file.options),
+        geometry=geometry,
+        tokenizer=tokenizer,
+        limits=limits,
+        library=library,
     )
-    check_request(request, geometry=geometry, tokenizer=tokenizer, limits=limits)
-    check_method(request, library=library)
-    return request
 
 
 def _source(text: str, folder: Path | str) -> Path | bytes:
@@ -211,57 +192,59 @@ def _motion_path(entry: ObjectEntry, folder: Path | str) -> str | Path:
     return located(folder, motion) if motion.endswith(".safetensors") else motion
 
 
-def check_request(
+def checked_request(
     request: GenerationRequest,
     *,
     geometry: ModelGeometry,
     tokenizer: Any = None,
     limits: Limits = DEFAULT_LIMITS,
-) -> None:
-    """Refuse a request that cannot be generated as it stands, however it was put together.
+    library: Library | None = None,
+) -> GenerationRequest:
+    """``request`` as it may be generated, however it was put together.
 
-    Raises RequestError for a wrong image or mask, too small an object, numbers out of range, a
-    phrase missing from its sentence, an edited prompt that does not hold every phrase. With a
-    ``tokenizer`` (a fast transformers tokenizer or a ``PromptTokenizer``) also for a prompt longer
-    than the model reads, and phrases that share a token.
+    Raises RequestError for a wrong image or mask, too small an object, a phrase missing from its
+    sentence, an edited prompt that does not hold every phrase, an ablation that is none of the
+    method, and a motion that lacks what the method needs (``library``: whose motions that have it
+    are named). With a ``tokenizer`` (a fast transformers tokenizer or a ``PromptTokenizer``) also
+    for a prompt longer than the model reads, and phrases that share a token; only then it counts as
+    ``checked``.
     """
+    check_sizes(request, geometry)
+    _check_count(len(request.objects), limits)
+    for number, scene_object in enumerate(request.objects, start=1):
+        _check_object(scene_object, number, geometry)
+    if not request.full_prompt().strip() and request.objects:
+        raise RequestError("the prompt is empty; say in words what the objects do")
+    _check_method(request, library)
+    prompt = request.full_prompt()
+    if tokenizer is None:
+        phrase_spans(prompt, request.objects)
+        return request
+    return request.with_clauses(
+        find_clauses(prompt, request.objects, tokenizer, geometry.text_tokens)
+    )
+
+
+def check_sizes(request: GenerationRequest, geometry: ModelGeometry) -> None:
+    """RequestError where the image or a mask does not have the model's frame."""
     frame = (geometry.height, geometry.width)
     if request.image.shape != (*frame, 3) or request.image.dtype != np.uint8:
         raise RequestError(
             f"the image is {request.image.shape} of {request.image.dtype}, expected "
             f"({frame[0]}, {frame[1]}, 3) of uint8; fit it to the model's frame first"
         )
-    _check_count(len(request.objects), limits)
-    if request.steps is not None and request.steps < 1:
-        raise RequestError(f"steps is {request.steps}; at least 1 is needed")
-    if request.guidance is not None and not (
-        math.isfinite(request.guidance) and request.guidance >= 0
-    ):
-        raise RequestError(f"guidance is {request.guidance}; a number from 0 up is needed")
-    for number, scene_object in enumerate(request.objects, start=1):
-        _check_object(scene_object, number, geometry)
-    if not request.full_prompt().strip() and request.objects:
-        raise RequestError("the prompt is empty; say in words what the objects do")
-    if tokenizer is None:
-        phrase_spans(request.full_prompt(), request.objects)
-    else:
-        find_phrases(request.full_prompt(), request.objects, tokenizer, geometry.text_tokens)
+    for number, item in enumerate(request.objects, start=1):
+        if item.mask.shape != frame or item.mask.dtype != np.bool_:
+            raise RequestError(
+                f"the mask of object {number} is {item.mask.shape} of {item.mask.dtype}, expected "
+                f"{frame} of bool"
+            )
 
 
-def check_method(request: GenerationRequest, *, library: Library | None = None) -> None:
-    """RequestError for a method or an ablation that is unknown or does not fit the other, and for
-    a motion that lacks what the method needs; ``library``: whose motions that have it are named."""
-    method = request.method
-    if method not in METHODS:
-        raise RequestError(f'unknown method "{method}"; choose one of {", ".join(METHODS)}')
+def _check_method(request: GenerationRequest, library: Library | None) -> None:
+    method = request.options.method
     allowed = METHOD_TABLE[method].without
-    unknown = sorted(request.without - {*ABLATIONS, *PACK_ABLATIONS})
-    if unknown:
-        raise RequestError(
-            f'unknown ablation "{unknown[0]}"; choose from '
-            + ", ".join((*ABLATIONS, *PACK_ABLATIONS))
-        )
-    wrong = sorted(request.without - allowed)
+    wrong = sorted(set(request.options.without) - allowed)
     if wrong:
         takes = f"it takes {', '.join(sorted(allowed))}" if allowed else "it takes none"
         raise RequestError(
@@ -294,10 +277,6 @@ def _check_count(count: int, limits: Limits) -> None:
 def _check_object(scene_object: SceneObject, number: int, geometry: ModelGeometry) -> None:
     mask = scene_object.mask
     frame = (geometry.height, geometry.width)
-    if mask.shape != frame or mask.dtype != np.bool_:
-        raise RequestError(
-            f"the mask of object {number} is {mask.shape} of {mask.dtype}, expected {frame} of bool"
-        )
     if not mask.any():
         raise RequestError(f"the mask of object {number} is empty; mark the object")
     if not mask_to_grid(mask, geometry.grid_height, geometry.grid_width).any():
@@ -332,12 +311,6 @@ def request_to_json(request: GenerationRequest, *, model: str | None = None) -> 
             }
             for item in request.objects
         ],
-        "seed": request.seed,
-        "steps": request.steps,
-        "guidance": request.guidance,
-        "prompt": request.prompt,
+        **request.options.to_json(),
         "model": model,
-        "method": request.method,
-        "without": sorted(request.without),
-        "scope": request.scope,
     }

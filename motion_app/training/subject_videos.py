@@ -22,7 +22,7 @@ from motion_app.media.file_types import PICTURE_KINDS, is_picture
 from motion_app.media.files import Clip, read_clip, read_image
 from motion_app.media.provenance import export_video
 from motion_app.request.phrases import occurrences
-from motion_app.scene import GenerationRequest, StepReport
+from motion_app.scene import GenerationRequest, Options, StepReport
 from motion_app.text_files import json_text, read_text, records
 from motion_app.training.config import RENDERED, SynMotionTraining, training_caption
 from motion_app.wording import as_read
@@ -149,9 +149,8 @@ def make_subjects(
         for place, action in enumerate(actions):
             prompt = training_caption(subject, action)
             file = out / f"{number:03d}-{place:02d}.mp4"
-            request = GenerationRequest(
-                image, seed=seed + number * len(actions) + place, steps=steps, prompt=prompt
-            )
+            chosen = Options(seed=seed + number * len(actions) + place, steps=steps, prompt=prompt)
+            request = GenerationRequest(image, options=chosen)
             if not file.is_file():
                 made = engine.generate(request, on_step)
                 partial = file.with_name(f"partial-{file.name}")
@@ -164,7 +163,7 @@ def make_subjects(
                     "subject": subject,
                     "motion": action,
                     "prompt": prompt,
-                    "seed": request.seed,
+                    "seed": chosen.seed,
                     "model_revision": engine.fingerprint,
                 }
             )

@@ -23,8 +23,8 @@ from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.synmotion import DualEmbedding, MotionPack
 from motion_app.errors import RequestError
 from motion_app.media.files import Clip
-from motion_app.request.phrases import Clause, find_clauses
-from motion_app.scene import Motion, SceneObject
+from motion_app.request.phrases import find_clauses
+from motion_app.scene import Clause, Motion, SceneObject
 from motion_app.training.config import SynMotionTraining
 from motion_app.training.subject_videos import SubjectClip, find_subjects
 from motion_app.training.tokens import LearningRun, draw_noise, weighted_error

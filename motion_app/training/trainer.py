@@ -34,7 +34,7 @@ from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import ModelGeometry, fit_frames, fit_image, mask_to_grid
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, write_video
-from motion_app.scene import GenerationRequest, Motion, SceneObject
+from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
 from motion_app.training.inputs import ClipSelection, SelectedClip, read_selection
 from motion_app.training.mover import Segment, check_movement, follow_mover
@@ -397,9 +397,11 @@ def make_validation(
         request = GenerationRequest(
             image=scene.image,
             objects=(moving,),
-            seed=config.seed,
-            steps=config.validation_steps,
-            method=validation_method(config),
+            options=Options(
+                seed=config.seed,
+                steps=config.validation_steps,
+                method=validation_method(config),
+            ),
         )
         video = engine.generate(request)
     finally:

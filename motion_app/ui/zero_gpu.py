@@ -144,7 +144,7 @@ class ZeroGpuEngine:
         return max(LEAST_SECONDS, math.ceil(ROOM * (work.loading_seconds + making)))
 
     def _size(self, request: GenerationRequest) -> JobSize:
-        return JobSize(request.steps or self.defaults.steps, len(request.objects))
+        return JobSize(request.options.steps or self.defaults.steps, len(request.objects))
 
     def generate(self, request: GenerationRequest, on_step: OnStep | None = None) -> GeneratedVideo:
         """As ``MotionEngine.generate``, on a GPU that is lent for it. RequestError says in words

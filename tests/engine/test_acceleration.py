@@ -219,7 +219,7 @@ def test_every_cache_works_on_the_pocket_by_its_name_alone(kind):
     """As a deployment sets it, and skipping as much as it can."""
     pocket = ROOT / "checkpoints" / "pocket"
     engine = accelerated(pocket, cache=StepCache(kind, strength=1.0))
-    request = replace(two_objects(engine, str(pocket)), steps=20)
+    request = two_objects(engine, str(pocket)).with_options(steps=20)
     passes = []
     block = engine.backbone.transformer.transformer_blocks[-1].attn1.to_out[0]
     block.register_forward_hook(lambda *_: passes.append(1))

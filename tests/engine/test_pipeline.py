@@ -11,12 +11,13 @@ from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
 from tiny_models import tiny_pipeline
 
+from motion_app.engine import pipeline
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError, GenerationCancelled, MotionFileError, RequestError
 from motion_app.library.motion_file import read_motion
-from motion_app.request.request import parse_request
-from motion_app.scene import GenerationRequest, SceneObject
+from motion_app.request.request import checked_request, parse_request
+from motion_app.scene import GenerationRequest, Options, SceneObject
 
 HEIGHT, WIDTH = 32, 48
 
@@ -57,7 +58,7 @@ def scene(motions, **options) -> GenerationRequest:
         SceneObject(masks[0], "A red robot is moving.", motion=motions[0], name="robot"),
         SceneObject(masks[1], "A blue fox is moving.", motion=motions[1], name="fox"),
     )
-    return GenerationRequest(**{"image": picture(), "objects": objects, "seed": 5, **options})
+    return GenerationRequest(picture(), objects, Options(**{"seed": 5, **options}))
 
 
 def stock_latents(checkpoint, prompt: str) -> np.ndarray:
@@ -83,9 +84,9 @@ def test_without_motion_the_latents_are_the_stock_pipelines_bit_for_bit(
 ):
     request = scene([None, None] if case == "no motions" else motions)
     if case == "no objects":
-        request = replace(request, objects=(), prompt=request.full_prompt())
+        request = replace(request.with_options(prompt=request.full_prompt()), objects=())
     if case == "method none":
-        request = replace(request, method="none")
+        request = request.with_options(method="none")
     video = engine.generate(request, lambda report: None)
     stock = stock_latents(tiny_checkpoint, request.full_prompt())
     assert np.array_equal(video.latents, stock)
@@ -116,15 +117,16 @@ def test_motions_act_and_swapping_them_acts_otherwise(engine, motions):
 
 def test_the_order_in_which_objects_are_listed_does_not_matter(engine, motions):
     request = scene(motions)
-    listed = replace(request, prompt=request.full_prompt())
+    listed = request.with_options(prompt=request.full_prompt())
     words = ("is spinning", "is jumping")
     objects = tuple(
         replace(item, phrase=phrase, sentence=item.sentence.replace("is moving", phrase))
         for item, phrase in zip(request.objects, words, strict=True)
     )
     prompt = " ".join(item.sentence for item in objects)
-    one = engine.generate(replace(listed, objects=objects, prompt=prompt))
-    other = engine.generate(replace(listed, objects=objects[::-1], prompt=prompt))
+    listed = listed.with_options(prompt=prompt)
+    one = engine.generate(replace(listed, objects=objects))
+    other = engine.generate(replace(listed, objects=objects[::-1]))
     assert np.allclose(one.latents, other.latents, atol=1e-4)
     assert np.array_equal(one.masks, other.masks[::-1])
 
@@ -134,7 +136,7 @@ def test_an_object_without_motion_restricts_nothing(engine, motions):
     moving, still = request.objects
     moving = replace(moving, sentence="A red robot is jumping.", phrase="is jumping")
     listed = replace(request, objects=(moving, still))
-    alone = replace(request, objects=(moving,), prompt=listed.full_prompt())
+    alone = replace(listed.with_options(prompt=listed.full_prompt()), objects=(moving,))
     assert np.array_equal(engine.generate(alone).latents, engine.generate(listed).latents)
 
 
@@ -262,27 +264,51 @@ def test_the_recipe_is_json_that_names_everything_and_holds_the_request(engine, 
     assert [item["motion"] for item in recipe["objects"]] == ["hop", "turn"]
     assert all(len(item["motion_sha256"]) == 64 for item in recipe["objects"])
     assert recipe["versions"]["torch"] == torch.__version__
-    assert parse_request(recipe["request"]).seed == 5
+    assert parse_request(recipe["request"]).options.seed == 5
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"steps": 0}, "steps is 0"),
+        ({"steps": 0}, '"steps" is 0'),
         ({"steps": 5000}, "knows 1000 at most"),
-        ({"seed": -1}, "seed is -1"),
+        ({"seed": -1}, '"seed" is -1'),
         ({"method": "magic"}, '"magic".*fleximmt, concat, none'),
         ({"scope": "all"}, '"all".*released, paper'),
         ({"without": frozenset({"v2v"})}, '"v2v".*m2v, m2m'),
         ({"method": "concat", "without": frozenset({"m2v"})}, "leave one of them out"),
         ({"prompt": "A red robot and a blue fox."}, '"is moving" is needed 2 times'),
-        ({"prompt": "red " * 40, "objects": ()}, "41 tokens, the model reads 24"),
-        ({"image": picture()[:16]}, r"\(16, 48, 3\)"),
+        ({"prompt": "red " * 40}, "41 tokens, the model reads 24"),
     ],
 )
-def test_a_request_that_cannot_be_is_refused_before_anything_runs(engine, motions, options, words):
+def test_options_that_cannot_be_are_refused_before_anything_runs(engine, motions, options, words):
+    objects = () if "tokens" in words else scene(motions).objects
     with pytest.raises(RequestError, match=words):
-        engine.generate(scene(motions, **options), lambda report: pytest.fail("it ran"))
+        request = replace(scene(motions, **options), objects=objects)
+        engine.generate(request, lambda report: pytest.fail("it ran"))
+
+
+def test_a_picture_of_another_size_is_refused_however_well_the_request_was_checked(engine, motions):
+    request = scene(motions)
+    checked = checked_request(
+        request, geometry=engine.geometry, tokenizer=engine.backbone.tokenizer
+    )
+    assert checked.checked and not replace(checked, image=picture()[:16]).checked
+    for refused in (
+        replace(request, image=picture()[:16]),
+        replace(request, image=picture()[:16]).with_clauses(checked.clauses),
+    ):
+        with pytest.raises(RequestError, match=r"\(16, 48, 3\)"):
+            engine.generate(refused, lambda report: pytest.fail("it ran"))
+
+
+def test_what_was_checked_is_not_checked_again(engine, motions, monkeypatch):
+    checked = checked_request(
+        scene(motions), geometry=engine.geometry, tokenizer=engine.backbone.tokenizer
+    )
+    direct = engine.generate(scene(motions)).latents
+    monkeypatch.setattr(pipeline, "checked_request", None)
+    assert np.array_equal(engine.generate(checked).latents, direct)
 
 
 def test_an_object_too_small_for_the_grid_is_told_how_big_it_must_be(engine, motions):

@@ -22,9 +22,9 @@ from motion_app.errors import MotionFileError, RequestError
 from motion_app.library.library import Library
 from motion_app.library.motion_file import check_motion_file, read_motion
 from motion_app.media.files import Clip
-from motion_app.request.phrases import Clause, find_clauses
-from motion_app.request.request import check_method
-from motion_app.scene import GenerationRequest, Motion, SceneObject
+from motion_app.request.phrases import find_clauses
+from motion_app.request.request import checked_request
+from motion_app.scene import Clause, GenerationRequest, Motion, Options, SceneObject
 from motion_app.training.config import SynMotionTraining
 from motion_app.training.subject_videos import MANIFEST, find_subjects, make_subjects, read_subjects
 from motion_app.training.synmotion import SynMotionRun, motion_steps, prepare_synmotion
@@ -166,9 +166,8 @@ def scene(*chosen: Motion | None, **options) -> GenerationRequest:
         for k, motion in enumerate(chosen)
     )
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    return GenerationRequest(
-        image, **{"objects": objects, "steps": 2, "method": "synmotion", **options}
-    )
+    chosen = Options(**{"steps": 2, "method": "synmotion", **options})
+    return GenerationRequest(image, objects, chosen)
 
 
 # The semantic branch
@@ -753,6 +752,8 @@ def test_a_motion_that_lacks_what_the_method_needs_is_refused_and_others_named(
 ) -> None:
     request = scene(motions[name], method=method)
     with pytest.raises(RequestError, match=words):
-        check_method(request, library=Library([motions[name].path.parent]))
+        checked_request(
+            request, geometry=engine.geometry, library=Library([motions[name].path.parent])
+        )
     with pytest.raises(RequestError, match="lacks"):
         engine.generate(request)

@@ -22,8 +22,13 @@ from motion_app.methods import ABLATIONS
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.phrases import find_phrases
 from motion_app.request.prompt_tokenizer import PromptTokenizer
-from motion_app.request.request import build_request, check_request, parse_request, request_to_json
-from motion_app.scene import GenerationRequest, Motion, SceneObject
+from motion_app.request.request import (
+    build_request,
+    checked_request,
+    parse_request,
+    request_to_json,
+)
+from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.wording import as_read
 
 SIZES = ModelGeometry(
@@ -116,14 +121,15 @@ def test_a_good_request_becomes_arrays_and_motions(folder):
     assert request.image.shape == (64, 96, 3)
     assert [item.motion.name for item in request.objects] == ["jump", "walk"]
     assert np.array_equal(request.objects[1].mask, block(x=60))
-    assert (request.seed, request.steps, request.guidance) == (0, None, None)
+    chosen = request.options
+    assert (chosen.seed, chosen.steps, chosen.guidance) == (0, None, None)
     assert request.full_prompt() == "A red robot is moving. A blue fox is moving."
 
 
 def test_a_request_is_read_from_a_file_too(folder):
     path = folder / "request.json"
     path.write_text(json.dumps(entries(steps=3, guidance=2)))
-    assert (parse_request(path).steps, parse_request(path).guidance) == (3, 2.0)
+    assert (parse_request(path).options.steps, parse_request(path).options.guidance) == (3, 2.0)
 
 
 def test_an_object_without_a_motion_needs_no_phrase(folder):
@@ -301,9 +307,11 @@ def test_motions_that_cannot_be_used_are_refused(folder):
 )
 def test_requests_put_together_in_code_are_checked_the_same(changes):
     good = GenerationRequest(np.zeros((64, 96, 3), np.uint8), (SceneObject(block(), "A fox."),))
-    check_request(good, geometry=SIZES)
+    checked_request(good, geometry=SIZES)
     with pytest.raises(MotionAppError):
-        check_request(replace(good, **changes), geometry=SIZES)
+        parts = {name: changes[name] for name in ("image", "objects") if name in changes}
+        options = {name: changes[name] for name in changes if name not in parts}
+        checked_request(replace(good.with_options(**options), **parts), geometry=SIZES)
 
 
 def test_the_ablations_a_request_may_name_are_those_the_attention_knows():
@@ -415,7 +423,7 @@ def test_one_white_space_is_as_good_as_another_in_phrase_and_sentence(gap):
     ):
         objects = (thing(sentence, phrase),)
         request = GenerationRequest(np.zeros((64, 96, 3), np.uint8), objects)
-        check_request(request, geometry=SIZES, tokenizer=TOKENIZER)
+        checked_request(request, geometry=SIZES, tokenizer=TOKENIZER)
         (span,) = find_phrases(request.full_prompt(), objects, TOKENIZER, 24)
         assert words_of(request.full_prompt(), span) == "is moving"
 
@@ -439,7 +447,9 @@ def test_the_tokens_of_a_phrase_are_its_words_in_the_prompt_the_model_gets(sente
         ((fox, thing(sentence, phrase), fox), None),
         ((fox, thing(sentence, phrase)), f"The fox is jumping while {sentence}"),
     ):
-        request = GenerationRequest(np.zeros((64, 96, 3), np.uint8), objects, prompt=prompt)
+        request = GenerationRequest(
+            np.zeros((64, 96, 3), np.uint8), objects, Options(prompt=prompt)
+        )
         sent = request.full_prompt()
         span = find_phrases(sent, objects, tokenizer, 226)[1]
         ids = tokenizer(sent)["input_ids"][slice(*span)]
@@ -457,23 +467,25 @@ def letters_of(text: str):
 def test_a_letter_of_another_alphabet_in_a_sentence_is_told_by_its_code_point():
     request = GenerationRequest(np.zeros((64, 96, 3), np.uint8), (thing("A fox is m\u043eving."),))
     with pytest.raises(RequestError, match="does not occur in .* U\\+043E CYRILLIC SMALL LETTER O"):
-        check_request(request, geometry=SIZES)
-    edited = replace(request, objects=(thing("A fox is moving."),), prompt="fox is m\u043eving")
+        checked_request(request, geometry=SIZES)
+    edited = replace(
+        request.with_options(prompt="fox is m\u043eving"), objects=(thing("A fox is moving."),)
+    )
     with pytest.raises(RequestError, match="occurs 0 times .* U\\+043E CYRILLIC SMALL LETTER O"):
-        check_request(edited, geometry=SIZES)
+        checked_request(edited, geometry=SIZES)
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused_where_it_is_checked():
-    request = GenerationRequest(np.zeros((64, 96, 3), np.uint8), (), prompt="robot " * 40)
-    check_request(request, geometry=SIZES)
+    request = GenerationRequest(np.zeros((64, 96, 3), np.uint8), (), Options(prompt="robot " * 40))
+    checked_request(request, geometry=SIZES)
     with pytest.raises(RequestError, match=r"has 41 tokens, the model reads 24; shorten it"):
-        check_request(request, geometry=SIZES, tokenizer=TOKENIZER)
+        checked_request(request, geometry=SIZES, tokenizer=TOKENIZER)
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_a_request_file_may_begin_with_a_byte_order_mark(tmp_path, mark):
     (tmp_path / "r.json").write_bytes(mark + b'{"image": "fox.png", "prompt": "A fox."}')
-    assert parse_request(tmp_path / "r.json").prompt == "A fox."
+    assert parse_request(tmp_path / "r.json").options.prompt == "A fox."
 
 
 # the tokenizer alone ----------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from motion_app.library.library import motion_entry
 from motion_app.library.motion_file import MAX_LETTERS
 from motion_app.media.provenance import Verification
 from motion_app.methods import ABLATIONS, METHODS, PACK_ABLATIONS, SCOPES
-from motion_app.request.request import ObjectEntry, RequestFile, parse_request
-from motion_app.scene import Motion
+from motion_app.request.request import ObjectEntry, RequestFile, parse_request, request_names
+from motion_app.scene import Motion, Options
 from motion_app.settings import DEFAULT_LIMITS, ROOT, Settings
 from motion_app.training.inputs import METHODS as LEARNED
 from motion_app.training.inputs import MOST_LETTERS, MOST_STEPS, TrainingInputs
@@ -107,19 +107,25 @@ def test_the_numbers_of_a_training_are_those_that_are_taken():
 @pytest.mark.parametrize("endpoint", ["generate", "submit"])
 def test_a_request_is_described_as_it_is_read(endpoint):
     words = told(endpoint)[0]["request"]
-    known = set(RequestFile.model_fields) | set(ObjectEntry.model_fields)
+    known = set(request_names()) | set(ObjectEntry.model_fields)
     assert keys_of(words) == known - {"model"} | set(FIT_MODES)  # a page serves one model
-    low, high = bounds(ObjectEntry, "strength")
+    low, high = bounds("strength", ObjectEntry)
     assert f'"strength": {low:g} to {high:g}' in words
-    low, high = bounds(RequestFile, "steps")
+    low, high = bounds("steps", RequestFile)
     assert f'"steps": {low:g} to {high:g}' in words
     assert '"seed": 0 or more' in words and '"guidance": 0 or more' in words
 
 
-def bounds(model: type[BaseModel], field: str) -> tuple[float | None, float | None]:
+def rules(field: str, model: type[BaseModel]) -> list:
+    """What holds for a key of the JSON that ``model`` reads."""
+    known = {**model.model_fields, **(Options.__pydantic_fields__ if model is RequestFile else {})}
+    return known[field].metadata
+
+
+def bounds(field: str, model: type[BaseModel]) -> tuple[float | None, float | None]:
     """What a number of a request may be at least and at most."""
     found: dict[type, float] = {}
-    for rule in model.model_fields[field].metadata:
+    for rule in rules(field, model):
         for kind, name in ((annotated_types.Ge, "ge"), (annotated_types.Le, "le")):
             if isinstance(rule, kind):
                 found[kind] = getattr(rule, name)
@@ -162,7 +168,7 @@ def batch_rows() -> dict[str, str]:
 
 def test_every_key_of_a_manifest_is_described_and_no_other():
     described = tables()
-    assert set(described["request"]) == set(RequestFile.model_fields)
+    assert set(described["request"]) == set(request_names())
     assert set(described["object"]) == set(ObjectEntry.model_fields)
     assert set(described["training"]) == TRAINING_KEYS | {"model"}
     assert set(described["score"]) == set(EvaluationLine.model_fields)
@@ -187,12 +193,12 @@ def test_the_ranges_of_a_manifest_are_those_that_are_taken():
     request, thing, training = (tables()[name] for name in ("request", "object", "training"))
     for rows, model in ((request, RequestFile), (thing, ObjectEntry)):
         for key in rows:
-            low, high = bounds(model, key)
+            low, high = bounds(key, model)
             if high is not None:
                 assert f"{low:g} to {high:g}" in rows[key], key
             elif key == "guidance":
                 assert f"{low:g} or more" in rows[key]
-            for rule in model.model_fields[key].metadata:
+            for rule in rules(key, model):
                 if isinstance(rule, annotated_types.MaxLen):
                     assert f"at most {rule.max_length} characters" in rows[key], key
     parse_request({"image": "a", "seed": 2**63 - 1})

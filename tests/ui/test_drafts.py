@@ -640,7 +640,8 @@ def test_the_request_of_a_draft_holds_the_very_pixels_and_masks() -> None:
     assert np.array_equal(request.image, draft.fitted.image)
     for made, item in zip(request.objects, draft.objects, strict=True):
         assert np.array_equal(made.mask, item.mask)
-    assert (request.seed, request.steps, request.guidance) == (0, 3, 2.0)
+    chosen = request.options
+    assert (chosen.seed, chosen.steps, chosen.guidance) == (0, 3, 2.0)
 
 
 # what a browser may send ------------------------------------------------------------------------

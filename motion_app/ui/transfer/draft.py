@@ -15,7 +15,15 @@ from motion_app.errors import RequestError
 from motion_app.geometry import FittedImage, ModelGeometry, fit_image
 from motion_app.media.files import PictureNote, encode_data_uri
 from motion_app.request.phrases import phrase_spans
-from motion_app.scene import NEUTRAL_PHRASE, Box, Click, GenerationRequest, Motion, SceneObject
+from motion_app.scene import (
+    NEUTRAL_PHRASE,
+    Box,
+    Click,
+    GenerationRequest,
+    Motion,
+    SceneObject,
+    prompt_of,
+)
 from motion_app.ui.transfer.object_draft import (
     LONGEST_NAME,
     NamedBox,
@@ -84,7 +92,7 @@ class SceneDraft:
             for key, item in enumerate(request.objects)
         )
         fitted = fit_image(request.image, height, width)
-        return cls(request.image, fitted, objects=objects, prompt=request.prompt)
+        return cls(request.image, fitted, objects=objects, prompt=request.options.prompt)
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -102,9 +110,7 @@ class SceneDraft:
 
     def full_prompt(self) -> str:
         """The edited prompt, or the one composed of the sentences."""
-        return GenerationRequest(
-            self.fitted.image, self.scene_objects(), prompt=self.prompt
-        ).full_prompt()
+        return prompt_of(self.scene_objects(), self.prompt)
 
     # the mask of the selected object, or of a new one
 

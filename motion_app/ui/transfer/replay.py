@@ -14,7 +14,7 @@ from motion_app.errors import RequestError
 from motion_app.library.library import Library
 from motion_app.media.provenance import read_recipe
 from motion_app.request.request import ObjectEntry, RequestFile, parse_request
-from motion_app.scene import Motion
+from motion_app.scene import Motion, Options
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.ui.markup import Texts
 
@@ -107,9 +107,10 @@ def _check_complete(request: RequestFile) -> None:
                 f'the {what} is the file "{Path(source).name}", which is not in the recipe; drop '
                 "the recipe.json that was written beside the video, it holds its pictures"
             )
-    if request.seed > BIGGEST_SEED:
+    seed = request.options.seed
+    if seed > BIGGEST_SEED:
         raise RequestError(
-            f"the seed {request.seed} is above {BIGGEST_SEED}, the most that a browser keeps "
+            f"the seed {seed} is above {BIGGEST_SEED}, the most that a browser keeps "
             "exactly; replay this recipe with the command line"
         )
 
@@ -144,9 +145,10 @@ def _motion_notes(recipe: Mapping[str, Any], motions: Sequence[Motion | None]) -
 
 
 def _ablation_notes(request: RequestFile) -> list[Note]:
-    if not request.without and request.scope == RequestFile.model_fields["scope"].default:
+    chosen = request.options
+    if not chosen.without and chosen.scope == Options().scope:
         return []
-    parts = ", ".join([*request.without, f"scope {request.scope}"])
+    parts = ", ".join([*chosen.without, f"scope {chosen.scope}"])
     return [Note("warning", "video.replay_ablation", (("parts", parts),))]
 
 

@@ -155,15 +155,16 @@ class GenerationSettings:
     def restored(self, request: RequestFile) -> list[Any]:
         """A recipe's numbers in the fields, and its seed locked."""
         standard = next(preset for preset in self.presets if preset.name == "standard")
-        steps = standard.steps if request.steps is None else request.steps
-        guidance = standard.guidance if request.guidance is None else request.guidance
+        chosen = request.options
+        steps = standard.steps if chosen.steps is None else chosen.steps
+        guidance = standard.guidance if chosen.guidance is None else chosen.guidance
         return [
-            request.seed,
+            chosen.seed,
             True,
             preset_of(self.presets, steps=steps, guidance=guidance),
             gr.update(value=steps, maximum=max(MOST_STEPS, steps)),
             gr.update(value=guidance, maximum=max(MOST_GUIDANCE, guidance)),
-            request.method,
+            chosen.method,
         ]
 
 
