@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import postgres
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tiny_study import SECRET, make_study, served
@@ -25,9 +26,6 @@ PHONE = {"width": 390, "height": 844}
 expect.set_options(timeout=PATIENCE)
 
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
-
 @pytest.fixture
 def store(tmp_path: Path, database: str | None) -> Iterator[StudyStore]:
     made = make_study(tmp_path / "study", database=database)
@@ -42,11 +40,10 @@ def address(store: StudyStore) -> Iterator[str]:
 
 
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
+def context(browser: Browser) -> BrowserContext:
     opened = browser.new_context(viewport=DESKTOP, locale="en-GB")
     opened.set_default_timeout(PATIENCE)
-    yield opened
-    opened.close()
+    return opened
 
 
 def visit(context: BrowserContext, address: str, token: str) -> Page:
@@ -109,6 +106,7 @@ def answer_one_item(page: Page) -> None:
     page.locator("#next").click()
 
 
+@pytest.mark.parametrize("database", postgres.backends(), indirect=True)
 def test_a_whole_visit_ends_with_a_completion_code(
     context: BrowserContext, store: StudyStore, address: str
 ) -> None:
@@ -339,7 +337,6 @@ def test_a_reload_comes_back_to_the_same_place_with_what_was_done(
     elsewhere = visit(other, address, token)
     expect(elsewhere.locator("#place")).to_have_text("Item 1 of 2")
     expect(elsewhere.locator("input[name='MF'][value='3']")).to_be_checked()
-    other.close()
 
 
 def test_one_may_go_back_and_change_an_answer(
@@ -497,7 +494,6 @@ def test_a_late_rater_whose_place_was_given_away_takes_another(
         page.locator("#begin").click()  # the other one who never answered makes way
         expect(page.locator("#intro-heading")).to_be_visible()
         assert page.faults == []
-        page.context.close()
     store.close()
 
 
@@ -541,7 +537,6 @@ def test_on_a_phone_enlarge_enlarges_and_shows_the_whole_clip(
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         tile.click()
         expect(page.locator(".tile:visible")).to_have_count(3)
-    context.close()
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -567,7 +562,6 @@ def test_wide_and_tall_references_and_candidates_keep_their_shape(
     assert len(shapes) == 5 and {round(shape["own"], 1) for shape in shapes} >= {5.0, 0.3}
     for shape in shapes:
         assert shape["fit"] == "contain" or abs(shape["ratio"] / shape["own"] - 1) < 0.02
-    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -589,7 +583,6 @@ def test_on_a_phone_nothing_overflows_and_everything_is_labelled(
         assert named.count() > 0
         assert named.evaluate_all(f"{unnamed}.map((e) => e.outerHTML)") == []
     assert page.locator("img:not([alt])").count() == 0
-    context.close()
 
 
 def test_on_a_laptop_all_videos_and_controls_fit_without_scrolling(

@@ -8,24 +8,15 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from visits import DESKTOP, PATIENCE, PHONE, open_page
 from walk import choose_motion, click_object, example_boxes, mark_two, pick_example, set_steps
 
 BADGES = ".object-row .badge"
-
-
-@pytest.fixture
-def page(browser: Browser, server: str) -> Iterator[Page]:
-    opened = open_page(browser, server, DESKTOP)
-    yield opened
-    opened.context.close()
 
 
 def frame_of(page: Page) -> dict[str, float]:
@@ -301,7 +292,6 @@ def test_a_finger_paints_as_a_mouse_does(browser: Browser, server: str) -> None:
         [frame["x"] + 0.5 * frame["width"], frame["y"] + 0.3 * frame["height"]],
     )
     expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
-    page.context.close()
 
 
 def test_two_browsers_do_not_see_each_others_objects(
@@ -312,7 +302,6 @@ def test_two_browsers_do_not_see_each_others_objects(
     other = open_page(browser, server, DESKTOP)
     expect(other.locator(".stage-empty")).to_be_visible()
     expect(other.locator(BADGES)).to_have_count(0)
-    other.context.close()
 
 
 def test_on_a_phone_the_steps_are_stacked_and_nothing_overflows(
@@ -330,7 +319,6 @@ def test_on_a_phone_the_steps_are_stacked_and_nothing_overflows(
     assert tops == sorted(set(tops))
     assert len(set(lefts)) == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    page.context.close()
 
 
 def test_every_picture_has_words_and_every_field_a_label(page: Page) -> None:

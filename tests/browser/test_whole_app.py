@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,19 +40,6 @@ LANGUAGES = {"en": "", "zh": "zh"}
 QUICK, LONG = 2, 100  # steps
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    with RunningApp(tmp_path_factory.mktemp("whole")) as running:
-        yield running
-
-
-@pytest.fixture
-def page(browser: Browser, app: RunningApp) -> Iterator[Page]:
-    opened = open_page(browser, app.url, DESKTOP)
-    yield opened
-    opened.context.close()
-
-
 def jobs(app: RunningApp) -> list[JobRow]:
     store = JobStore(app.folder / "outputs" / "jobs.sqlite3")
     rows = store.list()
@@ -80,7 +66,6 @@ def test_from_an_example_to_a_video_without_an_error_in_the_console(
     video_is_there(page)
     video_plays(page)
     assert faults == []
-    page.context.close()
 
 
 def test_two_browsers_see_nothing_of_each_other(
@@ -116,7 +101,6 @@ def test_two_browsers_see_nothing_of_each_other(
     assert "secret leap" not in other.locator("body").inner_text()
     open_tab(other, "evaluate")
     expect(other.locator(".evaluate-card")).to_have_count(0)
-    other.context.close()
     page.locator("#training-cancel").click()
     expect(page.locator(".training.cancelled")).to_have_count(1, timeout=PATIENCE)
 
@@ -329,7 +313,6 @@ def test_everything_has_a_name_and_nothing_overflows_on_any_tab(
         nameless = page.locator("button:visible").evaluate_all(NAMELESS_BUTTONS)
         assert nameless == [], tab
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], tab
-    page.context.close()
 
 
 # Names, formats, keys and what the model itself reads: they are the same in every language.
@@ -372,4 +355,3 @@ def test_nothing_is_left_in_english_on_the_chinese_page(browser: Browser, app: R
         text = page.locator("body").inner_text()
         left[tab] = set(re.findall(r"[A-Za-z]\w+", text, re.ASCII)) - known
     assert not any(left.values()), left
-    page.context.close()
