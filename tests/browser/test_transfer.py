@@ -62,13 +62,6 @@ def mask_sizes(page: Page) -> list[int]:
     ]
 
 
-def test_the_page_opens_while_the_model_may_still_be_loading(page: Page) -> None:
-    banner = page.locator("#banner")
-    expect(banner).to_contain_text(re.compile("loading|not measured yet"))
-    pick_example(page)
-    expect(banner).to_contain_text("not measured yet", timeout=2 * PATIENCE)
-
-
 def test_example_two_clicks_two_motions_and_the_video_plays(page: Page) -> None:
     pick_example(page)
     mark_two(page)

@@ -131,9 +131,15 @@ def test_a_reload_takes_up_the_running_job_and_ends_with_its_video(page: Page) -
     video_plays(page)
 
 
-def test_after_a_power_cut_the_page_has_its_jobs_again(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_opens_before_the_model_and_after_a_power_cut_it_has_its_jobs_again(
+    browser: Browser, tmp_path: Path
+) -> None:
     with RunningApp(tmp_path) as app:
         page = open_page(browser, app.url, DESKTOP)
+        banner = page.locator("#banner")
+        expect(banner).to_contain_text(re.compile("loading|not measured yet"))
+        pick_example(page)
+        expect(banner).to_contain_text("not measured yet", timeout=2 * PATIENCE)
         drop_request(page, seed=1, steps=60)
         start(page)
         expect(page.locator("#live img")).to_be_visible(timeout=PATIENCE)
