@@ -103,13 +103,6 @@ def server() -> Iterator[Server]:
         shutil.rmtree(made.folder)
 
 
-@contextmanager
-def running() -> Iterator[str]:
-    """A server's socket folder, while it runs."""
-    with server() as made:
-        yield str(made.folder)
-
-
 def new_database(folder: str, name: str) -> str:
     """The address of a new, empty database."""
     connection = psycopg.connect(host=folder, user="study", dbname="postgres", autocommit=True)
@@ -118,8 +111,46 @@ def new_database(folder: str, name: str) -> str:
     return f"postgresql://study@/{name}?host={folder}"
 
 
-def database_for(request: pytest.FixtureRequest) -> str | None:
-    """A new, empty database of the kind that the fixture's parameter names; None: SQLite."""
+class Databases:
+    """Empty databases of a server at ``folder``. One that was given back is emptied and lent again,
+    which is ten times faster than a new one with its 300 files."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._free: list[str] = []
+
+    @contextmanager
+    def lent(self) -> Iterator[str]:
+        """The address of an empty database."""
+        name = self._free.pop() if self._free else self._new()
+        yield f"postgresql://study@/{name}?host={self._folder}"
+        self._empty(name)
+        self._free.append(name)
+
+    def _new(self) -> str:
+        name = "t" + uuid.uuid4().hex
+        new_database(self._folder, name)
+        return name
+
+    def _empty(self, name: str) -> None:
+        """Whoever is still connected is cut off."""
+        with self._connect(name) as database:
+            database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            database.execute("DROP SCHEMA public CASCADE")
+            database.execute("CREATE SCHEMA public")
+
+    def _connect(self, name: str) -> psycopg.Connection:
+        return psycopg.connect(host=self._folder, user="study", dbname=name, autocommit=True)
+
+
+@contextmanager
+def database_for(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """An empty database of the kind that the fixture's parameter names; None: SQLite."""
     if request.param == "sqlite":
-        return None
-    return new_database(request.getfixturevalue("postgres_server"), "t" + uuid.uuid4().hex)
+        yield None
+        return
+    with request.getfixturevalue("databases").lent() as address:
+        yield address

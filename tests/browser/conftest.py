@@ -73,9 +73,10 @@ def page(browser: Browser, server: str) -> Page:
         for name in postgres.backends()
     ]
 )
-def database(request: pytest.FixtureRequest) -> str | None:
+def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """The store's own tests run on every database every day; of the pages, one visit does."""
-    return postgres.database_for(request)
+    with postgres.database_for(request) as address:
+        yield address
 
 
 @pytest.hookimpl(trylast=True)

@@ -228,4 +228,3 @@ def test_nothing_overflows_in_either_language(browser: Browser, server: str, wid
         page.locator(".evaluate-card").first.click()
         score(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.context.close()

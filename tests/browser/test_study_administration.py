@@ -164,4 +164,3 @@ def test_on_a_phone_the_page_fits_in_both_languages(
         expect(page.locator(".release")).to_have_count(1)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         assert page.faults == []
-        page.context.close()

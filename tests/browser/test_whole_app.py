@@ -159,7 +159,6 @@ def test_the_page_opens_before_the_model_and_after_a_power_cut_it_has_its_jobs_a
         page.locator("#use-again").click()
         objects_are(page, 2)
         expect(page.locator("#seed input")).to_have_value("1")
-        page.context.close()
 
 
 def test_a_training_that_was_killed_is_resumed_and_comes_into_the_library(
@@ -189,7 +188,6 @@ def test_a_training_that_was_killed_is_resumed_and_comes_into_the_library(
         expect(page.locator(".motion-button[data-number='1']")).to_have_attribute(
             "data-motion", "leap", timeout=PATIENCE
         )
-        page.context.close()
 
 
 def toast(page: Page) -> str:
