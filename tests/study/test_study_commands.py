@@ -11,9 +11,9 @@ import pytest
 from test_study_items import draw_items
 
 from motion_app.cli import main
-from motion_app.study.answers import StudyStore
 from motion_app.study.links import new_id
 from motion_app.study.records import Answer
+from motion_app.study.study import Study
 from motion_app.study.synthetic_raters import DirectClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,12 +37,12 @@ def study(tmp_path_factory) -> Path:
     created += ["--raters", "2", "--gold", "0", "--practice", "0", "--size", "48x32"]
     created += ["--fps", "8", "--frames", "8", "--questions", "MF,AC", "--seed", "3"]
     assert main.main([str(argument) for argument in created]) == 0
-    store = StudyStore.open(folder / "study")
+    store = Study.open(folder / "study")
     for _ in range(2):
         client = DirectClient(store)
         client.enter()
         for number in range(client.screens()):
-            for question in store.config.asked:
+            for question in store.archive.config.asked:
                 client.answer(Answer(new_id(), number, question, 1, (1.0, 1.0)))
         client.finish()
     store.close()

@@ -25,8 +25,8 @@ from serving import RunningApp
 from tiny_study import Caller, make_study
 
 from motion_app.study import database as schema
-from motion_app.study.answers import StudyStore
 from motion_app.study.links import LinkSigner, new_id, new_secret
+from motion_app.study.study import Study
 
 METHODS = ("FlexiMMT", "I2VEdit")
 RATERS, ITEMS, QUESTIONS = 8, 6, 4
@@ -44,7 +44,7 @@ class Site:
     postgres: postgres.Server | None
 
     @contextmanager
-    def study(self, *, raters: int = RATERS, items: int = ITEMS) -> Iterator[StudyStore]:
+    def study(self, *, raters: int = RATERS, items: int = ITEMS) -> Iterator[Study]:
         """A new study that the server finds by itself."""
         folder = self.app.folder / "outputs" / "studies" / new_id()
         made = make_study(
@@ -58,8 +58,8 @@ class Site:
         with closing(made):
             yield made
 
-    def caller(self, store: StudyStore, token: str) -> Caller:
-        address = self.app.url + store.folder.name
+    def caller(self, store: Study, token: str) -> Caller:
+        address = self.app.url + store.archive.folder.name
         return Caller(httpx.Client(base_url=address, timeout=PATIENCE), token)
 
 
@@ -142,9 +142,9 @@ def answer(item: dict[str, Any], question: str, choice: int) -> dict[str, Any]:
 
 
 @contextmanager
-def crowd(site: Site, store: StudyStore) -> Iterator[tuple[list[Visit], list[Future[str]]]]:
+def crowd(site: Site, store: Study) -> Iterator[tuple[list[Visit], list[Future[str]]]]:
     """Everybody answers at once; what the block does happens when a quarter has been answered."""
-    visits = [Visit(site.caller(store, token)) for token in store.hand_out(RATERS)]
+    visits = [Visit(site.caller(store, token)) for token in store.raters.hand_out(RATERS)]
     with ThreadPoolExecutor(RATERS) as pool:
         codes = [pool.submit(visit.take_part) for visit in visits]
         quarter = RATERS * ITEMS * QUESTIONS // 4
@@ -155,19 +155,19 @@ def crowd(site: Site, store: StudyStore) -> Iterator[tuple[list[Visit], list[Fut
         yield visits, codes
 
 
-def rows(store: StudyStore) -> list[sa.Row[Any]]:
+def rows(store: Study) -> list[sa.Row[Any]]:
     query = (
         sa.select(schema.answers)
         .join(schema.raters, schema.raters.c.id == schema.answers.c.rater)
-        .where(schema.raters.c.study == store.id)
+        .where(schema.raters.c.study == store.archive.id)
         .order_by(schema.answers.c.serial)
     )
-    with store.reading() as connection:
+    with store.archive.reading() as connection:
         return list(connection.execute(query))
 
 
 def check_everything_is_there_once(
-    store: StudyStore, visits: list[Visit], codes: list[Future[str]]
+    store: Study, visits: list[Visit], codes: list[Future[str]]
 ) -> None:
     stored = rows(store)
     assert Counter(row.id for row in stored) == Counter(b["id"] for v in visits for b in v.saved)
@@ -210,9 +210,11 @@ def test_a_database_that_stands_still_under_load_loses_nothing_and_the_server_go
         assert "Traceback" not in told and visits[0].saved[0]["id"] not in told
 
 
-def hold_the_lock(store: StudyStore) -> None:
+def hold_the_lock(store: Study) -> None:
     """Another program writes into the same file: raters wait, and see no error."""
-    with closing(sqlite3.connect(store.folder / "study.sqlite", isolation_level=None)) as other:
+    with closing(
+        sqlite3.connect(store.archive.folder / "study.sqlite", isolation_level=None)
+    ) as other:
         other.execute("BEGIN IMMEDIATE")
         time.sleep(1)
         before = len(rows(store))
@@ -238,7 +240,7 @@ def stop_and_start(site: Site, server: postgres.Server, visits: list[Visit]) -> 
 
 def test_two_tabs_that_answer_at_once_leave_one_history_of_each_answer(site: Site) -> None:
     with site.study(raters=1, items=3) as store:
-        (token,) = store.hand_out()
+        (token,) = store.raters.hand_out()
         tabs = [site.caller(store, token) for _ in range(2)]
         session = tabs[0].post("/api/consent", {"agreed": True}).json()
         items = [tabs[0].get(f"/api/items/{number}").json() for number in range(3)]
@@ -273,7 +275,7 @@ def test_two_tabs_that_answer_at_once_leave_one_history_of_each_answer(site: Sit
 
 def test_a_request_that_is_played_again_changes_nothing(site: Site) -> None:
     with site.study(raters=1, items=2) as store:
-        (token,) = store.hand_out()
+        (token,) = store.raters.hand_out()
         tabs = [site.caller(store, token) for _ in range(6)]
         tabs[0].post("/api/consent", {"agreed": True})
         item = tabs[0].get("/api/items/0").json()
@@ -289,7 +291,7 @@ def test_a_request_that_is_played_again_changes_nothing(site: Site) -> None:
 
 def test_an_answer_whose_acknowledgement_was_lost_is_stored_once(site: Site) -> None:
     with site.study(raters=1, items=2) as store:
-        caller = site.caller(store, store.hand_out()[0])
+        caller = site.caller(store, store.raters.hand_out()[0])
         caller.post("/api/consent", {"agreed": True})
         body = answer(caller.get("/api/items/1").json(), "TC", 2)
         request = caller.client.build_request(
@@ -307,7 +309,7 @@ def test_an_answer_whose_acknowledgement_was_lost_is_stored_once(site: Site) -> 
 
 def test_forged_requests_are_refused_in_one_line_and_store_nothing(site: Site) -> None:
     with site.study(raters=3, items=2) as store:
-        mine, theirs = store.hand_out(2)
+        mine, theirs = store.raters.hand_out(2)
         caller, other = site.caller(store, mine), site.caller(store, theirs)
         for one in (caller, other):
             one.post("/api/consent", {"agreed": True})
@@ -322,7 +324,7 @@ def test_forged_requests_are_refused_in_one_line_and_store_nothing(site: Site) -
             "32 hex digits": {**good, "id": "1; DROP TABLE answers"},
             "watched to 10%": {**good, "coverage": [1.0, 0.1]},
             "2 shares": {**good, "coverage": [1.0]},
-            "is wrong": {**good, "rater": store.links.rater(theirs)},
+            "is wrong": {**good, "rater": store.archive.links.rater(theirs)},
         }
         for said, body in bodies.items():
             refused = caller.post("/api/answers", body)
@@ -330,7 +332,7 @@ def test_forged_requests_are_refused_in_one_line_and_store_nothing(site: Site) -
         for token in forged_tokens(store, mine, theirs):
             refused = site.caller(store, token).post("/api/answers", good)
             assert refused.status_code == 401 and "link" in error_of(refused)
-        for entry in ("open.", "open", store.links.open_token()[:-2] + "AA", mine, ""):
+        for entry in ("open.", "open", store.archive.links.open_token()[:-2] + "AA", mine, ""):
             refused = caller.client.post("/api/enter", json={"open": entry})
             assert refused.status_code == 401 and "not valid" in error_of(refused)
         foreign_page = {**caller.headers, "Origin": "https://elsewhere.example"}
@@ -338,10 +340,10 @@ def test_forged_requests_are_refused_in_one_line_and_store_nothing(site: Site) -
         assert refused.status_code == 403 and "another site" in error_of(refused)
         for path in ("/admin/api/progress", "/admin/api/links", "/admin/download/answers.csv"):
             assert caller.get(path).status_code == 401
-        assert rows(store) == [] and len(store.hand_out(1)) == 1
+        assert rows(store) == [] and len(store.raters.hand_out(1)) == 1
 
 
-def forged_tokens(store: StudyStore, mine: str, theirs: str) -> list[str]:
+def forged_tokens(store: Study, mine: str, theirs: str) -> list[str]:
     """Links that look like links."""
     rater, _, signature = mine.partition(".")
     unsigned = base64.urlsafe_b64encode(bytes(16)).rstrip(b"=").decode()
@@ -351,9 +353,9 @@ def forged_tokens(store: StudyStore, mine: str, theirs: str) -> list[str]:
         f"{rater}.{unsigned}",
         f"{theirs.partition('.')[0]}.{signature}",
         f"{new_id()}.{signature}",
-        store.links.open_token(),
-        LinkSigner(store.id, new_secret()).token(rater),
-        LinkSigner(new_id(), store.links.secret).token(rater),
+        store.archive.links.open_token(),
+        LinkSigner(store.archive.id, new_secret()).token(rater),
+        LinkSigner(new_id(), store.archive.links.secret).token(rater),
         "../../admin",
     ]
 
@@ -362,14 +364,14 @@ def test_a_link_whose_place_was_given_back_or_whose_data_was_deleted_opens_nothi
     site: Site,
 ) -> None:
     with site.study(raters=2, items=1) as store:
-        gone, released = (site.caller(store, token) for token in store.hand_out(2))
+        gone, released = (site.caller(store, token) for token in store.raters.hand_out(2))
         for caller in (gone, released):
             caller.post("/api/consent", {"agreed": True})
         item = released.get("/api/items/0").json()
         assert released.post("/api/answers", answer(item, "MF", 1)).status_code == 200
         assert gone.post("/api/delete", {"sure": True}).json() == {"deleted": 0}
-        rater = store.join(released.headers["Authorization"].removeprefix("Rater "))
-        assert store.release(rater.number, joined=rater.joined) == 1
+        rater = store.raters.join(released.headers["Authorization"].removeprefix("Rater "))
+        assert store.raters.release(rater.number, joined=rater.joined) == 1
         for caller in (gone, released):
             for response in (
                 caller.get("/api/session"),
