@@ -1,10 +1,10 @@
-# make run · make test · make bench · make simulate · make study-load · make soak · make screenshots:
-# each sets up everything it needs, then does its job.
+# make run · make test · make test-all · make lint · make bench · make simulate · make study-load ·
+# make soak · make screenshots: each sets up everything it needs, then does its job.
 # Needs Python 3.11 or 3.12. What is installed lies in .venv and can be deleted at any time.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
-.PHONY: run test bench simulate study-load soak screenshots
+.PHONY: run test test-all lint bench simulate study-load soak screenshots
 
 # The first Python that runs and is new enough; a name on the path alone may be an empty shim.
 PYTHON ?= $(shell for name in python3.12 python3.11 python3 python; do \
@@ -20,12 +20,18 @@ run: $(VENV)/.installed
 	$(BIN)/python app.py $(ARGS)
 
 # Where PostgreSQL cannot be installed the study's tests run on SQLite alone, and this says so.
-test: $(VENV)/.installed-dev $(VENV)/.chromium $(VENV)/.postgres
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+# A test file stays whole on one of the workers, each of which has a server and a browser of its own.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test test-all: lint $(VENV)/.chromium $(VENV)/.postgres
 	@cat $(VENV)/.postgres
 	@if [ -s $(VENV)/.postgres ]; then export MOTION_APP_TEST_WITHOUT_POSTGRES=1; fi; \
-	echo $(BIN)/python -m pytest $(ARGS); $(BIN)/python -m pytest $(ARGS)
+	set -x; $(PYTEST) $(if $(filter test,$@),-m "not long") $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m motion_app bench $(ARGS)

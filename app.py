@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from motion_app.errors import MotionAppError
 from motion_app.settings import Hosting, Settings
-from motion_app.ui.space import Stage, open_space, prepare_stage
-from motion_app.ui.uploads import UploadFolder
+from motion_app.ui.launch import PreparedApp, UploadFolder, prepare_app, prepare_space
 
 if TYPE_CHECKING:
     from motion_app.study.site.address import PublicAddress
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 WORKER_THREADS = 128  # a page that watches its job holds one
 HOSTING = Hosting.detect()
 # A Space makes its page, and on ZeroGPU loads its model, while this file is imported.
-STAGE = open_space(HOSTING) if HOSTING.space else None
-demo = STAGE.page if STAGE is not None else None
+PREPARED = prepare_space(HOSTING) if HOSTING.space else None
+demo = PREPARED.page if PREPARED is not None else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,13 +40,13 @@ def main(argv: list[str] | None = None) -> int:
             _serve_studies(settings)
             return 0
         served = {"credentials": _credentials(options.auth), "mcp": options.mcp}
-        if STAGE is not None:
-            _serve(STAGE, settings, **served)
+        if PREPARED is not None:
+            _serve(PREPARED, settings, **served)
             return 0
         with UploadFolder(
             settings.cache, most_bytes=settings.limits.upload_gigabytes * 2**30
         ) as uploads:
-            _serve(prepare_stage(settings, uploads, HOSTING), settings, **served)
+            _serve(prepare_app(settings, uploads, HOSTING), settings, **served)
     except MotionAppError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -114,7 +113,7 @@ def _study_settings(settings: Settings) -> StudySettings:
 
 
 def _serve(
-    stage: Stage, settings: Settings, *, credentials: tuple[str, str] | None, mcp: bool
+    prepared: PreparedApp, settings: Settings, *, credentials: tuple[str, str] | None, mcp: bool
 ) -> None:
     from starlette.routing import Mount
 
@@ -122,7 +121,7 @@ def _serve(
     from motion_app.ui.boundary import server_options
     from motion_app.ui.page import launch_options
 
-    page, host, limits = stage.page, stage.host, settings.limits
+    page, host, limits = prepared.page, prepared.host, settings.limits
     studies = _study_settings(settings)
     server, _, _ = page.launch(
         server_name=settings.host,
@@ -142,7 +141,7 @@ def _serve(
     )
     # Before gradio's own routes, of which one takes every path.
     server.router.routes.insert(0, Mount("/study", build_study_app(studies)))
-    stage.uploads.start(
+    prepared.uploads.start(
         file for block in page.blocks.values() for file in getattr(block, "keep_in_cache", ())
     )
     host.start()  # after the page is up: importing torch takes longer than opening it

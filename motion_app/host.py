@@ -14,17 +14,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from motion_app.errors import CheckpointError, MotionAppError
+from motion_app.errors import CheckpointError, MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs import kinds
 from motion_app.jobs.models import Models
 from motion_app.jobs.progress import DeviceLock, Measurement, Runner
 from motion_app.jobs.queue import JobQueue
-from motion_app.library.library import Library
+from motion_app.library.library import Library, keep_owner
+from motion_app.library.motion_file import read_motion
 from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
 from motion_app.request.prompt_tokenizer import PromptTokenizer
-from motion_app.scene import Motion
+from motion_app.scene import NEUTRAL_PHRASE, Motion
 from motion_app.settings import Settings
 
 if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
@@ -184,6 +185,50 @@ class ModelHost:
         motions = self.library.list()
         base = self.base()
         return motions if base is None else [item for item in motions if item.base == base]
+
+    def import_motion(
+        self, file: Path, *, name: str = "", phrase: str = "", owner: str = ""
+    ) -> Motion:
+        """Check ``file`` against the loaded model and put it into the library as ``owner``'s.
+
+        ``name`` "" keeps its own; a published ``.pt`` knows no name and no ``phrase`` of its own:
+        its file's name and the neutral phrase are taken. Raises MotionFileError.
+        """
+        if file.suffix.lower() == ".pt":
+            return self._import_published(file, name=name, phrase=phrase, owner=owner)
+        if phrase.strip():
+            raise RequestError("an exported motion keeps its own phrase; leave that field empty")
+        geometry = self.geometry()
+        return self.library.import_file(
+            file,
+            name=name,
+            base=self.base(),
+            layers=geometry.layers,
+            width=geometry.width_tokens,
+            limits=self.settings.limits,
+            owner=owner,
+        )
+
+    def _import_published(self, file: Path, *, name: str, phrase: str, owner: str) -> Motion:
+        """The authors' file, bound to the loaded model."""
+        from motion_app.engine.motion_tokens import convert_published
+
+        engine = self.engine()
+        chosen = name.strip() or file.stem
+        out = self.library.new_path(chosen)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        convert_published(
+            file,
+            out,
+            layers=engine.geometry.layers,
+            width=engine.geometry.width_tokens,
+            base=engine.fingerprint,
+            name=chosen,
+            phrase=phrase.strip() or NEUTRAL_PHRASE,
+            limits=self.settings.limits,
+        )
+        keep_owner(out, owner)
+        return read_motion(out)
 
     def base(self) -> str | None:
         """The loaded model's fingerprint, to which motions belong; None while it is loading."""

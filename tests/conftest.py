@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import gc
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import postgres
 import pytest
+
+# Tests run in two processes on two cores; what they start inherits it. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The folders whose files take longest: begun first, two workers end at the same time.
+LONGEST = ("browser", "ui", "engine", "benchmark")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

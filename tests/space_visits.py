@@ -23,10 +23,12 @@ from PIL import Image
 
 from motion_app.errors import RequestError
 from motion_app.scene import Click
+from motion_app.settings import Limits
 from motion_app.training.inputs import ClipSelection, TrainingInputs
+from motion_app.ui.markup import Texts
 from motion_app.ui.motions.training import submit_training
-from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.stream import Following, JobStream
+from motion_app.ui.pictures import Previews
+from motion_app.ui.transfer.stream import FollowedJobs, JobStream
 
 
 def watch_models(engine: Any) -> None:
@@ -44,27 +46,27 @@ def computed(name: str, seen: set[tuple[str, int]] = set()) -> None:  # noqa: B0
 
 def visit(host: Any, owner: str, request: dict[str, Any]) -> dict[str, Any]:
     """What a page does: hand in, follow, show the last step and the gallery."""
-    stream, following = JobStream(host, Texts("en")), Following()
+    stream, followed = JobStream(host, Texts("en"), Previews(Limits())), FollowedJobs()
     row = host.jobs.submit("generate", {"request": request}, owner=owner)
-    panels = list(stream.follow(owner, following, row.id))
+    panels = list(stream.follow(owner, followed, row.id))
     row = host.jobs.row(row.id)
     return {
         "state": row.state,
         "message": row.message,
         "frames": str(host.jobs.folder(row.id) / row.outcome["frames"]),
         "previews": sum('class="live"' in (panel.live or "") for panel in panels),
-        "gallery": stream.gallery(owner, following).count("gallery-card"),
+        "gallery": stream.gallery(owner, followed).count("gallery-card"),
     }
 
 
 def leave_early(host: Any, request: dict[str, Any]) -> dict[str, Any]:
     """A visitor who closes the page after the second step of many."""
     row = host.jobs.submit("generate", {"request": request}, owner="leaver")
-    following = host.jobs.follow(row.id, every=0.05)
-    for progress in following:
+    followed = host.jobs.follow(row.id, every=0.05)
+    for progress in followed:
         if progress.step >= 2:
             break
-    following.close()
+    followed.close()
     began = time.monotonic()
     while host.jobs.row(row.id).active:
         assert time.monotonic() - began < 60
@@ -82,7 +84,7 @@ def refusal(do: Any) -> str:
 
 
 def main() -> None:
-    host = app.STAGE.host
+    host = app.PREPARED.host
     result: dict[str, Any] = {"pid": os.getpid(), "page": isinstance(app.demo, gr.Blocks)}
     result["ready"] = host.status().state
     engine = inspect.getclosurevars(host.engine().call.task).nonlocals["engine"]

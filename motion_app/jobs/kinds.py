@@ -36,9 +36,8 @@ from motion_app.jobs.folder import JobRow
 from motion_app.jobs.manifest import Item
 from motion_app.jobs.models import Models
 from motion_app.jobs.progress import JobSize, WaitForEngine, Work, engine_for
-from motion_app.library.library import Library
+from motion_app.library.library import Library, token_of
 from motion_app.library.motion_file import SUFFIX, read_motion
-from motion_app.library.ownership import token_of
 from motion_app.media.provenance import Certificate, certificate_of
 from motion_app.media.results import SavedVideo, make_folder, save_result
 from motion_app.request.prompt_tokenizer import PromptTokenizer

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from motion_app.errors import GenerationCancelled, MotionAppError, RequestError
+from motion_app.errors import GenerationCancelled, MotionAppError, RequestError, server_fault
 from motion_app.jobs.folder import (
     STAGING,
     ClaimedFolder,
@@ -451,9 +451,7 @@ def attempt(runner: Runner, work: Work) -> dict[str, Any]:
         if _is_out_of_memory(error):
             logger.error("job %s ran out of memory", work.row.id, exc_info=error)
             return {"state": "failed", "message": OUT_OF_MEMORY}
-        mark = secrets.token_hex(4)
-        logger.error("job %s failed, %s", work.row.id, mark, exc_info=error)
-        message = f"something went wrong on the server; its log says what, under {mark}"
+        message = server_fault(logger, error, f"job {work.row.id} failed,")
         return {"state": "failed", "message": message}
 
 

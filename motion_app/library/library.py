@@ -1,11 +1,17 @@
 """The motions on disk: listed, found, brought in, sent out, deleted and brought back.
 
 Listing reads the headers of the files only, so it needs no torch and no weights.
+
+A motion is changed by the browser that made or imported it, and by this machine's own user. Beside
+``jump.safetensors`` lies ``jump.owner``: the sha256 of the browser's token, not the token, which
+opens that browser's videos. A motion without one is the machine's user's.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import hmac
 import logging
 import re
 import secrets
@@ -14,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from motion_app.errors import MotionFileError
 from motion_app.library.motion_file import (
@@ -27,13 +33,9 @@ from motion_app.library.motion_file import (
     read_motion,
     unpack_motion,
 )
-from motion_app.library.ownership import Visitor, keep_owner, owner_file
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.text_files import listed
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 NOT_YOURS = (
@@ -43,6 +45,8 @@ NOT_YOURS = (
 TRASH = ".trash"
 TRASH_DAYS = 7.0  # how long a deleted motion can be brought back
 MODEL_FILE = "model_index.json"  # beside a folder of motions: they were shipped with that model
+OWNER_SUFFIX = ".owner"
+ADDRESS = "address:"  # before a job's owner who is known by nothing else
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,7 @@ class Library:
         folder.mkdir(parents=True, exist_ok=True)
         return pack_motion(motion, folder / motion.path.name)
 
-    def delete(self, name_or_path: str | Path, *, by: Visitor | None = None) -> DeletedMotion:
+    def delete(self, name_or_path: str | Path, *, by: LibraryUser | None = None) -> DeletedMotion:
         """Move a motion and its preview into the trash. ``by``: who asks, None for the machine's
         own user. MotionFileError for one that a model ships with, that is somebody else's, or that
         is not there."""
@@ -207,7 +211,7 @@ class Library:
             "motions that were learned or imported here can be deleted"
         )
 
-    def restore(self, token: str, *, by: Visitor | None = None) -> Motion:
+    def restore(self, token: str, *, by: LibraryUser | None = None) -> Motion:
         """Bring a deleted motion back to where it was; MotionFileError where that place is taken,
         the trash has been emptied, or the motion is not of who asks, as in ``delete``."""
         place = next((place for place in self._trash() if place.name.endswith(f"-{token}")), None)
@@ -310,3 +314,52 @@ def motion_entry(motion: Motion) -> dict[str, Any]:
         "track": motion.track,
         "path": str(motion.path),
     }
+
+
+@dataclass(frozen=True)
+class LibraryUser:
+    """Who asks. ``owner``: the token of a browser or a client's session, "" for one that has none;
+    ``local``: sits at this machine, and nobody else uses the server."""
+
+    owner: str = ""
+    local: bool = False
+
+    def may_change(self, motion_file: Path) -> bool:
+        """Whether the motion in that file is theirs."""
+        mark = owner_mark(motion_file)
+        if not mark:
+            return self.local
+        return bool(self.owner) and hmac.compare_digest(mark, _mark(self.owner))
+
+
+def owner_file(motion_file: Path) -> Path:
+    """Where a motion's owner is kept."""
+    return motion_file.with_suffix(OWNER_SUFFIX)
+
+
+def owner_mark(motion_file: Path) -> str:
+    """The owner's mark, "" where nobody in particular made the motion."""
+    try:
+        return owner_file(motion_file).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError):
+        return "unreadable"  # somebody's, and nobody's who could prove it
+
+
+def keep_owner(motion_file: Path, owner: str) -> None:
+    """The motion of that file is ``owner``'s from now on, "" for nobody's."""
+    if owner:
+        motion_file.parent.mkdir(parents=True, exist_ok=True)
+        owner_file(motion_file).write_text(_mark(owner) + "\n", encoding="ascii")
+    else:
+        owner_file(motion_file).unlink(missing_ok=True)
+
+
+def token_of(job_owner: str) -> str:
+    """A job's owner as the owner of a motion: an address, which many share, is nobody's."""
+    return "" if job_owner.startswith(ADDRESS) else job_owner
+
+
+def _mark(owner: str) -> str:
+    return hashlib.sha256(owner.encode()).hexdigest()

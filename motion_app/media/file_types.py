@@ -1,5 +1,5 @@
 """The endings of the files this app reads, in one list for the page, the command line, evaluation
-and studies. What a file is, its first bytes say (``decoding``); an ending only says what is worth
+and studies. What a file is, its first bytes say (``decoders``); an ending only says what is worth
 offering, and what a folder's other files are refused by."""
 
 from __future__ import annotations

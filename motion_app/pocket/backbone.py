@@ -1,15 +1,10 @@
-"""Trains the pocket's transformer and text encoder together on encoded clips.
-
-The pocket's words: a T5 tokenizer whose vocabulary is the world's captions plus single
-letters.
-"""
+"""Trains the pocket's transformer and text encoder together on encoded clips."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
-import string
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,32 +14,21 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
-from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
+from diffusers import CogVideoXDDIMScheduler
 from torch import nn
-from transformers import T5EncoderModel, T5TokenizerFast
-from transformers.models.t5.configuration_t5 import T5Config
 
+from motion_app.pocket.network import (
+    SCHEDULER_CONFIG,
+    Backbone,
+    MatrixAttnProcessor,
+    rotary_embedding,
+)
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
+from motion_app.pocket.truth import tokens_after
 from motion_app.pocket.vae import LatentClips
-from motion_app.world.world import NEUTRAL_SHARE, vocabulary
+from motion_app.world.world import NEUTRAL_SHARE
 
 log = logging.getLogger(__name__)
-SCHEDULER_CONFIG = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-    "snr_shift_scale": 1.0,
-    "clip_sample": False,
-    "set_alpha_to_one": True,
-}
-TEXT_TOKENS = 64  # three worded paths need 36; the rest is room for what people write
-TEXT_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -55,7 +39,8 @@ class BackboneTraining:
 
     ``moving_weight`` multiplies the loss where latents differ from the first frame's and
     ``first_weight`` on the first latent frame, which is given and has to be kept; ``text_dropout``
-    empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``."""
+    empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``;
+    ``truth_weight`` multiplies the error of what the head reads of the scene's truth."""
 
     samples: int = 300_000
     minutes: float = 480.0
@@ -69,144 +54,15 @@ class BackboneTraining:
     noisy_share: float = 0.65
     moving_weight: float = 4.0
     first_weight: float = 2.0
+    truth_weight: float = 0.05
     decay: float = 0.15
     bfloat16: bool = True
     seed: int = 0
 
 
-def new_transformer(training: BackboneTraining) -> CogVideoXTransformer3DModel:
-    """CogVideoX-5B-I2V's architecture in small: rotary and learned positions, image on channels."""
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=training.heads,
-        attention_head_dim=training.head_dim,
-        in_channels=16,
-        out_channels=8,
-        time_embed_dim=training.heads * training.head_dim,
-        text_embed_dim=TEXT_WIDTH,
-        num_layers=training.layers,
-        sample_width=24,
-        sample_height=16,
-        sample_frames=13,
-        patch_size=2,
-        temporal_compression_ratio=2,
-        max_text_seq_length=TEXT_TOKENS,
-        spatial_interpolation_scale=1.0,
-        temporal_interpolation_scale=1.0,
-        use_rotary_positional_embeddings=True,
-        use_learned_positional_embeddings=True,
-    )
-    for block in model.transformer_blocks:
-        for norm in (block.norm1, block.norm2):
-            nn.init.zeros_(norm.linear.weight)
-            nn.init.zeros_(norm.linear.bias)
-    for layer in (model.norm_out.linear, model.proj_out):
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-    return model
-
-
-def rotary_embedding(
-    model: CogVideoXTransformer3DModel, device: torch.device | str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cos, sin), each (V, head_dim), for the full-size clip, as the stock pipeline computes it."""
-    c = model.config
-    grid = (c.sample_height // c.patch_size, c.sample_width // c.patch_size)
-    frames = (c.sample_frames - 1) // c.temporal_compression_ratio + 1
-    return get_3d_rotary_pos_embed(
-        embed_dim=c.attention_head_dim,
-        crops_coords=((0, 0), grid),
-        grid_size=grid,
-        temporal_size=frames,
-        device=torch.device(device),
-    )
-
-
-class MatrixAttnProcessor:
-    """The stock attention as two matrix products and a softmax. In bfloat16 on a CPU with AVX-512,
-    forward and backward take a third of the time of PyTorch's fused kernel; training only."""
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``hidden_states`` (B, V, D), ``encoder_hidden_states`` (B, L, D); both come back."""
-        text = encoder_hidden_states.shape[1]
-        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)  # (B, L + V, D)
-        query, key, value = (
-            project(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for project in (attn.to_q, attn.to_k, attn.to_v)
-        )  # each (B, heads, L + V, d)
-        query, key = attn.norm_q(query), attn.norm_k(key)
-        query, key = (
-            torch.cat([x[:, :, :text], apply_rotary_emb(x[:, :, text:], image_rotary_emb)], dim=2)
-            for x in (query, key)
-        )
-        query, key = query.to(value.dtype) * query.shape[-1] ** -0.5, key.to(value.dtype)
-        output = (query @ key.transpose(-1, -2)).softmax(-1) @ value  # (B, heads, L + V, d)
-        output = attn.to_out[0](output.transpose(1, 2).flatten(2))  # (B, L + V, D)
-        return output[:, text:], output[:, :text]
-
-
-class Backbone(nn.Module):
-    """Text encoder and transformer as one module, so that one optimiser and one average hold
-    both."""
-
-    def __init__(self, training: BackboneTraining) -> None:
-        super().__init__()
-        self.tokenizer = new_tokenizer()
-        self.text_encoder: T5EncoderModel = new_text_encoder(len(self.tokenizer))
-        self.transformer = new_transformer(training)
-
-    def load_shipped(self, checkpoint: Path) -> bool:
-        """Takes over the weights of a finished checkpoint folder where there is one of this shape,
-        and tells whether it did; the optimiser then starts afresh, with its short warm-up."""
-        if not (checkpoint / "transformer" / "config.json").exists():
-            return False
-        for name, kind in (
-            ("transformer", CogVideoXTransformer3DModel),
-            ("text_encoder", T5EncoderModel),
-        ):
-            shipped = kind.from_pretrained(checkpoint / name, torch_dtype=torch.float32)
-            try:
-                getattr(self, name).load_state_dict(shipped.state_dict())
-            except RuntimeError as error:
-                reason = str(error).splitlines()[-1].strip()
-                log.warning("%s starts afresh, the shipped one is another shape: %s", name, reason)
-                return False
-        log.info("starting from the shipped weights")
-        return True
-
-    def forward(
-        self,
-        captions: list[str],
-        noisy: torch.Tensor,
-        image: torch.Tensor,
-        timesteps: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-    ) -> torch.Tensor:
-        """v-prediction (B, F, C, H', W') for ``noisy`` of that shape, ``image`` latents (B, C, H',
-        W') on the first frame's channels, ``timesteps`` (B,) int64."""
-        ids = self.tokenizer(
-            captions,
-            padding="max_length",
-            max_length=TEXT_TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids.to(noisy.device)
-        text = self.text_encoder(ids).last_hidden_state  # (B, L, 64); pads are live tokens
-        condition = torch.zeros_like(noisy)
-        condition[:, 0] = image
-        return self.transformer(
-            hidden_states=torch.cat([noisy, condition], dim=2),
-            encoder_hidden_states=text,
-            timestep=timesteps,
-            image_rotary_emb=rotary,
-            return_dict=False,
-        )[0]
+def new_backbone(training: BackboneTraining) -> Backbone:
+    """A fresh one of the training's shape."""
+    return Backbone(layers=training.layers, heads=training.heads, head_dim=training.head_dim)
 
 
 def draw_timesteps(rng: torch.Generator, batch: int, noisy_share: float) -> torch.Tensor:
@@ -268,7 +124,7 @@ class BackboneRun:
         torch.manual_seed(training.seed)
         self.file = folder / "backbone.pt"
         self.training, self.device = training, device
-        self.model = Backbone(training).to(device)
+        self.model = new_backbone(training).to(device)
         self.record, self.resumed_at = TrainingRecord(), 0
         if (
             start_from is not None
@@ -348,6 +204,7 @@ def training_loss(
     batch = training.batch // processes
     picked = rng.integers(len(clips), size=batch)
     latents, image = (x.to(device) for x in clips.take(picked))  # (B, F, C, H', W'), (B, C, H', W')
+    truth = clips.truth(picked)
     captions = [
         ""
         if rng.random() < training.text_dropout
@@ -358,10 +215,14 @@ def training_loss(
     noise = torch.randn(latents.shape, generator=generator).to(device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16):
+    with (
+        torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16),
+        tokens_after(run.model.watched) as seen,
+    ):
         prediction = run.model(captions, noisy, image, timesteps, rotary)
     weights = loss_weights(latents, moving=training.moving_weight, first=training.first_weight)
-    return (weights * (prediction.float() - target).square()).mean()
+    miss = (weights * (prediction.float() - target).square()).mean()
+    return miss + training.truth_weight * run.model.truth_head.loss(seen[0], truth)
 
 
 def train_backbone(
@@ -451,30 +312,3 @@ def _average_gradients(model: nn.Module, seconds: float, processes: int) -> floa
         parameter.grad.copy_(flat[start : start + parameter.numel()].view_as(parameter))
         start += parameter.numel()
     return float(flat[-1])
-
-
-def new_tokenizer() -> T5TokenizerFast:
-    """Known words are one piece each; anything else is spelled. No SentencePiece training is
-    needed."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0)]
-    pieces += [(f"▁{word}", -1.0) for word in vocabulary() if len(word) > 1]
-    pieces += [(f"▁{word}", -1.0) for word in vocabulary() if len(word) == 1]
-    pieces += [("▁", -3.0)]
-    letters = string.ascii_letters + string.digits + ",.;:!?'\"-()"
-    pieces += [(letter, -6.0) for letter in letters]
-    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
-
-
-def new_text_encoder(vocabulary_size: int) -> T5EncoderModel:
-    """Two T5 layers of width 64; trained jointly with the transformer."""
-    config = T5Config(
-        vocab_size=vocabulary_size,
-        d_model=TEXT_WIDTH,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=4,
-        dropout_rate=0.0,
-        feed_forward_proj="gated-gelu",
-    )
-    return T5EncoderModel(config)

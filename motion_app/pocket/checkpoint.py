@@ -12,7 +12,7 @@ from diffusers import (
     CogVideoXImageToVideoPipeline,
 )
 
-from motion_app.pocket.backbone import SCHEDULER_CONFIG, Backbone
+from motion_app.pocket.network import SCHEDULER_CONFIG, Backbone
 
 GENERATION = {
     "name": "pocket",

@@ -18,8 +18,8 @@ from motion_app.benchmark.propagation import Case, contact_sheet, measure_propag
 from motion_app.evaluation.metrics import assignment_similarity, follows_own
 from motion_app.evaluation.trackers import colour_track
 from motion_app.jobs.models import Models
-from motion_app.pocket.backbone import SCHEDULER_CONFIG, Backbone, rotary_embedding
 from motion_app.pocket.checkpoint import save_checkpoint
+from motion_app.pocket.network import SCHEDULER_CONFIG, Backbone, rotary_embedding
 from motion_app.pocket.vae import encode_frames
 from motion_app.scene import GenerationRequest, SceneObject
 from motion_app.settings import Settings

@@ -20,7 +20,6 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -35,14 +34,13 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from motion_app.errors import MotionAppError
+from motion_app.errors import MotionAppError, log_under_mark, server_fault
 from motion_app.settings import Limits
 from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
-from motion_app.ui.texts import LANGUAGES
+from motion_app.ui.markup import LANGUAGES, script
 
 logger = logging.getLogger(__name__)
 MOST_TOLD = 1000  # characters of a message: it may quote what a stranger wrote
-SCRIPT = (Path(__file__).parent / "static" / "front.js").read_text(encoding="utf-8")
 HTML_LANGUAGE = re.compile(rb'(<html\b[^>]*?\blang=")[^"]*"')
 WORD_HEADER = "x-page-word"
 # What has no secrets: a page's scripts and styles, which a browser asks for without our header.
@@ -69,11 +67,9 @@ def shown_error(error: Exception) -> gr.Error:
         plain_word = line.split(" ")[0].isalpha()  # a file's name keeps its letters
         sentence = line[:1].upper() + line[1:] if plain_word else line
         return gr.Error(html.escape(sentence), title="That did not work", print_exception=False)
-    mark = secrets.token_hex(4)
-    logger.error("unexpected error %s", mark, exc_info=error)
+    line = server_fault(logger, error)
     return gr.Error(
-        f"Something went wrong on the server; its log says what, under {mark}. "
-        "Your inputs are kept: try again.",
+        f"{line[:1].upper()}{line[1:]}. Your inputs are kept: try again.",
         title="Unexpected error",
         print_exception=False,
     )
@@ -125,8 +121,8 @@ class FrontPage:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._word = secrets.token_hex(16)
-        script = SCRIPT.replace("PAGE_WORD", self._word)
-        self._head = f"<head><script>{script}</script>".encode()
+        front = script("front").replace("PAGE_WORD", self._word)
+        self._head = f"<head><script>{front}</script>".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -221,8 +217,7 @@ class GuardedBlocks(gr.Blocks):
                     f"the call has {len(inputs)} values, and {needed} are needed; its description "
                     "names them"
                 ) from error
-            mark = secrets.token_hex(4)
-            logger.warning("a call could not be read, %s", mark, exc_info=error)
+            mark = log_under_mark(logger, error, "a call could not be read,")
             raise _plain(
                 "the values do not fit this call; its description says what it takes (the "
                 f"server's log says more, under {mark})"

@@ -1,27 +1,34 @@
-"""Pieces of HTML that all tabs share, and the scripts behind them.
+"""The page's words, its scripts, and the pieces of HTML that all tabs share.
 
-What the page says about the model and about a video being made, as HTML.
+Every text of the page in every language comes from one table, ``static/texts.csv``. A row is
+``key,en,zh``. Keys are ``tab.thing`` in words; ``{name}`` in a text is filled in when it is shown.
+A page is built once for each language (the header links them), so that a text is never looked up
+twice and never half translated.
 
-Small pictures on buttons: lines on a 24 × 24 grid, in the colour of the text.
-
-The page's own JavaScript, put together for the components that run it.
+Icons are small pictures on buttons: lines on a 24 × 24 grid, in the colour of the text.
 """
 
 from __future__ import annotations
 
+import csv
 import html
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from motion_app.host import HostStatus, ModelHost
 from motion_app.jobs.progress import JobProgress, Measurement
+from motion_app.request.request import RequestFile
 from motion_app.scene import StepReport
-from motion_app.ui.texts import Texts
 
 if TYPE_CHECKING:
     from motion_app.engine.planning import Outlook
 
+_FOLDER = Path(__file__).parent / "static"
+TABLE = _FOLDER / "texts.csv"
+LANGUAGES = {"en": "English", "zh": "中文"}
 ANNOUNCED_SHARES = 4  # a screen reader hears of every quarter, not of every second
 _PATHS = MappingProxyType(
     {
@@ -50,7 +57,25 @@ _PATHS = MappingProxyType(
     }
 )
 MOUNT = '<div class="mount"></div>'  # the scripts draw a component's ``markup`` into it
-_FOLDER = Path(__file__).parent / "static"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of one ``language``: ``texts("transfer.upload")``."""
+
+    language: str = "en"
+
+    def __call__(self, key: str, **values: object) -> str:
+        """The text of ``key`` with ``values`` in its places; KeyError for a key the table lacks."""
+        text = _table()[key][self.language]
+        return text.format(**values) if values else text
+
+
+@cache
+def _table() -> MappingProxyType[str, dict[str, str]]:
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return MappingProxyType({row["key"]: {name: row[name] for name in LANGUAGES} for row in rows})
 
 
 def in_words(seconds: float, texts: Texts) -> str:
@@ -205,6 +230,16 @@ def _stage(progress: JobProgress, texts: Texts) -> str:
 
 def _place(ahead: int, texts: Texts) -> str:
     return texts("video.ahead", n=ahead) if ahead else texts("video.next")
+
+
+def title_of(request: RequestFile, texts: Texts) -> str:
+    """What a video shows: "red fox: jump · blue cat: walk right"."""
+    parts = []
+    for number, item in enumerate(request.objects, start=1):
+        name = item.name or texts("video.object", n=number)
+        motion = item.motion and Path(item.motion).stem.replace("_", " ").replace("-", " ")
+        parts.append(texts("video.title_part", name=name, motion=motion) if motion else name)
+    return " · ".join(parts)
 
 
 def note_html(text: str, *, kind: str = "quiet") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,29 +10,30 @@ from typing import Any
 import gradio as gr
 
 from motion_app.host import ModelHost
-from motion_app.ui.api.register import register_api
+from motion_app.ui.api.files import checked_endpoint
+from motion_app.ui.api.jobs import JobEndpoints
+from motion_app.ui.api.motions import MotionEndpoints
+from motion_app.ui.api.pictures import PictureEndpoints
 from motion_app.ui.boundary import CALL_SECONDS, GuardedBlocks, listen
 from motion_app.ui.evaluate.tab import EvaluateTab
-from motion_app.ui.evaluate.verify import VerifyPanel
-from motion_app.ui.markup import host_banner, note_html, script
+from motion_app.ui.markup import LANGUAGES, Texts, host_banner, note_html, script
 from motion_app.ui.motions.tab import MotionsTab
+from motion_app.ui.pictures import Previews
 from motion_app.ui.study_tab import StudyTab
-from motion_app.ui.texts import LANGUAGES, Texts
-from motion_app.ui.transfer.examples import Example
+from motion_app.ui.transfer.picture import Example, load_examples
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.tab import TransferTab
 
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
-FORGETS_JS = "element.querySelector('#forgets').hidden = !window.motionTransferForgets;"
 STYLE = Path(__file__).parent / "static" / "style.css"
-OWNER = re.compile("[0-9a-f]{32}")  # a browser's token: 128 random bits
 
 
-def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
+def build_page(host: ModelHost, examples: Path) -> gr.Blocks:
     """The whole app as gradio serves it: the first language at ``/``, each other one at its own
-    path, and the endpoints of ``api`` once."""
+    path, and the endpoints of ``api`` once. ``examples``: the folder of the example pictures."""
     first, *others = LANGUAGES
+    known = load_examples(examples)
     with GuardedBlocks(
         title=Texts(first)("page.title"),
         delete_cache=CLEAN_UP,
@@ -41,17 +41,44 @@ def build_page(host: ModelHost, examples: Sequence[Example]) -> gr.Blocks:
         fill_width=True,
     ) as page:
         register_api(host)  # first: gradio gives a name to who comes first
-        LanguagePage(host, Texts(first), examples).wire(page)
+        previews = Previews(host.settings.limits)
+        LanguagePage(host, Texts(first), known, previews).wire(page)
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
-            LanguagePage(host, Texts(language), examples).wire(page)
+            LanguagePage(host, Texts(language), known, previews).wire(page)
     return page.queue(api_open=False)  # every call takes its place in the line
+
+
+def register_api(host: ModelHost) -> None:
+    """Every action of the app as a named endpoint, under the method's own name: JSON in, JSON out,
+    the JSON of the command line. Once, inside ``gr.Blocks``. With ``gradio_client``::
+
+        from gradio_client import Client, handle_file
+
+        client = Client("http://127.0.0.1:7860")
+        client.predict(request, api_name="/generate")
+
+    and, where the app was started with ``--mcp``, the same functions as tools of an MCP server. A
+    file comes as an upload (``handle_file("clip.mp4")``) or as a ``data:`` URI; a path or an
+    address of the server's is never read. A file goes out as one that ``gradio_client`` downloads.
+    """
+    pictures, jobs, motions = PictureEndpoints(host), JobEndpoints(host), MotionEndpoints(host)
+    for endpoint in (
+        *(pictures.model, pictures.segment, pictures.find, pictures.verify, pictures.evaluate),
+        *(jobs.generate, jobs.submit, jobs.train_motion),
+        *(jobs.job, jobs.cancel, jobs.again, jobs.delete_job),
+        *(motions.motions, motions.import_motion, motions.export_motion),
+        *(motions.delete_motion, motions.restore_motion),
+    ):
+        gr.api(checked_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 
 
 class LanguagePage:
     """All tabs in one language."""
 
-    def __init__(self, host: ModelHost, texts: Texts, examples: Sequence[Example]) -> None:
+    def __init__(
+        self, host: ModelHost, texts: Texts, examples: Sequence[Example], previews: Previews
+    ) -> None:
         self.host, self.texts = host, texts
         self.session = gr.State(Session())
         # Kept by the browser, so that a reload finds what it had made; readable after a restart.
@@ -60,20 +87,19 @@ class LanguagePage:
         )
         gr.Navbar(visible=False)  # the header links the languages
         gr.HTML(header_html(texts), js_on_load=script("upload_names"), apply_default_css=False)
-        gr.HTML(forgets_html(texts), js_on_load=FORGETS_JS, apply_default_css=False)
+        gr.HTML(forgets_html(texts), js_on_load=script("forgets"), apply_default_css=False)
         self.banner = gr.HTML(host_banner(host, texts), apply_default_css=False, elem_id="banner")
         self.timer = gr.Timer(LOADING_TICK)
         self.calls = gr.Timer(CALL_SECONDS)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(texts("page.tab_transfer"), id="transfer"):
-                self.transfer = TransferTab(host, texts, examples, self.session)
+                self.transfer = TransferTab(host, texts, examples, self.session, previews)
             with gr.Tab(texts("page.tab_motions"), id="motions"):
-                self.motions = MotionsTab(host, texts)
+                self.motions = MotionsTab(host, texts, previews)
             with gr.Tab(texts("page.tab_study"), id="study") as self.study_tab:
                 self.study = StudyTab(host, texts)
             with gr.Tab(texts("page.tab_evaluate"), id="evaluate") as self.evaluate_tab:
-                self.evaluate = EvaluateTab(host, texts)
-                self.verify = VerifyPanel(texts, limits=host.settings.limits)
+                self.evaluate = EvaluateTab(host, texts, previews)
 
     def wire(self, page: GuardedBlocks) -> None:
         """Bind every event."""
@@ -82,7 +108,6 @@ class LanguagePage:
         self.motions.wire(session, on_change=self._library_changed)
         self.study.wire(session, self.study_tab)
         self.evaluate.wire(session, tab=self.evaluate_tab)
-        self.verify.wire()
         entered = listen(
             page.load,
             self.enter,
@@ -98,9 +123,7 @@ class LanguagePage:
 
     def enter(self, session: Session, token: str) -> tuple[Session, str]:
         """The browser's own token: the one it kept, or a new one to keep."""
-        if isinstance(token, str) and OWNER.fullmatch(token):
-            session.owner = token
-        return session, session.owner
+        return session, session.enter(token)
 
     def look(self) -> list[Any]:
         """What a page needs to know of the model: the banner, and the motions that fit it."""
@@ -115,7 +138,7 @@ class LanguagePage:
 
 
 def forgets_html(texts: Texts) -> str:
-    """What a browser that keeps nothing is told; hidden in all others."""
+    """What a browser that keeps nothing is checked_endpoint; hidden in all others."""
     return f'<div id="forgets" hidden>{note_html(texts("page.forgets"), kind="warning")}</div>'
 
 

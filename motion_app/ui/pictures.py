@@ -1,18 +1,32 @@
-"""Objects drawn onto pictures: tints, outlines, numbers. Pure numpy in, pictures out."""
+"""Pictures of the page: objects drawn onto frames as tints, outlines and numbers, and small looping
+previews of motions and of finished videos."""
 
 from __future__ import annotations
 
 import base64
 import io
+import logging
 import math
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from motion_app.errors import MediaError
 from motion_app.geometry import grid_to_mask
-from motion_app.media.files import upscale, write_webp
+from motion_app.jobs.folder import JobRow
+from motion_app.media.files import read_clip, upscale, write_webp
+from motion_app.scene import Motion
+from motion_app.settings import Limits
+
+logger = logging.getLogger(__name__)
+Made = TypeVar("Made")
 
 # Okabe and Ito's palette: the eight colours stay apart for colour-blind eyes. Ordered so that the
 # first ones also stand out from the cartoon creatures' own colours.
@@ -31,6 +45,9 @@ QUIET_TINT = 0.25  # of objects that are not selected
 PREVIEW_SIDE = 288  # px, longer side of the animations sent while a video is made
 SHEET_COLUMNS = 4
 MIN_DISPLAY_WIDTH = 576  # px; smaller frames are shown enlarged
+MOTION_WIDTH, VIDEO_WIDTH = 144, 168  # px of their previews
+MOTION_FPS = 8.0
+MOTIONS_KEPT, VIDEOS_KEPT = 512, 256  # previews, of some 20 and 30 KB each
 
 
 def colour_of(slot: int) -> tuple[int, int, int]:
@@ -176,3 +193,82 @@ def animation_uri(frames: np.ndarray, fps: float) -> str:
     file = io.BytesIO()
     write_webp(file, frames, fps, quality=80, method=0)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A video in small as ``data:`` addresses: one ``still`` frame, and all of it ``moving``."""
+
+    still: str
+    moving: str
+
+
+class Previews:
+    """Small looping pictures of motions and of finished videos, each made once: the same for every
+    browser, tab and language."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._motions: _Kept[str] = _Kept(MOTIONS_KEPT)
+        self._videos: _Kept[Thumbnail | None] = _Kept(VIDEOS_KEPT)
+
+    def motion(self, motion: Motion, *, still: bool = False) -> str:
+        """The motion as a ``data:`` address: an animation, or one frame of it for those who want
+        nothing to move; "" where it has no preview."""
+        if motion.preview is None:
+            return ""
+        return self._motions((motion.digest, still), lambda: self._small_motion(motion, still))
+
+    def _small_motion(self, motion: Motion, still: bool) -> str:
+        try:
+            clip = read_clip(motion.preview, fps=MOTION_FPS, limits=self._limits)
+        except MediaError as error:
+            logger.warning("no preview of %s: %s", motion.name, error)
+            return ""
+        height, width = clip.frames.shape[1:3]
+        size = (MOTION_WIDTH, max(1, round(height * MOTION_WIDTH / width)))
+        frames = upscale(clip.frames, *size)
+        return picture_uri(frames[len(frames) // 2]) if still else animation_uri(frames, clip.fps)
+
+    def video(self, row: JobRow, folder: Path) -> Thumbnail | None:
+        """The thumbnail of a finished job whose files lie in ``folder``; None where there is
+        none."""
+        if row.state != "done":
+            return None
+        return self._videos(row.id, lambda: _thumbnail(folder / row.outcome["frames"]))
+
+
+class _Kept(Generic[Made]):
+    """What was made for a key; of more than ``most``, those that were asked for last."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._made: OrderedDict[Hashable, Made] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        with self._lock:
+            if key in self._made:
+                self._made.move_to_end(key)
+                return self._made[key]
+        made = make()
+        with self._lock:
+            self._made[key] = made
+            while len(self._made) > self._most:
+                self._made.popitem(last=False)
+        return made
+
+
+def _thumbnail(frames_file: Path) -> Thumbnail | None:
+    """Of the lossless frames; None where they cannot be read."""
+    try:
+        with np.load(frames_file) as saved:
+            frames, fps = saved["frames"], float(saved["fps"])
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning("no thumbnail, the frames cannot be read: %s", error)
+        return None
+    height, width = frames.shape[1:3]
+    size = (VIDEO_WIDTH, round(height * VIDEO_WIDTH / width))
+    way = cv2.INTER_AREA if width > VIDEO_WIDTH else cv2.INTER_CUBIC
+    small = np.stack([cv2.resize(frame, size, interpolation=way) for frame in frames])
+    return Thumbnail(still=picture_uri(small[0]), moving=animation_uri(small, fps))

@@ -25,8 +25,8 @@ from motion_app.study.site.app import study_secret
 from motion_app.study.sources import ResultFolder, method_label, sources_from_results
 from motion_app.study.unblinding import overview
 from motion_app.ui.boundary import listen
-from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.session import Session
+from motion_app.ui.markup import Texts
+from motion_app.ui.visitor import PageVisit
 
 FOLDER = "studies"  # inside the outputs; the application mounted at /study serves it
 OWNER_FILE = "owner"
@@ -47,7 +47,7 @@ class MadeStudy:
     secret: str = field(repr=False)
 
 
-class StudyDesk:
+class OwnStudies:
     """Studies made in the page, each in a folder of its own below ``folder``. Whoever made one
     finds it by the browser's token and sees nobody else's."""
 
@@ -129,7 +129,7 @@ class StudyTab:
     """Built inside a ``gr.Tab``; ``wire`` binds its events."""
 
     def __init__(self, host: ModelHost, texts: Texts) -> None:
-        self.desk, self.texts = StudyDesk(host), texts
+        self.own, self.texts = OwnStudies(host), texts
         gr.HTML(about_html(texts), apply_default_css=False)
         with gr.Row(elem_id="study-tab"):
             with gr.Column(elem_classes="step"):
@@ -167,21 +167,21 @@ class StudyTab:
             outputs=[self.studies, self.results, self.title],
         )
 
-    def _look(self, session: Session) -> list[Any]:
-        choices = self.desk.results(session.owner)
+    def _look(self, session: PageVisit) -> list[Any]:
+        choices = self.own.results(session.owner)
         return [gr.CheckboxGroup(choices=choices), self._shown(session.owner)]
 
     def _create(
-        self, session: Session, jobs: list[str], title: str, form: str, raters: float
+        self, session: PageVisit, jobs: list[str], title: str, form: str, raters: float
     ) -> list[Any]:
         owner = session.owner
         count = max(1, min(int(raters or 1), MOST_RATERS))
-        made = self.desk.create(owner, jobs or [], title=title or "", raters=count, form=form)
-        shown = studies_html(self.desk.list(owner), self.texts, new=made.name)
+        made = self.own.create(owner, jobs or [], title=title or "", raters=count, form=form)
+        shown = studies_html(self.own.list(owner), self.texts, new=made.name)
         return [shown, gr.CheckboxGroup(value=[]), gr.Textbox(value="")]
 
     def _shown(self, owner: str) -> str:
-        return studies_html(self.desk.list(owner), self.texts)
+        return studies_html(self.own.list(owner), self.texts)
 
 
 def about_html(texts: Texts) -> str:

@@ -1,29 +1,63 @@
-"""Who a request comes from, as far as the library of motions asks. No gradio here."""
+"""Who a call comes from: the browser's own token, what is kept for a browser tab, and who that is
+for the library of motions. No gradio here."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
+import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from motion_app.library.ownership import Visitor
+from motion_app.library.library import ADDRESS, LibraryUser
 from motion_app.settings import Settings
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "x-forwarded-host")
+TOKEN = re.compile("[0-9a-f]{32}")  # 128 random bits
 
 
-def visitor_of(owner: str, request: Any, settings: Settings) -> Visitor:
-    """The visitor with the token ``owner``. ``request``: gradio's, None for none.
+class BrowserState:
+    """What is kept for one browser tab between its calls, in a ``gr.State``."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """gr.State copies its first value for every browser: each begins with nothing."""
+        return type(self)()
+
+
+class PageVisit(BrowserState):
+    """Of one browser tab. ``owner``: the browser's own random token, by which its jobs are found
+    again."""
+
+    def __init__(self) -> None:
+        self.owner = secrets.token_hex(16)
+
+    def enter(self, token: object) -> str:
+        """The token: the one that the browser kept, or the new one where it kept none."""
+        if isinstance(token, str) and TOKEN.fullmatch(token):
+            self.owner = token
+        return self.owner
+
+
+def client_of(request: Any) -> str:
+    """The owner of a program's jobs. ``request``: gradio's, None for none. Quotas count for each
+    client's session; whoever has none shares one with their address."""
+    if request is not None and request.session_hash:
+        return f"api:{request.session_hash}"
+    return ADDRESS + (request.client.host if request is not None else "")
+
+
+def library_user(owner: str, request: Any, settings: Settings) -> LibraryUser:
+    """The user with the token ``owner``. ``request``: gradio's, None for none.
 
     At this machine sits who comes from its own address by its own name to a server that is open to
     nobody else, where ``settings.single_user`` does not say otherwise.
     """
     if request is None or not settings.single_user or not _loopback(settings.host):
-        return Visitor(owner)
+        return LibraryUser(owner)
     headers = {name.lower(): value for name, value in dict(request.headers).items()}
     address = getattr(request.client, "host", "") or ""
     local = _loopback(address) and _named_locally(headers)
-    return Visitor(owner, local=local and not any(name in headers for name in FORWARDED))
+    return LibraryUser(owner, local=local and not any(name in headers for name in FORWARDED))
 
 
 def _named_locally(headers: Mapping[str, str]) -> bool:

@@ -53,14 +53,14 @@ LEFT_ALONE_SECONDS = 120.0  # nobody waits before following: who has not come by
 
 
 @dataclass(frozen=True, eq=False)
-class Begun:
+class CallStarted:
     """The first news of a call: what draws previews, as ``LatentDecoder.colours``."""
 
     colours: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class Ended:
+class CallEnded:
     """The last news of a call: the ``video``, or why there is none, and the seconds it took."""
 
     seconds: float
@@ -68,14 +68,16 @@ class Ended:
     error: MotionAppError | None = None
 
 
-News = Begun | StepReport | Ended
+CallReport = CallStarted | StepReport | CallEnded
 
 
-def worker_steps(engine: MotionEngine, request: GenerationRequest) -> Generator[News, None, None]:
+def worker_steps(
+    engine: MotionEngine, request: GenerationRequest
+) -> Generator[CallReport, None, None]:
     """The one thing that is done on the GPU: the video of ``request``, a step at a time. Closing
     the generator stops it before the next step; nothing of a request stays with the engine."""
     started = time.monotonic()
-    news: SimpleQueue[News | BaseException] = SimpleQueue()
+    news: SimpleQueue[CallReport | BaseException] = SimpleQueue()
     turn, left = threading.Semaphore(0), threading.Event()
 
     def on_step(report: StepReport) -> bool:
@@ -85,11 +87,11 @@ def worker_steps(engine: MotionEngine, request: GenerationRequest) -> Generator[
 
     def work() -> None:
         try:
-            news.put(Begun(engine.colours))
+            news.put(CallStarted(engine.colours))
             video = engine.generate(request, on_step)
-            news.put(Ended(time.monotonic() - started, video))
+            news.put(CallEnded(time.monotonic() - started, video))
         except MotionAppError as error:
-            news.put(Ended(time.monotonic() - started, error=error))
+            news.put(CallEnded(time.monotonic() - started, error=error))
         except BaseException as error:
             news.put(error)
 
@@ -101,7 +103,7 @@ def worker_steps(engine: MotionEngine, request: GenerationRequest) -> Generator[
             if isinstance(item, BaseException):
                 raise item
             yield item
-            if isinstance(item, Ended):
+            if isinstance(item, CallEnded):
                 return
             if isinstance(item, StepReport):
                 turn.release()
@@ -112,7 +114,7 @@ def worker_steps(engine: MotionEngine, request: GenerationRequest) -> Generator[
         engine.prompts.forget()
 
 
-class LentEngine:
+class ZeroGpuEngine:
     """The engine as the process that serves the pages has it: it knows the model and lets calls
     generate. ``lend`` is ``spaces.GPU``."""
 
@@ -126,7 +128,7 @@ class LentEngine:
         self._colours: np.ndarray | None = None
         self._timings = Timings()
 
-        def generate(request: GenerationRequest) -> Generator[News, None, None]:
+        def generate(request: GenerationRequest) -> Generator[CallReport, None, None]:
             yield from worker_steps(engine, request)
 
         self.call = lend(duration=self.seconds_for)(generate)
@@ -148,14 +150,14 @@ class LentEngine:
     def generate(self, request: GenerationRequest, on_step: OnStep | None = None) -> GeneratedVideo:
         """As ``MotionEngine.generate``, on a GPU that is lent for it. RequestError says in words
         why none was, or that it was taken back."""
-        ended: Ended | None = None
+        ended: CallEnded | None = None
         times: list[float] = []
         try:
             with closing(self.call(request)) as news:
                 for item in news:
-                    if isinstance(item, Begun):
+                    if isinstance(item, CallStarted):
                         self._colours = item.colours
-                    elif isinstance(item, Ended):
+                    elif isinstance(item, CallEnded):
                         ended = item
                     else:
                         times.append(item.seconds)
@@ -164,7 +166,7 @@ class LentEngine:
                                 f"stopped after step {item.step} of {item.steps}, as asked"
                             )
         except gr.Error as error:
-            raise RequestError(in_words(error, self.seconds_for(request))) from error
+            raise RequestError(refusal_words(error, self.seconds_for(request))) from error
         if ended is None:
             raise RequestError("the GPU was taken back before the video was finished; try again")
         if ended.video is None:
@@ -184,7 +186,7 @@ class LentEngine:
         return draw_preview(latents, self._colours, self.geometry)
 
 
-class LentModels(Models):
+class ZeroGpuModels(Models):
     """What is loaded on ZeroGPU."""
 
     @property
@@ -208,7 +210,7 @@ class LentModels(Models):
         return had
 
 
-class LentHost(ModelHost):
+class ZeroGpuHost(ModelHost):
     """A ModelHost on ZeroGPU. Making one loads everything, on the thread that does it, which must
     be the one that imported ``spaces``."""
 
@@ -226,12 +228,12 @@ class LentHost(ModelHost):
         self.jobs.start()
         threading.Thread(target=sandbox.warm, name="warm-sandbox", daemon=True).start()
 
-    def _new_models(self) -> LentModels:
-        return LentModels(self.settings)
+    def _new_models(self) -> ZeroGpuModels:
+        return ZeroGpuModels(self.settings)
 
-    def _new_jobs(self) -> AttendedQueue:
+    def _new_jobs(self) -> CallQueue:
         settings = self.settings
-        return AttendedQueue(settings.outputs, self._runners(), limits=settings.limits)
+        return CallQueue(settings.outputs, self._runners(), limits=settings.limits)
 
     def _load_engine(self, folder: Path) -> None:
         from motion_app.engine.footprint import Workload
@@ -241,7 +243,7 @@ class LentHost(ModelHost):
         workload = Workload.read(
             folder, item=engine.profile.dtype.itemsize, guided=engine.defaults.guidance > 1
         )
-        self._engine = LentEngine(engine, workload, lend=self._lend)
+        self._engine = ZeroGpuEngine(engine, workload, lend=self._lend)
 
 
 def _differences(asked: Acceleration, had: Acceleration) -> str:
@@ -249,7 +251,7 @@ def _differences(asked: Acceleration, had: Acceleration) -> str:
     return ", ".join(f"{name}={getattr(asked, name)}" for name in names)
 
 
-def in_words(error: gr.Error, seconds: int) -> str:
+def refusal_words(error: gr.Error, seconds: int) -> str:
     """What a visitor is told where ``spaces`` refused a call that asked for so many ``seconds``.
     Its own sentence is kept: it says how much is left, and until when."""
     title = str(getattr(error, "title", "")).lower()
@@ -277,7 +279,7 @@ def in_words(error: gr.Error, seconds: int) -> str:
     return f"the lent GPU answered with an error; try again ({said})"
 
 
-class AttendedQueue(JobQueue):
+class CallQueue(JobQueue):
     """A JobQueue without a worker: the first who follows a waiting job does it, in the context of
     their own call, and stops it by leaving."""
 

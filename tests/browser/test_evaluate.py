@@ -23,10 +23,11 @@ from motion_app.media.files import write_video
 from motion_app.media.results import save_result
 from motion_app.request.request import request_to_json
 from motion_app.scene import GeneratedVideo
-from motion_app.settings import ROOT, Settings
+from motion_app.settings import ROOT, Limits, Settings
 from motion_app.ui.evaluate.tab import EvaluateTab
+from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
-from motion_app.ui.texts import Texts
+from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.session import Session
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -117,7 +118,7 @@ def evaluate_page(host: ModelHost, language: str) -> None:
         with gr.Tab("One"):
             gr.Markdown("Another tab")
         with gr.Tab("Evaluate", id="evaluate") as tab:
-            evaluate = EvaluateTab(host, Texts(language))
+            evaluate = EvaluateTab(host, Texts(language), Previews(Limits()))
     evaluate.wire(session, tab=tab)
 
 

@@ -12,10 +12,11 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from motion_app.host import ModelHost
 from motion_app.media.files import write_video
-from motion_app.settings import load_settings
+from motion_app.settings import Limits, load_settings
+from motion_app.ui.markup import Texts
 from motion_app.ui.motions.tab import MotionsTab
 from motion_app.ui.page import STYLE
-from motion_app.ui.texts import Texts
+from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.session import Session
 from motion_app.world.world import draw_scene, render
 
@@ -42,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
     with gr.Blocks(fill_width=True) as page:
         session = gr.State(Session())
         with gr.Tabs(), gr.Tab("Motions"):
-            tab = MotionsTab(host, texts)
+            tab = MotionsTab(host, texts, Previews(Limits()))
         tab.wire(session)
         tab.attach(page.load(known_browser, [session], [session]), session)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, css_paths=[STYLE])

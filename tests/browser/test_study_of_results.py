@@ -22,9 +22,9 @@ from motion_app.scene import GeneratedVideo
 from motion_app.settings import Settings
 from motion_app.study.site.app import StudySettings, build_study_app
 from motion_app.study.study import Study
+from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
 from motion_app.ui.study_tab import StudyTab
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.session import Session
 
 OWNER = secrets.token_hex(16)

@@ -11,9 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from motion_app.errors import MotionFileError
-from motion_app.library.library import Library
+from motion_app.library.library import Library, LibraryUser
 from motion_app.library.motion_file import check_motion_file, read_motion
-from motion_app.library.ownership import Visitor
 from motion_app.settings import Limits
 
 METADATA = {
@@ -398,7 +397,7 @@ def test_a_clip_that_lies_in_the_library_is_not_overwritten_by_a_preview(tmp_pat
     assert Library([tmp_path]).new_path("jump").name == "jump-2.safetensors"
 
 
-OWN, OTHER, HERE = Visitor("1" * 32), Visitor("2" * 32), Visitor("2" * 32, local=True)
+OWN, OTHER, HERE = LibraryUser("1" * 32), LibraryUser("2" * 32), LibraryUser("2" * 32, local=True)
 
 
 def test_only_the_browser_that_brought_a_motion_deletes_it_and_brings_it_back(tmp_path):
@@ -407,12 +406,12 @@ def test_only_the_browser_that_brought_a_motion_deletes_it_and_brings_it_back(tm
     motion = library.import_file(source, owner=OWN.owner)
     before = contents(tmp_path / "own")
     assert not any(OWN.owner.encode() in content for content in before.values())  # a secret
-    for stranger in (OTHER, HERE, Visitor()):
+    for stranger in (OTHER, HERE, LibraryUser()):
         with pytest.raises(MotionFileError, match="is not yours"):
             library.delete(motion.name, by=stranger)
     assert contents(tmp_path / "own") == before
     token = library.delete(motion.name, by=OWN).token
-    for stranger in (OTHER, HERE, Visitor()):
+    for stranger in (OTHER, HERE, LibraryUser()):
         with pytest.raises(MotionFileError, match="is not yours"):
             library.restore(token, by=stranger)
     library.restore(token, by=OWN)
@@ -423,7 +422,7 @@ def test_only_the_browser_that_brought_a_motion_deletes_it_and_brings_it_back(tm
 def test_a_motion_that_nobody_in_particular_made_is_the_machines_users(tmp_path):
     write_motion(tmp_path)
     library = Library([tmp_path])
-    for stranger in (OWN, Visitor()):
+    for stranger in (OWN, LibraryUser()):
         with pytest.raises(MotionFileError, match="is not yours"):
             library.delete("jump", by=stranger)
     token = library.delete("jump", by=HERE).token

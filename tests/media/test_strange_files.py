@@ -379,9 +379,9 @@ def test_a_large_profile_is_used_and_one_that_is_too_large_left_out_and_said():
 
 def test_every_ending_is_offered_wherever_files_come_in():
     from motion_app.study import sources
-    from motion_app.ui import texts
     from motion_app.ui.api import jobs as api_jobs
     from motion_app.ui.evaluate import tab as evaluate_tab
+    from motion_app.ui.markup import Texts
     from motion_app.ui.transfer import picture as picture_panel
 
     offered = {".jfif", ".png", ".jpg", ".jpeg", ".webp", ".heic", ".avif", ".gif", ".tiff"}
@@ -390,9 +390,7 @@ def test_every_ending_is_offered_wherever_files_come_in():
     assert list(CLIP_CHOICES) == evaluate_tab.VIDEO_FILES
     assert set(sources.VIDEOS) == set(CLIP_FILES)
     assert set(sources.PICTURES).isdisjoint(sources.VIDEOS)
-    assert f'data-endings="{" ".join(PICTURE_FILES)}"' in picture_panel.sources_html(
-        texts.Texts("en")
-    )
+    assert f'data-endings="{" ".join(PICTURE_FILES)}"' in picture_panel.sources_html(Texts("en"))
     assert [api_jobs._suffix({"path": f"a{ending}"}) for ending in CLIP_CHOICES] == list(
         CLIP_CHOICES
     )
@@ -440,7 +438,7 @@ def test_the_command_line_says_what_was_done_to_a_picture(tmp_path):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_page_says_what_was_done_to_a_picture(language):
-    from motion_app.ui.texts import Texts
+    from motion_app.ui.markup import Texts
     from motion_app.ui.transfer.draft import SceneDraft
     from motion_app.ui.transfer.picture import fit_html
 

@@ -37,10 +37,11 @@ from motion_app.models.words import FoundObject, ObjectFinder, find_objects
 from motion_app.scene import Box, Click
 from motion_app.settings import Limits, Settings
 from motion_app.ui.api.pictures import PictureEndpoints
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts
+from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import Finding, SceneActions
 from motion_app.ui.transfer.draft import SceneDraft
-from motion_app.ui.transfer.marks import to_picture
+from motion_app.ui.transfer.object_draft import to_picture
 from motion_app.ui.transfer.session import Action, Session
 from motion_app.ui.transfer.tab import TransferTab
 
@@ -362,7 +363,7 @@ def test_words_without_a_finder_or_without_an_answer_say_what_to_do(grounding_di
 def test_the_field_for_words_is_there_only_where_a_finder_is_set(grounding_dino):
     for finder, there in ((None, False), (grounding_dino, True)):
         with gr.Blocks(analytics_enabled=False) as page:
-            TransferTab(host_with(finder), Texts("en"), [], gr.State(Session()))
+            TransferTab(host_with(finder), Texts("en"), [], gr.State(Session()), Previews(Limits()))
         ids = {block.elem_id for block in page.blocks.values()}
         assert ("find" in ids) == there and "fit" in ids
 

@@ -24,7 +24,7 @@ from motion_app.pocket.sam2 import measure_sam2
 from motion_app.pocket.vae import psnr, render_clips
 from motion_app.scene import Click, Motion
 from motion_app.settings import ROOT, Settings
-from motion_app.ui.transfer.examples import load_examples
+from motion_app.ui.transfer.picture import load_examples
 from motion_app.world.movements import MOTIONS
 from motion_app.world.world import WorldConfig
 

@@ -26,7 +26,7 @@ from motion_app.scene import Motion
 from motion_app.settings import ROOT
 from motion_app.training.config import PARTS
 from motion_app.training.inputs import METHODS as LEARNED
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts
 
 WORDS = {"METHODS", "TOKEN_METHODS", "PACK_METHODS", "ABLATIONS", "PACK_ABLATIONS", "SCOPES"}
 # Which methods learn, and how: a choice from the table.

@@ -355,7 +355,8 @@ def test_the_look_after_the_lock_sees_an_answer_that_the_query_did_not(make, mon
     start = store.archive.clock()
     store.archive.clock = lambda: start + 7200
     anybody = sa.select(schema.raters.c.id).where(schema.raters.c.study == store.archive.id)
-    monkeypatch.setattr(store.raters, "_silent", lambda: anybody)  # as a query from before the answer
+    # As a query from before the answer.
+    monkeypatch.setattr(store.raters, "_silent", lambda: anybody)
     monkeypatch.setattr(enrolment, "MOMENT_SECONDS", 0.0)
     with pytest.raises(RequestError, match="busy"):
         store.raters.enter()
@@ -440,17 +441,16 @@ def test_answers_saved_together_fare_as_each_would_alone(make):
     said = [str(one) for one in came if isinstance(one, RequestError)]
     words = ("both best and worst", "from 1 to 3", "not known", "another question", "32 hex")
     assert all(word in line for word, line in zip(words, said, strict=True))
-    assert count(store) == 4 and store.answers.trial(first, 1).answers == {
-        "MF.best": 3,
-        "MF.worst": 1,
-    }
+    assert count(store) == 4
+    assert store.answers.trial(first, 1).answers == {"MF.best": 3, "MF.worst": 1}
     assert store.answers.save_all([]) == []
 
 
 def test_saves_of_two_programs_in_opposite_order_never_lock_each_other_out(make):
     store = make()
     people = [joined(store) for _ in range(3)]
-    other = Study(store.archive.folder, store.archive.engine, store.archive.id)
+    shared = store.archive
+    other = Study(StudyArchive(shared.folder, shared.engine, shared.id))
     barrier = threading.Barrier(2)
 
     def save(one: Study, order: list[str]) -> None:
@@ -706,7 +706,7 @@ def test_a_plan_is_in_the_database_before_the_first_answer(make):
 def test_a_database_holds_many_studies(make, database):
     one, two = make(), make()
     joined(one)
-    assert [s.joined is not None for s in unblinding.overview(two).raters] == [False] * 4
+    assert [s.joined is not None for s in unblinding.overview(two.archive).raters] == [False] * 4
     with pytest.raises(RequestError, match="not valid"):
         two.raters.join(one.archive.links.token(one.archive.links.rater(one.raters.enter())))
 

@@ -42,7 +42,7 @@ HIDDEN = {"self", "http"}  # not of the caller
 
 def told(endpoint: str) -> tuple[dict[str, str], str]:
     """What ``/?view=api`` and MCP show of an endpoint: of each parameter, and of the answer."""
-    _, parameters, returns = get_function_description(files.told(ENDPOINTS[endpoint]))
+    _, parameters, returns = get_function_description(files.checked_endpoint(ENDPOINTS[endpoint]))
     shown = {name: words for name, words in parameters.items() if name not in HIDDEN}
     (answer,) = returns
     return shown, answer

@@ -24,12 +24,14 @@ from motion_app.media.files import encode_data_uri, read_mask
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import Box, Click, GenerationRequest, Motion, SceneObject
 from motion_app.settings import Limits
-from motion_app.ui.texts import LANGUAGES, Texts
+from motion_app.ui.markup import LANGUAGES, Texts
 from motion_app.ui.transfer.actions import SceneActions
+from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
 from motion_app.ui.transfer.draft import SceneDraft, request_entries
-from motion_app.ui.transfer.examples import Example, NamedBox
-from motion_app.ui.transfer.marks import (
+from motion_app.ui.transfer.object_draft import (
+    NamedBox,
     Stroke,
+    compose_sentence,
     from_picture,
     moved_click,
     paint,
@@ -37,12 +39,9 @@ from motion_app.ui.transfer.marks import (
     stroke_of,
     to_picture,
 )
-from motion_app.ui.transfer.notices import object_notices, prompt_fault
-from motion_app.ui.transfer.object_draft import compose_sentence
-from motion_app.ui.transfer.picture import fit_words
-from motion_app.ui.transfer.rows import marked_prompt, rows_html
+from motion_app.ui.transfer.picture import Example, fit_words
+from motion_app.ui.transfer.rows import marked_prompt, object_problems, prompt_fault, rows_html
 from motion_app.ui.transfer.session import MOST_STEPS, Action, History, Session
-from motion_app.ui.transfer.stage import mask_file, masks_file, stage_html
 
 GEOMETRY = ModelGeometry(
     *(64, 96, 13, 8.0, 7, 16, 24, 64, 2, 2, 16, 32, 4),
@@ -92,8 +91,8 @@ def moving(*motions: Motion) -> SceneDraft:
 
 
 def notice_keys(draft: SceneDraft) -> list[list[str]]:
-    notices = object_notices(draft, GEOMETRY)
-    return [[notice.key.removeprefix("transfer.notice_") for notice in some] for some in notices]
+    problems = object_problems(draft, GEOMETRY)
+    return [[problem.key.removeprefix("transfer.notice_") for problem in some] for some in problems]
 
 
 # masks ------------------------------------------------------------------------------------------
@@ -337,7 +336,7 @@ def test_what_a_person_wrote_is_never_markup_in_the_rows() -> None:
     for edited in (None, "A <b>bold</b> prompt."):
         shown = rows_html(
             draft.with_prompt(edited),
-            notices=object_notices(draft, GEOMETRY),
+            problems=object_problems(draft, GEOMETRY),
             heard=0,
             drawn=0,
             texts=Texts("en"),
@@ -425,7 +424,7 @@ def test_the_page_warns_of_exactly_the_masks_that_a_request_refuses() -> None:
 def test_objects_that_share_tokens_are_told_of_each_other_and_of_no_third() -> None:
     draft = draft_with((20, 20), (26, 20), (80, 50))
     assert notice_keys(draft) == [["overlap"], ["overlap"], []]
-    first, second = (object_notices(draft, GEOMETRY)[k][0] for k in (0, 1))
+    first, second = (object_problems(draft, GEOMETRY)[k][0] for k in (0, 1))
     assert (first.values["number"], second.values["number"]) == (2, 1)
     assert first.values["tokens"] == second.values["tokens"] > 0
     assert not first.fatal
@@ -444,8 +443,8 @@ def test_masks_that_touch_only_between_tokens_are_not_told_to_overlap() -> None:
 
 def test_a_sentence_without_its_phrase_is_told_with_both_texts() -> None:
     draft = moving(JUMP).changed(0, lambda item: item.rewritten("A red robot sits."))
-    (notice,) = object_notices(draft, GEOMETRY)[0]
-    words = Texts("en")(notice.key, **notice.values)
+    (problem,) = object_problems(draft, GEOMETRY)[0]
+    words = Texts("en")(problem.key, **problem.values)
     assert "“jumps”" in words
     assert "“A red robot sits.”" in words
 
@@ -749,9 +748,9 @@ def test_a_mask_of_another_size_is_refused_with_both_sizes() -> None:
 def test_every_state_of_the_page_has_its_words_in_every_language(language: str) -> None:
     session, texts = full_session(), Texts(language)
     for draft in (None, draft_with(), session.draft, session.draft.changed_selection(None)):
-        notices = [] if draft is None else object_notices(draft, GEOMETRY)
-        options = {"notices": notices, "drawn": 1, "texts": texts}
-        stage = stage_html(draft, history=session.history, grid=True, geometry=GEOMETRY, **options)
+        problems = [] if draft is None else object_problems(draft, GEOMETRY)
+        options = {"problems": problems, "drawn": 1, "texts": texts}
+        stage = canvas_html(draft, history=session.history, grid=True, geometry=GEOMETRY, **options)
         rows = rows_html(draft, heard=0, **options)
         assert not re.search(r"\{[a-z]+\}", stage + rows)  # a place that nothing filled
 
@@ -759,7 +758,7 @@ def test_every_state_of_the_page_has_its_words_in_every_language(language: str) 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_prompts_length_in_tokens_is_told_beside_it(language: str) -> None:
     draft, texts = moving(JUMP), Texts(language)
-    options = {"notices": object_notices(draft, GEOMETRY), "heard": 0, "drawn": 0, "texts": texts}
+    options = {"problems": object_problems(draft, GEOMETRY), "heard": 0, "drawn": 0, "texts": texts}
     assert "token-count" not in rows_html(draft, **options)
     fits = rows_html(draft, counted=(226, 226), **options)
     assert texts("transfer.tokens", tokens=226, most=226) in fits and "alert" not in fits
@@ -770,19 +769,19 @@ def test_the_prompts_length_in_tokens_is_told_beside_it(language: str) -> None:
 def test_a_sentence_with_other_white_space_has_its_phrase_and_keeps_what_was_written() -> None:
     written = "Fox0\u00a0 jumps."
     draft = moving(JUMP).changed(0, lambda item: item.rewritten(written))
-    assert object_notices(draft, GEOMETRY) == [[]] and draft.objects[0].sentence == written
+    assert object_problems(draft, GEOMETRY) == [[]] and draft.objects[0].sentence == written
     assert "<mark style" in marked_prompt(draft)
     spun = draft.moved_by(0, SPIN)
     assert spun.objects[0].sentence == "Fox0\u00a0 spins fast."
     odd = draft.changed(0, lambda item: item.rewritten("Fox0 jum\u0440s."))
-    ((notice,),) = object_notices(odd, GEOMETRY)
-    assert "U+0440 CYRILLIC SMALL LETTER ER" in Texts("zh")(notice.key, **notice.values)
+    ((problem,),) = object_problems(odd, GEOMETRY)
+    assert "U+0440 CYRILLIC SMALL LETTER ER" in Texts("zh")(problem.key, **problem.values)
 
 
 def test_the_mirror_of_a_sentence_knows_its_phrase_and_colour() -> None:
     draft = moving(JUMP)
     shown = rows_html(
-        draft, notices=object_notices(draft, GEOMETRY), heard=0, drawn=0, texts=Texts("en")
+        draft, problems=object_problems(draft, GEOMETRY), heard=0, drawn=0, texts=Texts("en")
     )
     (marks,) = (
         json.loads(piece.split('"')[0].replace("&quot;", '"'))

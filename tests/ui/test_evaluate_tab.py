@@ -46,10 +46,10 @@ from motion_app.evaluation.videos import EvaluationItem, JudgedObject, OpenedIte
 from motion_app.evaluation.weights import SOURCES, WeightStore
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
-from motion_app.ui.evaluate.scoring import ScoringRun
-from motion_app.ui.evaluate.tab import Desk, carried_methods
+from motion_app.ui.evaluate.results import EvaluationState, ScoringRun
+from motion_app.ui.evaluate.tab import carried_methods
 from motion_app.ui.evaluate.views import Choice, choices_html, metrics_html, report_html
-from motion_app.ui.texts import LANGUAGES, Texts
+from motion_app.ui.markup import LANGUAGES, Texts
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (4, 64, 96, 3), dtype=np.uint8)
 
@@ -300,8 +300,8 @@ def test_what_strangers_write_is_shown_as_text() -> None:
     assert "<img src=x" not in shown and "&lt;img" in shown
 
 
-def test_each_browser_begins_with_its_own_empty_desk() -> None:
-    first = Desk()
+def test_each_browser_begins_with_its_own_empty_state() -> None:
+    first = EvaluationState()
     first.chosen.append("x")
     first.uploads = (Path("x.mp4"),)
     second = copy.deepcopy(first)
@@ -339,7 +339,7 @@ def test_a_scoring_goes_on_while_nobody_waits_and_stops_when_asked() -> None:
 
 
 def test_a_scoring_that_nobody_asks_about_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motion_app.ui.evaluate.scoring.LEFT_SECONDS", 0.0)
+    monkeypatch.setattr("motion_app.ui.evaluate.results.LEFT_SECONDS", 0.0)
     go = threading.Event()
     run = ScoringRun(scoring_steps(50, go), threading.BoundedSemaphore(1))
     time.sleep(0.05)

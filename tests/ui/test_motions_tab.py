@@ -16,30 +16,34 @@ from motion_app.errors import MotionAppError, RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.progress import JobProgress
-from motion_app.library.library import Library
-from motion_app.library.ownership import Visitor
+from motion_app.library.library import Library, LibraryUser
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.training.trainer import TrainingReport, ValidationVideo
-from motion_app.ui.motions.cards import MotionPreviews, library_html
-from motion_app.ui.motions.clips import COLUMNS, DraftClip, changed_clips, editor_html, frame_sheet
-from motion_app.ui.motions.library import LibraryPanel
-from motion_app.ui.motions.progress import (
+from motion_app.ui.markup import LANGUAGES, Texts
+from motion_app.ui.motion_cards import library_html
+from motion_app.ui.motions.form import (
+    COLUMNS,
+    DraftClip,
+    TrainingForm,
+    TrainingState,
+    changed_clips,
+    editor_html,
+    frame_sheet,
+)
+from motion_app.ui.motions.tab import LibraryPanel
+from motion_app.ui.motions.training import (
     loss_curve_svg,
     rows_html,
     smoothed_losses,
     status_html,
+    submit_training,
+    training_command,
     validation_html,
     view_html,
 )
-from motion_app.ui.motions.training import (
-    TrainingDesk,
-    TrainingForm,
-    submit_training,
-    training_command,
-)
-from motion_app.ui.texts import LANGUAGES, Texts
-from motion_app.ui.visitor import visitor_of
+from motion_app.ui.pictures import Previews
+from motion_app.ui.visitor import library_user
 
 EN = Texts("en")
 POCKET = Path(__file__).resolve().parents[2] / "checkpoints" / "pocket"
@@ -169,7 +173,7 @@ def test_the_library_says_what_may_be_done_with_each_motion(language: str) -> No
         deletable=frozenset({motions[0].digest}),
         deleted=None,
         problems=["x.safetensors is <broken>"],
-        previews=MotionPreviews(Limits()),
+        previews=Previews(Limits()),
         texts=texts,
     )
     assert page.count('data-what="export"') == 2 and page.count('data-what="delete"') == 1
@@ -243,7 +247,7 @@ def test_the_command_line_that_is_shown_is_one_a_shell_takes() -> None:
 def test_two_browsers_share_nothing_and_a_new_follower_ends_the_old_one() -> None:
     from copy import deepcopy
 
-    first = TrainingDesk()
+    first = TrainingState()
     first.clips = (draft_clip(),)
     assert deepcopy(first).clips == ()
     assert first.follow() != first.follow()
@@ -254,14 +258,14 @@ def test_a_clip_in_which_nothing_moves_is_told_when_it_comes_and_refused_when_it
         DraftClip.read(MEDIA / name, GEOMETRY, Limits()) for name in ("clip.m4v", "still.mp4")
     )
     assert moving.moving and not held.moving
-    desk = TrainingDesk()
+    state = TrainingState()
     asked = ("stand", "stands still", "ball", "fleximmt", 2, False)
-    desk.clips = (moving, held)
+    state.clips = (moving, held)
     with pytest.raises(RequestError, match=r"nothing moves in still\.mp4"):
-        TrainingForm.read(desk, *asked, False)
-    assert TrainingForm.read(desk, *asked, True).still
-    desk.clips = (moving,)
-    assert not TrainingForm.read(desk, *asked, False).still
+        TrainingForm.read(state, *asked, False)
+    assert TrainingForm.read(state, *asked, True).still
+    state.clips = (moving,)
+    assert not TrainingForm.read(state, *asked, False).still
 
 
 def test_the_stage_of_a_clip_has_the_clips_own_shape() -> None:
@@ -303,8 +307,8 @@ def visit(host: str = "127.0.0.1:7860", address: str = "127.0.0.1", **headers: s
 def test_who_sits_at_this_machine_is_known_by_address_name_and_way(
     request_: Any, settings: dict[str, Any], local: bool
 ) -> None:
-    visitor = visitor_of("me", request_, Settings(**settings))
-    assert visitor == Visitor("me", local=local)
+    visitor = library_user("me", request_, Settings(**settings))
+    assert visitor == LibraryUser("me", local=local)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -316,23 +320,23 @@ def test_a_motion_of_somebody_else_is_shown_as_such_and_refused_in_ones_language
     motion = library.import_file(POCKET / "motions" / "jump.safetensors", name="leap", owner="me")
     panel = LibraryPanel.__new__(LibraryPanel)  # without its components
     panel.host = SimpleNamespace(library=library, base=lambda: None)
-    panel.texts, panel.previews = texts, MotionPreviews(Limits())
-    desk, other = TrainingDesk(), TrainingDesk()
-    desk.visitor, other.visitor = Visitor("me"), Visitor("you", local=True)
-    assert panel.show_cards(desk).count('data-what="delete"') == 1
+    panel.texts, panel.previews = texts, Previews(Limits())
+    state, other = TrainingState(), TrainingState()
+    state.user, other.user = LibraryUser("me"), LibraryUser("you", local=True)
+    assert panel.show_cards(state).count('data-what="delete"') == 1
     assert texts("motions.others") in panel.show_cards(other)
     press = SimpleNamespace(_data={"what": "delete", "digest": motion.digest})
     with pytest.raises(MotionAppError, match=re.escape(texts("motions.not_yours", name="leap"))):
         panel.act(other, press)
-    panel.act(desk, press)
-    token = SimpleNamespace(_data={"token": desk.deleted.token})
-    other.deleted = desk.deleted
+    panel.act(state, press)
+    token = SimpleNamespace(_data={"token": state.deleted.token})
+    other.deleted = state.deleted
     with pytest.raises(MotionAppError, match="not yours"):
         panel.restore(other, token)
-    panel.restore(desk, token)
+    panel.restore(state, token)
     assert library.find("leap").name == "leap"
     shipped = SimpleNamespace(_data={"what": "delete", "digest": library.find("jump").digest})
     with pytest.raises(
         MotionAppError, match=re.escape(texts("motions.not_deletable", name="jump"))
     ):
-        panel.act(desk, shipped)
+        panel.act(state, shipped)

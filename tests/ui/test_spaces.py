@@ -35,9 +35,9 @@ from motion_app.models.hub import fingerprint
 from motion_app.pocket.shipped import renew_results
 from motion_app.request.request import build_request, parse_request
 from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits
-from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.gallery import shipped_results, showcase_html
-from motion_app.ui.zero_gpu import AttendedQueue, Ended, LentEngine, in_words, worker_steps
+from motion_app.ui.markup import Texts
+from motion_app.ui.transfer.gallery import shipped_html, shipped_results
+from motion_app.ui.zero_gpu import CallEnded, CallQueue, ZeroGpuEngine, refusal_words, worker_steps
 
 POCKET = ROOT / "checkpoints" / "pocket"
 SPACE = {"SPACE_ID": "someone/motions", "SYSTEM": "spaces"}
@@ -79,10 +79,10 @@ def test_a_space_serves_everybody_and_does_not_learn_unless_it_is_told_to(monkey
 # what is done on the GPU ------------------------------------------------------------------------
 
 
-def lent(engine: MotionEngine, **sizes: float) -> LentEngine:
+def lent(engine: MotionEngine, **sizes: float) -> ZeroGpuEngine:
     """On a GPU that is there at once, as the decorator is outside of ZeroGPU."""
     workload = Workload(**{"step": 1e12, "decoding": 1e10, "weights": 10**6, **sizes})
-    return LentEngine(engine, workload, lend=lambda duration: lambda task: task)
+    return ZeroGpuEngine(engine, workload, lend=lambda duration: lambda task: task)
 
 
 def test_a_lent_gpu_makes_the_same_video_with_the_same_news(engine, motions) -> None:  # noqa: F811
@@ -116,7 +116,7 @@ def test_a_mistake_is_told_in_its_own_words_across_processes(engine, motions) ->
     gone = replace(motions[0], path=Path("gone.safetensors"))
     broken = replace(request, objects=(replace(request.objects[0], motion=gone),))
     *_, ended = worker_steps(engine, broken)
-    assert isinstance(ended, Ended) and isinstance(ended.error, MotionFileError)
+    assert isinstance(ended, CallEnded) and isinstance(ended.error, MotionFileError)
     with pytest.raises(MotionFileError, match="gone"):
         lent(engine).generate(broken)
 
@@ -157,7 +157,7 @@ def test_the_pocket_is_guessed_to_be_far_smaller_than_5b() -> None:
     ],
 )
 def test_every_refusal_of_a_gpu_says_what_to_do(title: str, message: str, words: str) -> None:
-    told = in_words(gr.Error(message, title=title), 77)
+    told = refusal_words(gr.Error(message, title=title), 77)
     assert words in told and "<" not in told and "\n" not in told
 
 
@@ -207,9 +207,9 @@ class _Steps:
 
 
 @pytest.fixture
-def attended(tmp_path: Path) -> Iterator[tuple[AttendedQueue, _Steps]]:
+def attended(tmp_path: Path) -> Iterator[tuple[CallQueue, _Steps]]:
     runner = _Steps()
-    jobs = AttendedQueue(tmp_path, {"generate": runner}, limits=Limits())
+    jobs = CallQueue(tmp_path, {"generate": runner}, limits=Limits())
     jobs.start()
     yield jobs, runner
     jobs.stop()
@@ -429,9 +429,9 @@ def test_shipped_results_can_be_taken_over_with_the_shipped_model() -> None:
         )
         with Image.open(result.recipe.with_suffix(".webp")) as moving:
             assert moving.n_frames == recipe["frames"]
-        assert result.name in showcase_html(shipped, Texts("en"))
+        assert result.name in shipped_html(shipped, Texts("en"))
     assert shipped_results(ROOT / "assets" / "results", model="other", texts=Texts("en")) == ()
-    assert showcase_html((), Texts("en")) == ""
+    assert shipped_html((), Texts("en")) == ""
 
 
 def test_a_broken_result_does_not_stop_the_others(tmp_path: Path) -> None:

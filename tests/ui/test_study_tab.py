@@ -17,14 +17,14 @@ from motion_app.errors import RequestError
 from motion_app.media.files import write_video
 from motion_app.settings import Settings
 from motion_app.study.site.app import StudySettings, build_study_app
-from motion_app.ui.study_tab import MadeStudy, StudyDesk, studies_html
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts
+from motion_app.ui.study_tab import MadeStudy, OwnStudies, studies_html
 
 pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.fixture
-def desk(tmp_path: Path, database: str | None) -> StudyDesk:
+def studies(tmp_path: Path, database: str | None) -> OwnStudies:
     """Two results of one scene, made by the browser "ann"."""
     clip = tmp_path / "reference.mp4"
     write_video(clip, np.full((8, 64, 96, 3), 90, np.uint8), 8)
@@ -57,44 +57,44 @@ def desk(tmp_path: Path, database: str | None) -> StudyDesk:
         ),
         library=SimpleNamespace(preview_of={"roll": clip}.get),
     )
-    return StudyDesk(host)
+    return OwnStudies(host)
 
 
 def test_a_study_made_in_the_page_is_served_and_its_maker_alone_has_the_secret(
-    desk: StudyDesk, database: str | None
+    studies: OwnStudies, database: str | None
 ) -> None:
-    jobs = [job for _, job in desk.results("ann")]
-    made = desk.create("ann", jobs, title="Balls", raters=2, form="single")
-    assert desk.list("ann") == [made] and desk.list("ben") == []
-    with TestClient(build_study_app(StudySettings(desk.folder, database))) as client:
+    jobs = [job for _, job in studies.results("ann")]
+    made = studies.create("ann", jobs, title="Balls", raters=2, form="single")
+    assert studies.list("ann") == [made] and studies.list("ben") == []
+    with TestClient(build_study_app(StudySettings(studies.folder, database))) as client:
         client.post(f"/{made.name}/admin/login", data={"secret": made.secret})
         assert client.get(f"/{made.name}/admin/api/progress").json()["title"] == "Balls"
     assert made.secret not in repr(made)
 
 
-def test_results_are_told_apart_by_their_method(desk: StudyDesk) -> None:
-    titles = [title for title, _ in desk.results("ann")]
+def test_results_are_told_apart_by_their_method(studies: OwnStudies) -> None:
+    titles = [title for title, _ in studies.results("ann")]
     assert [title.split(" · ")[:2] for title in titles] == [
         ["A ball", "fleximmt"],
         ["A ball", "none"],
     ]
 
 
-def test_nobody_makes_a_study_of_anothers_results(desk: StudyDesk) -> None:
-    jobs = [job for _, job in desk.results("ann")]
+def test_nobody_makes_a_study_of_anothers_results(studies: OwnStudies) -> None:
+    jobs = [job for _, job in studies.results("ann")]
     for owner, chosen in (("ben", jobs), ("ann", jobs[:1]), ("ann", [*jobs, "f" * 32])):
         with pytest.raises(RequestError, match="two results or more"):
-            desk.create(owner, chosen, title="Balls", raters=2, form="single")
+            studies.create(owner, chosen, title="Balls", raters=2, form="single")
     with pytest.raises(RequestError, match="no title"):
-        desk.create("ann", jobs, title=" ", raters=2, form="single")
+        studies.create("ann", jobs, title=" ", raters=2, form="single")
     with pytest.raises(RequestError, match="names the method"):
-        desk.create("ann", jobs, title="Is FlexiMMT better?", raters=2, form="single")
-    assert desk.list("ann") == []
+        studies.create("ann", jobs, title="Is FlexiMMT better?", raters=2, form="single")
+    assert studies.list("ann") == []
 
 
-def test_scenes_made_with_one_method_alone_are_no_study(desk: StudyDesk) -> None:
-    jobs = [job for _, job in desk.results("ann")]
-    recipe = desk.host.jobs.folder(jobs[1]) / "recipe.json"
+def test_scenes_made_with_one_method_alone_are_no_study(studies: OwnStudies) -> None:
+    jobs = [job for _, job in studies.results("ann")]
+    recipe = studies.host.jobs.folder(jobs[1]) / "recipe.json"
     made = json.loads(recipe.read_text())
     for changed, said in (
         ({**made, "method": "fleximmt"}, "both called fleximmt"),
@@ -103,8 +103,8 @@ def test_scenes_made_with_one_method_alone_are_no_study(desk: StudyDesk) -> None
     ):
         recipe.write_text(json.dumps(changed))
         with pytest.raises(RequestError, match=said):
-            desk.create("ann", jobs, title="Balls", raters=2, form="single")
-    assert desk.list("ann") == []
+            studies.create("ann", jobs, title="Balls", raters=2, form="single")
+    assert studies.list("ann") == []
 
 
 def test_a_title_in_the_list_is_shown_as_written() -> None:

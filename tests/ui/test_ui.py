@@ -18,7 +18,8 @@ from motion_app.host import ModelHost
 from motion_app.settings import ROOT, Settings
 from motion_app.ui import pictures
 from motion_app.ui.boundary import CALL_SECONDS, LEFT_SECONDS, GuardedBlocks
-from motion_app.ui.transfer.examples import NamedBox, load_examples, noun_at
+from motion_app.ui.transfer.object_draft import NamedBox, noun_at
+from motion_app.ui.transfer.picture import load_examples
 
 ROBOT = NamedBox("red robot", (10, 10, 40, 50))
 

@@ -14,13 +14,13 @@ import pytest
 from serving import ROOT
 
 from motion_app.errors import MotionAppError
-from motion_app.ui import uploads as upload_folder
-from motion_app.ui.uploads import UploadFolder
+from motion_app.ui import launch
+from motion_app.ui.launch import UploadFolder
 
 HOLD = """
 import sys
 from pathlib import Path
-from motion_app.ui.upload_folder import UploadFolder
+from motion_app.ui.launch import UploadFolder
 with UploadFolder(Path(sys.argv[1]), most_bytes=1) as uploads:
     print(uploads.path, flush=True)
     sys.stdin.read()
@@ -78,7 +78,7 @@ def test_what_every_page_shows_stays(uploads: UploadFolder) -> None:
 
 
 def test_it_is_tidied_by_itself(uploads: UploadFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_folder, "TIDY_SECONDS", 0.01)
+    monkeypatch.setattr(launch, "TIDY_SECONDS", 0.01)
     big = upload(uploads, "a", 5000)
     uploads.start()
     began = time.monotonic()

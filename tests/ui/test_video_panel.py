@@ -30,11 +30,27 @@ from motion_app.media.results import save_result
 from motion_app.methods import METHODS
 from motion_app.request.request import parse_request
 from motion_app.scene import GeneratedVideo, StepReport
-from motion_app.ui.evaluate.verify import verdict_html
-from motion_app.ui.markup import announcement, banner_html, in_words, note_html, progress_html
-from motion_app.ui.texts import LANGUAGES, Texts
-from motion_app.ui.transfer.gallery import MOST_SHOWN, Pair, View, gallery_html, title_of, when
-from motion_app.ui.transfer.replay import BIGGEST_SEED, Runtime, installed_versions, replay_of
+from motion_app.settings import Limits
+from motion_app.ui.evaluate.views import verdict_html
+from motion_app.ui.markup import (
+    LANGUAGES,
+    Texts,
+    announcement,
+    banner_html,
+    in_words,
+    note_html,
+    progress_html,
+    title_of,
+)
+from motion_app.ui.pictures import Previews
+from motion_app.ui.transfer.gallery import (
+    MOST_SHOWN,
+    ComparedVideos,
+    GalleryView,
+    gallery_html,
+    when,
+)
+from motion_app.ui.transfer.replay import BIGGEST_SEED, Environment, installed_versions, replay_of
 from motion_app.ui.transfer.result import (
     DOWNLOADS,
     OverlayVideos,
@@ -43,7 +59,7 @@ from motion_app.ui.transfer.result import (
     masked_frames,
 )
 from motion_app.ui.transfer.settings import Chosen, preset_of, presets
-from motion_app.ui.transfer.stream import Following, JobStream, Panel
+from motion_app.ui.transfer.stream import FollowedJobs, JobStream, PanelChange
 
 EN, ZH = Texts("en"), Texts("zh")
 HEIGHT, WIDTH, FRAMES, MOMENTS = 32, 48, 13, 4
@@ -122,7 +138,7 @@ class Site:
             geometry=SimpleNamespace(frames=FRAMES, fps=8.0),
         )
         host = SimpleNamespace(jobs=self.jobs, engine=lambda: engine, lent=False)
-        self.stream = JobStream(host, EN)
+        self.stream = JobStream(host, EN, Previews(Limits()))
         self.jobs.start()
 
     def submit(self, owner: str = "ann", **options: Any) -> str:
@@ -131,7 +147,7 @@ class Site:
 
     def finished(self, owner: str = "ann", **options: Any) -> str:
         job = self.submit(owner, **options)
-        list(self.stream.follow(owner, Following(), job))
+        list(self.stream.follow(owner, FollowedJobs(), job))
         return job
 
 
@@ -143,7 +159,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.jobs.stop()
 
 
-def until(panels: Iterator[Panel], wanted: Any) -> Panel:
+def until(panels: Iterator[PanelChange], wanted: Any) -> PanelChange:
     """The first panel that is ``wanted``."""
     began = time.monotonic()
     for panel in panels:
@@ -157,8 +173,8 @@ def until(panels: Iterator[Panel], wanted: Any) -> Panel:
 
 
 def test_following_a_job_ends_with_its_video(site: Site) -> None:
-    following = Following()
-    panels = list(site.stream.follow("ann", following, site.submit()))
+    followed = FollowedJobs()
+    panels = list(site.stream.follow("ann", followed, site.submit()))
     assert panels[0].busy and panels[0].result == "hidden"
     assert all(panel.busy for panel in panels[:-1])
     last = panels[-1]
@@ -171,32 +187,32 @@ def test_following_a_job_ends_with_its_video(site: Site) -> None:
 def test_a_page_opened_in_the_middle_sees_the_same_job_to_its_end(site: Site) -> None:
     site.runner.go.clear()
     job = site.submit()
-    closed = site.stream.follow("ann", Following(), job)
+    closed = site.stream.follow("ann", FollowedJobs(), job)
     assert next(closed).busy
     closed.close()  # the browser goes away, and the job does not
-    following = Following()
-    opened = site.stream.attach("ann", following)
-    assert next(opened).busy and following.job == job
+    followed = FollowedJobs()
+    opened = site.stream.attach("ann", followed)
+    assert next(opened).busy and followed.job == job
     site.runner.go.set()
     assert isinstance(list(opened)[-1].result, Result)
 
 
 def test_a_page_opened_after_the_end_shows_the_last_video(site: Site) -> None:
     first, second = site.finished(seed=1), site.finished(seed=2)
-    (panel,) = site.stream.attach("ann", Following())
+    (panel,) = site.stream.attach("ann", FollowedJobs())
     assert panel.result.row.id == second != first
     assert panel.gallery.count('class="gallery-card"') == 2
 
 
 def test_a_page_without_videos_shows_none(site: Site) -> None:
     site.finished("bob")
-    (panel,) = site.stream.attach("ann", Following())
+    (panel,) = site.stream.attach("ann", FollowedJobs())
     assert panel.result is None and "gallery-card" not in panel.gallery
 
 
 def test_nobody_sees_or_reaches_the_videos_of_another(site: Site) -> None:
     job = site.finished("bob")
-    assert job not in site.stream.gallery("ann", Following())
+    assert job not in site.stream.gallery("ann", FollowedJobs())
     with pytest.raises(RequestError, match="not there any more"):
         site.stream.own("ann", job)
     assert site.stream.own("bob", job).id == job
@@ -205,75 +221,78 @@ def test_nobody_sees_or_reaches_the_videos_of_another(site: Site) -> None:
 def test_after_cancel_the_next_one_starts_at_once(site: Site) -> None:
     site.runner.go.clear()
     job = site.submit()
-    panels = site.stream.follow("ann", Following(), job)
+    panels = site.stream.follow("ann", FollowedJobs(), job)
     until(panels, lambda panel: "running" in (panel.gallery or ""))
     site.jobs.cancel(job)
     last = list(panels)[-1]
     assert last.busy is False and EN("video.cancelled") in last.status and last.failure is None
     site.runner.go.set()
     assert isinstance(
-        list(site.stream.follow("ann", Following(), site.submit()))[-1].result, Result
+        list(site.stream.follow("ann", FollowedJobs(), site.submit()))[-1].result, Result
     )
 
 
 def test_a_failure_is_told_in_the_status_line_and_once_as_news(site: Site) -> None:
     site.runner.fault = MotionFileError("the motion hop has gone")
-    panels = list(site.stream.follow("ann", Following(), site.submit()))
+    panels = list(site.stream.follow("ann", FollowedJobs(), site.submit()))
     assert panels[-1].failure == "the motion hop has gone"
     assert "the motion hop has gone" in panels[-1].status and "warning" in panels[-1].status
-    (attached,) = site.stream.attach("ann", Following())
+    (attached,) = site.stream.attach("ann", FollowedJobs())
     assert attached.failure is None and attached.result is None
 
 
 def test_who_looks_at_another_video_is_left_in_peace(site: Site) -> None:
     old = site.finished(seed=1)
     site.runner.go.clear()
-    following = Following()
-    panels = site.stream.follow("ann", following, site.submit(seed=2))
+    followed = FollowedJobs()
+    panels = site.stream.follow("ann", followed, site.submit(seed=2))
     next(panels)
-    shown = site.stream.show("ann", following, site.jobs.row(old))
+    shown = site.stream.show("ann", followed, site.jobs.row(old))
     assert shown.result.row.id == old
     site.runner.go.set()
     rest = list(panels)
-    assert rest == [Panel(gallery=rest[-1].gallery)] and 'aria-current="true"' in rest[-1].gallery
+    assert (
+        rest == [PanelChange(gallery=rest[-1].gallery)]
+        and 'aria-current="true"' in rest[-1].gallery
+    )
 
 
-def asked(site: Site, following: Following, first: Panel) -> list[Panel]:
+def asked(site: Site, followed: FollowedJobs, first: PanelChange) -> list[PanelChange]:
     """What a page is told that asks again and again, to the end."""
     panels, ends = [first], time.monotonic() + PATIENCE
     while panels[-1].asks is not False:
         assert time.monotonic() < ends
         time.sleep(0.005)
-        panels.append(site.stream.ask("ann", following))
+        panels.append(site.stream.ask("ann", followed))
     return panels
 
 
 def test_a_page_that_asks_again_and_again_is_told_to_the_end_and_asks_no_more(site: Site) -> None:
     site.runner.go.clear()
-    following = Following()
-    first = site.stream.begin("ann", following, site.submit())
+    followed = FollowedJobs()
+    first = site.stream.begin("ann", followed, site.submit())
     assert first.busy and first.asks and first.result == "hidden"
     began = time.monotonic()
     for _ in range(20):
-        site.stream.ask("ann", following)
+        site.stream.ask("ann", followed)
     assert time.monotonic() - began < 5  # no question waits for news
     site.runner.go.set()
-    *_, last = asked(site, following, first)
+    *_, last = asked(site, followed, first)
     assert last.busy is False and isinstance(last.result, Result) and last.failure is None
     assert last.result.row.id in last.gallery
-    assert site.stream.ask("ann", following) == Panel(asks=False)
+    assert site.stream.ask("ann", followed) == PanelChange(asks=False)
 
 
 def test_a_page_that_comes_in_the_middle_asks_and_one_that_comes_after_does_not(
     site: Site,
 ) -> None:
     site.runner.go.clear()
-    job, following = site.submit(), Following()
-    here = site.stream.arrive("ann", following)
-    assert here.busy and here.asks and following.job == job
+    job, followed = site.submit(), FollowedJobs()
+    here = site.stream.arrive("ann", followed)
+    assert here.busy and here.asks and followed.job == job
     site.runner.go.set()
-    assert isinstance(asked(site, following, here)[-1].result, Result)
-    late = site.stream.arrive("ann", Following())
+    assert isinstance(asked(site, followed, here)[-1].result, Result)
+    late = site.stream.arrive("ann", FollowedJobs())
     assert late.result.row.id == job and not late.asks
 
 
@@ -282,34 +301,34 @@ def test_who_asks_about_one_video_and_looks_at_another_is_told_in_the_gallery_al
 ) -> None:
     old = site.finished(seed=1)
     site.runner.go.clear()
-    following = Following()
+    followed = FollowedJobs()
     job = site.submit(seed=2)
-    site.stream.begin("ann", following, job)
-    site.stream.show("ann", following, site.jobs.row(old))
-    assert site.stream.ask("ann", following) == Panel()
+    site.stream.begin("ann", followed, job)
+    site.stream.show("ann", followed, site.jobs.row(old))
+    assert site.stream.ask("ann", followed) == PanelChange()
     site.runner.go.set()
-    *between, last = asked(site, following, Panel())
-    assert all(panel == Panel() for panel in between)
-    assert last == Panel(gallery=last.gallery, asks=False) and job in last.gallery
+    *between, last = asked(site, followed, PanelChange())
+    assert all(panel == PanelChange() for panel in between)
+    assert last == PanelChange(gallery=last.gallery, asks=False) and job in last.gallery
 
 
 def test_a_job_that_is_gone_is_asked_about_no_more(site: Site) -> None:
     site.runner.go.clear()
-    following = Following()
+    followed = FollowedJobs()
     job = site.submit()
-    site.stream.begin("ann", following, job)
+    site.stream.begin("ann", followed, job)
     site.jobs.cancel(job)
     list(site.jobs.watch(job))
     site.jobs.delete(job)  # in another tab
-    panel = site.stream.ask("ann", following)
+    panel = site.stream.ask("ann", followed)
     assert panel.asks is False and panel.busy is False and job not in panel.gallery
 
 
 def test_the_stream_that_began_last_leads() -> None:
-    following = Following()
-    first, second = following.look_at("a"), following.look_at("b")
-    assert not following.leads(first) and following.leads(second) and following.job == "b"
-    assert copy.deepcopy(following).job is None
+    followed = FollowedJobs()
+    first, second = followed.look_at("a"), followed.look_at("b")
+    assert not followed.leads(first) and followed.leads(second) and followed.job == "b"
+    assert copy.deepcopy(followed).job is None
 
 
 def test_a_result_whose_files_were_tidied_away_is_told_in_words(site: Site) -> None:
@@ -334,7 +353,7 @@ def test_everything_a_job_can_be_has_words_in_every_language(language: str) -> N
     for stage in STAGES:
         assert progress_html(JobProgress(a_row(), stage), texts)
     for state in (*ACTIVE, *TERMINAL):
-        assert gallery_html([a_row(state)], lambda row: None, View(0.0), texts)
+        assert gallery_html([a_row(state)], lambda row: None, GalleryView(0.0), texts)
     for method in METHODS:
         assert texts(f"video.method_{method}")
     for c2pa in ("absent", "valid", "invalid", "unchecked"):
@@ -402,7 +421,7 @@ def test_what_a_person_wrote_is_never_markup() -> None:
     failed = HostStatus("failed", "x", "", 0.0, "<script>")
     assert "<script>" not in banner_html(failed, None, steps=1, texts=EN)
     row = a_row("done", title='<img src=x onerror="alert(1)">')
-    assert "<img src=x" not in gallery_html([row], lambda row: None, View(0.0), EN)
+    assert "<img src=x" not in gallery_html([row], lambda row: None, GalleryView(0.0), EN)
 
 
 # presets and settings ---------------------------------------------------------------------------
@@ -457,7 +476,7 @@ def test_a_title_names_the_objects_and_their_motions() -> None:
 
 def test_a_card_offers_what_its_state_allows() -> None:
     def actions(state: str) -> list[str]:
-        html = gallery_html([a_row(state)], lambda row: None, View(0.0), EN)
+        html = gallery_html([a_row(state)], lambda row: None, GalleryView(0.0), EN)
         return re.findall(r'data-do="(\w+)"', html)
 
     assert actions("done") == ["show", "side_a", "side_b", "delete"]
@@ -468,22 +487,22 @@ def test_a_card_offers_what_its_state_allows() -> None:
 
 def test_the_gallery_keeps_the_order_and_shows_no_more_than_fit() -> None:
     rows = [a_row("done", id=f"{n:032x}") for n in range(MOST_SHOWN + 3)]
-    ids = re.findall(r'data-id="(\w+)"', gallery_html(rows, lambda row: None, View(0.0), EN))
+    ids = re.findall(r'data-id="(\w+)"', gallery_html(rows, lambda row: None, GalleryView(0.0), EN))
     assert ids == [row.id for row in rows[:MOST_SHOWN]]
 
 
 def test_the_sides_of_the_comparison_are_marked_on_their_cards() -> None:
     rows = [a_row("done", id=letter * 32) for letter in "ab"]
-    view = View(0.0, pair=("a" * 32, "b" * 32))
+    view = GalleryView(0.0, compared=("a" * 32, "b" * 32))
     html = gallery_html(rows, lambda row: None, view, EN)
     assert re.findall(r'aria-pressed="(\w+)"', html) == ["true", "false", "false", "true"]
 
 
 def test_a_side_is_chosen_and_pressed_again_left() -> None:
-    pair = Pair().chosen("a", "x").chosen("b", "y")
-    assert pair.sides == ("x", "y")
-    assert pair.chosen("a", "x").sides == (None, "y")
-    assert pair.without("y").sides == ("x", None)
+    compared = ComparedVideos().chosen("a", "x").chosen("b", "y")
+    assert compared.sides == ("x", "y")
+    assert compared.chosen("a", "x").sides == (None, "y")
+    assert compared.without("y").sides == ("x", None)
 
 
 def test_time_is_told_in_the_largest_unit_that_fits() -> None:
@@ -493,7 +512,7 @@ def test_time_is_told_in_the_largest_unit_that_fits() -> None:
 
 def test_a_finished_card_shows_its_own_frames(site: Site) -> None:
     site.finished()
-    html = site.stream.gallery("ann", Following())
+    html = site.stream.gallery("ann", FollowedJobs())
     assert 'srcset="data:image/jpeg;base64,' in html and 'src="data:image/webp;base64,' in html
     assert str(site.jobs.files) not in html
 
@@ -536,7 +555,7 @@ def test_frames_that_have_gone_are_told_in_words(tmp_path: Path) -> None:
 # recipes ----------------------------------------------------------------------------------------
 
 
-HERE = Runtime("tiny", "b" * 64, "cpu", {"torch": "2.11.0"})
+HERE = Environment("tiny", "b" * 64, "cpu", {"torch": "2.11.0"})
 
 
 def a_recipe(**fields: Any) -> dict[str, Any]:
@@ -545,13 +564,13 @@ def a_recipe(**fields: Any) -> dict[str, Any]:
 
 
 def keys(recipe: dict[str, Any], library: Library | None = None) -> list[str]:
-    found = replay_of(recipe, library=library or Library([]), runtime=HERE)
+    found = replay_of(recipe, library=library or Library([]), environment=HERE)
     assert all(note.text(texts) for note in found.notes for texts in (EN, ZH))
     return [note.key.removeprefix("video.replay_") for note in found.notes]
 
 
 def test_a_recipe_made_here_restores_its_request_without_a_word() -> None:
-    found = replay_of(a_recipe(), library=Library([]), runtime=HERE)
+    found = replay_of(a_recipe(), library=Library([]), environment=HERE)
     assert found.request == parse_request(entries()) and found.notes == ()
 
 
@@ -570,18 +589,18 @@ def test_a_motion_that_is_missing_is_named() -> None:
     request = entries()
     request["objects"][0]["motion"] = "cartwheel"
     with pytest.raises(MotionFileError, match="cartwheel"):
-        replay_of(a_recipe(request=request), library=Library([]), runtime=HERE)
+        replay_of(a_recipe(request=request), library=Library([]), environment=HERE)
 
 
 def test_a_recipe_whose_pictures_lie_elsewhere_is_refused() -> None:
     with pytest.raises(RequestError, match="holds its pictures"):
-        replay_of(entries(image="/etc/passwd"), library=Library([]), runtime=HERE)
+        replay_of(entries(image="/etc/passwd"), library=Library([]), environment=HERE)
 
 
 def test_a_seed_that_a_browser_cannot_hold_is_refused() -> None:
     assert keys(entries(seed=BIGGEST_SEED)) == []
     with pytest.raises(RequestError, match="command line"):
-        replay_of(entries(seed=BIGGEST_SEED + 1), library=Library([]), runtime=HERE)
+        replay_of(entries(seed=BIGGEST_SEED + 1), library=Library([]), environment=HERE)
 
 
 def test_versions_are_read_without_importing_anything() -> None:
@@ -625,17 +644,17 @@ def test_a_dropped_video_makes_the_same_frames_again_bit_for_bit(
     options = {"geometry": maker.engine.geometry, "library": library, "base": None}
     first = maker.engine.generate(build_request(parse_request(request), **options))
     saved = save_result(first, tmp_path, export=ExportSize(288, 192))
-    here = Runtime(
+    here = Environment(
         maker.engine.defaults.name, maker.engine.fingerprint, "cpu", installed_versions()
     )
     for dropped in (saved.video, saved.recipe):
-        replay = replay_of(read_recipe(dropped), library=library, runtime=here)
+        replay = replay_of(read_recipe(dropped), library=library, environment=here)
         assert replay.notes == ()
         again = maker.engine.generate(build_request(replay.request, **options))
         assert np.array_equal(again.frames, first.frames)
         assert np.array_equal(again.masks, first.masks)
     maker.learn(1)  # the motion is learned anew under its old name
-    changed = replay_of(read_recipe(saved.video), library=library, runtime=here)
+    changed = replay_of(read_recipe(saved.video), library=library, environment=here)
     assert [note.key for note in changed.notes] == ["video.replay_motion"]
     assert changed.notes[0].kind == "warning" and "hop" in changed.notes[0].text(EN)
 
@@ -643,7 +662,7 @@ def test_a_dropped_video_makes_the_same_frames_again_bit_for_bit(
 def test_a_request_survives_the_way_through_a_recipe_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(a_recipe()), encoding="utf-8")
-    replay = replay_of(read_recipe(path), library=Library([]), runtime=HERE)
+    replay = replay_of(read_recipe(path), library=Library([]), environment=HERE)
     assert replay.request.model_dump() == parse_request(entries()).model_dump()
 
 

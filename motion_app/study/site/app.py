@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from motion_app.errors import MotionAppError, RequestError
+from motion_app.errors import MotionAppError, RequestError, server_fault
 from motion_app.study.database import AWAY
 from motion_app.study.links import LinkEnded, LinkError, PlaceGone
 from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
@@ -110,10 +110,8 @@ async def _away(request: Request, error: Exception) -> Response:
 
 
 async def _fault(request: Request, error: Exception) -> Response:
-    mark = secrets.token_hex(4)
     # The path holds a rater's token and is left out.
-    logger.error("unexpected error %s", mark, exc_info=error)
-    return _error(500, f"something went wrong on the server; its log says what, under {mark}")
+    return _error(500, server_fault(logger, error))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from motion_app.errors import MediaError, MotionAppError
+from motion_app.errors import MediaError, MotionAppError, server_fault
 from motion_app.ui.boundary import in_one_line
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 File = dict[str, Any] | str  # an upload as gradio describes it, or a data URI
 
 
-def told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+def checked_endpoint(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """``endpoint`` with its mistakes as one line of plain text, and nothing else of the server; it
     sees only values of the types it names."""
     checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(endpoint)
@@ -41,12 +41,7 @@ def told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         except MotionAppError as error:
             raise gr.Error(in_one_line(error), print_exception=False) from error
         except Exception as error:
-            mark = secrets.token_hex(4)
-            logger.error("unexpected error %s", mark, exc_info=error)
-            raise gr.Error(
-                f"something went wrong on the server; its log says what, under {mark}",
-                print_exception=False,
-            ) from error
+            raise gr.Error(server_fault(logger, error), print_exception=False) from error
 
     answer.__doc__ = a_line_each(endpoint.__doc__ or "")
     return answer

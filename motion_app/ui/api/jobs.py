@@ -10,9 +10,9 @@ from motion_app.errors import RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs import kinds
 from motion_app.jobs.folder import JobRow
-from motion_app.library.ownership import ADDRESS
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.ui.api.files import File, Json, handed_out, received
+from motion_app.ui.visitor import client_of
 
 SERVER_PATHS = ("motion",)  # of an outcome: where the library keeps the file
 
@@ -204,13 +204,6 @@ class JobEndpoints:
             file = folder / value if isinstance(value, str) else None
             outcome[name] = handed_out(file) if file is not None and file.is_file() else value
         return outcome
-
-
-def client_of(http: gr.Request | None) -> str:
-    """Quotas count for each client's session; whoever has none shares one with their address."""
-    if http is not None and http.session_hash:
-        return f"api:{http.session_hash}"
-    return ADDRESS + (http.client.host if http is not None else "")
 
 
 def _suffix(clip: File) -> str:

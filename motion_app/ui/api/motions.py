@@ -10,13 +10,10 @@ import gradio as gr
 
 from motion_app.errors import RequestError
 from motion_app.host import ModelHost
-from motion_app.library.library import motion_entry
-from motion_app.library.ownership import Visitor, token_of
+from motion_app.library.library import LibraryUser, motion_entry, token_of
 from motion_app.scene import Motion
 from motion_app.ui.api.files import File, Json, handed_out, received
-from motion_app.ui.api.jobs import client_of
-from motion_app.ui.motions.library import bring_in
-from motion_app.ui.visitor import visitor_of
+from motion_app.ui.visitor import client_of, library_user
 
 SERVER_PATHS = ("path", "preview")  # what the command line shows and a stranger need not know
 
@@ -55,7 +52,7 @@ class MotionEndpoints:
         """
         path = received(file, most_megabytes=self.host.settings.limits.motion_megabytes)
         owner = self._visitor(http).owner
-        return _entry(bring_in(self.host, path, name=name, phrase=phrase, owner=owner))
+        return _entry(self.host.import_motion(path, name=name, phrase=phrase, owner=owner))
 
     def export_motion(self, name: str) -> Json:
         """A motion as one file, its preview inside.
@@ -99,9 +96,9 @@ class MotionEndpoints:
             raise RequestError(f'"{name[:60]}" is a file; use the name of a motion in the library')
         return self.host.library.find(name)
 
-    def _visitor(self, http: gr.Request | None) -> Visitor:
+    def _visitor(self, http: gr.Request | None) -> LibraryUser:
         """A client is known by its session; one without is nobody in particular."""
-        return visitor_of(token_of(client_of(http)), http, self.host.settings)
+        return library_user(token_of(client_of(http)), http, self.host.settings)
 
 
 def _entry(motion: Motion) -> Json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -14,9 +13,7 @@ import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
-from motion_app.evaluation.features import Judges, VideoPicture
-from motion_app.evaluation.figures import PlotWords, flow_figure, over_time_figure, tracks_picture
-from motion_app.evaluation.report import Report
+from motion_app.evaluation.features import Judges
 from motion_app.evaluation.scoring import ScoreProgress, Scores, score_steps
 from motion_app.evaluation.videos import (
     MOST_VIDEOS,
@@ -29,24 +26,22 @@ from motion_app.evaluation.weights import WeightStore
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
 from motion_app.media.file_types import CLIP_CHOICES
-from motion_app.media.provenance import read_recipe
+from motion_app.media.provenance import read_recipe, verify_video
 from motion_app.request.request import parse_request
 from motion_app.scene import Click
+from motion_app.settings import Limits
 from motion_app.ui.boundary import listen
-from motion_app.ui.evaluate.scoring import ScoringRun
+from motion_app.ui.evaluate.results import EvaluationState, ResultsPanel, ScoringRun
 from motion_app.ui.evaluate.views import (
-    PICKER_JS,
     Choice,
     choices_html,
     metrics_html,
-    paper_html,
     progress_html,
-    report_html,
+    verdict_html,
 )
-from motion_app.ui.markup import note_html, step_heading
-from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.gallery import Thumbnails, title_of
-from motion_app.ui.transfer.session import Session
+from motion_app.ui.markup import Texts, note_html, script, step_heading, title_of
+from motion_app.ui.pictures import Previews
+from motion_app.ui.visitor import PageVisit
 
 ASK_SECONDS = 0.5  # between two looks at a scoring
 AT_WORK = 2  # scorings at once, of all browsers
@@ -54,30 +49,14 @@ VIDEO_FILES = list(CLIP_CHOICES)
 EXTRA_FILES = [*VIDEO_FILES, ".json"]
 
 
-class Desk:
-    """What one browser does here: the ids of the ``chosen`` jobs, the ``uploads`` in the table of
-    methods, the ``scoring`` at work, and what can be drawn of its last scores. No dataclass:
-    gr.State would copy a field's lock."""
-
-    def __init__(self) -> None:
-        self.chosen: list[str] = []
-        self.uploads: tuple[Path, ...] = ()
-        self.pictures: tuple[VideoPicture, ...] = ()
-        self.scoring: ScoringRun | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Desk:
-        """gr.State copies its first value for every browser: each begins with nothing."""
-        return Desk()
-
-
 class EvaluateTab:
     """Build it inside a ``gr.Tab``, then ``wire`` it."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host, self.texts = host, texts
         self.judges = Judges(WeightStore(host.settings.judges), device="cpu")
-        self.thumbnails = Thumbnails()
-        self.desk = gr.State(Desk())
+        self.previews = previews
+        self.state = gr.State(EvaluationState())
         self.timer = gr.Timer(ASK_SECONDS, active=False)
         self.turn = threading.BoundedSemaphore(AT_WORK)
         with gr.Row(elem_id="evaluate-inputs"):
@@ -86,7 +65,8 @@ class EvaluateTab:
             with gr.Column(elem_classes="step", min_width=280, scale=2):
                 self._build_metrics()
         with gr.Column(elem_classes="step", elem_id="evaluate-results"):
-            self._build_results()
+            self.results = ResultsPanel(texts)
+        self.verify = VerifyPanel(texts, limits=host.settings.limits)
 
     def _build_videos(self) -> None:
         t = self.texts
@@ -98,7 +78,7 @@ class EvaluateTab:
             self.refresh = gr.Button(t("evaluate.refresh"), size="sm", min_width=80, scale=0)
         self.picker = gr.HTML(
             choices_html((), t),
-            js_on_load=PICKER_JS,
+            js_on_load=script("evaluate_cards"),
             apply_default_css=False,
             elem_id="evaluate-made",
         )
@@ -147,118 +127,85 @@ class EvaluateTab:
             )
         self.status = gr.HTML(apply_default_css=False, elem_id="evaluate-status")
 
-    def _build_results(self) -> None:
-        t = self.texts
-        empty = f'<p class="evaluate-none">{t("evaluate.empty")}</p>'
-        self.table = gr.HTML(empty, apply_default_css=False, elem_id="evaluate-table")
-        with gr.Row(visible=False, elem_id="evaluate-files") as self.files:
-            self.downloads = [
-                gr.DownloadButton(t(f"evaluate.download_{kind}"), size="sm", min_width=120)
-                for kind in ("csv", "tex", "md")
-            ]
-        with gr.Column(visible=False, elem_id="evaluate-plots") as self.plots:
-            gr.HTML(f"<h3>{t('evaluate.plots')}</h3>", apply_default_css=False)
-            self.shown = gr.Dropdown(
-                [], label=t("evaluate.plot_video"), type="index", elem_id="evaluate-shown"
-            )
-            self.nothing = gr.HTML(apply_default_css=False)
-            captions = [t(f"evaluate.{name}_label") for name in ("tracks", "flow", "time")]
-            gr.HTML(note_html(captions[0]), apply_default_css=False)
-            self.tracks = gr.Image(
-                label=captions[0],
-                show_label=False,
-                format="png",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="evaluate-tracks",
-                alt_text=t("evaluate.tracks_alt"),
-            )
-            gr.HTML(note_html(captions[1]), apply_default_css=False)
-            self.flow = gr.Plot(label=captions[1], show_label=False, elem_id="evaluate-flow")
-            gr.HTML(note_html(captions[2]), apply_default_css=False)
-            self.over_time = gr.Plot(label=captions[2], show_label=False, elem_id="evaluate-time")
-        gr.HTML(paper_html(t), apply_default_css=False, elem_id="evaluate-paper")
-
     def wire(self, session: gr.State, *, tab: gr.Tab | None = None) -> None:
         """Bind the events. ``tab``: where it is built; its videos are looked for when it opens."""
         looks = [self.refresh.click] if tab is None else [self.refresh.click, tab.select]
         for event in looks:
-            listen(event, self.look, inputs=[session, self.desk], outputs=[self.picker])
-        listen(self.picker.pick, self.pick, inputs=[session, self.desk], outputs=[self.picker])
+            listen(event, self.look, inputs=[session, self.state], outputs=[self.picker])
+        listen(self.picker.pick, self.pick, inputs=[session, self.state], outputs=[self.picker])
         for button, handler in ((self.every, self.pick_every), (self.none, self.pick_none)):
-            listen(button.click, handler, inputs=[session, self.desk], outputs=[self.picker])
+            listen(button.click, handler, inputs=[session, self.state], outputs=[self.picker])
         listen(  # one event for both: the answers of two might come in the other order
             partial(gr.on, [self.videos.change, self.extras.change]),
             self.list_uploads,
-            inputs=[self.desk, self.videos, self.extras, self.methods],
+            inputs=[self.state, self.videos, self.extras, self.methods],
             outputs=[self.methods],
             trigger_mode="always_last",
         )
-        outputs = [
-            *(self.score, self.cancel, self.status, self.table, self.files, *self.downloads),
-            *(self.plots, self.shown, *self._plotted(), self.timer),
-        ]
-        inputs = [session, self.desk, self.videos, self.extras, self.methods, self.metrics]
+        outputs = [self.score, self.cancel, self.status, *self.results.outputs, self.timer]
+        inputs = [session, self.state, self.videos, self.extras, self.methods, self.metrics]
         listen(self.score.click, self.run, inputs=inputs, outputs=outputs)
-        asked = {"inputs": [self.desk], "outputs": outputs, "concurrency_limit": None}
+        asked = {"inputs": [self.state], "outputs": outputs, "concurrency_limit": None}
         listen(self.timer.tick, self.ask, **asked)
         listen(
-            self.cancel.click, self.ask_stop, inputs=[self.desk], outputs=[self.cancel], queue=False
+            self.cancel.click,
+            self.ask_stop,
+            inputs=[self.state],
+            outputs=[self.cancel],
+            queue=False,
         )
-        listen(self.shown.input, self.draw, inputs=[self.desk, self.shown], outputs=self._plotted())
-
-    def _plotted(self) -> list[Any]:
-        return [self.nothing, self.tracks, self.flow, self.over_time]
+        self.results.wire(self.state)
+        self.verify.wire()
 
     # choosing
 
-    def _rows(self, session: Session) -> list[JobRow]:
+    def _rows(self, session: PageVisit) -> list[JobRow]:
         rows = self.host.jobs.rows(session.owner, kind="generate")
         return [row for row in rows if row.state == "done"]
 
     def _title(self, row: JobRow) -> str:
         return row.title or title_of(parse_request(row.inputs["request"]), self.texts)
 
-    def look(self, session: Session, desk: Desk) -> str:
+    def look(self, session: PageVisit, state: EvaluationState) -> str:
         """The cards of this browser's finished videos; those that are gone are chosen no more."""
         rows = self._rows(session)
-        desk.chosen = [row.id for row in rows if row.id in desk.chosen]
+        state.chosen = [row.id for row in rows if row.id in state.chosen]
         choices = []
         for row in rows:
-            thumbnail = self.thumbnails(row, self.host.jobs.folder(row.id))
+            thumbnail = self.previews.video(row, self.host.jobs.folder(row.id))
             picture = "" if thumbnail is None else thumbnail.still
-            choices.append(Choice(row.id, self._title(row), picture, row.id in desk.chosen))
+            choices.append(Choice(row.id, self._title(row), picture, row.id in state.chosen))
         return choices_html(choices, self.texts)
 
-    def pick(self, session: Session, desk: Desk, event: gr.EventData) -> str:
+    def pick(self, session: PageVisit, state: EvaluationState, event: gr.EventData) -> str:
         """Choose a card, or choose it no more."""
         picked = str(event.id)
-        if picked in desk.chosen:
-            desk.chosen.remove(picked)
+        if picked in state.chosen:
+            state.chosen.remove(picked)
         else:
-            desk.chosen.append(picked)
-        return self.look(session, desk)
+            state.chosen.append(picked)
+        return self.look(session, state)
 
-    def pick_every(self, session: Session, desk: Desk) -> str:
-        desk.chosen = [row.id for row in self._rows(session)]
-        return self.look(session, desk)
+    def pick_every(self, session: PageVisit, state: EvaluationState) -> str:
+        state.chosen = [row.id for row in self._rows(session)]
+        return self.look(session, state)
 
-    def pick_none(self, session: Session, desk: Desk) -> str:
-        desk.chosen = []
-        return self.look(session, desk)
+    def pick_none(self, session: PageVisit, state: EvaluationState) -> str:
+        state.chosen = []
+        return self.look(session, state)
 
     def list_uploads(
         self,
-        desk: Desk,
+        state: EvaluationState,
         videos: Sequence[str] | None,
         extras: Sequence[str] | None,
         methods: Any,
     ) -> Any:
         """The table of uploaded videos, one row for each; methods already given are kept."""
-        items = self._uploaded(desk, videos, extras, methods)
-        desk.uploads = tuple(Path(path) for path in videos or ())
+        items = self._uploaded(state, videos, extras, methods)
+        state.uploads = tuple(Path(path) for path in videos or ())
         rows = []
-        for label, item in zip(row_labels(desk.uploads), items, strict=True):
+        for label, item in zip(row_labels(state.uploads), items, strict=True):
             comes = []
             if item.request is not None:
                 inside = not any(str(extra).endswith(".json") for extra in extras or ())
@@ -271,7 +218,7 @@ class EvaluateTab:
 
     def _uploaded(
         self,
-        desk: Desk,
+        state: EvaluationState,
         videos: Sequence[str] | None,
         extras: Sequence[str] | None,
         methods: Any,
@@ -283,11 +230,11 @@ class EvaluateTab:
             files,
             [Path(path) for path in extras or ()],
             read_recipe=lambda path: read_recipe(path, limits=limits),
-            methods=carried_methods(given, desk.uploads, files),
+            methods=carried_methods(given, state.uploads, files),
             method=self.texts("evaluate.default_method"),
         )
 
-    def _made(self, session: Session, desk: Desk) -> list[EvaluationItem]:
+    def _made(self, session: PageVisit, state: EvaluationState) -> list[EvaluationItem]:
         return [
             item_of_result(
                 self.host.jobs.folder(row.id),
@@ -297,21 +244,21 @@ class EvaluateTab:
                 frames=row.outcome.get("frames", ""),
             )
             for row in self._rows(session)
-            if row.id in desk.chosen
+            if row.id in state.chosen
         ]
 
     # scoring
 
-    def ask_stop(self, desk: Desk) -> Any:
+    def ask_stop(self, state: EvaluationState) -> Any:
         """Stop before the next measurement."""
-        if desk.scoring is not None:
-            desk.scoring.stop()
+        if state.scoring is not None:
+            state.scoring.stop()
         return gr.update(value=self.texts("evaluate.stopping"), interactive=False)
 
     def run(
         self,
-        session: Session,
-        desk: Desk,
+        session: PageVisit,
+        state: EvaluationState,
         videos: Sequence[str] | None,
         extras: Sequence[str] | None,
         methods: Any,
@@ -319,9 +266,9 @@ class EvaluateTab:
     ) -> list[Any]:
         """Begin to score what was chosen; ``ask`` tells how far it is, in calls that end at
         once."""
-        if desk.scoring is not None:
-            desk.scoring.stop()
-        items = [*self._made(session, desk), *self._uploaded(desk, videos, extras, methods)]
+        if state.scoring is not None:
+            state.scoring.stop()
+        items = [*self._made(session, state), *self._uploaded(state, videos, extras, methods)]
         if len(items) > MOST_VIDEOS:
             raise RequestError(
                 f"{len(items)} videos are chosen; at most {MOST_VIDEOS} are scored at once"
@@ -334,24 +281,24 @@ class EvaluateTab:
             limits=self.host.settings.limits,
             segment=self._segment,
         )
-        desk.scoring = ScoringRun(steps, self.turn)  # a mistake is told before anything is hidden
-        shown = progress_html(desk.scoring.progress, self.texts, stopping=False)
+        state.scoring = ScoringRun(steps, self.turn)  # a mistake is told before anything is hidden
+        shown = progress_html(state.scoring.progress, self.texts, stopping=False)
         return self._panel(busy=True, status=shown)
 
-    def ask(self, desk: Desk) -> Iterator[list[Any]]:
+    def ask(self, state: EvaluationState) -> Iterator[list[Any]]:
         """How far the scoring is, or its report."""
-        scoring = desk.scoring
+        scoring = state.scoring
         if scoring is not None and not scoring.ask():
             shown = progress_html(scoring.progress, self.texts, stopping=scoring.stopping)
             yield self._panel(busy=None, status=shown)
             return
-        desk.scoring = None
+        state.scoring = None
         if scoring is None or scoring.error is not None:
             yield self._panel(busy=False, status="")
         elif scoring.scores is None:
             yield self._panel(busy=False, status=note_html(self.texts("evaluate.stopped")))
         else:
-            yield self._finished(desk, scoring.scores, scoring.progress)
+            yield self._finished(state, scoring.scores, scoring.progress)
         if scoring is not None and scoring.error is not None:
             raise scoring.error
 
@@ -363,53 +310,61 @@ class EvaluateTab:
     def _panel(self, *, busy: bool | None, status: str, results: Sequence[Any] = ()) -> list[Any]:
         """One update for each output; without ``results`` they stay as they are. ``busy``: None
         while it is as it was."""
-        kept = [gr.skip()] * (4 + len(self.downloads) + len(self._plotted()))
+        shown = results or self.results.kept()
         if busy is None:
-            return [gr.skip(), gr.skip(), status, *(results or kept), gr.skip()]
+            return [gr.skip(), gr.skip(), status, *shown, gr.skip()]
         stop = gr.update(visible=busy)
         if not busy:
             stop = gr.update(visible=False, value=self.texts("evaluate.cancel"), interactive=True)
         start, timer = gr.update(interactive=not busy), gr.Timer(active=busy)
-        return [start, stop, status, *(results or kept), timer]
+        return [start, stop, status, *shown, timer]
 
-    def _finished(self, desk: Desk, scores: Scores, last: ScoreProgress) -> list[Any]:
+    def _finished(self, state: EvaluationState, scores: Scores, last: ScoreProgress) -> list[Any]:
         report = scores.report
-        desk.pictures = scores.pictures
-        values = sum(row.value is not None for row in report.rows)
         done = self.texts(
             "evaluate.done",
             videos=len(report.sources),
-            values=values,
+            values=sum(row.value is not None for row in report.rows),
             seconds=f"{last.elapsed:.1f}",
         )
-        names = [picture.item for picture in scores.pictures]
-        results = [
-            report_html(report, self.texts),
-            gr.update(visible=True),
-            *(gr.update(value=str(path)) for path in _written(report)),
-            gr.update(visible=bool(names)),
-            gr.update(choices=names, value=names[0] if names else None),
-            *self.draw(desk, 0),
-        ]
+        results = self.results.updates(state, scores)
         return self._panel(busy=False, status=note_html(done), results=results)
 
-    def draw(self, desk: Desk, shown: int | None) -> list[Any]:
-        """The plots of one scored video."""
-        if shown is None or shown >= len(desk.pictures):
-            return [""] + [gr.update(visible=False)] * 3
-        picture, words = desk.pictures[shown], self._words()
-        drawn = [
-            tracks_picture(picture),
-            flow_figure(picture, words),
-            over_time_figure([picture], words),
-        ]
-        nothing = all(thing is None for thing in drawn)
-        note = note_html(self.texts("evaluate.no_plot")) if nothing else ""
-        return [note, *(gr.update(value=thing, visible=thing is not None) for thing in drawn)]
 
-    def _words(self) -> PlotWords:
-        names = ("speed", "direction", "share", "frame", "likeness", "reference", "embedding")
-        return PlotWords(**{name: self.texts(f"evaluate.plot_{name}") for name in names})
+class VerifyPanel:
+    """Build it inside ``gr.Blocks``, in any tab, then ``wire``."""
+
+    def __init__(self, texts: Texts, *, limits: Limits) -> None:
+        self.texts, self.limits = texts, limits
+        with gr.Column(elem_id="verify"):
+            gr.HTML(
+                f"<h2>{texts('video.verify')}</h2>"
+                f'<p class="quiet">{texts("video.verify_help")}</p>',
+                apply_default_css=False,
+            )
+            self.file = gr.File(
+                label=texts("video.verify_drop"),
+                file_types=list(CLIP_CHOICES),
+                height=100,
+                elem_id="verify-file",
+            )
+            self.verdict = gr.HTML(
+                js_on_load=script("announce"),
+                apply_default_css=False,
+                elem_id="verdict",
+            )
+
+    def wire(self) -> None:
+        listen(self.file.upload, self.verify, inputs=[self.file], outputs=[self.file, self.verdict])
+
+    def verify(self, path: str | None) -> Iterator[list[Any]]:
+        """The verdict on an uploaded video. The box is emptied first, so that it takes another file
+        even when this one is refused."""
+        yield [None, ""]
+        if path is None:
+            raise RequestError("no file arrived; choose a video")
+        found = verify_video(path, limits=self.limits)
+        yield [None, verdict_html(found, Path(path).name, self.texts)]
 
 
 def carried_methods(
@@ -430,13 +385,3 @@ def carried_methods(
 def _cells(table: Any) -> list[list[Any]]:
     """The rows of a gr.Dataframe, which come as a pandas frame."""
     return table.to_numpy().tolist() if hasattr(table, "to_numpy") else list(table)
-
-
-def _written(report: Report) -> list[Path]:
-    """report.csv, .tex and .md in a new folder of gradio's own temporary one, which it empties."""
-    root = Path(gr.utils.get_upload_folder()) / secrets.token_hex(16)
-    root.mkdir(parents=True)
-    files = {"csv": report.to_csv(), "tex": report.to_latex(), "md": report.to_markdown()}
-    for ending, text in files.items():
-        (root / f"report.{ending}").write_text(text, encoding="utf-8")
-    return [root / f"report.{ending}" for ending in files]

@@ -1,4 +1,5 @@
-"""The Evaluate tab's pieces of HTML: cards to choose from, what metrics mean, tables."""
+"""The Evaluate tab's pieces of HTML: cards to choose from, what metrics mean, tables, and what a
+video says of its own making."""
 
 from __future__ import annotations
 
@@ -11,14 +12,9 @@ from motion_app.evaluation.features import Judges
 from motion_app.evaluation.report import ARROWS, Report, catalogue_id, paper_cell, paper_tables
 from motion_app.evaluation.scoring import ScoreProgress
 from motion_app.evaluation.weights import SOURCES
-from motion_app.ui.texts import Texts
-
-PICKER_JS = """
-element.addEventListener("click", (event) => {
-  const card = event.target.closest("button[data-id]");
-  if (card) trigger("pick", { id: card.dataset.id });
-});
-"""
+from motion_app.media.provenance import Verification
+from motion_app.media.watermark import DETECTED
+from motion_app.ui.markup import Texts
 
 
 @dataclass(frozen=True)
@@ -170,3 +166,45 @@ def paper_html(texts: Texts) -> str:
         f'<details class="evaluate-about evaluate-report"><summary>{title}</summary>'
         f'<p class="quiet">{html.escape(words)}</p>{"".join(tables)}</details>'
     )
+
+
+def verdict_html(found: Verification, name: str, texts: Texts) -> str:
+    """``found`` on the file ``name`` in words: a headline, then each piece of evidence."""
+    known = found.detected or found.tagged or found.c2pa == "valid"
+    rows = (
+        (found.detected, "video.mark", _watermark_words(found, texts)),
+        (found.tagged, "video.tag", texts("video.tag_yes" if found.tagged else "video.tag_no")),
+        (found.recipe, "video.recipe", _recipe_words(found, texts)),
+        (found.c2pa == "valid", "video.c2pa", _signature_words(found, texts)),
+    )
+    lines = "".join(
+        f'<div class="{"yes" if holds else "no"}"><dt>{texts(key)}</dt><dd>{words}</dd></div>'
+        for holds, key, words in rows
+    )
+    headline = texts("video.verdict_yes" if known else "video.verdict_no")
+    note = "" if known else f'<p class="quiet">{texts("video.verdict_doubt")}</p>'
+    return (
+        f'<section class="verdict"><h3>{headline}</h3>'
+        f'<p class="quiet">{html.escape(name)}</p><dl>{lines}</dl>{note}</section>'
+    )
+
+
+def _watermark_words(found: Verification, texts: Texts) -> str:
+    z = f"{found.z:.1f}"
+    if not found.detected:
+        return texts("video.mark_no", z=z, needed=f"{DETECTED:g}")
+    words = texts("video.mark_yes", z=z, needed=f"{DETECTED:g}")
+    if found.payload is None:
+        return words
+    return f"{words} {texts('video.payload', payload=found.payload)}"
+
+
+def _recipe_words(found: Verification, texts: Texts) -> str:
+    if not found.recipe:
+        return texts("video.recipe_no")
+    fits = {True: "video.recipe_fits", False: "video.recipe_other", None: "video.recipe_yes"}
+    return texts(fits[found.payload_fits])
+
+
+def _signature_words(found: Verification, texts: Texts) -> str:
+    return texts(f"video.c2pa_{found.c2pa}", signer=html.escape(found.signer or ""))

@@ -3,52 +3,55 @@
 from __future__ import annotations
 
 import html
+import secrets
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
-from motion_app.errors import RequestError
+from motion_app.errors import MotionFileError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.progress import JobProgress
+from motion_app.scene import Motion
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import titled_html
-from motion_app.ui.motions.library import LibraryPanel
-from motion_app.ui.motions.progress import (
+from motion_app.ui.markup import Texts, note_html, script, titled_html
+from motion_app.ui.motion_cards import library_html, new_cards
+from motion_app.ui.motions.form import TrainingForm, TrainingState
+from motion_app.ui.motions.training import (
     curve_html,
     new_rows,
     rows_html,
     status_html,
+    submit_training,
+    training_command,
     validation_html,
     view_html,
 )
-from motion_app.ui.motions.training import (
-    TrainingDesk,
-    TrainingForm,
-    submit_training,
-    training_command,
-)
-from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.session import Session
-from motion_app.ui.visitor import visitor_of
+from motion_app.ui.pictures import Previews
+from motion_app.ui.visitor import PageVisit, library_user
 
 TICK_SECONDS = 1.0
 PICTURE_SECONDS = 2.0  # between two pictures of who saw the tokens
 OnChange = Callable[[Any], Any]
+MOTION_FILES = [".safetensors", ".pt"]
+EXPORT_SECONDS = 3600.0  # how long an exported file can be fetched
 
 
 class MotionsTab:
     """Build it inside a ``gr.Tab``, then ``wire`` it. Holds components and what is shared by all
-    browsers; what a person does is in their ``TrainingDesk``."""
+    browsers; what a person does is in their ``TrainingState``."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host = host
         self.texts = texts
-        self.desk = gr.State(TrainingDesk())
+        self.state = gr.State(TrainingState())
         with gr.Row(elem_id="motions-tab"):
             with gr.Column(elem_classes="step motions-library", min_width=300):
-                self.library = LibraryPanel(host, texts)
+                self.library = LibraryPanel(host, texts, previews)
             with gr.Column(elem_classes="step motions-training", min_width=300):
                 self._build_training()
 
@@ -83,13 +86,13 @@ class MotionsTab:
         """Bind every event. ``on_change`` is given each event after which the library may be
         another one, so that the page can bind to its ``then`` what shows the choices again."""
         self._on_change = on_change or (lambda event: None)
-        self.library.wire(self.desk, self._on_change)
-        self.form.wire(self.desk)
+        self.library.wire(self.state, self._on_change)
+        self.form.wire(self.state)
         self._wire_trainings(session)
         changed = listen(
             self.learned.change,
             self.library.show_cards,
-            inputs=[self.desk],
+            inputs=[self.state],
             outputs=[self.library.cards],
         )
         self._on_change(changed)
@@ -100,7 +103,7 @@ class MotionsTab:
         shown = listen(
             event.then,
             self.arrive,
-            inputs=[session, self.desk],
+            inputs=[session, self.state],
             outputs=[self.library.cards, self.rows],
         )
         self._follow_after(shown, session)
@@ -109,18 +112,18 @@ class MotionsTab:
         begun = listen(
             self.form.train.click,
             self.begin,
-            inputs=[session, self.desk, *self.form.fields],
+            inputs=[session, self.state, *self.form.fields],
             outputs=[self.rows],
         )
         self._follow_after(begun, session, only_success=True)
         acted = listen(
-            self.rows.job, self.act_on_job, inputs=[session, self.desk], outputs=[self.rows]
+            self.rows.job, self.act_on_job, inputs=[session, self.state], outputs=[self.rows]
         )
         self._follow_after(acted, session, only_success=True)
         listen(
             self.cancel.click,
             self.stop,
-            inputs=[session, self.desk],
+            inputs=[session, self.state],
             outputs=[self.cancel],
             queue=False,
         )
@@ -137,28 +140,30 @@ class MotionsTab:
             *(self.status, self.cancel, self.curve, self.validation, self.view),
             *(self.rows, self.learned, self.timer),
         ]
-        inputs = [session, self.desk]
+        inputs = [session, self.state]
         listen(event, handler, inputs=inputs, outputs=outputs, concurrency_limit=None)
 
-    def arrive(self, session: Session, desk: TrainingDesk, request: gr.Request) -> tuple[str, str]:
+    def arrive(
+        self, session: PageVisit, state: TrainingState, request: gr.Request
+    ) -> tuple[str, str]:
         """The library, and the trainings of this browser; the newest that is active is shown."""
-        desk.visitor = visitor_of(session.owner, request, self.host.settings)
+        state.user = library_user(session.owner, request, self.host.settings)
         self.host.library.empty_trash()
         rows = self.host.jobs.rows(session.owner, kind="train")
-        desk.job = next((row.id for row in rows if row.active), "")
-        return self.library.show_cards(desk), rows_html(rows, shown=desk.job, texts=self.texts)
+        state.job = next((row.id for row in rows if row.active), "")
+        return self.library.show_cards(state), rows_html(rows, shown=state.job, texts=self.texts)
 
-    def begin(self, session: Session, desk: TrainingDesk, *fields: Any) -> str:
+    def begin(self, session: PageVisit, state: TrainingState, *fields: Any) -> str:
         """Put a training into the line."""
-        inputs = self.form.read(desk, *fields)
-        desk.job = submit_training(self.host, inputs, owner=session.owner).id
-        return self._show_rows(session, desk)
+        inputs = self.form.read(state, *fields)
+        state.job = submit_training(self.host, inputs, owner=session.owner).id
+        return self._show_rows(session, state)
 
-    def _show_rows(self, session: Session, desk: TrainingDesk) -> str:
+    def _show_rows(self, session: PageVisit, state: TrainingState) -> str:
         rows = self.host.jobs.rows(session.owner, kind="train")
-        return rows_html(rows, shown=desk.job, texts=self.texts)
+        return rows_html(rows, shown=state.job, texts=self.texts)
 
-    def act_on_job(self, session: Session, desk: TrainingDesk, event: gr.EventData) -> str:
+    def act_on_job(self, session: PageVisit, state: TrainingState, event: gr.EventData) -> str:
         """Show, resume or delete one of this browser's trainings."""
         data = event._data or {}
         job_id, what = str(data.get("id")), data.get("what")
@@ -166,51 +171,51 @@ class MotionsTab:
             raise RequestError("this training is gone; reload the page")
         if what == "delete":
             self.host.jobs.delete(job_id)
-            desk.job = "" if desk.job == job_id else desk.job
+            state.job = "" if state.job == job_id else state.job
         elif what in ("again", "show"):
             if what == "again":
                 self.host.jobs.again(job_id)
-            desk.job = job_id
-        return self._show_rows(session, desk)
+            state.job = job_id
+        return self._show_rows(session, state)
 
-    def stop(self, session: Session, desk: TrainingDesk) -> Any:
+    def stop(self, session: PageVisit, state: TrainingState) -> Any:
         """Cancel the training on show; it stops within a step and can be resumed."""
-        if any(row.id == desk.job for row in self.host.jobs.rows(session.owner, kind="train")):
-            self.host.jobs.cancel(desk.job)
+        if any(row.id == state.job for row in self.host.jobs.rows(session.owner, kind="train")):
+            self.host.jobs.cancel(state.job)
         return gr.update(value=self.texts("motions.stopping"), interactive=False)
 
-    def follow(self, session: Session, desk: TrainingDesk) -> list[Any]:
+    def follow(self, session: PageVisit, state: TrainingState) -> list[Any]:
         """The training on show as it is; the timer asks how it goes on, in calls that end at once:
         a browser opens few connections, for all its tabs together."""
-        desk.follow()
-        *panel, timer = self.ask(session, desk)
+        state.follow()
+        *panel, timer = self.ask(session, state)
         return [*panel, timer if timer != gr.skip() else gr.Timer(active=True)]
 
-    def ask(self, session: Session, desk: TrainingDesk) -> list[Any]:
+    def ask(self, session: PageVisit, state: TrainingState) -> list[Any]:
         """What is new of the training on show."""
-        serial = desk.serial
-        progress = self._progress(desk.job)
+        serial = state.serial
+        progress = self._progress(state.job)
         if progress is None:
             return [*[gr.skip()] * 7, gr.Timer(active=False)]
         news, done = progress.news, progress.stage == "done"
         video = None if news is None else news.validation
-        with desk.lock:
-            if desk.serial != serial:  # another training is on show by now
+        with state.lock:
+            if state.serial != serial:  # another training is on show by now
                 return [gr.skip()] * 8
-            fresh_video = video is not None and video.step != desk.video_step
-            desk.video_step = video.step if fresh_video else desk.video_step
+            fresh_video = video is not None and video.step != state.video_step
+            state.video_step = video.step if fresh_video else state.video_step
             now = time.monotonic()
-            picture = done or now - desk.pictured > PICTURE_SECONDS
-            first = picture and desk.video_step is None
-            desk.pictured = now if picture else desk.pictured
+            picture = done or now - state.pictured > PICTURE_SECONDS
+            first = picture and state.video_step is None
+            state.pictured = now if picture else state.pictured
         return [
             status_html(progress, self.texts),
             self._cancel_update(progress.stopping, done),
             curve_html(progress, self.texts) if picture else gr.skip(),
             validation_html(progress, self.texts) if fresh_video or first else gr.skip(),
             view_html(progress, self.texts) if picture else gr.skip(),
-            self._show_rows(session, desk) if picture else gr.skip(),
-            f"{desk.job} {serial}" if done else gr.skip(),
+            self._show_rows(session, state) if picture else gr.skip(),
+            f"{state.job} {serial}" if done else gr.skip(),
             gr.Timer(active=False) if done else gr.skip(),
         ]
 
@@ -226,3 +231,112 @@ class MotionsTab:
             return gr.update(visible=False)
         said = "motions.stopping" if stopping else "motions.cancel"
         return gr.update(visible=True, value=self.texts(said), interactive=not stopping)
+
+
+class LibraryPanel:
+    """Build it inside a column, then ``wire`` it."""
+
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
+        self.host = host
+        self.texts = texts
+        self.previews = previews
+        gr.HTML(titled_html(texts("motions.library"), texts("motions.library_help")))
+        self.cards = new_cards()
+        self.download = gr.DownloadButton("download", visible="hidden", elem_id="motion-download")
+        with gr.Accordion(texts("motions.import"), open=False, elem_id="motion-import"):
+            gr.HTML(note_html(texts("motions.import_help")))
+            self.import_file = gr.File(
+                label=texts("motions.import_file"),
+                file_types=MOTION_FILES,
+                height=110,
+                elem_id="motion-file",
+            )
+            with gr.Row():
+                self.import_name = gr.Textbox(
+                    label=texts("motions.import_name"),
+                    placeholder=texts("motions.import_own"),
+                    min_width=120,
+                )
+                self.import_phrase = gr.Textbox(label=texts("motions.import_phrase"), min_width=120)
+            self.import_button = gr.Button(
+                texts("motions.import_button"), size="sm", elem_id="motion-import-button"
+            )
+
+    def wire(self, state: gr.State, on_change: Callable[[Any], Any]) -> None:
+        """Bind every event; ``on_change`` is given those after which the library may be another
+        one."""
+        cards = self.cards
+        acted = listen(cards.act, self.act, inputs=[state], outputs=[state, cards, self.download])
+        acted.then(None, js=script("download"), inputs=[self.download])
+        on_change(acted)
+        on_change(listen(cards.restore, self.restore, inputs=[state], outputs=[state, cards]))
+        on_change(
+            listen(
+                self.import_button.click,
+                self.bring,
+                inputs=[state, self.import_file, self.import_name, self.import_phrase],
+                outputs=[state, cards, self.import_file, self.import_name],
+            )
+        )
+
+    def show_cards(self, state: TrainingState) -> str:
+        """The library as it is now."""
+        motions = self.host.library.list()
+        return library_html(
+            motions,
+            base=self.host.base(),
+            deletable=frozenset(m.digest for m in motions if self._deletable(m, state)),
+            deleted=state.deleted,
+            problems=self.host.library.problems(),
+            previews=self.previews,
+            texts=self.texts,
+        )
+
+    def _deletable(self, motion: Motion, state: TrainingState) -> bool:
+        """What one made or brought in oneself, and at one's own machine what nobody did."""
+        return self.host.library.writable(motion) and state.user.may_change(motion.path)
+
+    def act(self, state: TrainingState, event: gr.EventData) -> list[Any]:
+        """Export or delete the motion of a card."""
+        data = event._data or {}
+        digest = str(data.get("digest"))
+        motion = next((m for m in self.host.library.list() if m.digest == digest), None)
+        if motion is None:
+            raise MotionFileError("this motion is not in the library any more; reload the page")
+        if data.get("what") == "export":
+            file = self.host.library.export_file(motion, new_export_folder())
+            return [gr.skip(), gr.skip(), gr.update(value=str(file))]
+        if not self._deletable(motion, state):
+            why = "not_yours" if self.host.library.writable(motion) else "not_deletable"
+            raise MotionFileError(self.texts(f"motions.{why}", name=motion.name))
+        state.deleted = self.host.library.delete(motion.path, by=state.user)
+        return [state, self.show_cards(state), gr.update(value=None)]
+
+    def restore(self, state: TrainingState, event: gr.EventData) -> list[Any]:
+        """Bring back what was deleted last."""
+        token = str((event._data or {}).get("token"))
+        if state.deleted is None or state.deleted.token != token:
+            raise MotionFileError("this can be undone no more; import or learn the motion again")
+        self.host.library.restore(token, by=state.user)
+        state.deleted = None
+        return [state, self.show_cards(state)]
+
+    def bring(self, state: TrainingState, file: str | None, name: str, phrase: str) -> list[Any]:
+        """Import an uploaded motion."""
+        if file is None:
+            raise RequestError("no file has been chosen; choose an exported motion")
+        owner = state.user.owner
+        motion = self.host.import_motion(Path(file), name=name, phrase=phrase, owner=owner)
+        gr.Info(self.texts("motions.imported", name=html.escape(motion.name)))
+        return [state, self.show_cards(state), None, ""]
+
+
+def new_export_folder() -> Path:
+    """A folder for one exported motion, in gradio's own temporary one; old ones are removed. Its
+    name is 128 random bits: who does not know it cannot ask for what is in it."""
+    root = Path(get_upload_folder()) / "exports"
+    before = time.time() - EXPORT_SECONDS
+    for folder in root.glob("*"):
+        if folder.stat().st_mtime < before:
+            shutil.rmtree(folder, ignore_errors=True)
+    return root / secrets.token_hex(16)

@@ -1,279 +1,36 @@
-"""What a training is asked for with: the form, and what it prepared.
-
-The form of a training: the clips with what is chosen in each, the words, the settings.
-
-What one browser prepares for a training, and its way into the queue. No gradio here.
-"""
+"""A training: its way into the queue, and as it goes: stage, loss as a drawing (every step faint,
+the mean of the last steps strong), the video so far, who saw the tokens; and the ones before."""
 
 from __future__ import annotations
 
 import html
+import math
 import shlex
-import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from motion_app.errors import RequestError
+from motion_app.geometry import grid_to_mask
 from motion_app.host import ModelHost
-from motion_app.jobs.folder import JobRow
-from motion_app.library.library import DeletedMotion
-from motion_app.library.ownership import Visitor
-from motion_app.media.file_types import CLIP_CHOICES
-from motion_app.training.config import training_caption
-from motion_app.training.inputs import METHODS, MOST_STEPS, TrainingInputs
-from motion_app.ui.boundary import listen
-from motion_app.ui.markup import note_html
-from motion_app.ui.motions.clips import DraftClip, changed_clips, editor_html, new_editor
-from motion_app.ui.texts import Texts
+from motion_app.jobs.folder import REPEATABLE, JobRow
+from motion_app.jobs.progress import JobProgress
+from motion_app.media.files import upscale
+from motion_app.training.inputs import TrainingInputs
+from motion_app.ui.markup import Texts, in_words, script
+from motion_app.ui.pictures import animation_uri, draw_objects, enlarge_masks, picture_uri
 
-VALIDATIONS = 5  # videos on the way, where they are wanted
-SEEN_WHOLE = 95  # percent of a clip's picture; what is cut below that is told
-
-
-class TrainingForm:
-    """Build it inside a column, then ``wire`` it. ``fields`` are the inputs of ``read``."""
-
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
-        self.host = host
-        self.texts = texts
-        self.limits = host.settings.limits
-        self._build_clips()
-        self._build_words()
-        self._build_settings()
-        self.train = gr.Button(texts("motions.train"), variant="primary", elem_id="train")
-
-    @property
-    def fields(self) -> list[gr.components.Component]:
-        """What a person says besides the clips."""
-        return [
-            self.name,
-            self.phrase,
-            self.noun,
-            self.method,
-            self.steps,
-            self.validate,
-            self.still,
-        ]
-
-    def _build_clips(self) -> None:
-        self.upload = gr.File(
-            label=self.texts("motions.clips", n=self.limits.reference_clips),
-            file_count="multiple",
-            file_types=list(CLIP_CHOICES),
-            height=110,
-            elem_id="clip-upload",
-        )
-        self.editor = new_editor()
-        self.clip_note = gr.HTML(apply_default_css=False, elem_id="clip-note")
-
-    def _build_words(self) -> None:
-        texts = self.texts
-        with gr.Row():
-            self.name = gr.Textbox(
-                label=texts("motions.name"),
-                placeholder=texts("motions.name_example"),
-                min_width=120,
-                elem_id="motion-name",
-            )
-            self.noun = gr.Textbox(
-                label=texts("motions.noun"),
-                placeholder="tiger",
-                min_width=120,
-                elem_id="motion-noun",
-            )
-            self.phrase = gr.Textbox(
-                label=texts("motions.phrase"),
-                placeholder="walks on snow",
-                min_width=140,
-                elem_id="motion-phrase",
-            )
-        self.caption = gr.HTML(
-            caption_html("", "", texts), apply_default_css=False, elem_id="motion-caption"
-        )
-
-    def _build_settings(self) -> None:
-        texts, defaults = self.texts, self.host.defaults()
-        with gr.Accordion(texts("motions.settings"), open=False):
-            self.method = gr.Radio(
-                [(texts(f"motions.method_{method}"), method) for method in METHODS],
-                value=next(iter(METHODS)),
-                label=texts("motions.method"),
-                elem_id="training-method",
-            )
-            own = [self._own_steps(defaults.training_of(method)) for method in METHODS]
-            self.steps = gr.Slider(
-                *(1, max(1000, 2 * max(own))),
-                value=own[0],
-                step=1,
-                label=texts("motions.steps"),
-                elem_id="training-steps",
-            )
-            self.validate = gr.Checkbox(
-                value=True, label=texts("motions.validate", n=VALIDATIONS), elem_id="validate"
-            )
-            self.still = gr.Checkbox(label=texts("motions.still"), elem_id="training-still")
-
-    @staticmethod
-    def _own_steps(training: dict[str, Any]) -> int:
-        return min(MOST_STEPS // 2, int(training.get("steps", 2000)))
-
-    def wire(self, desk: gr.State) -> None:
-        """Bind every event but the start."""
-        clips = [desk, self.editor, self.clip_note]
-        listen(
-            self.upload.upload,
-            self.add_clips,
-            inputs=[desk, self.upload],
-            outputs=[*clips, self.upload],
-        )
-        listen(
-            self.editor.choose,
-            self.choose,
-            inputs=[desk],
-            outputs=[self.clip_note],
-            trigger_mode="multiple",  # none of a person's choices is dropped
-        )
-        listen(self.editor.remove, self.remove, inputs=[desk], outputs=clips)
-        listen(
-            self.method.change,
-            lambda method: self._own_steps(self.host.defaults().training_of(method)),
-            inputs=[self.method],
-            outputs=[self.steps],
-        )
-        # One event for both fields: the answers of two might come in the other order.
-        listen(
-            partial(gr.on, [self.noun.change, self.phrase.change]),
-            lambda noun, phrase: caption_html(noun, phrase, self.texts),
-            inputs=[self.noun, self.phrase],
-            outputs=[self.caption],
-            trigger_mode="always_last",
-        )
-
-    def add_clips(self, desk: TrainingDesk, files: list[str] | None) -> list[Any]:
-        """Uploaded clips join those there are; one that cannot be read takes none with it."""
-        room = self.limits.reference_clips - len(desk.clips)
-        if len(files or ()) > room:
-            raise RequestError(
-                f"{len(files)} clips came and {room} more fit; at most "
-                f"{self.limits.reference_clips} are allowed"
-            )
-        geometry = self.host.geometry()
-        read = tuple(DraftClip.read(Path(file), geometry, self.limits) for file in files or ())
-        with desk.lock:
-            desk.clips += read
-        return [*self._show_clips(desk), None]
-
-    def choose(self, desk: TrainingDesk, event: gr.EventData) -> str:
-        """What was trimmed, cropped or pointed at; the page shows it already."""
-        entry = dict(event._data or {})
-        with desk.lock:
-            desk.clips = changed_clips(desk.clips, str(entry.get("key")), entry)
-        return self._clip_note(desk)
-
-    def remove(self, desk: TrainingDesk, event: gr.EventData) -> list[Any]:
-        """Without one of the clips."""
-        with desk.lock:
-            desk.clips = changed_clips(desk.clips, str((event._data or {}).get("key")), None)
-        return self._show_clips(desk)
-
-    def _show_clips(self, desk: TrainingDesk) -> list[Any]:
-        shown = editor_html(desk.clips, least=self.host.geometry().frames, texts=self.texts)
-        return [desk, shown, self._clip_note(desk)]
-
-    def _clip_note(self, desk: TrainingDesk) -> str:
-        """What is worth knowing about the clips as they are."""
-        pointed = sum(clip.selection.mover is not None for clip in desk.clips)
-        notes = [*self._clip_notes(desk)]
-        if len(desk.clips) == 1:
-            notes.append(note_html(self.texts("motions.one_clip")))
-        if 0 < pointed < len(desk.clips):
-            some = self.texts("motions.some_movers", n=pointed, all=len(desk.clips))
-            notes.append(note_html(some, kind="warning"))
-        return "".join(notes)
-
-    def _clip_notes(self, desk: TrainingDesk) -> Iterator[str]:
-        """What is worth knowing about single clips."""
-        geometry = self.host.geometry()
-        for number, clip in enumerate(desk.clips, start=1):
-            if not clip.moving:
-                yield note_html(self.texts("motions.still_clip", n=number), kind="warning")
-            seen = round(100 * clip.seen(geometry))
-            if seen < SEEN_WHOLE:
-                yield note_html(self.texts("motions.clip_cut", n=number, seen=seen))
-
-    @staticmethod
-    def read(
-        desk: TrainingDesk,
-        name: str,
-        phrase: str,
-        noun: str,
-        method: str,
-        steps: float,
-        validate: bool,
-        still: bool = False,
-    ) -> TrainingInputs:
-        """What is to be learned, as ``fields`` and the clips of ``desk`` say it. RequestError for a
-        clip in which nothing moves, unless the motion is to stand ``still``."""
-        held = [clip.name for clip in desk.clips if not clip.moving]
-        if held and not still:
-            raise RequestError(
-                f"nothing moves in {held[0]}; take another clip, or say in the settings that the "
-                "motion is to stand still"
-            )
-        count = int(steps or 0)
-        return TrainingInputs(
-            name=(name or "").strip(),
-            phrase=(phrase or "").strip(),
-            noun=(noun or "").strip(),
-            clips=tuple(clip.selection for clip in desk.clips),
-            method=method,
-            steps=count,
-            validate_every=max(1, count // VALIDATIONS) if validate else None,
-            still=bool(still),
-        )
-
-
-def caption_html(noun: str, phrase: str, texts: Texts) -> str:
-    """The caption the clips are learned with, as it stands."""
-    noun, phrase = (noun or "").strip(), (phrase or "").strip()
-    known = training_caption(noun or "…", phrase or "…")
-    return (
-        f'<p class="motion-caption"><span class="quiet">{html.escape(texts("motions.caption"))}'
-        f"</span> “{html.escape(known)}”</p>"
-    )
-
-
-class TrainingDesk:
-    """Of one browser tab: the clips so far, the training on show (its ``job`` id), the motion it
-    deleted last, and who the ``visitor`` is. ``serial`` counts who follows a job: an
-    older follower stops when a newer one begins. ``pictured`` is when (``time.monotonic``) the job
-    was last drawn, 0 before, and ``video_step`` the step of the video on show."""
-
-    def __init__(self) -> None:
-        self.clips: tuple[DraftClip, ...] = ()
-        self.job = ""
-        self.deleted: DeletedMotion | None = None
-        self.visitor = Visitor()
-        self.serial = 0
-        self.pictured = 0.0
-        self.video_step: int | None = None
-        self.lock = threading.RLock()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingDesk:
-        """gr.State copies its first value for every browser: each begins with nothing."""
-        return TrainingDesk()
-
-    def follow(self) -> int:
-        """The serial of a new follower."""
-        with self.lock:
-            self.serial += 1
-            self.pictured, self.video_step = 0.0, None
-            return self.serial
+VALIDATION_WIDTH = 288  # px
+SHEET_COLUMNS = 4
+CELL_WIDTH = 132  # px of one frame in the picture of masks
+WIDTH, HEIGHT = 520, 190  # of the drawing's own units
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
+MOST_POINTS = 300  # more than the picture has columns for
+SMOOTHING = 25  # steps
 
 
 def submit_training(host: ModelHost, inputs: TrainingInputs, *, owner: str) -> JobRow:
@@ -310,3 +67,204 @@ def training_command(inputs: TrainingInputs | None = None) -> str:
     words = {"--name": name, "--phrase": phrase, "--noun": noun, "--out": "motion.safetensors"}
     options = " ".join(f"{flag} {shlex.quote(text)}" for flag, text in words.items())
     return f"python -m motion_app train-motion clip.mp4 {options}"
+
+
+def new_rows() -> gr.HTML:
+    """Events ``job`` with ``what`` ("show", "again", "delete" or "use") and the job's ``id``."""
+    return gr.HTML(
+        "", js_on_load=script("training_rows"), elem_id="training-rows", apply_default_css=False
+    )
+
+
+def status_html(progress: JobProgress, texts: Texts) -> str:
+    """Stage, place in the line, step, time left and a bar; at its end how the job ended."""
+    row = progress.row
+    title = html.escape(row.title)
+    if progress.stage == "done":
+        note = html.escape(row.message) if row.state == "failed" else ""
+        said = html.escape(texts(f"motions.ended_{row.state}", name=row.title))
+        return (
+            f'<div class="training-end {row.state}" role="status"><strong>{said}</strong>'
+            f"<p>{note}</p></div>"
+        )
+    stage = texts(f"motions.stage_{progress.stage}")
+    if progress.stopping:
+        stage = texts("motions.stopping")
+    facts = []
+    if progress.stage == "queued":
+        ahead = progress.ahead
+        facts.append(texts("motions.ahead", n=ahead) if ahead else texts("motions.next"))
+    if progress.step:
+        facts.append(texts("motions.step", step=progress.step, steps=progress.steps))
+    news = progress.news
+    if news is not None:
+        facts.append(texts("motions.loss", loss=f"{news.smoothed:.3f}"))
+        facts.append(texts("motions.rate", rate=f"{news.learning_rate:.2g}"))
+    if progress.seconds_left is not None and not progress.stopping:
+        facts.append(texts("motions.left", seconds=in_words(progress.seconds_left, texts)))
+    share = round(100 * progress.step / progress.steps) if progress.steps else 0
+    return (
+        f'<div class="progress"><p><strong>{title} · {html.escape(stage)}</strong> '
+        f"<span>{html.escape(' · '.join(facts))}</span></p>"
+        f'<div class="bar" role="progressbar" aria-label="{html.escape(texts("motions.bar"))}"'
+        f' aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share}">'
+        f'<span style="width: {share}%"></span></div></div>'
+    )
+
+
+def curve_html(progress: JobProgress, texts: Texts) -> str:
+    """The loss so far."""
+    losses = () if progress.news is None else progress.news.losses
+    return loss_curve_svg(losses, steps=max(1, progress.steps), texts=texts)
+
+
+def validation_html(progress: JobProgress, texts: Texts) -> str:
+    """The newest video made with the tokens so far; "" before the first."""
+    video = None if progress.news is None else progress.news.validation
+    if video is None:
+        return ""
+    height, width = video.frames.shape[1:3]
+    frames = upscale(video.frames, VALIDATION_WIDTH, round(height * VALIDATION_WIDTH / width))
+    said = html.escape(texts("motions.validation", step=video.step))
+    return (
+        f'<figure class="training-view"><img src="{animation_uri(frames, video.fps)}" alt="{said}">'
+        f"<figcaption>{said}</figcaption></figure>"
+    )
+
+
+def view_html(progress: JobProgress, texts: Texts) -> str:
+    """The view of the last step with the mask of who saw the tokens; "" before the first."""
+    news = progress.news
+    if news is None or news.view_frames is None:
+        return ""
+    frames = news.view_frames
+    known = news.view_mask is not None
+    sheet = view_sheet(frames, news.view_mask[-len(frames) :] if known else None)
+    said = html.escape(texts("motions.view_mask" if known else "motions.view_all"))
+    return (
+        f'<figure class="training-view"><img src="{picture_uri(sheet)}" alt="{said}">'
+        f"<figcaption>{said}</figcaption></figure>"
+    )
+
+
+def view_sheet(frames: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """``frames`` (F, H, W, 3) uint8 with ``mask`` (F, h, w) bool tinted, as one picture in reading
+    order."""
+    height, width = frames.shape[1:3]
+    size = (CELL_WIDTH, round(height * CELL_WIDTH / width))
+    cells = upscale(frames, *size)  # (F, h', w', 3)
+    if mask is not None:
+        full = grid_to_mask(mask, height, width)  # (F, H, W)
+        cells = np.stack(
+            [
+                draw_objects(cell, enlarge_masks(full[f, None], *size), [0], numbered=False)
+                for f, cell in enumerate(cells)
+            ]
+        )
+    columns = min(SHEET_COLUMNS, len(cells))
+    rows = -(-len(cells) // columns)
+    sheet = np.full((rows * columns, *cells.shape[1:]), 255, np.uint8)
+    sheet[: len(cells)] = cells
+    grid = sheet.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    return grid.reshape(rows * size[1], columns * size[0], 3)
+
+
+def rows_html(rows: Sequence[JobRow], *, shown: str, texts: Texts) -> str:
+    """This browser's trainings, newest first; ``shown``: the id of the one on show."""
+    if not rows:
+        return f'<p class="quiet">{html.escape(texts("motions.no_trainings"))}</p>'
+    return f'<ul class="trainings">{"".join(_row_html(row, shown, texts) for row in rows)}</ul>'
+
+
+def _row_html(row: JobRow, shown: str, texts: Texts) -> str:
+    acts = ["show"] if row.active and row.id != shown else []
+    if row.state in REPEATABLE:
+        acts += ["again"]
+    if row.state == "done":
+        acts += ["use"]
+    if not row.active:
+        acts += ["delete"]
+    name = html.escape(str(row.inputs.get("name", "")))
+    buttons = "".join(_button(row, what, name, texts) for what in acts)
+    facts = [datetime.fromtimestamp(row.created).strftime("%Y-%m-%d %H:%M")]
+    if row.outcome.get("seconds") is not None:
+        facts.append(in_words(float(row.outcome["seconds"]), texts))
+    return (
+        f'<li class="training {row.state}"><span class="tag">'
+        f"{html.escape(texts(f'motions.state_{row.state}'))}</span><b>{html.escape(row.title)}</b>"
+        f'<span class="quiet">{" · ".join(facts)}</span>'
+        f'<span class="training-acts">{buttons}</span>'
+        f"{_why_html(row)}</li>"
+    )
+
+
+def _button(row: JobRow, what: str, name: str, texts: Texts) -> str:
+    label = html.escape(texts(f"motions.job_{what}"))
+    return (
+        f'<button type="button" data-what="{what}" data-id="{row.id}" data-name="{name}"'
+        f' aria-label="{label}: {html.escape(row.title)}">{label}</button>'
+    )
+
+
+def _why_html(row: JobRow) -> str:
+    return f'<p class="quiet">{html.escape(row.message)}</p>' if row.state == "failed" else ""
+
+
+def smoothed_losses(losses: Sequence[float], *, window: int = SMOOTHING) -> np.ndarray:
+    """(n,) float64: the mean of each step and the up to ``window`` - 1 before it."""
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(losses, dtype=float))])
+    stops = np.arange(1, len(losses) + 1)
+    starts = np.maximum(0, stops - window)
+    return (sums[stops] - sums[starts]) / (stops - starts)
+
+
+def loss_curve_svg(losses: Sequence[float], *, steps: int, texts: Texts) -> str:
+    """The losses of steps 1, 2, … on an axis of ``steps``; an empty frame before the first."""
+    if not len(losses):
+        return f'<div class="curve curve-empty">{html.escape(texts("motions.curve_empty"))}</div>'
+    mean = smoothed_losses(losses)
+    high = _round_up(float(np.quantile(losses, 0.98)))
+    said = texts("motions.curve_alt", loss=f"{mean[-1]:.3f}", step=len(losses), steps=steps)
+    marks = "".join(_mark(share, high) for share in (0.0, 0.5, 1.0))
+    ends = (
+        f'<text x="{LEFT}" y="{HEIGHT - 8}">1</text>'
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{steps}</text>'
+    )
+    last_x, last_y = _place(len(losses), float(mean[-1]), steps, high)
+    return (
+        f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+        f' aria-label="{html.escape(said)}">{marks}{ends}'
+        f'<polyline class="curve-steps" points="{_points(losses, steps, high)}"/>'
+        f'<polyline class="curve-mean" points="{_points(mean, steps, high)}"/>'
+        f'<circle class="curve-now" cx="{last_x:.1f}" cy="{last_y:.1f}" r="4"/></svg>'
+        f"<figcaption>{html.escape(texts('motions.curve_caption', n=SMOOTHING))}</figcaption>"
+        "</figure>"
+    )
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10 … at or above ``value``; 1 for nothing to see."""
+    if not (math.isfinite(value) and value > 0):
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(power * step for step in (1, 2, 5, 10) if power * step >= value * (1 - 1e-9))
+
+
+def _place(step: int, loss: float, steps: int, high: float) -> tuple[float, float]:
+    x = LEFT + (WIDTH - LEFT - RIGHT) * (step - 1) / max(1, steps - 1)
+    y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(1.0, max(0.0, loss / high))
+    return x, y
+
+
+def _points(losses: Sequence[float], steps: int, high: float) -> str:
+    shown = np.unique(np.linspace(0, len(losses) - 1, MOST_POINTS).round().astype(int))
+    places = (_place(int(i) + 1, float(losses[i]), steps, high) for i in shown)
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
+def _mark(share: float, high: float) -> str:
+    y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
+    return (
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{share * high:g}</text>'
+    )

@@ -58,9 +58,9 @@ function columns() {
 }
 
 function sift() {
-  const words = sheet.querySelector("input[type=search]").value.toLowerCase().split(/\s+/);
+  const typed = sheet.querySelector("input[type=search]").value;
   for (const card of sheet.querySelectorAll(".card")) {
-    card.hidden = !words.every((word) => card.dataset.words.includes(word));
+    card.hidden = !hasWords(card, typed);
   }
   sheet.querySelector(".cards-none").hidden = cards().length > 0;
   cards().forEach((card, k) => { card.tabIndex = k === 0 ? 0 : -1; });

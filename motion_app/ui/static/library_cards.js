@@ -6,11 +6,10 @@ function filter() {
   const input = root.querySelector("input[type=search]");
   if (!input) return;
   if (input.value !== query && document.activeElement !== input) input.value = query;
-  const wanted = query.toLowerCase().split(/\s+/).filter(Boolean);
   let found = 0;
   const cards = root.querySelectorAll(".motion-card");
   for (const card of cards) {
-    const hit = wanted.every((word) => card.dataset.search.includes(word));
+    const hit = hasWords(card, query);
     card.hidden = !hit;
     if (hit) found += 1;
   }

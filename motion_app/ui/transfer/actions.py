@@ -17,14 +17,20 @@ from motion_app.media.files import decode_data_uri, read_mask, read_picture
 from motion_app.request.request import MAX_STRENGTH, RequestFile, build_request
 from motion_app.scene import Box, Click, Motion
 from motion_app.ui.pictures import COLOURS
-from motion_app.ui.transfer.draft import LONGEST_NAME, SceneDraft
-from motion_app.ui.transfer.examples import Example
-from motion_app.ui.transfer.marks import stroke_of
-from motion_app.ui.transfer.object_draft import Answer, ObjectDraft
-from motion_app.ui.transfer.rows import LONGEST_PROMPT, LONGEST_SENTENCE
+from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.object_draft import (
+    LONGEST_NAME,
+    LONGEST_PROMPT,
+    LONGEST_SENTENCE,
+    ObjectDraft,
+    Segment,
+    stroke_of,
+)
+from motion_app.ui.transfer.picture import Example
 from motion_app.ui.transfer.session import Action, Session
 
 if TYPE_CHECKING:
+    from motion_app.models.clicks import Segmentation
     from motion_app.models.words import FoundObject
 
 Values = Mapping[str, Any]
@@ -224,10 +230,8 @@ class SceneActions:
             raise RequestError("no object is selected; press “Refine” on one first")
         return draft.selected
 
-    def _segment(
-        self, session: Session
-    ) -> Callable[[np.ndarray, Sequence[Click], Box | None], Answer]:
-        def segment(image: np.ndarray, clicks: Sequence[Click], box: Box | None) -> Answer:
+    def _segment(self, session: Session) -> Segment:
+        def segment(image: np.ndarray, clicks: Sequence[Click], box: Box | None) -> Segmentation:
             segmenter = self._segmenter(session)
             segmenter.set_image(image)
             return segmenter.predict(clicks, box)

@@ -16,23 +16,26 @@ from motion_app.geometry import FittedImage, ModelGeometry, fit_image
 from motion_app.media.files import PictureNote, encode_data_uri
 from motion_app.request.phrases import phrase_spans
 from motion_app.scene import NEUTRAL_PHRASE, Box, Click, GenerationRequest, Motion, SceneObject
-from motion_app.ui.transfer.examples import NamedBox, noun_at
-from motion_app.ui.transfer.marks import (
+from motion_app.ui.transfer.object_draft import (
+    LONGEST_NAME,
+    NamedBox,
+    ObjectDraft,
+    Segment,
     Stroke,
+    compose_sentence,
     framed_box,
     moved_box,
     moved_click,
     moved_mask,
     moved_stroke,
+    noun_at,
     paint,
     to_picture,
 )
-from motion_app.ui.transfer.object_draft import ObjectDraft, Segment, compose_sentence
 
 if TYPE_CHECKING:
     from motion_app.models.words import FoundObject
 
-LONGEST_NAME = 60  # letters
 SAME_SHARE = 0.6  # of what two masks cover together
 
 

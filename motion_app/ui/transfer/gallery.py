@@ -20,92 +20,27 @@ import base64
 import html
 import json
 import logging
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import gradio as gr
 import numpy as np
 from PIL import Image
 
 from motion_app.errors import MotionAppError
 from motion_app.jobs.folder import REPEATABLE, JobRow
-from motion_app.request.request import RequestFile, parse_request
+from motion_app.request.request import parse_request
 from motion_app.text_files import listed
-from motion_app.ui.markup import MOUNT, note_html, script
-from motion_app.ui.pictures import animation_uri, picture_uri
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import MOUNT, Texts, note_html, script, title_of
+from motion_app.ui.pictures import Thumbnail, picture_uri
 
 logger = logging.getLogger(__name__)
-GALLERY_JS = (Path(__file__).parents[1] / "static" / "gallery.js").read_text(encoding="utf-8")
 MOST_SHOWN = 24
-THUMBNAIL_WIDTH = 168  # px
-THUMBNAILS_KEPT = 256  # some 30 KB each
 MINUTE, HOUR, DAY = 60, 3600, 86400  # s
-COMPARE_JS = (Path(__file__).parents[1] / "static" / "compare.js").read_text(encoding="utf-8")
 RECIPE_FILES = [".json", ".mp4"]
 Side = Literal["a", "b"]
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A video in small as ``data:`` addresses: one ``still`` frame, and all of it ``moving``."""
-
-    still: str
-    moving: str
-
-
-class Thumbnails:
-    """Thumbnails by the id of their job, made once from the lossless frames."""
-
-    def __init__(self) -> None:
-        self._made: OrderedDict[str, Thumbnail | None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, row: JobRow, folder: Path) -> Thumbnail | None:
-        """The thumbnail of a finished job whose files lie in ``folder``; None where there is
-        none."""
-        if row.state != "done":
-            return None
-        with self._lock:
-            if row.id in self._made:
-                self._made.move_to_end(row.id)
-                return self._made[row.id]
-        made = _thumbnail(folder / row.outcome["frames"])
-        with self._lock:
-            self._made[row.id] = made
-            while len(self._made) > THUMBNAILS_KEPT:
-                self._made.popitem(last=False)
-        return made
-
-
-def _thumbnail(frames_file: Path) -> Thumbnail | None:
-    try:
-        with np.load(frames_file) as saved:
-            frames, fps = saved["frames"], float(saved["fps"])
-    except (OSError, ValueError, KeyError) as error:
-        logger.warning("no thumbnail, the frames cannot be read: %s", error)
-        return None
-    height, width = frames.shape[1:3]
-    size = (THUMBNAIL_WIDTH, round(height * THUMBNAIL_WIDTH / width))
-    way = cv2.INTER_AREA if width > THUMBNAIL_WIDTH else cv2.INTER_CUBIC
-    small = np.stack([cv2.resize(frame, size, interpolation=way) for frame in frames])
-    return Thumbnail(still=picture_uri(small[0]), moving=animation_uri(small, fps))
-
-
-def title_of(request: RequestFile, texts: Texts) -> str:
-    """What a video shows: "red fox: jump · blue cat: walk right"."""
-    parts = []
-    for number, item in enumerate(request.objects, start=1):
-        name = item.name or texts("video.object", n=number)
-        motion = item.motion and Path(item.motion).stem.replace("_", " ").replace("-", " ")
-        parts.append(texts("video.title_part", name=name, motion=motion) if motion else name)
-    return " · ".join(parts)
 
 
 def when(seconds_ago: float, texts: Texts) -> str:
@@ -117,27 +52,21 @@ def when(seconds_ago: float, texts: Texts) -> str:
 
 
 @dataclass(frozen=True)
-class View:
-    """How the gallery is looked at. ``shown``: the id of the job in the player; ``pair``: those on
-    the two sides of the comparison; ``now`` in Unix seconds; ``lent``: videos are made only while
+class GalleryView:
+    """How the gallery is looked at. ``shown``: the id of the job in the player; ``compared``: those
+    on the two sides; ``now`` in Unix seconds; ``lent``: videos are made only while
     the page is open."""
 
     now: float
     shown: str | None = None
-    pair: tuple[str | None, str | None] = (None, None)
+    compared: tuple[str | None, str | None] = (None, None)
     lent: bool = False
-
-    @classmethod
-    def present(
-        cls, shown: str | None = None, pair: tuple[str | None, str | None] = (None, None)
-    ) -> View:
-        return cls(time.time(), shown, pair)
 
 
 def gallery_html(
     rows: Sequence[JobRow],
     thumbnail: Callable[[JobRow], Thumbnail | None],
-    view: View,
+    view: GalleryView,
     texts: Texts,
 ) -> str:
     """The gallery of ``rows``, which come newest first."""
@@ -148,7 +77,7 @@ def gallery_html(
     return f'<ul class="gallery" aria-label="{texts("video.gallery")}">{cards}</ul>'
 
 
-def _card(row: JobRow, picture: Thumbnail | None, view: View, texts: Texts) -> str:
+def _card(row: JobRow, picture: Thumbnail | None, view: GalleryView, texts: Texts) -> str:
     title = html.escape(row.title or texts("video.untitled"))
     state = texts(f"video.state_{row.state}")
     current = ' aria-current="true"' if row.id == view.shown else ""
@@ -175,10 +104,10 @@ def _picture(picture: Thumbnail | None) -> str:
     )
 
 
-def _actions(row: JobRow, title: str, view: View, texts: Texts) -> str:
+def _actions(row: JobRow, title: str, view: GalleryView, texts: Texts) -> str:
     buttons = ""
     if row.state == "done":
-        for side, chosen in zip("ab", view.pair, strict=True):
+        for side, chosen in zip("ab", view.compared, strict=True):
             label = texts("video.compare_as", title=title, side=side.upper())
             pressed = "true" if chosen == row.id else "false"
             buttons += (
@@ -213,7 +142,7 @@ class ComparePanel:
                 self.b = self._player("b")
             gr.HTML(
                 bar_html(texts, fps=fps),
-                js_on_load=COMPARE_JS,
+                js_on_load=script("compare"),
                 apply_default_css=False,
                 elem_id="compare-bar",
             )
@@ -293,20 +222,22 @@ class GalleryPanel:
                     min_width=240,
                     elem_id="recipe-drop",
                 )
-            self.html = gr.HTML(js_on_load=GALLERY_JS, apply_default_css=False, elem_id="gallery")
+            self.html = gr.HTML(
+                js_on_load=script("gallery"), apply_default_css=False, elem_id="gallery"
+            )
             self.compare = ComparePanel(texts, fps=fps)
-            self.showcase = gr.HTML(
+            self.shipped_cards = gr.HTML(
                 html_template=MOUNT,
                 js_on_load=script("morph", "buttons"),
                 elem_id="showcase",
                 apply_default_css=False,
-                markup=showcase_html(shipped, texts),
+                markup=shipped_html(shipped, texts),
                 visible=bool(shipped),
             )
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedVideos:
     """The ids of the jobs on the two sides, None where none is chosen yet."""
 
     a: str | None = None
@@ -316,13 +247,13 @@ class Pair:
     def sides(self) -> tuple[str | None, str | None]:
         return (self.a, self.b)
 
-    def chosen(self, side: Side, job: str) -> Pair:
+    def chosen(self, side: Side, job: str) -> ComparedVideos:
         """``job`` on that side; pressed a second time it leaves it."""
         return replace(self, **{side: None if getattr(self, side) == job else job})
 
-    def without(self, job: str) -> Pair:
+    def without(self, job: str) -> ComparedVideos:
         """``job`` deleted."""
-        return Pair(*(None if side == job else side for side in self.sides))
+        return ComparedVideos(*(None if side == job else side for side in self.sides))
 
 
 @dataclass(frozen=True)
@@ -357,11 +288,11 @@ def shipped_results(folder: Path, *, model: str, texts: Texts) -> tuple[ShippedR
     return tuple(found)
 
 
-def showcase_html(results: Sequence[ShippedResult], texts: Texts) -> str:
+def shipped_html(results: Sequence[ShippedResult], texts: Texts) -> str:
     """A card for each; "" without one."""
     if not results:
         return ""
-    cards = "".join(_showcase_card(result, texts) for result in results)
+    cards = "".join(_shipped_card(result, texts) for result in results)
     return (
         f'<section class="showcase"><h3 class="motions-sub">{texts("video.showcase")}</h3>'
         f'<p class="quiet">{texts("video.showcase_help")}</p>'
@@ -369,7 +300,7 @@ def showcase_html(results: Sequence[ShippedResult], texts: Texts) -> str:
     )
 
 
-def _showcase_card(result: ShippedResult, texts: Texts) -> str:
+def _shipped_card(result: ShippedResult, texts: Texts) -> str:
     title = html.escape(result.title)
     label = texts("video.take_over")
     return (

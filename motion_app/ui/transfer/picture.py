@@ -1,25 +1,86 @@
-"""Step 1: the example pictures, and the three ways to fit a picture to the model's frame."""
+"""Step 1: the pictures that come with the app, other ways in, and the three ways to fit a picture
+to the model's frame.
+
+An example is ``NAME.png`` beside ``NAME.json``::
+
+    {"title": "A robot and a cat", "objects": [{"noun": "red robot", "box": [x0, y0, x1, y1]}]}
+
+with boxes in pixels of that picture. The nouns pre-fill the sentences of what a person clicks.
+"""
 
 from __future__ import annotations
 
 import html
+import json
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
+from motion_app.errors import MediaError, MotionAppError
 from motion_app.geometry import FIT_MODES, FittedImage, ModelGeometry, fit_image
 from motion_app.media.file_types import PICTURE_FILES
-from motion_app.media.files import PictureNote, upscale
-from motion_app.ui.markup import icon
+from motion_app.media.files import PictureNote, read_image, upscale
+from motion_app.text_files import listed
+from motion_app.ui.markup import Texts, icon
 from motion_app.ui.pictures import picture_uri
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.draft import SceneDraft
-from motion_app.ui.transfer.examples import Example
-from motion_app.ui.transfer.rows import LONGEST_SENTENCE
+from motion_app.ui.transfer.object_draft import LONGEST_SENTENCE, NamedBox
 
+logger = logging.getLogger(__name__)
 THUMBNAIL_WIDTH = 192  # px
 FIT_WIDTH = 120  # px
+_FIND_TEXTS = ("find", "find_example", "find_button", "find_help", "finding")
+_SOURCE_TEXTS = ("camera", "paste", "camera_refused", "shoot", "close")
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """``name`` is the file's stem; ``picture`` (H, W, 3) uint8."""
+
+    name: str
+    title: str
+    picture: np.ndarray
+    objects: tuple[NamedBox, ...]
+
+    @property
+    def description(self) -> str:
+        """What is on the picture, for those who do not see it."""
+        nouns = " and ".join(item.noun for item in self.objects)
+        return f"{self.title}: {nouns}" if nouns else self.title
+
+
+def load_examples(folder: Path | str) -> tuple[Example, ...]:
+    """All examples of a folder in the order of their names; broken ones are logged and left out."""
+    examples = []
+    for path in listed(Path(folder), "*.png"):
+        try:
+            examples.append(load_example(path))
+        except MotionAppError as error:
+            logger.warning("example left out: %s", error)
+    return tuple(examples)
+
+
+def load_example(path: Path) -> Example:
+    """One example; MediaError where the picture or its JSON cannot be used."""
+    notes = path.with_suffix(".json")
+    try:
+        entries = json.loads(notes.read_text(encoding="utf-8-sig")) if notes.is_file() else {}
+        objects = tuple(
+            NamedBox(str(item["noun"]), tuple(float(side) for side in item["box"]))
+            for item in entries.get("objects", ())
+        )
+        title = str(entries.get("title") or path.stem.replace("_", " ").capitalize())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MediaError(
+            f'{notes.name} must hold {{"title", "objects": [{{"noun", "box"}}]}}: {error}'
+        ) from error
+    if any(len(item.box) != 4 for item in objects):
+        raise MediaError(f'{notes.name}: every "box" needs x0, y0, x1, y1')
+    return Example(path.stem, title, read_image(path), objects)
 
 
 def examples_html(examples: Sequence[Example], texts: Texts) -> str:
@@ -67,10 +128,6 @@ def find_html(texts: Texts) -> str:
         f'<button type="submit" class="tool">{t["find_button"]}</button></div>'
         f'<p class="note quiet" role="status">{t["find_help"]}</p></form>'
     )
-
-
-_FIND_TEXTS = ("find", "find_example", "find_button", "find_help", "finding")
-_SOURCE_TEXTS = ("camera", "paste", "camera_refused", "shoot", "close")
 
 
 def fit_html(draft: SceneDraft | None, fit: str, geometry: ModelGeometry, texts: Texts) -> str:

@@ -16,7 +16,7 @@ from motion_app.media.provenance import read_recipe
 from motion_app.request.request import ObjectEntry, RequestFile, parse_request
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts
 
 BIGGEST_SEED = 2**53 - 1  # what JavaScript keeps exactly
 SHORT_DIGEST = 12  # letters of a digest that are shown
@@ -36,7 +36,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Environment:
     """What a video is made with here: the model's ``name``, the fingerprint of its ``base`` (None
     before it is loaded), the ``device``, and the ``versions`` of the packages that compute."""
 
@@ -66,30 +66,30 @@ def installed_versions(names: Sequence[str] = ("torch", "diffusers")) -> dict[st
 
 
 def read_replay(
-    path: Path, *, library: Library, runtime: Runtime, limits: Limits = DEFAULT_LIMITS
+    path: Path, *, library: Library, environment: Environment, limits: Limits = DEFAULT_LIMITS
 ) -> Replay:
     """The request inside a recipe, a request file, or a video made here.
 
     Raises MediaError for a video without a recipe, RequestError for JSON that is no request, and
     MotionFileError for a motion that is not in the ``library`` or belongs to another base model.
     """
-    return replay_of(read_recipe(path, limits=limits), library=library, runtime=runtime)
+    return replay_of(read_recipe(path, limits=limits), library=library, environment=environment)
 
 
-def replay_of(recipe: Mapping[str, Any], *, library: Library, runtime: Runtime) -> Replay:
+def replay_of(recipe: Mapping[str, Any], *, library: Library, environment: Environment) -> Replay:
     """As ``read_replay``, for JSON that was read already."""
     request = parse_request(recipe)
     _check_complete(request)
     known = recipe if "base" in recipe else {}
     motions = [
-        None if item.motion is None else library.find(_motion_name(item), base=runtime.base)
+        None if item.motion is None else library.find(_motion_name(item), base=environment.base)
         for item in request.objects
     ]
     notes = [
-        *_model_notes(known, runtime),
+        *_model_notes(known, environment),
         *_motion_notes(known, motions),
         *_ablation_notes(request),
-        *_runtime_notes(known, runtime),
+        *_environment_notes(known, environment),
     ]
     return Replay(request, tuple(notes))
 
@@ -119,11 +119,11 @@ def _motion_name(item: ObjectEntry) -> str:
     return Path(str(item.motion)).name.removesuffix(".safetensors")
 
 
-def _model_notes(recipe: Mapping[str, Any], runtime: Runtime) -> list[Note]:
+def _model_notes(recipe: Mapping[str, Any], environment: Environment) -> list[Note]:
     base = recipe.get("base")
-    if not base or runtime.base is None or base == runtime.base:
+    if not base or environment.base is None or base == environment.base:
         return []
-    names = (("there", str(recipe.get("model", ""))), ("here", runtime.name))
+    names = (("there", str(recipe.get("model", ""))), ("here", environment.name))
     return [Note("warning", "video.replay_base", names)]
 
 
@@ -150,16 +150,16 @@ def _ablation_notes(request: RequestFile) -> list[Note]:
     return [Note("warning", "video.replay_ablation", (("parts", parts),))]
 
 
-def _runtime_notes(recipe: Mapping[str, Any], runtime: Runtime) -> list[Note]:
+def _environment_notes(recipe: Mapping[str, Any], environment: Environment) -> list[Note]:
     versions = recipe.get("versions")
     there = versions if isinstance(versions, dict) else {}
     pairs = [
         (name, str(there[name]), here)
-        for name, here in sorted(runtime.versions.items())
+        for name, here in sorted(environment.versions.items())
         if name in there
     ]
-    if "device" in recipe and runtime.device:  # which is not known before the model is loaded
-        pairs.append(("device", str(recipe["device"]), runtime.device))
+    if "device" in recipe and environment.device:  # which is not known before the model is loaded
+        pairs.append(("device", str(recipe["device"]), environment.device))
     changed = [f"{name} {old} → {new}" for name, old, new in pairs if _plain(old) != _plain(new)]
     if not changed:
         return []

@@ -25,34 +25,9 @@ from motion_app.geometry import ExportSize, grid_to_mask
 from motion_app.jobs.folder import JobRow
 from motion_app.media.files import upscale
 from motion_app.media.provenance import export_video, read_recipe
-from motion_app.ui.markup import in_words, note_html
+from motion_app.ui.markup import Texts, in_words, note_html, script
 from motion_app.ui.pictures import draw_objects, enlarge_masks, mask_sheet
-from motion_app.ui.texts import Texts
 
-FACTS_JS = """
-// Over plain http from another machine a browser has no clipboard for pages: an old way is left.
-async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const field = document.createElement("textarea");
-  field.value = text;
-  document.body.append(field);
-  field.select();
-  document.execCommand("copy");
-  field.remove();
-}
-
-element.addEventListener("click", async (event) => {
-  const button = event.target.closest("button[data-copy]");
-  if (!button || button.dataset.label) return;
-  await copy(button.dataset.copy);
-  button.dataset.label = button.textContent;
-  button.textContent = button.dataset.done;
-  setTimeout(() => {
-    button.textContent = button.dataset.label;
-    delete button.dataset.label;
-  }, 1500);
-});
-"""
 DOWNLOADS = ("video", "gif", "masks_zip", "recipe", "frames")  # keys of a job's outcome
 OVERLAY_FILE = "video-with-masks.mp4"
 
@@ -74,7 +49,9 @@ class ResultPanel:
             self.overlay = gr.Checkbox(
                 value=False, label=texts("video.overlay"), container=False, elem_id="overlay"
             )
-            self.facts = gr.HTML(js_on_load=FACTS_JS, apply_default_css=False, elem_id="facts")
+            self.facts = gr.HTML(
+                js_on_load=script("facts"), apply_default_css=False, elem_id="facts"
+            )
             self.again = gr.Button(texts("video.use_again"), size="sm", elem_id="use-again")
             with gr.Row(elem_classes="downloads"):
                 self.downloads = [

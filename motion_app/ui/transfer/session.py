@@ -5,16 +5,16 @@ What was done, to be undone and done again: a bounded stack of drafts.
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from motion_app.errors import RequestError
 from motion_app.geometry import FIT_MODES
 from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.visitor import PageVisit
 
 if TYPE_CHECKING:
     from motion_app.models.clicks import ClickSegmenter
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 MOST_STEPS = 60
 
 
-class Session:
-    """Of one browser tab. ``owner``: the browser's own random token, by which its jobs are found
-    again. ``fit``: how the next picture is fitted. ``grid``: the model's tokens are shown.
-    ``drawn`` counts what the page was told, ``heard`` is the last edit of the page that is in it.
-    ``lock`` is held while the draft changes, so that a slow click and a quick edit do not undo one
-    another."""
+class Session(PageVisit):
+    """The scene of one browser tab, and whose it is. ``fit``: how the next picture is fitted.
+    ``grid``: the model's tokens are shown. ``drawn`` counts what the page was told, ``heard`` is
+    the last edit of the page that is in it. ``lock`` is held while the draft changes, so that a
+    slow click and a quick edit do not undo one another."""
 
     def __init__(self) -> None:
-        self.owner = secrets.token_hex(16)
+        super().__init__()
         self.draft: SceneDraft | None = None
         self.history = History()
         self.fit = FIT_MODES[0]
@@ -39,10 +38,6 @@ class Session:
         self.heard = 0
         self.segmenter: ClickSegmenter | None = None
         self.lock = threading.RLock()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        """gr.State copies its first value for every browser: each begins with nothing."""
-        return Session()
 
     def scene(self) -> SceneDraft:
         """The draft; RequestError before there is a picture."""

@@ -17,7 +17,7 @@ from motion_app.geometry import GenerationDefaults
 from motion_app.methods import METHODS
 from motion_app.request.request import RequestFile
 from motion_app.ui.boundary import listen
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts
 
 MOST_STEPS = 100
 MOST_GUIDANCE = 15.0

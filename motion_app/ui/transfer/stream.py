@@ -16,17 +16,22 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from motion_app.errors import RequestError
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.progress import JobProgress
 from motion_app.scene import StepReport
-from motion_app.ui.markup import announcement, in_words, note_html, progress_html
-from motion_app.ui.pictures import animation_uri, preview_frames
-from motion_app.ui.texts import Texts
-from motion_app.ui.transfer.gallery import MOST_SHOWN, Pair, Thumbnails, View, gallery_html
+from motion_app.ui.markup import Texts, announcement, in_words, note_html, progress_html
+from motion_app.ui.pictures import Previews, animation_uri, preview_frames
+from motion_app.ui.transfer.gallery import (
+    MOST_SHOWN,
+    ComparedVideos,
+    GalleryView,
+    gallery_html,
+)
 from motion_app.ui.transfer.result import Result, slots_of
+from motion_app.ui.visitor import BrowserState
 
 if TYPE_CHECKING:
     from motion_app.host import ModelHost
@@ -37,7 +42,7 @@ PREVIEW_SECONDS = 0.7  # between two previews: each is decoded and sent
 
 
 @dataclass(frozen=True)
-class Panel:
+class PanelChange:
     """What shall change in step 4; None leaves a part as it is.
 
     ``busy``: a job is at work, and ``stopping`` if it was asked to end; ``status``, ``live`` and
@@ -59,12 +64,11 @@ class Panel:
 
 class JobStream:
     """Panels of the jobs of any browser; what is one browser's own is in ``owner`` and
-    ``Following``."""
+    ``FollowedJobs``."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
-        self.host, self.texts = host, texts
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
+        self.host, self.texts, self._previews = host, texts, previews
         self.empty = f'<div class="video-empty">{texts("video.empty")}</div>'
-        self._thumbnails = Thumbnails()
 
     def own(self, owner: str, job: str) -> JobRow:
         """The owner's job of that id; RequestError for anybody else's, in the words for one that
@@ -80,79 +84,82 @@ class JobStream:
             raise RequestError("this video is not finished")
         return Result(row, self.host.jobs.folder(row.id))
 
-    def gallery(self, owner: str, following: Following) -> str:
+    def gallery(self, owner: str, followed: FollowedJobs) -> str:
         """The owner's videos as HTML."""
         rows = self.host.jobs.rows(owner, kind=KIND, limit=MOST_SHOWN)
-        view = View(time.time(), following.job, following.pair.sides, lent=self.host.lent)
+        view = GalleryView(time.time(), followed.job, followed.compared.sides, lent=self.host.lent)
         return gallery_html(
-            rows, lambda row: self._thumbnails(row, self.host.jobs.folder(row.id)), view, self.texts
+            rows,
+            lambda row: self._previews.video(row, self.host.jobs.folder(row.id)),
+            view,
+            self.texts,
         )
 
-    def attach(self, owner: str, following: Following) -> Iterator[Panel]:
+    def attach(self, owner: str, followed: FollowedJobs) -> Iterator[PanelChange]:
         """When a page is opened: the owner's running job goes on being told, else the last video is
         shown again."""
         active = self._active(owner)
         if active is None:
-            yield self._at_rest(owner, following)
+            yield self._at_rest(owner, followed)
         else:
-            yield from self.follow(owner, following, active.id)
+            yield from self.follow(owner, followed, active.id)
 
-    def arrive(self, owner: str, following: Following) -> Panel:
+    def arrive(self, owner: str, followed: FollowedJobs) -> PanelChange:
         """As ``attach``, for a page that asks again."""
         active = self._active(owner)
         if active is None:
-            return self._at_rest(owner, following)
-        return self.begin(owner, following, active.id)
+            return self._at_rest(owner, followed)
+        return self.begin(owner, followed, active.id)
 
     def _active(self, owner: str) -> JobRow | None:
         return next((row for row in self.host.jobs.rows(owner, kind=KIND) if row.active), None)
 
-    def _at_rest(self, owner: str, following: Following) -> Panel:
+    def _at_rest(self, owner: str, followed: FollowedJobs) -> PanelChange:
         """The last video, where there is one."""
         rows = self.host.jobs.rows(owner, kind=KIND)
         last = next((row for row in rows if row.state == "done"), None)
         if last is None:
-            return Panel(gallery=self.gallery(owner, following))
-        return self.show(owner, following, last)
+            return PanelChange(gallery=self.gallery(owner, followed))
+        return self.show(owner, followed, last)
 
-    def show(self, owner: str, following: Following, row: JobRow) -> Panel:
+    def show(self, owner: str, followed: FollowedJobs, row: JobRow) -> PanelChange:
         """A job that has ended comes into the panel."""
-        following.look_at(row.id)
-        return self._ended(owner, following, row)
+        followed.look_at(row.id)
+        return self._ended(owner, followed, row)
 
-    def follow(self, owner: str, following: Following, job: str) -> Iterator[Panel]:
+    def follow(self, owner: str, followed: FollowedJobs, job: str) -> Iterator[PanelChange]:
         """The panel at every change of a job, to its end. When another one has come into the panel
         meanwhile, only the gallery is told how this one ended."""
-        telling = Telling(job, following.look_at(job))
+        following = FollowedJob(job, followed.look_at(job))
         with closing(self.host.jobs.follow(job, every=TICK_SECONDS)) as told:
             for progress in told:
-                panel = self._told(owner, following, telling, progress)
+                panel = self._panel_of(owner, followed, following, progress)
                 if panel is not None:
                     yield panel
 
-    def begin(self, owner: str, following: Following, job: str) -> Panel:
+    def begin(self, owner: str, followed: FollowedJobs, job: str) -> PanelChange:
         """``job`` comes into the panel; what comes next ``ask`` tells."""
-        following.tell(Telling(job, following.look_at(job)))
-        panel = self.ask(owner, following)
+        followed.add(FollowedJob(job, followed.look_at(job)))
+        panel = self.ask(owner, followed)
         return panel if panel.asks is False else replace(panel, asks=True)
 
-    def ask(self, owner: str, following: Following) -> Panel:
+    def ask(self, owner: str, followed: FollowedJobs) -> PanelChange:
         """What is new of the jobs that are followed, at once."""
-        leading, gallery = Panel(), None
-        for telling in following.tellings:
-            progress = self._now(telling.job)
+        leading, gallery = PanelChange(), None
+        for following in followed.jobs:
+            progress = self._now(following.job)
             if progress is None or not progress.row.active:
-                following.told(telling)
+                followed.remove(following)
             if progress is None:  # tidied away, or deleted in another tab
-                gallery = self.gallery(owner, following)
-                if following.leads(telling.turn):
-                    leading = Panel(False, status="", live=self.empty, result="hidden")
+                gallery = self.gallery(owner, followed)
+                if followed.leads(following.turn):
+                    leading = PanelChange(False, status="", live=self.empty, result="hidden")
                 continue
-            panel = self._told(owner, following, telling, progress)
+            panel = self._panel_of(owner, followed, following, progress)
             if panel is not None:
                 gallery = panel.gallery or gallery
-                leading = panel if following.leads(telling.turn) else leading
-        return replace(leading, gallery=gallery, asks=None if following.tellings else False)
+                leading = panel if followed.leads(following.turn) else leading
+        return replace(leading, gallery=gallery, asks=None if followed.jobs else False)
 
     def _now(self, job: str) -> JobProgress | None:
         try:
@@ -160,27 +167,27 @@ class JobStream:
         except RequestError:
             return None
 
-    def _told(
-        self, owner: str, following: Following, telling: Telling, progress: JobProgress
-    ) -> Panel | None:
+    def _panel_of(
+        self, owner: str, followed: FollowedJobs, following: FollowedJob, progress: JobProgress
+    ) -> PanelChange | None:
         """The panel for ``progress``; None where another job is in the panel and this one goes
         on."""
         row = progress.row
-        if not following.leads(telling.turn):
-            return None if row.active else Panel(gallery=self.gallery(owner, following))
+        if not followed.leads(following.turn):
+            return None if row.active else PanelChange(gallery=self.gallery(owner, followed))
         if not row.active:
-            ended = self._ended(owner, following, row)
+            ended = self._ended(owner, followed, row)
             return replace(ended, failure=row.message if row.state == "failed" else None)
-        panel = self._running(progress, draw=telling.preview_due(progress.news))
-        if telling.line is None:
+        panel = self._running(progress, draw=following.preview_due(progress.news))
+        if following.line is None:
             panel = replace(panel, live=panel.live or self.empty, result="hidden")
-        if telling.line != (progress.ahead, row.state):
-            telling.line = (progress.ahead, row.state)
-            panel = replace(panel, gallery=self.gallery(owner, following))
+        if following.line != (progress.ahead, row.state):
+            following.line = (progress.ahead, row.state)
+            panel = replace(panel, gallery=self.gallery(owner, followed))
         return panel
 
-    def _running(self, progress: JobProgress, *, draw: bool) -> Panel:
-        return Panel(
+    def _running(self, progress: JobProgress, *, draw: bool) -> PanelChange:
+        return PanelChange(
             busy=True,
             stopping=progress.stopping,
             status=progress_html(progress, self.texts),
@@ -188,19 +195,19 @@ class JobStream:
             live=self._live(progress.news, progress.row) if draw else None,
         )
 
-    def _ended(self, owner: str, following: Following, row: JobRow) -> Panel:
-        gallery = self.gallery(owner, following)
+    def _ended(self, owner: str, followed: FollowedJobs, row: JobRow) -> PanelChange:
+        gallery = self.gallery(owner, followed)
         if row.state == "done":
             words = self._facts(row)
             note = note_html(words)
-            return Panel(
+            return PanelChange(
                 False, False, note, words, live="", result=self.result(row), gallery=gallery
             )
         if row.state == "cancelled":
             words, kind = self.texts("video.cancelled"), "quiet"
         else:
             words, kind = self.texts(f"video.why_{row.state}", message=row.message), "warning"
-        return Panel(
+        return PanelChange(
             *(False, False, note_html(words, kind=kind), words),
             live=self.empty,
             result="hidden",
@@ -233,9 +240,9 @@ class JobStream:
         )
 
 
-class Telling:
-    """What a page was told of ``job`` so far. ``turn``: see ``Following``; ``line``: its place and
-    state as last told, None before the first panel."""
+class FollowedJob:
+    """What a page was told of ``job`` so far. ``turn``: see ``FollowedJobs``; ``line``: its place
+    and state as last told, None before the first panel."""
 
     def __init__(self, job: str, turn: int) -> None:
         self.job, self.turn = job, turn
@@ -253,44 +260,39 @@ class Telling:
         return True
 
 
-class Following:
+class FollowedJobs(BrowserState):
     """``job``: the id of the one whose progress or video is in the panel, None before the first;
-    ``pair``: those being compared; ``tellings``: of the jobs that are asked about again and again.
-    Lives in a ``gr.State``.
+    ``compared``: those being compared; ``jobs``: those that are asked about again and again.
 
-    Several jobs can be followed, since a person may look at one while another runs; the telling
+    Several jobs can be followed, since a person may look at one while another runs; the one
     that began last leads and writes into the panel."""
 
     def __init__(self) -> None:
         self.job: str | None = None
-        self.pair = Pair()
-        self.tellings: tuple[Telling, ...] = ()
+        self.compared = ComparedVideos()
+        self.jobs: tuple[FollowedJob, ...] = ()
         self._turn = 0
         self._lock = threading.Lock()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Following:
-        """gr.State copies its first value for every browser: each begins with nothing."""
-        return Following()
-
     def look_at(self, job: str | None) -> int:
-        """``job`` comes into the panel; the turn of the telling that shows it."""
+        """``job`` comes into the panel; the turn of what shows it."""
         with self._lock:
             self._turn += 1
             self.job = job
             return self._turn
 
-    def tell(self, telling: Telling) -> None:
-        """``telling`` is asked from now on, in the place of another one of its job."""
+    def add(self, following: FollowedJob) -> None:
+        """``following`` is asked from now on, in the place of another one of its job."""
         with self._lock:
-            others = (other for other in self.tellings if other.job != telling.job)
-            self.tellings = (*others, telling)
+            others = (other for other in self.jobs if other.job != following.job)
+            self.jobs = (*others, following)
 
-    def told(self, telling: Telling) -> None:
-        """``telling`` has come to its end."""
+    def remove(self, following: FollowedJob) -> None:
+        """``following`` has come to its end."""
         with self._lock:
-            self.tellings = tuple(other for other in self.tellings if other is not telling)
+            self.jobs = tuple(other for other in self.jobs if other is not following)
 
     def leads(self, turn: int) -> bool:
-        """No other telling has begun since."""
+        """No other has begun since."""
         with self._lock:
             return self._turn == turn

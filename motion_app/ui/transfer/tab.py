@@ -15,21 +15,17 @@ from motion_app.host import ModelHost
 from motion_app.media.file_types import PICTURE_FILES
 from motion_app.request.request import RequestFile
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import MOUNT, script, step_heading
-from motion_app.ui.motions.cards import MotionPreviews, cards_html
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import MOUNT, Texts, script, step_heading
+from motion_app.ui.motion_cards import cards_html
+from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import SceneActions
+from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
 from motion_app.ui.transfer.draft import SceneDraft
-from motion_app.ui.transfer.examples import Example
-from motion_app.ui.transfer.notices import object_notices
-from motion_app.ui.transfer.picture import examples_html, find_html, fit_html, sources_html
-from motion_app.ui.transfer.rows import rows_html
+from motion_app.ui.transfer.picture import Example, examples_html, find_html, fit_html, sources_html
+from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
-from motion_app.ui.transfer.stage import mask_file, masks_file, stage_html
 from motion_app.ui.transfer.video import VideoPanel
 
-# Runs after every action, answered or refused.
-ANSWERED_JS = "() => document.dispatchEvent(new CustomEvent('scene-answered'))"
 EXPORTS = {"export": mask_file, "export_all": masks_file}
 
 
@@ -38,11 +34,16 @@ class TransferTab:
     person does is in their ``Session``."""
 
     def __init__(
-        self, host: ModelHost, texts: Texts, examples: Sequence[Example], session: gr.State
+        self,
+        host: ModelHost,
+        texts: Texts,
+        examples: Sequence[Example],
+        session: gr.State,
+        previews: Previews,
     ) -> None:
         self.host, self.texts, self.session = host, texts, session
         self.actions = SceneActions(host, examples)
-        self.previews = MotionPreviews(host.settings.limits)
+        self.previews = previews
         with gr.Row(elem_id="steps"):
             with gr.Column(elem_classes="step", min_width=200):
                 self._build_picture(examples)
@@ -51,9 +52,9 @@ class TransferTab:
             with gr.Column(elem_classes="step", min_width=280):
                 self._build_motions()
             with gr.Column(elem_classes="step", min_width=280):
-                self.video = VideoPanel(host, texts)
+                self.video = VideoPanel(host, texts, previews)
         self.gallery = self.video.build_gallery()
-        self.scene_outputs = [self.stage, self.fit, self.objects]
+        self.scene_outputs = [self.canvas, self.fit, self.objects]
 
     def _build_picture(self, examples: Sequence[Example]) -> None:
         texts = self.texts
@@ -75,7 +76,7 @@ class TransferTab:
     def _build_objects(self) -> None:
         texts = self.texts
         gr.HTML(step_heading(2, texts("transfer.objects"), texts("transfer.objects_help")))
-        self.stage = self._panel("stage", ("morph", "stage_tools", "stage"), self._stage(Session()))
+        self.canvas = self._panel("stage", ("morph", "canvas"), self._canvas(Session()))
 
     def _build_motions(self) -> None:
         texts = self.texts
@@ -87,7 +88,7 @@ class TransferTab:
         gr.HTML(step_heading(3, texts("transfer.motions"), texts("transfer.motions_help")))
         self.objects = self._panel(
             "objects",
-            ("morph", "cards", "objects"),
+            ("morph", "search", "cards", "objects"),
             self._rows(Session()),
             value="",
             html_template=MOUNT + '<dialog class="motion-dialog"></dialog>',
@@ -109,12 +110,12 @@ class TransferTab:
 
     def _preview(self, values: dict[str, Any]) -> str:
         named = [item for item in self.host.library.list() if item.name == values.get("name")]
-        return self.previews.address(named[0], still=bool(values.get("still"))) if named else ""
+        return self.previews.motion(named[0], still=bool(values.get("still"))) if named else ""
 
     def wire(self, banner: gr.HTML) -> None:
         """Bind every event. ``banner`` is renewed after each video."""
         show = self.scene_outputs
-        for panel in (self.picker, self.fit, *self.find, self.stage, self.objects):
+        for panel in (self.picker, self.fit, *self.find, self.canvas, self.objects):
             acted = listen(
                 panel.act,
                 self.act,
@@ -123,7 +124,7 @@ class TransferTab:
                 trigger_mode="multiple",
                 concurrency_limit=None,
             )
-            acted.then(None, js=ANSWERED_JS, api_visibility="private")
+            acted.then(None, js=script("scene_answered"), api_visibility="private")
             if panel is self.picker:
                 listen(acted.success, self.prepare, inputs=[self.session])
         uploaded = listen(
@@ -222,20 +223,20 @@ class TransferTab:
         if picture:
             geometry = self.host.geometry()
             fit = gr.update(markup=fit_html(session.draft, session.fit, geometry, self.texts))
-        stage, rows = self._stage(session), self._rows(session)
+        stage, rows = self._canvas(session), self._rows(session)
         return [gr.update(markup=stage), fit, gr.update(markup=rows)]
 
-    def _notices(self, session: Session) -> list[Any]:
+    def _problems(self, session: Session) -> list[Any]:
         draft = session.draft
-        return [] if draft is None else object_notices(draft, self.host.geometry())
+        return [] if draft is None else object_problems(draft, self.host.geometry())
 
-    def _stage(self, session: Session) -> str:
-        return stage_html(
+    def _canvas(self, session: Session) -> str:
+        return canvas_html(
             session.draft,
             history=session.history,
             grid=session.grid,
             drawn=session.drawn,
-            notices=self._notices(session),
+            problems=self._problems(session),
             geometry=self.host.geometry(),
             texts=self.texts,
         )
@@ -243,7 +244,7 @@ class TransferTab:
     def _rows(self, session: Session) -> str:
         return rows_html(
             session.draft,
-            notices=self._notices(session),
+            problems=self._problems(session),
             heard=session.heard,
             drawn=session.drawn,
             texts=self.texts,

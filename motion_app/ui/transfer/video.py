@@ -16,34 +16,32 @@ from motion_app.jobs.folder import JobRow
 from motion_app.request.request import RequestFile, parse_request
 from motion_app.settings import ROOT
 from motion_app.ui.boundary import listen, shown_error
-from motion_app.ui.markup import host_banner, note_html, step_heading
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts, host_banner, note_html, script, step_heading, title_of
+from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.draft import SceneDraft, request_entries
-from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results, title_of
-from motion_app.ui.transfer.replay import Replay, Runtime, installed_versions, read_replay
+from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results
+from motion_app.ui.transfer.replay import Environment, Replay, installed_versions, read_replay
 from motion_app.ui.transfer.result import OverlayVideos, Result, ResultPanel
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.settings import Chosen, GenerationSettings
-from motion_app.ui.transfer.stream import KIND, Following, JobStream, Panel
+from motion_app.ui.transfer.stream import KIND, FollowedJobs, JobStream, PanelChange
 
 ReadRows = Callable[[Session, Sequence[Any]], SceneDraft]
-UPWARDS_JS = "() => document.querySelector('#steps')?.scrollIntoView()"
 RESULTS = ROOT / "assets" / "results"
 RestoreScene = Callable[[Session, RequestFile], list[Any]]
 ASK_SECONDS = 0.5  # between two looks at a job that is followed
-ANNOUNCE_JS = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 
 
 class VideoPanel:
     """The components of step 4 and what they do. ``build_gallery`` makes the part for below the
     four steps; then ``wire``, and ``attach_on`` the event that opens the page."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
+    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host, self.texts = host, texts
         self.badge_forced = host.settings.badge
-        self.stream = JobStream(host, texts)
+        self.stream = JobStream(host, texts, previews)
         self.overlays = OverlayVideos(host.defaults().export)
-        self.following = gr.State(Following())
+        self.followed = gr.State(FollowedJobs())
         gr.HTML(step_heading(4, texts("video.heading"), texts("video.heading_help")))
         self.settings = GenerationSettings(host.defaults(), texts, badge_forced=self.badge_forced)
         self.notes = gr.HTML(apply_default_css=False, elem_id="restore-notes")
@@ -56,7 +54,7 @@ class VideoPanel:
             )
         self.status = gr.HTML(apply_default_css=False, elem_id="status")
         self.announced = gr.HTML(
-            js_on_load=ANNOUNCE_JS, apply_default_css=False, elem_id="announced"
+            js_on_load=script("announce"), apply_default_css=False, elem_id="announced"
         )
         self.live = gr.HTML(self.stream.empty, apply_default_css=False, elem_id="live")
         self.result = ResultPanel(texts)
@@ -82,7 +80,7 @@ class VideoPanel:
         ``banner`` is renewed after each video; ``restore`` makes the updates of ``scene_outputs``
         for the scene of a recipe."""
         self._read_rows, self._restore_scene = read_rows, restore
-        self.states = [session, self.following]
+        self.states = [session, self.followed]
         self.outputs = [
             *(self.cancel_button, self.status, self.announced, self.live),
             *(*self.result.outputs, self.gallery.html, banner, self.timer),
@@ -100,9 +98,9 @@ class VideoPanel:
         )
         listen(self.result.again.click, self.restore_shown, inputs=self.states, outputs=restored)
         taken = listen(
-            self.gallery.showcase.act, self.take_over, inputs=[session], outputs=restored
+            self.gallery.shipped_cards.act, self.take_over, inputs=[session], outputs=restored
         )
-        taken.success(None, js=UPWARDS_JS, api_visibility="private")
+        taken.success(None, js=script("to_steps"), api_visibility="private")
 
     def _wire_generation(self, fields: Sequence[Any]) -> None:
         submitted = listen(
@@ -166,7 +164,7 @@ class VideoPanel:
 
     # one video
 
-    def submit(self, session: Session, following: Following, *values: Any) -> Iterator[list[Any]]:
+    def submit(self, session: Session, followed: FollowedJobs, *values: Any) -> Iterator[list[Any]]:
         """A new job from what is on the page: yields the seed it uses. A mistake is told in the
         status line as well as by the toast."""
         own = len(self.settings.fields)
@@ -178,7 +176,7 @@ class VideoPanel:
             told = note_html(html.unescape(str(shown.message)), kind="warning")
             yield [gr.skip(), told, gr.skip()]
             raise shown from error
-        following.look_at(row.id)
+        followed.look_at(row.id)
         yield [chosen.seed, "", ""]
 
     def _new_job(self, session: Session, draft: SceneDraft, chosen: Chosen) -> JobRow:
@@ -194,43 +192,43 @@ class VideoPanel:
         title = title_of(parse_request(entries), self.texts)
         return self.host.jobs.submit(KIND, inputs, owner=session.owner, title=title)
 
-    def follow_submitted(self, session: Session, following: Following) -> Iterator[list[Any]]:
+    def follow_submitted(self, session: Session, followed: FollowedJobs) -> Iterator[list[Any]]:
         """The progress of the job that was just handed in, then its video."""
-        if following.job is not None:
-            yield from self._followed(session.owner, following, following.job)
+        if followed.job is not None:
+            yield from self._followed(session.owner, followed, followed.job)
 
-    def _followed(self, owner: str, following: Following, job: str) -> Iterator[list[Any]]:
+    def _followed(self, owner: str, followed: FollowedJobs, job: str) -> Iterator[list[Any]]:
         """The first panel of ``job``; the timer asks for the others. On a lent device the call has
         to stay open, and streams them."""
         if self.host.lent:
-            yield from self._told(self.stream.follow(owner, following, job))
+            yield from self._told(self.stream.follow(owner, followed, job))
         else:
-            yield from self._told([self.stream.begin(owner, following, job)])
+            yield from self._told([self.stream.begin(owner, followed, job)])
 
-    def ask(self, session: Session, following: Following) -> Iterator[list[Any]]:
+    def ask(self, session: Session, followed: FollowedJobs) -> Iterator[list[Any]]:
         """What is new of the jobs that are followed."""
-        yield from self._told([self.stream.ask(session.owner, following)])
+        yield from self._told([self.stream.ask(session.owner, followed)])
 
-    def attach(self, session: Session, following: Following) -> Iterator[list[Any]]:
+    def attach(self, session: Session, followed: FollowedJobs) -> Iterator[list[Any]]:
         """See ``attach_on``."""
         if self.host.lent:
-            panels: Iterable[Panel] = self.stream.attach(session.owner, following)
+            panels: Iterable[PanelChange] = self.stream.attach(session.owner, followed)
         else:
-            panels = [self.stream.arrive(session.owner, following)]
+            panels = [self.stream.arrive(session.owner, followed)]
         for panel in panels:
             yield self._updates(panel)  # an old failure is in the status line, and no news
 
-    def cancel(self, session: Session, following: Following) -> Any:
+    def cancel(self, session: Session, followed: FollowedJobs) -> Any:
         """Stop what is in the panel at the end of its current step."""
-        if following.job is not None:
-            self.host.jobs.cancel(self.stream.own(session.owner, following.job).id)
+        if followed.job is not None:
+            self.host.jobs.cancel(self.stream.own(session.owner, followed.job).id)
         return gr.update(value=self.texts("video.stopping_short"), interactive=False)
 
-    def show_overlay(self, session: Session, following: Following, on: bool) -> Any:
+    def show_overlay(self, session: Session, followed: FollowedJobs, on: bool) -> Any:
         """The video in the player with its masks, or without."""
-        if following.job is None:
+        if followed.job is None:
             return gr.skip()
-        result = self._result(session, following.job)
+        result = self._result(session, followed.job)
         if not on:
             return str(result.video)
         badge = bool(result.row.inputs.get("badge"))
@@ -243,46 +241,48 @@ class VideoPanel:
     # the gallery
 
     def act(
-        self, session: Session, following: Following, event: gr.EventData
+        self, session: Session, followed: FollowedJobs, event: gr.EventData
     ) -> Iterator[list[Any]]:
         """Show a card's video or its progress, run it again, or stop it."""
         owner, action = session.owner, str(event.action)
         row = self.stream.own(owner, str(event.id))
         if action == "stop":
             self.host.jobs.cancel(row.id)
-            yield self._updates(Panel(gallery=self.stream.gallery(owner, following)))
+            yield self._updates(PanelChange(gallery=self.stream.gallery(owner, followed)))
             return
         if action == "again":
             row = self.host.jobs.again(row.id)
         if row.active:
-            yield from self._followed(owner, following, row.id)
+            yield from self._followed(owner, followed, row.id)
         else:
-            yield self._updates(self.stream.show(owner, following, row))
+            yield self._updates(self.stream.show(owner, followed, row))
 
-    def choose_side(self, session: Session, following: Following, event: gr.EventData) -> list[Any]:
+    def choose_side(
+        self, session: Session, followed: FollowedJobs, event: gr.EventData
+    ) -> list[Any]:
         """A card's video comes to side A or B of the comparison, or leaves it."""
         row = self.stream.own(session.owner, str(event.id))
         side = "a" if event.action == "side_a" else "b"
-        following.pair = following.pair.chosen(side, row.id)
-        gallery = self.stream.gallery(session.owner, following)
-        return [gallery, *self._pair_updates(session, following)]
+        followed.compared = followed.compared.chosen(side, row.id)
+        gallery = self.stream.gallery(session.owner, followed)
+        return [gallery, *self._pair_updates(session, followed)]
 
-    def delete(self, session: Session, following: Following, event: gr.EventData) -> list[Any]:
+    def delete(self, session: Session, followed: FollowedJobs, event: gr.EventData) -> list[Any]:
         """A card's video goes, from the panel and the comparison too."""
         row = self.stream.own(session.owner, str(event.id))
         self.host.jobs.delete(row.id)
-        following.pair = following.pair.without(row.id)
-        panel = Panel()
-        if following.job == row.id:
-            following.look_at(None)
-            panel = Panel(busy=False, status="", live=self.stream.empty, result="hidden")
-        panel = replace(panel, gallery=self.stream.gallery(session.owner, following))
-        return [*self._updates(panel), *self._pair_updates(session, following)]
+        followed.compared = followed.compared.without(row.id)
+        panel = PanelChange()
+        if followed.job == row.id:
+            followed.look_at(None)
+            panel = PanelChange(busy=False, status="", live=self.stream.empty, result="hidden")
+        panel = replace(panel, gallery=self.stream.gallery(session.owner, followed))
+        return [*self._updates(panel), *self._pair_updates(session, followed)]
 
-    def _pair_updates(self, session: Session, following: Following) -> list[Any]:
+    def _pair_updates(self, session: Session, followed: FollowedJobs) -> list[Any]:
         """The two videos chosen for comparison."""
         results = [
-            None if job is None else self._result(session, job) for job in following.pair.sides
+            None if job is None else self._result(session, job) for job in followed.compared.sides
         ]
         chosen = [None if found is None else (found.row, found.video) for found in results]
         return self.gallery.compare.updates(*chosen)
@@ -297,11 +297,11 @@ class VideoPanel:
             raise RequestError("no file arrived; drop a recipe (JSON) or a video made here")
         yield [None, *self._restored(session, Path(path))]
 
-    def restore_shown(self, session: Session, following: Following) -> list[Any]:
+    def restore_shown(self, session: Session, followed: FollowedJobs) -> list[Any]:
         """The recipe of the video on show as a new scene."""
-        if following.job is None:
+        if followed.job is None:
             raise RequestError("no video is on show; choose one in the gallery")
-        return self._restored(session, self._result(session, following.job).file("recipe"))
+        return self._restored(session, self._result(session, followed.job).file("recipe"))
 
     def take_over(self, session: Session, event: gr.EventData) -> list[Any]:
         """The recipe of a video that came with the app as a new scene."""
@@ -315,7 +315,7 @@ class VideoPanel:
         replay = read_replay(
             path,
             library=self.host.library,
-            runtime=self._runtime(),
+            environment=self._environment(),
             limits=self.host.settings.limits,
         )
         scene = self._restore_scene(session, replay.request)
@@ -325,22 +325,22 @@ class VideoPanel:
         lines = [note_html(note.text(self.texts), kind=note.kind) for note in replay.notes]
         return note_html(self.texts("video.replay_ready")) + "".join(lines)
 
-    def _runtime(self) -> Runtime:
+    def _environment(self) -> Environment:
         status = self.host.status()
         engine = self.host.wait_for_engine(0.0) if status.state == "ready" else None
         base = None if engine is None else engine.fingerprint
-        return Runtime(status.name, base, status.device, installed_versions())
+        return Environment(status.name, base, status.device, installed_versions())
 
     # updates
 
-    def _told(self, panels: Iterable[Panel]) -> Iterator[list[Any]]:
+    def _told(self, panels: Iterable[PanelChange]) -> Iterator[list[Any]]:
         """The updates of each panel; a failure is a toast too."""
         for panel in panels:
             yield self._updates(panel)
             if panel.failure is not None:
                 raise RequestError(panel.failure)
 
-    def _updates(self, panel: Panel) -> list[Any]:
+    def _updates(self, panel: PanelChange) -> list[Any]:
         """One update for each of ``outputs``."""
         busy, stopping = panel.busy, panel.stopping
         cancel = self.texts("video.stopping_short" if stopping else "video.cancel")
@@ -356,7 +356,7 @@ class VideoPanel:
             gr.skip() if panel.asks is None else gr.Timer(active=panel.asks),
         ]
 
-    def _result_updates(self, panel: Panel) -> list[Any]:
+    def _result_updates(self, panel: PanelChange) -> list[Any]:
         if panel.result is None:
             return self.result.kept()
         if panel.result == "hidden":

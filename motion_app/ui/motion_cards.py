@@ -1,44 +1,46 @@
-"""Motions as cards: to choose from, and to look after.
-
-The motions to choose from, as cards with a search box. The previews come when a card is seen.
-
-The library as cards: looping previews, what each motion is, and what can be done with it.
-
-Small looping pictures of the library's motions.
-"""
+"""Motions as cards: small ones in a dialog, to choose from, and large ones in the library, to look
+after. Both say the same of a motion and are found by the same words."""
 
 from __future__ import annotations
 
 import html
-import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import gradio as gr
 
-from motion_app.errors import MediaError
 from motion_app.library.library import DeletedMotion, is_shipped
-from motion_app.media.files import read_clip, upscale
 from motion_app.methods import method_title
 from motion_app.scene import Motion
-from motion_app.settings import Limits
-from motion_app.ui.markup import icon
-from motion_app.ui.pictures import animation_uri, picture_uri
-from motion_app.ui.texts import Texts
+from motion_app.ui.markup import Texts, icon, script
+from motion_app.ui.pictures import Previews
 
-NO_MOTION = ""
 _TEXTS = (
     *("cards", "cards_title", "cards_search", "cards_none"),
     *("close", "no_motion", "no_motion_name", "no_motion_help"),
 )
-CARDS_JS = (Path(__file__).parents[1] / "static" / "library_cards.js").read_text(encoding="utf-8")
-logger = logging.getLogger(__name__)
-PREVIEW_WIDTH = 144  # px
-PREVIEW_FPS = 8.0
-MOST_KEPT = 512  # some 20 KB each
+
+
+@dataclass(frozen=True)
+class _Card:
+    """What every card says of a motion, as HTML. ``words`` are those it is found by."""
+
+    name: str
+    shown: str
+    phrase: str
+    method: str
+    words: str
+
+    @classmethod
+    def of(cls, motion: Motion) -> _Card:
+        shown, method = shown_name(motion.name), method_title(motion.method)
+        words = f"{motion.name} {shown} {motion.phrase} {motion.noun} {method}".lower()
+        return cls(*map(html.escape, (motion.name, shown, motion.phrase, method, words)))
+
+    def html(self, tag: str, attributes: str, preview: str, body: str) -> str:
+        """The card around its ``preview`` and ``body``."""
+        return f'<{tag} {attributes} data-words="{self.words}">{preview}{body}</{tag}>'
 
 
 def cards_html(motions: Sequence[Motion], texts: Texts) -> str:
@@ -64,15 +66,14 @@ def cards_html(motions: Sequence[Motion], texts: Texts) -> str:
 
 
 def _card_html(motion: Motion) -> str:
-    method = method_title(motion.method)
-    shown = html.escape(shown_name(motion.name))
-    phrase, name = html.escape(motion.phrase), html.escape(motion.name)
-    words = html.escape(f"{motion.name} {shown} {motion.phrase} {method}".lower())
-    return (
-        f'<button type="button" class="card" role="option" data-name="{name}" data-words="{words}"'
-        f' data-key="motion-{name}" tabindex="-1">{preview_html(motion)}'
-        f'<b>{shown}</b><span class="quiet">“… {phrase}”</span>'
-        f'<small class="method">{html.escape(method)}</small></button>'
+    card = _Card.of(motion)
+    return card.html(
+        "button",
+        f'type="button" class="card" role="option" data-name="{card.name}"'
+        f' data-key="motion-{card.name}" tabindex="-1"',
+        preview_html(motion),
+        f'<b>{card.shown}</b><span class="quiet">“… {card.phrase}”</span>'
+        f'<small class="method">{card.method}</small>',
     )
 
 
@@ -91,7 +92,12 @@ def shown_name(name: str) -> str:
 def new_cards() -> gr.HTML:
     """Events ``act`` with ``what`` ("export" or "delete") and the motion's ``digest``; ``restore``
     with the ``token`` of a deleted one."""
-    return gr.HTML("", js_on_load=CARDS_JS, elem_id="library-cards", apply_default_css=False)
+    return gr.HTML(
+        "",
+        js_on_load=script("search", "library_cards"),
+        elem_id="library-cards",
+        apply_default_css=False,
+    )
 
 
 def library_html(
@@ -101,7 +107,7 @@ def library_html(
     deletable: frozenset[str],
     deleted: DeletedMotion | None,
     problems: Sequence[str],
-    previews: MotionPreviews,
+    previews: Previews,
     texts: Texts,
 ) -> str:
     """The grid. ``base``: the loaded model's fingerprint, None while it loads; ``deletable``:
@@ -142,11 +148,10 @@ def _problems_html(problems: Sequence[str], texts: Texts) -> str:
 
 
 def _library_card(
-    motion: Motion, base: str | None, deletable: bool, previews: MotionPreviews, texts: Texts
+    motion: Motion, base: str | None, deletable: bool, previews: Previews, texts: Texts
 ) -> str:
-    method = method_title(motion.method)
-    searched = html.escape(f"{motion.name} {motion.phrase} {motion.noun} {method}".lower())
-    tags = [f'<span class="tag">{html.escape(method)}</span>']
+    card = _Card.of(motion)
+    tags = [f'<span class="tag">{card.method}</span>']
     if base is not None and motion.base != base:
         tags.append(f'<span class="tag tag-off">{html.escape(texts("motions.other"))}</span>')
     if not deletable:
@@ -155,13 +160,14 @@ def _library_card(
     acts = _act_html("export", motion, texts) + (
         _act_html("delete", motion, texts) if deletable else ""
     )
-    return (
-        f'<li class="motion-card" data-search="{searched}" data-digest="{motion.digest}">'
-        f'{_preview_html(motion, previews, texts)}<div class="motion-body">'
-        f"<h3>{html.escape(motion.name)}</h3>"
-        f'<p class="motion-phrase">“{html.escape(motion.phrase)}”</p>'
+    return card.html(
+        "li",
+        f'class="motion-card" data-digest="{motion.digest}"',
+        _preview_html(motion, previews, texts),
+        f'<div class="motion-body"><h3>{card.name}</h3>'
+        f'<p class="motion-phrase">“{card.phrase}”</p>'
         f'<p class="motion-tags">{"".join(tags)}</p>{_details_html(motion, texts)}'
-        f'<div class="motion-acts">{acts}</div></div></li>'
+        f'<div class="motion-acts">{acts}</div></div>',
     )
 
 
@@ -173,12 +179,12 @@ def _act_html(what: str, motion: Motion, texts: Texts) -> str:
     )
 
 
-def _preview_html(motion: Motion, previews: MotionPreviews, texts: Texts) -> str:
+def _preview_html(motion: Motion, previews: Previews, texts: Texts) -> str:
     """The looping clip, and one frame of it for those who want nothing to move."""
-    address = previews.address(motion)
+    address = previews.motion(motion)
     if not address:
         return f'<div class="preview preview-none">{html.escape(texts("motions.unseen"))}</div>'
-    still = previews.address(motion, still=True)
+    still = previews.motion(motion, still=True)
     alt = html.escape(texts("motions.preview", name=motion.name))
     return (
         '<picture class="preview"><source media="(prefers-reduced-motion: reduce)"'
@@ -206,40 +212,3 @@ def _details_html(motion: Motion, texts: Texts) -> str:
 def shown_date(created: str) -> str:
     """ "2026-01-31 12:00" of an ISO time; "" of none."""
     return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M") if created else ""
-
-
-class MotionPreviews:
-    """Previews by the digest of their motion, made once: the same for every browser."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._made: OrderedDict[tuple[str, bool], str] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def address(self, motion: Motion, *, still: bool = False) -> str:
-        """The motion as a ``data:`` address: an animation, or one frame of it for those who want
-        nothing to move; "" where it has no preview."""
-        if motion.preview is None:
-            return ""
-        key = (motion.digest, still)
-        with self._lock:
-            if key in self._made:
-                self._made.move_to_end(key)
-                return self._made[key]
-        address = self._make(motion, still)
-        with self._lock:
-            self._made[key] = address
-            while len(self._made) > MOST_KEPT:
-                self._made.popitem(last=False)
-        return address
-
-    def _make(self, motion: Motion, still: bool) -> str:
-        try:
-            clip = read_clip(motion.preview, fps=PREVIEW_FPS, limits=self._limits)
-        except MediaError as error:
-            logger.warning("no preview of %s: %s", motion.name, error)
-            return ""
-        height, width = clip.frames.shape[1:3]
-        size = (PREVIEW_WIDTH, max(1, round(height * PREVIEW_WIDTH / width)))
-        frames = upscale(clip.frames, *size)
-        return picture_uri(frames[len(frames) // 2]) if still else animation_uri(frames, clip.fps)

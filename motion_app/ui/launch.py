@@ -1,11 +1,14 @@
-"""The folder of uploads and of copies that pages look at: bounded in age and in bytes.
+"""The app made ready to be launched: its page, what stands behind it, and the folder of uploads and
+of copies that pages look at, bounded in age and in bytes.
 
-gradio deletes what it wrote itself, by age alone; here everything in the folder counts. Without
-gradio: it reads the folder's name from the environment when it is imported.
+gradio deletes what it wrote itself, by age alone; here everything in the folder counts. gradio and
+torch are not imported with this file: gradio reads the folder's name from the environment when it
+is imported, and on ZeroGPU ``spaces`` must come before both.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import logging
@@ -14,12 +17,19 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from motion_app.errors import MotionAppError
+from motion_app.settings import ROOT, Hosting, Settings
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from motion_app.host import ModelHost
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +37,7 @@ KEEP_SECONDS = 3600.0
 TIDY_SECONDS = 30.0
 LOCK_NAME = ".lock"
 PREFIX = "uploads-"
+EXAMPLES = ROOT / "assets" / "examples"
 
 
 @dataclass(frozen=True)
@@ -123,3 +134,55 @@ class UploadFolder:
             except OSError:  # it runs
                 continue
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedApp:
+    """A page that is ready to be launched, and what stands behind it."""
+
+    uploads: UploadFolder
+    host: ModelHost
+    page: gr.Blocks
+
+
+def prepare_app(settings: Settings, uploads: UploadFolder, hosting: Hosting) -> PreparedApp:
+    """Build the page. On ZeroGPU the model is loaded here; elsewhere once the page is up."""
+    # Read when gradio is imported: its uploads and copies go where they are deleted at the end.
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.path)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    lend = _gpu_decorator()  # before torch and gradio
+
+    from motion_app.ui.page import build_page
+
+    host = _new_host(settings, hosting, lend)
+    return PreparedApp(uploads, host, build_page(host, EXAMPLES))
+
+
+def _gpu_decorator() -> Callable[..., Any] | None:
+    """``spaces.GPU``; None where there is no such package, as everywhere but on a Space."""
+    try:
+        import spaces
+    except ImportError:
+        return None
+    return spaces.GPU
+
+
+def _new_host(settings: Settings, hosting: Hosting, lend: Callable[..., Any] | None) -> ModelHost:
+    from motion_app.host import ModelHost
+
+    if not hosting.zero_gpu:
+        return ModelHost(settings)
+    if lend is None:
+        raise MotionAppError("ZeroGPU needs the package spaces; add it to requirements.txt")
+
+    from motion_app.ui.zero_gpu import ZeroGpuHost
+
+    return ZeroGpuHost(settings, lend=lend)
+
+
+def prepare_space(hosting: Hosting) -> PreparedApp:
+    """The app of a Space, whose uploads go when the program ends."""
+    settings = hosting.settings()
+    uploads = UploadFolder(settings.cache, most_bytes=settings.limits.upload_gigabytes * 2**30)
+    atexit.register(uploads.__exit__, None, None, None)
+    return prepare_app(settings, uploads.__enter__(), hosting)

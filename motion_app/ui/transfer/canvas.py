@@ -1,7 +1,5 @@
-"""Step 2: the picture a person marks objects on, with its tools, as HTML.
-
-Masks as files to take away.
-"""
+"""Step 2: the picture a person marks objects on, with its tools, as HTML; and its masks as files to
+take away."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry, grid_to_mask
 from motion_app.media.files import decode_data_uri, encode_data_uri, upscale
-from motion_app.ui.markup import icon
+from motion_app.ui.markup import Texts, icon
 from motion_app.ui.pictures import (
     css_colour,
     display_size,
@@ -25,23 +23,22 @@ from motion_app.ui.pictures import (
     enlarge_masks,
     picture_uri,
 )
-from motion_app.ui.texts import Texts
 from motion_app.ui.transfer.draft import SceneDraft
-from motion_app.ui.transfer.notices import Notice, object_grids
 from motion_app.ui.transfer.object_draft import Candidates, ObjectDraft
+from motion_app.ui.transfer.rows import Problem, object_grids, problems_html
 from motion_app.ui.transfer.session import History
 
 TOOLS = (("add", "P"), ("remove", "M"), ("box", "B"), ("brush", "D"), ("eraser", "E"))
 CANDIDATE_WIDTH = 132  # px
 
 
-def stage_html(
+def canvas_html(
     draft: SceneDraft | None,
     *,
     history: History,
     grid: bool,
     drawn: int,
-    notices: Sequence[Sequence[Notice]],
+    problems: Sequence[Sequence[Problem]],
     geometry: ModelGeometry,
     texts: Texts,
 ) -> str:
@@ -53,7 +50,7 @@ def stage_html(
     return (
         f'<div class="stage-all" data-key="all" data-drawn="{drawn}">'
         f"{_toolbar_html(texts)}{body}{candidates}"
-        f"{_buttons_html(draft, history, grid, texts)}{_hint_html(draft, notices, texts)}</div>"
+        f"{_buttons_html(draft, history, grid, texts)}{_hint_html(draft, problems, texts)}</div>"
     )
 
 
@@ -260,27 +257,21 @@ def _button(
     )
 
 
-def _hint_html(draft: SceneDraft | None, notices: Sequence[Sequence[Notice]], texts: Texts) -> str:
+def _hint_html(
+    draft: SceneDraft | None, problems: Sequence[Sequence[Problem]], texts: Texts
+) -> str:
     """What the next click does, and what is wrong with the selected object so far."""
-    warnings: Sequence[Notice] = ()
+    warnings: Sequence[Problem] = ()
     if draft is None:
         text = texts("transfer.hint_picture")
     elif draft.selected is not None:
         text = texts("transfer.hint_refine", number=draft.selected + 1)
-        warnings = notices[draft.selected]
+        warnings = problems[draft.selected]
     else:
         text = texts("transfer.hint_next" if draft.objects else "transfer.hint_first")
     return (
         f'<div id="hint" data-key="hint" aria-live="polite"><p class="note quiet">'
-        f"{html.escape(text)}</p>{notices_html(warnings, texts)}</div>"
-    )
-
-
-def notices_html(notices: Sequence[Notice], texts: Texts) -> str:
-    """A line for each warning."""
-    return "".join(
-        f'<p class="note warning">⚠ {html.escape(texts(notice.key, **notice.values))}</p>'
-        for notice in notices
+        f"{html.escape(text)}</p>{problems_html(warnings, texts)}</div>"
     )
 
 

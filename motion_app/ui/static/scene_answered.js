@@ -1,0 +1,2 @@
+// Runs after every action on the scene, answered or refused.
+() => document.dispatchEvent(new CustomEvent("scene-answered"))
