@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +55,4 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture(params=postgres.backends())
 def database(request: pytest.FixtureRequest) -> str | None:
     """A new, empty database for a study; None: SQLite in the study's folder."""
-    if request.param == "sqlite":
-        return None
-    folder = request.getfixturevalue("postgres_server")
-    return postgres.new_database(folder, "t" + uuid.uuid4().hex)
+    return postgres.database_of(request)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,13 @@ def running() -> Iterator[str]:
     """A server's socket folder, while it runs."""
     with server() as made:
         yield str(made.folder)
+
+
+def database_of(request: pytest.FixtureRequest) -> str | None:
+    """What a fixture gives that has ``backends`` for its parameters."""
+    if request.param == "sqlite":
+        return None
+    return new_database(request.getfixturevalue("postgres_server"), "t" + uuid.uuid4().hex)
 
 
 def new_database(folder: str, name: str) -> str:

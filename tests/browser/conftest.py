@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import postgres
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 from serving import RunningApp
@@ -21,6 +22,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The app with a folder of its own; the address of its page."""
     with RunningApp(tmp_path_factory.mktemp("server")) as app:
         yield app.url
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if name == "sqlite" else pytest.mark.long)
+        for name in postgres.backends()
+    ]
+)
+def database(request: pytest.FixtureRequest) -> str | None:
+    """As everywhere; what stands behind a page's calls is their tests' affair, so that browsers
+    meet PostgreSQL in one whole visit every day, in all others on long runs."""
+    return postgres.database_of(request)
 
 
 @pytest.fixture(scope="module")

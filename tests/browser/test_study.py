@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import postgres
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tiny_study import SECRET, make_study, served
@@ -109,6 +110,7 @@ def answer_one_item(page: Page) -> None:
     page.locator("#next").click()
 
 
+@pytest.mark.parametrize("database", postgres.backends(), indirect=True)
 def test_a_whole_visit_ends_with_a_completion_code(
     context: BrowserContext, store: Study, address: str
 ) -> None:

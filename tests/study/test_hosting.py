@@ -158,7 +158,10 @@ def make_video(browser: Browser) -> httpx.Response:
     return video
 
 
-@pytest.mark.parametrize("root", [PREFIX, PUBLIC + PREFIX])
+# Each is a start of the whole app with its model; the studies' own half is held above for both.
+@pytest.mark.parametrize(
+    "root", [pytest.param(PREFIX, marks=pytest.mark.long), pytest.param(PUBLIC + PREFIX)]
+)
 def test_the_app_behind_proxies_gives_addresses_that_lead_back_through_them(
     tmp_path: Path, root: str
 ) -> None:
