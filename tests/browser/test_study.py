@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,6 +90,17 @@ def practise(page: Page, store: Study, token: str) -> None:
         page.locator("#next").click()
     page.locator("#start-study").click()
     expect(page.locator("#place")).to_have_text("Item 1 of 2")
+
+
+def fetched_ahead(page: Page, media: Sequence[str]) -> None:
+    """Wait until the browser has all of ``media``."""
+    page.wait_for_function(
+        """names => {
+          const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+          return names.every((name) => loaded.some((address) => address.endsWith(name)));
+        }""",
+        arg=list(media),
+    )
 
 
 @contextmanager
@@ -376,7 +387,8 @@ def test_answers_given_offline_are_kept_shown_and_sent_later(
     begin(page)
     practise(page, store, token)
     watch(page)
-    page.wait_for_timeout(1000)  # the next item is fetched meanwhile
+    rater, screen = store.archive.links.rater(token), 3  # after two of practice and one item
+    fetched_ahead(page, store.answers.trial(rater, screen).candidates)
     context.set_offline(True)
     answer(page, 2)
     expect(page.locator("#saved")).to_have_text(re.compile("No connection. 4 kept here"))
