@@ -92,6 +92,18 @@ def practise(page: Page, store: Study, token: str) -> None:
     expect(page.locator("#place")).to_have_text("Item 1 of 2")
 
 
+def after_practice(context: BrowserContext, store: Study, address: str) -> tuple[Page, str]:
+    """The page of one who agreed and practised in another browser, at the study's first item; and
+    the link's token."""
+    token = store.raters.hand_out(1)[0]
+    rater = store.raters.consent(store.raters.join(token).id).id
+    for number in (0, 1):
+        store.answers.practise(rater, number, dict.fromkeys(store.archive.config.asked, 1))
+    page = visit(context, address, token)
+    expect(page.locator("#place")).to_have_text("Item 1 of 2")
+    return page, token
+
+
 def fetched_ahead(page: Page, media: Sequence[str]) -> None:
     """Wait until the browser has all of ``media``."""
     page.wait_for_function(
@@ -315,10 +327,7 @@ def test_a_break_is_offered_once_and_everything_goes_on_after_it(
     context: BrowserContext, store: Study, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rater_page, "BREAK_EVERY", 1)
-    token = store.raters.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, _ = after_practice(context, store, address)
     watch(page)
     answer(page, 1)
     page.locator("#next").click()
@@ -336,10 +345,7 @@ def test_a_break_is_offered_once_and_everything_goes_on_after_it(
 def test_a_reload_comes_back_to_the_same_place_with_what_was_done(
     context: BrowserContext, store: Study, address: str
 ) -> None:
-    token = store.raters.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, token = after_practice(context, store, address)
     watch(page)
     page.locator("input[name='MF'][value='3']").check(force=True)
     expect(page.locator("#saved")).to_have_attribute("data-state", "saved")
@@ -358,10 +364,7 @@ def test_a_reload_comes_back_to_the_same_place_with_what_was_done(
 def test_one_may_go_back_and_change_an_answer(
     context: BrowserContext, store: Study, address: str
 ) -> None:
-    token = store.raters.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, _ = after_practice(context, store, address)
     expect(page.locator("#back")).to_be_disabled()  # the practice is over
     watch(page)
     answer(page, 1)
@@ -382,10 +385,7 @@ def test_one_may_go_back_and_change_an_answer(
 def test_answers_given_offline_are_kept_shown_and_sent_later(
     context: BrowserContext, store: Study, address: str
 ) -> None:
-    token = store.raters.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, token = after_practice(context, store, address)
     watch(page)
     rater, screen = store.archive.links.rater(token), 3  # after two of practice and one item
     fetched_ahead(page, store.answers.trial(rater, screen).candidates)
@@ -409,10 +409,7 @@ def test_answers_given_offline_are_kept_shown_and_sent_later(
 def test_a_tab_closed_offline_loses_no_answer(
     context: BrowserContext, store: Study, address: str
 ) -> None:
-    token = store.raters.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, token = after_practice(context, store, address)
     watch(page)
     context.set_offline(True)
     answer(page, 2)
