@@ -17,9 +17,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from motion_app.study.database import connect
+
 OWNER = "postgres"  # the user that Debian's package makes; a server refuses to run as root
 WITHOUT = "MOTION_APP_TEST_WITHOUT_POSTGRES"  # set by make where it cannot be installed
 START_SECONDS = 60
+EMPTY, WITH_TABLES = "template1", "with_tables"  # what a new database is a copy of
 
 
 def binaries() -> Path | None:
@@ -110,16 +113,22 @@ def running() -> Iterator[str]:
         yield str(made.folder)
 
 
-def database_of(request: pytest.FixtureRequest) -> str | None:
+def database_of(request: pytest.FixtureRequest, *, like: str = WITH_TABLES) -> str | None:
     """What a fixture gives that has ``backends`` for its parameters."""
     if request.param == "sqlite":
         return None
-    return new_database(request.getfixturevalue("postgres_server"), "t" + uuid.uuid4().hex)
+    folder = request.getfixturevalue("postgres_server")
+    return new_database(folder, "t" + uuid.uuid4().hex, like=like)
 
 
-def new_database(folder: str, name: str) -> str:
-    """The address of a new, empty database."""
+def make_tables(folder: str) -> None:
+    """The study's tables, in a database that others are copied from."""
+    connect(new_database(folder, WITH_TABLES)).dispose()
+
+
+def new_database(folder: str, name: str, *, like: str = EMPTY) -> str:
+    """The address of a new database, a copy of ``like``."""
     connection = psycopg.connect(host=folder, user="study", dbname="postgres", autocommit=True)
     with connection:
-        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')  # type: ignore[call-overload]
     return f"postgresql://study@/{name}?host={folder}"
