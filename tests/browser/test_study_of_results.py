@@ -178,20 +178,20 @@ def test_a_study_made_in_the_tab_is_answered_and_its_administrator_sees_it(
 def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
     """A whole visit in a browser of one's own; practice is answered right."""
     (folder,) = (host.settings.outputs / "studies").iterdir()
-    store = Study.open(folder)
-    right = {item.candidates[item.answer] for item in store.archive.items.values() if item.answer}
+    study = Study.open(folder)
+    right = {item.candidates[item.answer] for item in study.archive.items.values() if item.answer}
     page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(link)
     page.locator("#agree").check()
     page.locator("#begin").click()
     page.locator("#start-practice").click()
-    rater = store.raters.join(page.evaluate("history.state.token")).id
+    rater = study.raters.join(page.evaluate("history.state.token")).id
     screens = ("Practice 1 of 2", "Practice 2 of 2", "Item 1 of 2", "Item 2 of 2")
     for number, name in enumerate(screens):
         expect(page.locator("#place")).to_have_text(name)
         expect(page.locator(".tile.watched")).to_have_count(2)
-        shown = store.answers.trial(rater, number).candidates
+        shown = study.answers.trial(rater, number).candidates
         place = next((k for k, name in enumerate(shown, start=1) if name in right), 1)
         for row in page.locator(".choices").all():
             row.locator(f"input[value='{place}']").check(force=True)
@@ -202,7 +202,7 @@ def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
         if number == 1:
             page.locator("#start-study").click()
     expect(page.locator("#code")).not_to_be_empty()
-    store.close()
+    study.close()
     page.context.close()
 
 

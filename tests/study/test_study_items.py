@@ -89,11 +89,11 @@ def test_a_table_gives_the_same_items_as_the_folder(source):
 
 
 def test_every_candidate_has_one_format_and_no_name_in_it(created):
-    store, video = created.study, created.prepared.video
-    assert video == VideoFormat(48, 32, 8.0, 8) == store.archive.video
-    for item in store.archive.items.values():
+    study, video = created.study, created.prepared.video
+    assert video == VideoFormat(48, 32, 8.0, 8) == study.archive.video
+    for item in study.archive.items.values():
         for name in item.candidates.values():
-            with av.open(str(store.archive.media_path(name))) as container:
+            with av.open(str(study.archive.media_path(name))) as container:
                 stream = container.streams.video[0]
                 assert stream.codec_context.name == "h264"
                 assert (stream.width, stream.height, stream.frames) == (48, 32, 8)
@@ -117,12 +117,12 @@ def test_no_byte_a_rater_may_fetch_names_a_method(created):
 
 
 def test_checks_show_the_reference_once_and_spoil_the_others(created):
-    store = created.study
+    study = created.study
     for kind in ("practice", "gold"):
-        (item,) = [entry for entry in store.archive.items.values() if entry.kind == kind]
-        reference = read_clip(store.archive.media_path(item.references[0])).frames.astype(int)
+        (item,) = [entry for entry in study.archive.items.values() if entry.kind == kind]
+        reference = read_clip(study.archive.media_path(item.references[0])).frames.astype(int)
         for method, name in item.candidates.items():
-            clip = read_clip(store.archive.media_path(name)).frames.astype(int)
+            clip = read_clip(study.archive.media_path(name)).frames.astype(int)
             difference = np.abs(clip - reference).mean()
             assert difference < 3 if method == item.answer else difference > 40
 
@@ -239,10 +239,10 @@ def test_ones_own_checks_take_the_place_of_made_ones(tmp_path):
     with pytest.raises(RequestError, match=r"no answer\.txt"):
         read_sources(source)
     (source / "gold-1" / "answer.txt").write_text("baseline")
-    store = create_study(
+    study = create_study(
         tmp_path / "study", read_sources(source), title="T", practice=0, gold=1, raters=2
     ).study
-    assert [(i.kind, i.answer) for i in store.archive.items.values()] == [
+    assert [(i.kind, i.answer) for i in study.archive.items.values()] == [
         ("gold", "baseline"),
         ("main", None),
     ]
@@ -339,8 +339,8 @@ def test_results_of_one_scene_stand_side_by_side(tmp_path):
     found = sources_from_results(results, reference={"circle": tmp_path / "circle.mp4"}.get)
     assert [item.caption for item in found] == ["A fox jumps.", "A cat jumps."]
     assert all(set(i.videos) == {"fleximmt", "fleximmt without m2v"} for i in found)
-    store = create_study(tmp_path / "study", found, title="T", raters=2, practice=0, gold=0).study
-    assert len(store.archive.items) == 2
+    study = create_study(tmp_path / "study", found, title="T", raters=2, practice=0, gold=0).study
+    assert len(study.archive.items) == 2
 
 
 def test_results_that_cannot_be_compared_are_refused(tmp_path):

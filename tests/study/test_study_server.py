@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     """A study where the Study tab puts its own."""
     folder = tmp_path_factory.mktemp("app")
     made = make_study(folder / "outputs" / "studies" / NAME)
@@ -30,8 +30,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     made.close()
 
 
-def app(store: Study, **settings: str) -> RunningApp:
-    return RunningApp(store.archive.folder.parents[2], "--study-only", **settings)
+def app(study: Study, **settings: str) -> RunningApp:
+    return RunningApp(study.archive.folder.parents[2], "--study-only", **settings)
 
 
 def fetch(address: str) -> tuple[int, str]:
@@ -44,13 +44,13 @@ def fetch(address: str) -> tuple[int, str]:
 
 
 def test_studies_made_in_the_app_are_served_and_nobody_is_told_which_there_are(
-    store: Study,
+    study: Study,
 ) -> None:
-    with app(store) as running:
+    with app(study) as running:
         status, page = fetch(running.url)
         assert status == 200 and "Please use your own link" in page
-        assert NAME not in page and store.archive.config.title not in page
-        status, page = fetch(f"{running.url}{NAME}/r/{store.raters.hand_out(1)[0]}")
+        assert NAME not in page and study.archive.config.title not in page
+        status, page = fetch(f"{running.url}{NAME}/r/{study.raters.hand_out(1)[0]}")
         assert status == 200 and f'<base href="/{NAME}/">' in page
         assert fetch(f"{running.url}{NAME}/admin/")[0] == 200
         assert fetch(f"{running.url}elsewhere/")[0] == 404
@@ -59,8 +59,8 @@ def test_studies_made_in_the_app_are_served_and_nobody_is_told_which_there_are(
     assert "Studies on" in told and "Traceback" not in told
 
 
-def test_it_starts_in_three_seconds_and_loads_neither_model_nor_page(store: Study) -> None:
-    with app(store, PYTHONPROFILEIMPORTTIME="1") as running:
+def test_it_starts_in_three_seconds_and_loads_neither_model_nor_page(study: Study) -> None:
+    with app(study, PYTHONPROFILEIMPORTTIME="1") as running:
         fields = Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(")")[2].split()
         seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         fetch(f"{running.url}{NAME}/r/x")

@@ -1,4 +1,4 @@
-"""What synthetic raters prefer comes back through the store and through the real HTTP calls."""
+"""What synthetic raters prefer comes back from the study itself and through the real HTTP calls."""
 
 from __future__ import annotations
 
