@@ -39,6 +39,15 @@ def backends() -> list[str]:
     return ["sqlite"] if os.environ.get(WITHOUT) else ["sqlite", "postgresql"]
 
 
+def one_every_day(name: str) -> list[object]:
+    """``backends`` of tests that meet ``name`` every day, where it is there, and others on long
+    runs."""
+    names = backends()
+    daily = name if name in names else names[0]
+    marks = {one: () if one == daily else pytest.mark.long for one in names}
+    return [pytest.param(one, marks=marks[one]) for one in names]
+
+
 class Server:
     """A cluster in a folder of its own; started again after ``stop`` it has what it had."""
 

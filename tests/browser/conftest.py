@@ -24,12 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield app.url
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=() if name == "sqlite" else pytest.mark.long)
-        for name in postgres.backends()
-    ]
-)
+@pytest.fixture(params=postgres.one_every_day("sqlite"))
 def database(request: pytest.FixtureRequest) -> str | None:
     """As everywhere; what stands behind a page's calls is their tests' affair, so that browsers
     meet PostgreSQL in one whole visit every day, in all others on long runs."""

@@ -97,15 +97,3 @@ def test_the_study_starts_without_torch_gradio_or_the_statistics():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_nothing_of_the_study_loads_torch_or_gradio():
-    names = ("creation", "report", "figures", "exports", "simulate", "statistics")
-    code = (
-        f"import sys; {'; '.join(f'import motion_app.study.{name}' for name in names)};"
-        "print([name for name in ('torch', 'gradio') if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"

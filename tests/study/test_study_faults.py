@@ -76,7 +76,7 @@ def site_on(backend: str, folder: Path) -> Iterator[Site]:
             yield Site(app, database, server)
 
 
-@pytest.fixture(scope="module", params=postgres.backends())
+@pytest.fixture(scope="module", params=postgres.one_every_day("sqlite"))
 def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
@@ -194,6 +194,7 @@ def test_a_killed_server_has_every_answer_it_acknowledged_once_and_everybody_fin
         check_everything_is_there_once(study, visits, codes)
 
 
+@pytest.mark.parametrize("site", postgres.backends(), indirect=True)  # another fault in each
 def test_a_database_that_stands_still_under_load_loses_nothing_and_the_server_goes_on(
     site: Site,
 ) -> None:

@@ -8,6 +8,7 @@ import json
 import random
 from dataclasses import replace
 
+import postgres
 import pyarrow.parquet
 import pytest
 import sqlalchemy as sa
@@ -96,6 +97,7 @@ def votes_of(question: str) -> list[str]:
     return votes
 
 
+@pytest.mark.parametrize("database", postgres.one_every_day("sqlite"), indirect=True)
 def test_all_24_cells_of_the_papers_table_come_back_from_16000_stored_answers(tmp_path, database):
     """20 raters × 200 items × 4 questions in a real store, each vote at the place where the plan
     put its method."""
