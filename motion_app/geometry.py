@@ -92,19 +92,6 @@ class ModelGeometry:
         return -(-3 * self.pixels_per_token // 2)
 
     @classmethod
-    def from_folder(cls, folder: Path | str) -> ModelGeometry:
-        """Sizes of a diffusers folder on disk, at its own defaults; reads JSON alone."""
-        defaults = GenerationDefaults.read(folder)
-        return cls.from_configs(
-            read_config(folder, "transformer"),
-            read_config(folder, "vae"),
-            height=defaults.height,
-            width=defaults.width,
-            frames=defaults.frames,
-            fps=defaults.fps,
-        )
-
-    @classmethod
     def from_configs(
         cls,
         transformer: Mapping[str, Any],
@@ -246,11 +233,15 @@ class GenerationDefaults:
         return self.synmotion_training if method == "synmotion" else self.motion_training
 
     @classmethod
-    def read(cls, folder: Path | str) -> GenerationDefaults:
-        """Read ``folder/generation.json``; CheckpointError for broken JSON or an unknown key."""
+    def read(
+        cls, folder: Path | str, transformer: Mapping[str, Any] | None = None
+    ) -> GenerationDefaults:
+        """Read ``folder/generation.json``; CheckpointError for broken JSON or an unknown key.
+        ``transformer``: the contents of its config, which tells CogVideoX 1.5 where no such file
+        is there."""
         path = Path(folder) / DEFAULTS_FILE
         if not path.is_file():
-            return cls(name=_checkpoint_name(Path(folder)), **_published_sizes(Path(folder)))
+            return cls(name=_checkpoint_name(Path(folder)), **_published_sizes(transformer or {}))
         try:
             entries = json.loads(path.read_text(encoding="utf-8-sig"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -282,15 +273,11 @@ def _checkpoint_name(folder: Path) -> str:
     return folder.name
 
 
-def _published_sizes(folder: Path) -> dict[str, Any]:
+def _published_sizes(transformer: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of CogVideoX 1.5 by its transformer's config, which names a latent square of 300
     that it was never meant to generate: 81 frames of 1360×768 at 16 per second are its own."""
-    path = folder / "transformer" / "config.json"
-    if not path.is_file():
-        return {}
-    config = read_config(folder, "transformer")
-    square = (config.get("sample_height"), config.get("sample_width")) == (300, 300)
-    if not config.get("patch_size_t") or not square:
+    square = (transformer.get("sample_height"), transformer.get("sample_width")) == (300, 300)
+    if not transformer.get("patch_size_t") or not square:
         return {}
     return {"height": 768, "width": 1360, "frames": 81, "fps": 16.0}
 

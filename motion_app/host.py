@@ -24,13 +24,14 @@ from motion_app.library.library import Library, keep_owner
 from motion_app.library.motion_file import read_motion
 from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.prompt_tokenizer import PromptTokenizer
 from motion_app.scene import NEUTRAL_PHRASE, Motion
 from motion_app.settings import Settings
 
 if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
+    from motion_app.engine.memory import Outlook
     from motion_app.engine.pipeline import MotionEngine
-    from motion_app.engine.planning import Outlook
     from motion_app.models.clicks import ClickSegmenter
     from motion_app.models.words import ObjectFinder
 
@@ -74,7 +75,6 @@ class ModelHost:
         self.library = Library(settings.motion_folders())
         self.lock = DeviceLock()
         self.jobs = self._new_jobs()
-        self._name = GenerationDefaults.read(settings.model).name
         self._error: MotionAppError | None = None
         self._engine: MotionEngine | None = None
         self._segmenter: ClickSegmenter | None = None
@@ -137,6 +137,12 @@ class ModelHost:
         """How long the last video took; None before the first."""
         return self.jobs.timings.last(kinds.GENERATE)
 
+    @property
+    def _name(self) -> str:
+        """The model's, by its folder or hub id until its files were read."""
+        read: Checkpoint | None = self.__dict__.get("_checkpoint")
+        return Path(self.settings.model).name if read is None else read.defaults.name
+
     def status(self) -> HostStatus:
         if self._error is not None:
             return HostStatus("failed", self._name, "", self._load_seconds, str(self._error))
@@ -155,30 +161,24 @@ class ModelHost:
 
     def geometry(self) -> ModelGeometry:
         """The sizes, known before the weights are loaded; those of a hub id are fetched first."""
-        if self._engine is not None:
-            return self._engine.geometry
-        return ModelGeometry.from_folder(self._configs)
+        return self._checkpoint.geometry
 
     def defaults(self) -> GenerationDefaults:
         """The checkpoint's own settings."""
-        if self._engine is not None:
-            return self._engine.defaults
-        return GenerationDefaults.read(self._configs)
+        return self._checkpoint.defaults
 
     def tokenizer(self) -> PromptTokenizer | None:
         """What counts a prompt's tokens before the weights are loaded; None where the checkpoint's
         tokenizer is not here."""
         with self._tokenizer_lock:
             if self._tokenizer is None:
-                self._tokenizer = PromptTokenizer.load_if_there(self._configs)
+                self._tokenizer = PromptTokenizer.load_if_there(self._checkpoint)
             return self._tokenizer
 
     @cached_property
-    def _configs(self) -> Path:
-        """Where the checkpoint's small files are. CheckpointError for what is no checkpoint."""
-        from motion_app.models.hub import config_folder
-
-        return config_folder(self.settings.model)
+    def _checkpoint(self) -> Checkpoint:
+        """What its small files say. CheckpointError for what is no checkpoint."""
+        return self.models.checkpoint()
 
     def motions(self) -> list[Motion]:
         """Motions for this base model; of any, before the model is loaded."""
@@ -267,10 +267,8 @@ class ModelHost:
 
     def _load(self) -> None:
         try:
-            from motion_app.models.hub import checkpoint_folder
-
             self.models.check()
-            folder = checkpoint_folder(self.settings.model, on_bytes=self._hear_bytes)
+            folder = self.models.checkpoint(weights=True, on_bytes=self._hear_bytes).folder
             self._fetched = None
             self.tokenizer()  # now, so that nobody's first prompt waits for it
             self._load_segmenter(folder)

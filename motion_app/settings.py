@@ -18,8 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from motion_app.errors import CheckpointError, MotionAppError
-from motion_app.geometry import GenerationDefaults
+from motion_app.errors import MotionAppError
 
 ROOT = Path(__file__).resolve().parent.parent
 TRUE = ("1", "t", "true")
@@ -113,29 +112,6 @@ class Settings(BaseSettings):
         """The folders of the library: the model's own ``motions`` first, then ``motions``."""
         own = Path(model or self.model) / "motions"
         return (own, *self.motions) if own.is_dir() else self.motions
-
-    def segmenter_source(
-        self,
-        model: str | None = None,
-        given: str | None = None,
-        *,
-        default: str | None = None,
-    ) -> str:
-        """The SAM-2 model to load: the one ``given``, else the settings' own, else the one that
-        ``model`` names, which may be a folder inside it. ``default`` where it names none,
-        and CheckpointError without one."""
-        chosen = given or self.segmenter
-        if chosen is not None:
-            return chosen
-        model = model or self.model
-        named = GenerationDefaults.read(model).segmenter or default
-        if named is None:
-            raise CheckpointError(
-                f"the model {Path(model).name} names no segmenter; choose one, for example "
-                "facebook/sam2.1-hiera-large (--segmenter, or MOTION_APP_SEGMENTER)"
-            )
-        inside = Path(model) / named
-        return str(inside) if inside.is_dir() else named
 
 
 def load_settings(**given: object) -> Settings:

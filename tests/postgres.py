@@ -122,8 +122,9 @@ def running() -> Iterator[str]:
         yield str(made.folder)
 
 
-def database_of(request: pytest.FixtureRequest, *, like: str = WITH_TABLES) -> str | None:
-    """What a fixture gives that has ``backends`` for its parameters."""
+def database_for(request: pytest.FixtureRequest, *, like: str = WITH_TABLES) -> str | None:
+    """A new database of the kind that the fixture's parameter names, a copy of ``like``; None:
+    SQLite."""
     if request.param == "sqlite":
         return None
     folder = request.getfixturevalue("postgres_server")

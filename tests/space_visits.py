@@ -34,7 +34,7 @@ from motion_app.ui.transfer.stream import FollowedJobs, JobStream
 def watch_models(engine: Any) -> None:
     """Note the process in which any model that belongs on the GPU computes."""
     for name in ("transformer", "vae", "text_encoder"):
-        for part in getattr(engine.pipe, name).modules():
+        for part in getattr(engine.backbone.pipe, name).modules():
             part.register_forward_pre_hook(lambda *_, name=name: computed(name))
 
 

@@ -17,6 +17,7 @@ from motion_app.geometry import (
     latent_frames_of,
     mask_to_grid,
 )
+from motion_app.models.checkpoint import Checkpoint
 
 VAE = {
     "block_out_channels": [128, 256, 256, 512],
@@ -124,7 +125,7 @@ def test_a_broken_defaults_file_is_an_error_that_says_so(tmp_path, text, complai
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no diffusers checkpoint"):
-        ModelGeometry.from_folder(tmp_path)
+        Checkpoint.read(tmp_path)
 
 
 # fitting ----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Who may import whom. The tree is the diagram; this keeps it so."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,13 +32,9 @@ BARS = (
 HEIGHT = {part: height for height, bar in enumerate(BARS) for part in bar}
 
 # Arrows that the bars forbid and that are still there: (module, module). To be emptied.
-STILL = {
-    ("settings", "geometry"),  # a checkpoint's own segmenter is asked for by the settings
-}
+STILL: set[tuple[str, str]] = set()
 # Circles inside a part that are still there. To be emptied.
-STILL_CIRCLES = [
-    {"engine.pipeline", "engine.preparation", "engine.runtime"},  # all want the loaded model
-]
+STILL_CIRCLES: list[set[str]] = []
 
 # Parts that load without torch, in a blink.
 WITHOUT_TORCH = ("request", "media", "library", "study", "world", "jobs", "cli", "host")
@@ -50,6 +47,9 @@ NOT_LOADED = ("jobs.ray_workers", "study.migrations.env")
 # Commands that load what they compute with before they are called. To be emptied.
 STILL_HEAVY = ("cli.benchmark",)
 # What alone a part may import of this package.
+# The one file of the engine and of the training that knows the model which is steered.
+MODEL_IS_KNOWN_TO = "engine.backbone"
+OF_THE_MODEL = re.compile(r"CogVideoX|\battn1\b|\btransformer_blocks\b|^\.pipe$")
 ALONE = {"study": {"errors", "settings", "media", "wording", "text_files"}}
 NEVER = {"evaluation": {"engine"}}
 
@@ -152,6 +152,33 @@ def test_gradio_stays_in_the_page(module):
     assert "gradio" not in {name.split(".")[0] for name in imports(MODULES[module])}
 
 
+def model_named(path: Path) -> set[str]:
+    """What a file's code, its docstrings and comments aside, names of the model that is steered:
+    CogVideoX's classes, its attention layers and blocks, the pipeline that it is loaded into."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # A docstring, wherever it stands, is an expression of its own.
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    names = imports(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            names.add(f".{node.attr}")
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names |= set() if id(node) in told else {node.value}
+    return {name for name in names if OF_THE_MODEL.search(name)}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [m for m in MODULES if part(m) in ("engine", "training") and m != MODEL_IS_KNOWN_TO],
+)
+def test_the_model_that_is_steered_is_known_to_one_file(module):
+    assert not model_named(MODULES[module])
+
+
 def within(module: str, parts: tuple[str, ...]) -> bool:
     return any(module == part or module.startswith(part + ".") for part in parts)
 
@@ -200,3 +227,21 @@ def test_these_rules_catch_a_breach(tmp_path):
     assert wrong_arrows("study.bad", file) == ["engine.layout", "ui.page"]
     assert wrong_arrows("evaluation.bad", file) == ["engine.layout", "ui.page"]
     assert module_of("motion_app.engine.attention.attend") == "engine.attention"
+
+
+def test_naming_the_model_is_caught_in_code_and_let_be_in_words(tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text(
+        '"""CogVideoX has attn1 and transformer_blocks in a pipe."""\n'
+        "def told():\n    'CogVideoX 1.5, attn1'\n    return 5  # of engine.pipe\n"
+    )
+    assert not model_named(file)
+    for line, name in (
+        ("from diffusers import CogVideoXTransformer3DModel", "CogVideoXTransformer3DModel"),
+        ("layers = [block.attn1 for block in blocks]", "attn1"),
+        ("names = 'transformer_blocks.0.attn1'", "transformer_blocks"),
+        ("vae = engine.pipe.vae", "pipe"),
+        ("def act(self):\n    return self.pipe", "pipe"),
+    ):
+        file.write_text(line)
+        assert any(name in found for found in model_named(file)), line

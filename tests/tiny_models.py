@@ -11,6 +11,8 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
+from motion_app.engine.backbone import JointAttention
+
 WORDS = "a the red blue robot fox cat is moving jumping spinning walks and left right up then"
 
 
@@ -21,6 +23,12 @@ def tiny_tokenizer() -> T5TokenizerFast:
     vocab += [("▁" + word, -3.0) for word in [*WORDS.split(), "A", "The"]]
     vocab += [(letter, -8.0) for letter in letters]
     return T5TokenizerFast(vocab=vocab, extra_ids=0)
+
+
+def attention_layers(transformer: CogVideoXTransformer3DModel) -> list[JointAttention]:
+    """Those of a transformer without the rest of its model."""
+    blocks = transformer.transformer_blocks
+    return [JointAttention(number, block.attn1) for number, block in enumerate(blocks)]
 
 
 def tiny_pipeline(**transformer_options) -> CogVideoXImageToVideoPipeline:

@@ -38,14 +38,13 @@ from motion_app.benchmark.variants import (
 from motion_app.engine.propagation import PropagationConfig
 from motion_app.errors import RequestError
 from motion_app.evaluation.weights import WeightStore
-from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs.models import running_of
 from motion_app.jobs.results import ResultStore, content_key, read_json
 from motion_app.jobs.workers import BenchSource, Crew, Task
 from motion_app.library.library import Library
 from motion_app.library.motion_file import file_digest
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.devices import device_named
-from motion_app.models.hub import checkpoint_folder
 from motion_app.scene import Motion
 from motion_app.settings import Settings
 from motion_app.text_files import listed
@@ -97,8 +96,8 @@ class _Run:
 
     def __init__(self, campaign: Campaign, on_task: OnTask) -> None:
         self.campaign, self.on_task = campaign, on_task
-        self.folder = checkpoint_folder(campaign.model)
-        self.geometry = ModelGeometry.from_folder(self.folder)
+        self.checkpoint = Checkpoint.find(campaign.model)
+        self.folder, self.geometry = self.checkpoint.folder, self.checkpoint.geometry
         self.store = ResultStore(campaign.out)
         self.library = movements(Library(campaign.motions).list())
         names = [move.name for move in self.library]
@@ -107,7 +106,7 @@ class _Run:
             raise RequestError(
                 f"the library has no motion {', '.join(unknown)}; choose from {', '.join(names)}"
             )
-        self.rule = GenerationDefaults.read(self.folder).rmpm.get("rule", PropagationConfig().rule)
+        self.rule = self.checkpoint.defaults.rmpm.get("rule", PropagationConfig().rule)
         self.made_with = self._made_with()
         self.ids = metric_ids(WeightStore(campaign.settings.judges), rendered=campaign.data is None)
         self.gaps: list[str] = []
@@ -123,7 +122,7 @@ class _Run:
         device = device_named(self.campaign.device or settings.device)
         return {
             "model": content_key({"files": digests}),
-            "steps": self.campaign.steps or GenerationDefaults.read(self.folder).steps,
+            "steps": self.campaign.steps or self.checkpoint.defaults.steps,
             "device": str(device),
             "torch": version("torch"),
             "diffusers": version("diffusers"),
@@ -147,7 +146,7 @@ class _Run:
             figure = self._figure(crew, suites, roster)
         return Outcome(
             made_with=self.made_with,
-            model=GenerationDefaults.read(self.folder).name,
+            model=self.checkpoint.defaults.name,
             motions=tuple(movement.name for movement in self.library),
             ids=self.ids,
             suites=tuple(suites),

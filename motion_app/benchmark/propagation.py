@@ -35,7 +35,6 @@ from motion_app.evaluation.metrics import (
 )
 from motion_app.evaluation.trackers import colour_track
 from motion_app.scene import GeneratedVideo, GenerationRequest, Motion, SceneObject, StepReport
-from motion_app.training.tokens import image_condition, ofs_input, padded
 from motion_app.training.views import encode_views, grid_masks
 from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
 
@@ -107,8 +106,8 @@ def attention_outputs(engine: MotionEngine) -> Iterator[list[Tensor]]:
 
     layers = engine.propagation.feature_layers(engine.geometry.layers)
     with ExitStack() as hooks:
-        for block in list(engine.pipe.transformer.transformer_blocks)[:layers]:
-            hooks.callback(block.attn1.register_forward_hook(keep).remove)
+        for layer in engine.backbone.attention_layers()[:layers]:
+            hooks.callback(layer.module.register_forward_hook(keep).remove)
         yield outputs
 
 
@@ -295,14 +294,14 @@ def measure_propagation(
     caption and no motion tokens; window, layers and centring are the engine's own. Keys are (rule,
     noise level).
     """
-    pipe, g, settings = engine.pipe, engine.geometry, engine.propagation
+    backbone, g, settings = engine.backbone, engine.geometry, engine.propagation
     generator = torch.Generator().manual_seed(seed)
     found: dict[tuple[str, float], list[float]] = {}
     for case in cases:
         clip = case.rendered
         truth = torch.from_numpy(grid_masks(clip.masks, g))  # (N, F, h, w)
-        latents = encode_views(pipe.vae, clip.frames[None]).mean  # (1, F, C, H', W')
-        image = encode_views(pipe.vae, clip.frames[None, :1]).mean[:, 0]  # (1, C, H', W')
+        latents = encode_views(backbone, clip.frames[None]).mean  # (1, F, C, H', W')
+        image = encode_views(backbone, clip.frames[None, :1]).mean[:, 0]  # (1, C, H', W')
         prompt = " ".join(c.neutral_sentence for c in clip.scene.creatures)
         for level in noise_levels:
             features = noised_features(engine, latents, image, prompt, level, generator)
@@ -330,17 +329,13 @@ def noised_features(
     """RMPM's features (F, h, w, D) of ``latents`` (1, F, C, H', W') noised to ``level`` of the
     scheduler's timesteps (1 is pure noise), beside ``image`` (1, C, H', W'), the first video frame
     encoded alone as it is in a generation."""
-    pipe, g = engine.pipe, engine.geometry
-    steps = pipe.scheduler.config.num_train_timesteps
+    backbone, g = engine.backbone, engine.geometry
+    steps = backbone.training_steps
     timestep = torch.tensor([min(steps - 1, int(level * steps))])
-    latents = padded(latents, engine)
-    noisy = pipe.scheduler.add_noise(
-        latents, torch.randn(latents.shape, generator=generator), timestep
-    )
-    condition = image_condition(image, latents, engine)
-    text, _ = pipe.encode_prompt(
-        prompt, None, do_classifier_free_guidance=False, max_sequence_length=g.text_tokens
-    )
+    latents = backbone.padded(latents)
+    noisy = backbone.noisy(latents, torch.randn(latents.shape, generator=generator), timestep)
+    condition = backbone.image_condition(image, latents)
+    text = backbone.prompts.encode_all([prompt])[0]
     nothing = torch.zeros(1, g.heads, 0, g.head_dim)
     steering = GenerationSteering(
         SequenceLayout(text=g.text_tokens, phrases=[], motion=[], grid=g.grid),
@@ -349,12 +344,6 @@ def noised_features(
         halves=[()],
         feature_layers=layers or engine.propagation.feature_layers(g.layers),
     )
-    with steered(pipe.transformer, steering):
-        pipe.transformer(
-            hidden_states=torch.cat([noisy, condition], dim=2),
-            encoder_hidden_states=text,
-            timestep=timestep,
-            ofs=ofs_input(pipe.transformer, latents),
-            image_rotary_emb=engine.rotary_embedding(),
-        )
+    with steered(backbone.attention_layers(), steering):
+        backbone.predict(noisy, condition, text, timestep)
     return steering.features()

@@ -269,7 +269,7 @@ class Bench:
         )
         masks = None
         if marked:
-            segment = self.models.mark(self.engine.folder)
+            segment = self.models.mark(self.engine.backbone.checkpoint.folder)
             click = inner_points(clip.masks[0, 0], count=1)[0]
             masks = [follow_mover(clip.frames, (click.x, click.y), segment, name=name)]
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from motion_app.cli.videos import models_for, show_progress
 from motion_app.errors import RequestError
-from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library, motion_entry
 from motion_app.library.motion_file import SUFFIX
 from motion_app.media.results import make_folder
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.prompt_tokenizer import PromptTokenizer
 from motion_app.scene import StepReport
 from motion_app.settings import Settings
@@ -60,10 +60,8 @@ def import_exported(options: argparse.Namespace, settings: Settings) -> Result:
     model = options.model or settings.model
     sizes: dict[str, Any] = {}
     if Path(model).is_dir():
-        from motion_app.models.hub import fingerprint
-
-        geometry = ModelGeometry.from_folder(model)
-        base = fingerprint(Path(model) / "transformer")
+        checkpoint = Checkpoint.read(model)
+        base, geometry = checkpoint.fingerprint, checkpoint.geometry
         sizes = {"base": base, "layers": geometry.layers, "width": geometry.width_tokens}
     library = Library(settings.motion_folders(model))
     motion = library.import_file(options.file, name=options.name, limits=settings.limits, **sizes)
@@ -76,16 +74,15 @@ def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
     _motion_out(options.out)
 
     from motion_app.engine.motion_tokens import convert_published
-    from motion_app.models.hub import checkpoint_folder, fingerprint
 
-    folder = checkpoint_folder(options.model or settings.model)
-    geometry = ModelGeometry.from_folder(folder)
+    checkpoint = Checkpoint.find(options.model or settings.model)
+    geometry = checkpoint.geometry
     saved = convert_published(
         options.file,
         options.out,
         layers=geometry.layers,
         width=geometry.width_tokens,
-        base=fingerprint(folder / "transformer"),
+        base=checkpoint.fingerprint,
         name=options.name,
         phrase=options.phrase,
         noun=options.noun,
@@ -175,9 +172,7 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
 
 def _check_caption(inputs: TrainingInputs, model: str) -> None:
     """RequestError for words too long for the model, before its weights are read or fetched."""
-    from motion_app.models.hub import config_folder
-
-    tokenizer = PromptTokenizer.load_if_there(config_folder(model))
+    tokenizer = PromptTokenizer.load_if_there(Checkpoint.find_configs(model))
     if tokenizer is not None:
         tokenizer.check(training_caption(inputs.noun.strip(), inputs.phrase.strip()))
 

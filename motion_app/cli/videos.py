@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from motion_app.errors import RequestError
-from motion_app.geometry import ModelGeometry
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
 from motion_app.media.files import read_image, write_video
 from motion_app.media.provenance import certificate_of, verify_video
 from motion_app.media.results import make_folder, save_mask, save_result
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.prompt_tokenizer import PromptTokenizer
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import NEUTRAL_PHRASE, StepReport
@@ -51,13 +51,13 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
         "limits": settings.limits,
     }
     # A mistake is told before the weights are read, or fetched.
-    from motion_app.models.hub import config_folder
-
-    configs = config_folder(model)
-    geometry, tokenizer = ModelGeometry.from_folder(configs), PromptTokenizer.load_if_there(configs)
-    build_request(request_file, geometry=geometry, base=None, tokenizer=tokenizer, **sources)
-    certificate = certificate_of(settings)
     models = models_for(options, settings)
+    checkpoint = models.checkpoint(model)
+    tokenizer = PromptTokenizer.load_if_there(checkpoint)
+    build_request(
+        request_file, geometry=checkpoint.geometry, base=None, tokenizer=tokenizer, **sources
+    )
+    certificate = certificate_of(settings)
     out = make_folder(options.out)
     engine = models.engine(model)
     request = build_request(
@@ -222,7 +222,7 @@ def renew_results(options: argparse.Namespace, settings: Settings) -> Result:
     from motion_app.pocket.shipped import renew_results as renew
 
     engine = models.engine(options.model)
-    made = renew(options.out, engine, Library([engine.folder / "motions"]))
+    made = renew(options.out, engine, Library([engine.backbone.checkpoint.folder / "motions"]))
     return {"results": [str(path) for path in made]}
 
 
@@ -270,13 +270,11 @@ def memory(options: argparse.Namespace, settings: Settings) -> Result:
     reading its weights. ``free`` GB of a GPU make the choice as it would be there."""
     silence_loaders()
 
-    from motion_app.engine.footprint import GIGABYTE, read_footprint
-    from motion_app.engine.memory import PLACEMENTS, DeviceProfile
-    from motion_app.engine.planning import look_ahead
-    from motion_app.models.hub import checkpoint_folder
+    from motion_app.engine.footprint import GIGABYTE, footprint
+    from motion_app.engine.memory import PLACEMENTS, DeviceProfile, look_ahead
 
-    folder = checkpoint_folder(options.model or settings.model, on_bytes=_show_bytes)
-    needs = read_footprint(folder, item=2)
+    checkpoint = Checkpoint.find(options.model or settings.model, on_bytes=_show_bytes)
+    needs = footprint(checkpoint, item=2)
     models = Models(settings, device=options.device)
     acceleration = models.acceleration
     keep = {"keep_text_encoder": acceleration.keep_text_encoder}
@@ -287,8 +285,13 @@ def memory(options: argparse.Namespace, settings: Settings) -> Result:
         }
         for name, placement in PLACEMENTS.items()
     }
-    _, here = look_ahead(folder, device=models.device, acceleration=acceleration)
-    result = {"model": str(folder), "gigabytes": table, "measured": False, "here": here.to_json()}
+    _, here = look_ahead(checkpoint, device=models.device, placement=acceleration.profile, **keep)
+    result = {
+        "model": str(checkpoint.folder),
+        "gigabytes": table,
+        "measured": False,
+        "here": here.to_json(),
+    }
     chosen = here.profile
     if options.free is not None:
         somewhere = DeviceProfile.choose(

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from motion_app.engine.layers import AttentionLayer
 from motion_app.engine.layout import Span
 from motion_app.errors import MotionFileError
 
-# Name in a file → module below an attention layer.
-PLACES: Mapping[str, str] = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+PLACES = ("to_q", "to_k", "to_v", "to_out")  # of an attention layer, as files name them
 
 
 class Adapter(nn.Module):
@@ -38,7 +38,7 @@ class Adapter(nn.Module):
     @classmethod
     def fresh(
         cls,
-        transformer: nn.Module,
+        layers: Sequence[AttentionLayer],
         *,
         rank: int,
         alpha: float,
@@ -46,10 +46,9 @@ class Adapter(nn.Module):
         generator: torch.Generator,
     ) -> Adapter:
         """``up`` zero, so that it changes nothing yet; ``down`` uniform in ±1/√D."""
-        layers = [block.attn1 for block in transformer.transformer_blocks]
         down, up = {}, {}
         for name in places:
-            linear = layers[0].get_submodule(PLACES[name])
+            linear = layers[0].linear(name)
             bound = 1 / math.sqrt(linear.in_features)
             draws = torch.rand(len(layers), rank, linear.in_features, generator=generator)
             down[name] = (2 * draws - 1) * bound
@@ -61,11 +60,10 @@ class Adapter(nn.Module):
         down, up = (side[name][layer].to(tokens.dtype) for side in (self.down, self.up))
         return F.linear(F.linear(tokens, down), up) * self.scale
 
-    def check_fits(self, transformer: nn.Module, *, file: str) -> None:
-        """MotionFileError unless every weight has its place in ``transformer``."""
-        layers = [block.attn1 for block in transformer.transformer_blocks]
+    def check_fits(self, layers: Sequence[AttentionLayer], *, file: str) -> None:
+        """MotionFileError unless every weight has its place in the ``layers`` of a model."""
         for name in self.down:
-            linear = layers[0].get_submodule(PLACES[name])
+            linear = layers[0].linear(name)
             down, up = self.down[name], self.up[name]
             rank = down.shape[1]
             wanted = ((len(layers), rank, linear.in_features), (len(layers), linear.out_features))
@@ -123,15 +121,15 @@ class GatedAdapters:
 
 
 @contextmanager
-def adapted(transformer: nn.Module, adapters: GatedAdapters) -> Iterator[None]:
-    """Let ``adapters`` act in every attention layer of a CogVideoX transformer; whatever happens
-    inside, the model is as before on leaving."""
+def adapted(layers: Sequence[AttentionLayer], adapters: GatedAdapters) -> Iterator[None]:
+    """Let ``adapters`` act in all attention ``layers`` of a model; whatever happens inside, the
+    model is as before on leaving."""
     handles = []
     try:
-        for layer, block in enumerate(transformer.transformer_blocks):
+        for layer in layers:
             for name in dict.fromkeys(name for adapter in adapters.adapters for name in adapter.up):
-                linear = block.attn1.get_submodule(PLACES[name])
-                handles.append(linear.register_forward_hook(_hook(adapters, layer, name)))
+                hook = _hook(adapters, layer.number, name)
+                handles.append(layer.linear(name).register_forward_hook(hook))
         yield
     finally:
         for handle in handles:

@@ -1,152 +1,293 @@
-"""The parts of CogVideoX around its transformer: prompts in, pixels out.
+"""The video model that is steered, CogVideoX image-to-video: everything the method asks of it.
 
-The text encoder's answers, computed once a prompt; the encoder may be dropped in between.
-
-Latents back to pixels: the finished video, and a cheap preview while it is made.
+No other file of the engine or of the training knows this model: its attention layers and their
+call, its pipeline, its VAE, what its transformer predicts and from what. The seams are diffusers'
+own: attention processors, the step-end callback, ``interrupt``, latent output. Nothing of diffusers
+is forked or patched.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import CogVideoXImageToVideoPipeline
-from torch import Tensor
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import apply_rotary_emb
+from PIL import Image
+from torch import Tensor, nn
 
-from motion_app.engine.memory import DeviceProfile
-from motion_app.errors import CheckpointError, RequestError
+from motion_app.engine.attention import Attend, attend
+from motion_app.engine.layers import (
+    AttentionLayer,
+    KeyValues,
+    Steering,
+    attend_with_motion,
+    split_heads,
+)
+from motion_app.engine.memory import DeviceProfile, Placing
+from motion_app.engine.previews import draw_preview, fit_colours, patchwork, to_pixels
+from motion_app.engine.prompts import PromptStates
+from motion_app.errors import CheckpointError
 from motion_app.geometry import ModelGeometry
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.hub import one_line
-from motion_app.request.phrases import Clause
 
 log = logging.getLogger(__name__)
-REMEMBERED = 8  # prompts; 1.85 MB each for CogVideoX-5B
+
+# Called after every denoising step: its number from 1, and the estimate of the clean latents
+# (F, C, H', W') float32 where it was asked for. False stops.
+OnDenoised = Callable[[int, Tensor | None], bool]
+# The modules of the attention layers by their names in the transformer, for diffusers' caches.
+ATTENTION_NAMES = r"transformer_blocks\.\d+\.attn1"
+# Where the authors' published weights have a layer's motion tokens.
+PUBLISHED_TOKENS = "transformer_blocks.{}.attn1.processor.motion_inversion_tokens"
+PUBLISHED_NAME = re.compile(re.escape(PUBLISHED_TOKENS).replace(r"\{\}", r"(\d+)"))
 
 
-class PromptStates:
-    """States (1, L, text width) of prompts. ``keep`` False reads the encoder from ``folder`` for a
-    new prompt and lets it go: 9.5 GB of main memory for CogVideoX-5B."""
+class JointAttention:
+    """An ``AttentionLayer`` in which text and video are one sequence; ``module`` is diffusers'."""
+
+    def __init__(self, number: int, module: Attention) -> None:
+        self.number, self.module = number, module
+
+    @property
+    def width(self) -> int:
+        """See ``AttentionLayer``, as for the others."""
+        return self.module.to_k.in_features
+
+    def linear(self, place: str) -> nn.Linear:
+        found = getattr(self.module, place)
+        return found[0] if place == "to_out" else found
+
+    def key_values(self, tokens: Tensor) -> KeyValues:
+        module = self.module
+        weight = module.to_k.weight
+        if weight.dtype.itemsize == 1:  # stored in eight bits, computed in the type of its norm
+            weight = module.norm_k.weight.to(weight.device)
+        tokens = tokens.to(weight.device, weight.dtype)[None]  # (1, M, D)
+        key = split_heads(module.to_k(tokens), module.heads)  # (1, heads, M, d)
+        value = split_heads(module.to_v(tokens), module.heads)
+        return (key if module.norm_k is None else module.norm_k(key)), value
+
+    @contextmanager
+    def steered(self, steering: Steering, attention: Attend) -> Iterator[None]:
+        before = self.module.processor
+        self.module.set_processor(MotionAttnProcessor(self, steering, attention))
+        try:
+            yield
+        finally:
+            self.module.set_processor(before)
+
+
+class MotionAttnProcessor:
+    """CogVideoX attention with motion tokens as extra keys and values, for inference and training.
+
+    Motion tokens have no query rows: each layer has its own, and their outputs go nowhere.
+    ``attention``: ``attend``, with a kernel of one's choice or compiled.
+    """
+
+    def __init__(
+        self, layer: AttentionLayer, steering: Steering, attention: Attend = attend
+    ) -> None:
+        self.layer, self.steering, self.attention = layer, steering, attention
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """``hidden_states`` (B, V, D), ``encoder_hidden_states`` (B, L, D); both come back."""
+        if attention_mask is not None:
+            raise ValueError("CogVideoX passes no attention mask; the plan decides who sees whom")
+        text = encoder_hidden_states.shape[1]
+        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)  # (B, L + V, D)
+        query = split_heads(attn.to_q(tokens), attn.heads)  # (B, heads, L + V, d)
+        key = split_heads(attn.to_k(tokens), attn.heads)
+        value = split_heads(attn.to_v(tokens), attn.heads)
+        query = query if attn.norm_q is None else attn.norm_q(query)
+        key = key if attn.norm_k is None else attn.norm_k(key)
+        if image_rotary_emb is not None:
+            query[:, :, text:] = apply_rotary_emb(query[:, :, text:], image_rotary_emb)
+            key[:, :, text:] = apply_rotary_emb(key[:, :, text:], image_rotary_emb)
+        output = attend_with_motion(
+            (query, key, value), self.layer, self.steering, self.attention, text=text
+        )  # (B, L + V, D)
+        output = attn.to_out[1](attn.to_out[0](output))  # (B, L + V, D)
+        self.steering.observe(self.layer.number, output[:, text:])
+        return output[:, text:], output[:, :text]
+
+
+class Backbone:
+    """One loaded checkpoint. ``pipe`` is diffusers' stock pipeline, ``profile`` where its models
+    are, ``prompts`` the states of prompts. ``keep_text_encoder`` False reads the encoder for a new
+    prompt and lets it go: 9.5 GB of main memory for CogVideoX-5B."""
 
     def __init__(
         self,
         pipe: CogVideoXImageToVideoPipeline,
-        folder: Path,
-        *,
+        checkpoint: Checkpoint,
         profile: DeviceProfile,
-        text_tokens: int,
-        keep: bool = True,
+        *,
+        keep_text_encoder: bool = True,
     ) -> None:
-        self.pipe, self.folder, self.profile = pipe, folder, profile
-        self.text_tokens, self.keep = text_tokens, keep
-        self._known: OrderedDict[str, Tensor] = OrderedDict()
-        if not keep:
-            pipe.text_encoder = None
+        self.pipe: Any = pipe  # whose parts diffusers registers at run time
+        self.checkpoint, self.profile = checkpoint, profile
+        if not keep_text_encoder:
+            self.pipe.text_encoder = None
+        self.prompts = PromptStates(self.pipe.tokenizer, self.encode_text)
 
-    def encode(
-        self, prompt: str, *, guided: bool, apart: Sequence[Clause] = ()
-    ) -> tuple[Tensor, Tensor | None]:
-        """The states of ``prompt``, and those of the empty one where ``guided``, as the stock
-        pipeline computes them. CheckpointError where the encoder cannot be read; ``apart`` as
-        ``encode_all`` has it."""
-        prompts = [prompt, ""] if guided else [prompt]
-        states = self.encode_all(prompts, apart=[apart, ()][: len(prompts)])
-        return states[0], states[1] if guided else None
-
-    def encode_all(
-        self, prompts: Sequence[str], *, apart: Sequence[Sequence[Clause]] | None = None
-    ) -> list[Tensor]:
-        """The states of each of ``prompts``; a dropped encoder is read once for all of them.
-
-        ``apart``: clauses of each prompt whose subject and motion words get the states that they
-        have when each is all there is to read. RequestError where they are other tokens then.
-        """
-        spans = [
-            (number, span)
-            for number, clauses in enumerate(apart or ())
-            for clause in clauses
-            for span in clause.spans
-        ]
-        alone = [self._words(prompts[number], span) for number, span in spans]
-        texts = [*alone, *prompts]  # the prompts last: they are the ones remembered longest
-        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if missing:
-            self._learn(missing)
-        for text in texts:
-            self._known.move_to_end(text)
-        found = [self._known[text] for text in texts]
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        states = found[len(alone) :]
-        for (number, (start, stop)), words in zip(spans, found, strict=False):
-            states[number] = states[number].clone()
-            states[number][:, start:stop] = words[:, : stop - start]  # (1, n, text width)
-        return states
-
-    def _words(self, prompt: str, span: tuple[int, int]) -> str:
-        """What the tokens of ``span`` say."""
-        ids = self.pipe.tokenizer(prompt)["input_ids"][slice(*span)]
-        words = self.pipe.tokenizer.decode(ids).strip()
-        if self.pipe.tokenizer(words)["input_ids"][: len(ids)] != ids:
-            raise RequestError(
-                f'"{words}" is read as other tokens alone than in "{prompt}"; put spaces around it'
+    @classmethod
+    def load(
+        cls, checkpoint: Checkpoint, profile: DeviceProfile, *, keep_text_encoder: bool = True
+    ) -> Backbone:
+        """The models of ``checkpoint``, placed by ``profile`` or, where the device runs out of
+        memory, by the next smaller one. CheckpointError for what cannot be read as this model."""
+        without = {} if keep_text_encoder else {"text_encoder": None}
+        try:
+            pipe = CogVideoXImageToVideoPipeline.from_pretrained(
+                checkpoint.folder,
+                dtype=profile.dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                **without,
             )
-        return words
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{checkpoint.folder.name} cannot be loaded as a CogVideoX image-to-video "
+                f"checkpoint: {one_line(error)}"
+            ) from error
+        profile = profile.place(pipe)
+        pipe.set_progress_bar_config(disable=True)
+        return cls(pipe, checkpoint, profile, keep_text_encoder=keep_text_encoder)
 
-    def forget(self) -> None:
-        """Every prompt so far, where the next one is somebody else's."""
-        self._known.clear()
+    # what it is made of
+
+    @property
+    def geometry(self) -> ModelGeometry:
+        """Its sizes."""
+        return self.checkpoint.geometry
+
+    @property
+    def transformer(self) -> Any:
+        """The network that denoises, a ``ModelMixin`` of diffusers."""
+        return self.pipe.transformer
+
+    @property
+    def tokenizer(self) -> Any:
+        """What splits prompts, a fast tokenizer of transformers."""
+        return self.pipe.tokenizer
+
+    @property
+    def text_width(self) -> int:
+        """Width of a text state."""
+        return self.transformer.config.text_embed_dim
+
+    @property
+    def training_steps(self) -> int:
+        """How many noise levels the scheduler knows."""
+        return self.pipe.scheduler.config.num_train_timesteps
+
+    def blocks(self, transformer: nn.Module | None = None) -> list[Any]:
+        """The transformer's blocks in order; ``transformer`` is a copy of it, None itself. Called
+        with ``hidden_states`` (B, V, D), a block gives the video tokens first."""
+        return list((transformer or self.transformer).transformer_blocks)
+
+    def attention_layers(self, transformer: nn.Module | None = None) -> Sequence[AttentionLayer]:
+        """The attention of each block, where motions act; ``transformer`` as ``blocks`` has it."""
+        blocks = self.blocks(transformer)
+        return [JointAttention(number, block.attn1) for number, block in enumerate(blocks)]
+
+    def parts_to_compile(self, transformer: nn.Module | None = None) -> list[nn.Module]:
+        """What surrounds the attention of each block, modulation and feed-forward. They are alike
+        in all blocks, so that each is compiled once."""
+        blocks = self.blocks(transformer)
+        return [part for block in blocks for part in (block.norm1, block.norm2, block.ff)]
+
+    # where it is
+
+    def step_down(self, error: Exception) -> None:
+        """The next smaller memory profile, after ``error``."""
+        self.profile = self.profile.step_down(self.pipe, error)
+
+    def begin_learning(self) -> None:
+        """The transformer alone on the device, with gradient checkpointing; the others wait in main
+        memory."""
+        Placing(self.pipe, self.profile.device).release()
+        self.transformer.to(self.profile.device)
+        self.transformer.enable_gradient_checkpointing()
+
+    def end_learning(self) -> None:
+        """All models where the profile wants them."""
+        self.transformer.disable_gradient_checkpointing()
+        self.profile = self.profile.place(self.pipe)
+
+    # words, pictures and clips
 
     @torch.no_grad()
-    def _learn(self, texts: list[str]) -> None:
+    def encode_text(self, prompts: Sequence[str]) -> list[Tensor]:
+        """The states of each prompt, (1, L, text width), as the stock pipeline computes them."""
         borrowed = self.pipe.text_encoder is None
         if borrowed:
-            self.pipe.text_encoder = self._read()
+            self.pipe.text_encoder = self._read_text_encoder()
         try:
-            for text in texts:
-                self._known[text] = self.pipe.encode_prompt(
-                    text,
+            return [
+                self.pipe.encode_prompt(
+                    prompt,
                     None,
                     do_classifier_free_guidance=False,
-                    max_sequence_length=self.text_tokens,
+                    max_sequence_length=self.geometry.text_tokens,
                     device=self.profile.device,
                 )[0]
+                for prompt in prompts
+            ]
         finally:
             if borrowed:
                 self.pipe.text_encoder = None
                 if self.profile.device.type == "cuda":
                     torch.cuda.empty_cache()
 
-    def _read(self) -> torch.nn.Module:
+    def _read_text_encoder(self) -> nn.Module:
         """The encoder alone, on the device: nothing else of size need be there beside it."""
         from transformers import T5EncoderModel
 
         log.info("reading the text encoder for a new prompt")
+        folder = self.checkpoint.folder
         try:
             encoder = T5EncoderModel.from_pretrained(
-                self.folder / "text_encoder", dtype=self.profile.dtype, local_files_only=True
+                folder / "text_encoder", dtype=self.profile.dtype, local_files_only=True
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"the text encoder of {self.folder.name} cannot be read: {one_line(error)}"
+                f"the text encoder of {folder.name} cannot be read: {one_line(error)}"
             ) from error
         return encoder.eval().to(self.profile.device)
 
-
-class LatentDecoder:
-    """The VAE's way back, for one checkpoint on ``device``."""
-
-    def __init__(
-        self, pipe: CogVideoXImageToVideoPipeline, geometry: ModelGeometry, device: torch.device
-    ) -> None:
-        self.pipe = pipe
-        self.geometry = geometry
-        self.device = device
+    @torch.no_grad()
+    def encode_clip(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
+        """``frames`` (T, H, W, 3) uint8 → mean and deviation of the normal distribution that the
+        VAE gives for their latents, (1, F, C, H', W') float32 each on the CPU, scaled as the
+        transformer takes latents; a picture alone, T = 1, gives F = 1."""
+        vae = self.pipe.vae
+        video = torch.from_numpy(frames).to(vae.device).permute(3, 0, 1, 2)  # (3, T, H, W)
+        video = (video.float() / 127.5 - 1).to(vae.dtype)
+        # On a CPU conv3d at batch 1 falls to a kernel ten times slower.
+        batch = torch.stack([video] * (2 if vae.device.type == "cpu" else 1))
+        posterior = vae.encode(batch).latent_dist
+        scaled = (
+            part[:1] * vae.config.scaling_factor for part in (posterior.mode(), posterior.std)
+        )
+        mean, deviation = (part.transpose(1, 2).float().cpu() for part in scaled)
+        return mean, deviation
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -155,15 +296,16 @@ class LatentDecoder:
         On the CPU the clip is decoded twice over in one batch: at batch 1 PyTorch's 3-D convolution
         takes a path ten times slower. Raises CheckpointError for another number of frames than T.
         """
-        copies = 2 if self.device.type == "cpu" else 1
-        latents = latents.to(self.device, self.pipe.vae.dtype).repeat(copies, 1, 1, 1, 1)
+        device = self.profile.device
+        copies = 2 if device.type == "cpu" else 1
+        latents = latents.to(device, self.pipe.vae.dtype).repeat(copies, 1, 1, 1, 1)
         video = self.pipe.decode_latents(latents)[0]  # (3, T, H, W)
         if video.shape[1] != self.geometry.frames:
             raise CheckpointError(
                 f"the VAE decoded {video.shape[1]} frames, expected {self.geometry.frames}; "
                 "its config and weights do not belong together"
             )
-        return _to_pixels(video.movedim(0, -1))  # (T, H, W, 3)
+        return to_pixels(video.movedim(0, -1))  # (T, H, W, 3)
 
     def preview(self, latents: np.ndarray) -> np.ndarray:
         """``draw_preview`` by this VAE's own colours."""
@@ -172,34 +314,150 @@ class LatentDecoder:
     @cached_property
     @torch.no_grad()
     def colours(self) -> np.ndarray:
-        """(C + 1, 3) float32, the linear map from latent channels to colour that fits this VAE
-        best: least squares from the latents of a patchwork of colours to its pixels."""
-        size = (self.geometry.height, self.geometry.width)
-        draws = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0))
-        picture = F.interpolate(draws, size, mode="nearest") * 2 - 1  # (2, 3, H, W)
-        vae = self.pipe.vae
-        encoded = vae.encode(picture[:, :, None].to(self.device, vae.dtype)).latent_dist.mode()
-        latents = encoded[:, :, 0].float().cpu() * self.pipe.vae_scaling_factor_image
-        small = F.interpolate(picture, latents.shape[-2:], mode="area")  # (2, 3, H', W')
-        rows = _with_one(latents.movedim(1, -1).flatten(0, 2))  # (2 * H' * W', C + 1)
-        return torch.linalg.lstsq(rows, small.movedim(1, -1).flatten(0, 2)).solution.numpy()
+        """(C + 1, 3) float32: ``fit_colours`` of this VAE."""
+        vae, pictures = self.pipe.vae, patchwork(self.geometry)
+        encoded = vae.encode(pictures[:, :, None].to(self.profile.device, vae.dtype))
+        latents = encoded.latent_dist.mode()[:, :, 0].float().cpu()
+        return fit_colours(pictures, latents * self.pipe.vae_scaling_factor_image)
 
+    # denoising
 
-def draw_preview(latents: np.ndarray, colours: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
-    """Latents (F, C, H', W') float as frames (F, H, W, 3) uint8, one per latent frame; ``colours``
-    as ``LatentDecoder.colours``. On the CPU, wherever the VAE is."""
-    channels = torch.as_tensor(latents).float().movedim(1, -1)  # (F, H', W', C)
-    pixels = (_with_one(channels) @ torch.from_numpy(colours)).movedim(-1, 1)  # (F, 3, H', W')
-    size = (geometry.height, geometry.width)
-    pixels = F.interpolate(pixels, size, mode="bilinear")  # (F, 3, H, W)
-    return _to_pixels(pixels.movedim(1, -1))  # (F, H, W, 3)
+    def denoise(
+        self,
+        image: np.ndarray,
+        text: tuple[Tensor, Tensor | None],
+        *,
+        steps: int,
+        guidance: float,
+        seed: int,
+        on_step: OnDenoised,
+        estimates: bool = False,
+    ) -> Tensor:
+        """The stock pipeline's own call: latents (1, F, C, H', W') of a video that begins with
+        ``image`` (H, W, 3) uint8.
 
+        ``text``: conditional and unconditional states, (1, L, text width) each, the latter None
+        where ``guidance`` is not above 1. ``on_step`` is called after each step; ``estimates``: it
+        gets the estimate of the clean latents.
+        """
+        g = self.geometry
+        newest: list[Tensor] = []
 
-def _with_one(channels: Tensor) -> Tensor:
-    """(…, C) → (…, C + 1): a constant channel for the offset."""
-    return F.pad(channels, (0, 1), value=1.0)
+        def ended(pipe: Any, index: int, timestep: Tensor, tensors: dict) -> dict[str, Any]:
+            if not on_step(index + 1, newest[0] if estimates else None):
+                pipe._interrupt = True  # diffusers' documented way to leave the loop
+            return {}
 
+        with self._watched(guidance, newest) if estimates else nullcontext():
+            latents = self.pipe(
+                image=Image.fromarray(image),
+                prompt_embeds=text[0],
+                negative_prompt_embeds=text[1],
+                height=g.height,
+                width=g.width,
+                num_frames=g.frames,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                use_dynamic_cfg=False,  # the stock formula makes guidance jump from step to step
+                generator=torch.Generator("cpu").manual_seed(seed),
+                output_type="latent",
+                max_sequence_length=g.text_tokens,
+                callback_on_step_end=ended,
+                callback_on_step_end_tensor_inputs=["latents"],
+            ).frames
+        return latents[:, g.padded_latent_frames - g.latent_frames :]
 
-def _to_pixels(values: Tensor) -> np.ndarray:
-    """Values around [-1, 1] as uint8, rounded as diffusers does."""
-    return ((values.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    def current_timestep(self) -> int:
+        """Of the step under way."""
+        return int(self.pipe.current_timestep)
+
+    def clean_estimate(self, noisy: Tensor, prediction: Tensor, timestep: int) -> Tensor:
+        """Clean latents (B, F, C, H', W') from ``noisy`` ones and the transformer's ``prediction``,
+        guidance included."""
+        scheduler = self.pipe.scheduler
+        kept = scheduler.alphas_cumprod[timestep].item()
+        kind = scheduler.config.prediction_type
+        if kind == "v_prediction":
+            return kept**0.5 * noisy - (1 - kept) ** 0.5 * prediction
+        if kind == "epsilon":
+            return (noisy - (1 - kept) ** 0.5 * prediction) / max(kept, 1e-8) ** 0.5
+        return prediction
+
+    def _watched(self, guidance: float, newest: list[Tensor]) -> AbstractContextManager:
+        """Keep in ``newest`` the clean estimate (F, C, H', W') float32 of the last forward pass."""
+        g = self.geometry
+
+        def predicted(module: nn.Module, args: tuple, kwargs: dict, output: tuple) -> None:
+            prediction = output[0].float()  # (1 or 2, F, C, H', W')
+            if len(prediction) == 2:
+                unconditional, conditional = prediction.chunk(2)
+                prediction = unconditional + guidance * (conditional - unconditional)
+            noisy = kwargs["hidden_states"][-1:, :, : g.latent_channels].float()
+            clean = self.clean_estimate(noisy, prediction, int(kwargs["timestep"][0]))
+            newest[:] = [clean[0, g.padded_latent_frames - g.latent_frames :]]
+
+        return self.transformer.register_forward_hook(predicted, with_kwargs=True)
+
+    # learning
+
+    def padded(self, latents: Tensor) -> Tensor:
+        """``latents`` (B, F, C, H', W') with the first frame repeated in front where a token spans
+        several latent frames and F does not divide, as the stock pipeline has it."""
+        spare = self.geometry.padded_latent_frames - latents.shape[1]
+        return torch.cat([latents[:, :spare], latents], dim=1)
+
+    def image_condition(self, images: Tensor, latents: Tensor) -> Tensor:
+        """What the stock pipeline hands the transformer beside ``latents`` (B, F, C, H', W'),
+        padded, for pictures encoded alone, ``images`` (B, C, H', W'): these in front, zeros after,
+        of the shape of ``latents``."""
+        vae, geometry = self.pipe.vae.config, self.geometry
+        if vae.invert_scale_latents:  # 1.5 reads its picture divided by the factor
+            images = images / vae.scaling_factor**2
+        condition = torch.zeros_like(latents)
+        repeated = 1 + geometry.padded_latent_frames - geometry.latent_frames
+        condition[:, :repeated] = images[:, None]
+        return condition
+
+    def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``latents`` and ``noise`` (B, F, C, H', W') mixed as the scheduler does at ``timesteps``
+        (B,) int64."""
+        return self.pipe.scheduler.add_noise(latents, noise, timesteps)
+
+    def predict(self, noisy: Tensor, condition: Tensor, text: Tensor, timesteps: Tensor) -> Tensor:
+        """The transformer's prediction (B, F, C, H', W') from ``noisy`` latents and image
+        ``condition`` of that shape, padded, and ``text`` (B, L, text width)."""
+        transformer = self.transformer
+        # The stock pipeline's own constant, for CogVideoX 1.5 alone.
+        ofs = None if transformer.config.ofs_embed_dim is None else noisy.new_full((1,), 2.0)
+        return transformer(
+            hidden_states=torch.cat([noisy, condition], dim=2).to(transformer.dtype),
+            encoder_hidden_states=text.to(transformer.dtype),
+            timestep=timesteps,
+            ofs=ofs,
+            image_rotary_emb=self.rotary,
+            return_dict=False,
+        )[0]
+
+    def velocity_miss(
+        self, latents: Tensor, noise: Tensor, condition: Tensor, text: Tensor, timesteps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted minus true velocity (B, F, C, H', W') float32, and what of a velocity's error
+        is that of the clean latents, (B, 1, 1, 1, 1); the arguments as ``predict`` and ``noisy``
+        have them."""
+        noisy = self.noisy(latents, noise, timesteps)
+        velocity = self.predict(noisy, condition, text, timesteps).float()
+        kept = self.pipe.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1, 1)
+        target = kept.sqrt() * noise - (1 - kept).sqrt() * latents
+        return velocity - target, -(1 - kept).sqrt()
+
+    @cached_property
+    def rotary(self) -> tuple[Tensor, Tensor] | None:
+        """(cos, sin) of the video tokens, (V, d) each, as the stock pipeline computes them for its
+        own denoising loop; None for a checkpoint without rotary positions."""
+        if not self.transformer.config.use_rotary_positional_embeddings:
+            return None
+        g, device = self.geometry, self.transformer.device
+        with torch.autocast(device.type, enabled=False):  # learning may call for it in one
+            return self.pipe._prepare_rotary_positional_embeddings(
+                g.height, g.width, g.padded_latent_frames, device
+            )

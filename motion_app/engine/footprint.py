@@ -1,6 +1,4 @@
-"""Memory and time of a checkpoint, told before its weights are read.
-
-How much memory a checkpoint needs, told before its weights are read.
+"""How much memory and time a checkpoint takes, told before its weights are read.
 
 Weights are counted from the safetensors headers, in the type they will be used in (CogVideoX 1.5
 stores its text encoder in float32). Activations follow from the sizes: what a forward pass keeps
@@ -16,17 +14,13 @@ that ZeroGPU lends, with room; they were not measured with this program.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from motion_app.geometry import GenerationDefaults, ModelGeometry, read_config
-from motion_app.models.hub import PARTS, weight_header
-from motion_app.text_files import listed
+from motion_app.geometry import ModelGeometry
+from motion_app.models.checkpoint import Checkpoint, PartWeights
 
-BLOCK = re.compile(r"(.*?blocks?\.\d+)\.")
 GIGABYTE = 1e9
 # Fitted: tensors of the transformer's width per token, at 2 and 4 bytes a number, for the stock
 # attention; and those that motion keys, gathered groups and their outputs add.
@@ -40,16 +34,6 @@ CONVOLUTIONS = 30e12  # the same in the VAE
 TO_DEVICE = 2e9  # bytes of weights a second, from main memory or a local disk
 LEAST_STEP = 0.1  # s: a small model waits for its kernels to start
 START = 4.0  # s: a process, its libraries, the first kernels
-
-
-@dataclass(frozen=True)
-class PartWeights:
-    """One model of a checkpoint: its number of weights, those of its largest block, and those that
-    are in no block."""
-
-    weights: int
-    largest_block: int
-    outside: int
 
 
 @dataclass(frozen=True)
@@ -84,17 +68,15 @@ class Footprint:
         return sum(self.bytes_of(part) for part in self.parts)
 
 
-def read_footprint(folder: Path, *, item: int) -> Footprint:
-    """The footprint of a checkpoint on disk at its own sizes; reads headers and JSON alone.
-    CheckpointError for a broken one."""
-    geometry = ModelGeometry.from_folder(folder)
-    parts = {part: read_part(folder / part) for part in PARTS}
+def footprint(checkpoint: Checkpoint, *, item: int) -> Footprint:
+    """The footprint of a checkpoint at its own sizes, ``item`` bytes a number; CheckpointError for
+    a broken file."""
     return footprint_of(
-        geometry,
-        read_config(folder, "vae"),
-        parts,
+        checkpoint.geometry,
+        checkpoint.vae,
+        checkpoint.weights,
         item=item,
-        guided=GenerationDefaults.read(folder).guidance > 1,
+        guided=checkpoint.defaults.guidance > 1,
     )
 
 
@@ -126,29 +108,6 @@ def tile_size(vae: Mapping[str, Any]) -> tuple[int, int]:
     ratio = 2 ** (len(vae["block_out_channels"]) - 1)
     height, width = vae.get("sample_height", 480) // 2, vae.get("sample_width", 720) // 2
     return -(-height // (6 * ratio)) * 6 * ratio, -(-width // (5 * ratio)) * 5 * ratio
-
-
-def read_part(folder: Path) -> PartWeights:
-    """Counts of one model's safetensors files."""
-    counts = {
-        name: math.prod(entry["shape"])
-        for file in listed(folder, "*.safetensors")
-        for name, entry in weight_header(file).items()
-    }
-    return count_part(counts)
-
-
-def count_part(counts: Mapping[str, int]) -> PartWeights:
-    """``counts``: numbers of each tensor by its name."""
-    blocks: dict[str, int] = {}
-    outside = 0
-    for name, count in counts.items():
-        found = BLOCK.match(name)
-        if found:
-            blocks[found[1]] = blocks.get(found[1], 0) + count
-        else:
-            outside += count
-    return PartWeights(sum(counts.values()), max(blocks.values(), default=0), outside)
 
 
 def denoising_bytes(geometry: ModelGeometry, *, batch: int, item: int, steered: bool = True) -> int:
@@ -214,16 +173,14 @@ class Workload:
     weights: int
 
     @classmethod
-    def read(cls, folder: Path, *, item: int, guided: bool) -> Workload:
-        """That of a checkpoint on disk at its own sizes; ``item`` bytes a number. Reads headers
-        and JSON alone; CheckpointError for a broken one."""
-        geometry = ModelGeometry.from_folder(folder)
-        needs = read_footprint(folder, item=item)
+    def of(cls, checkpoint: Checkpoint, *, item: int) -> Workload:
+        """That of a checkpoint at its own sizes and guidance; ``item`` bytes a number."""
+        transformer = checkpoint.weights["transformer"]
+        halves = 2 if checkpoint.defaults.guidance > 1 else 1
         return cls(
-            step=(2 if guided else 1)
-            * pass_operations(geometry, needs.parts["transformer"].weights),
-            decoding=decoding_operations(geometry, read_config(folder, "vae")),
-            weights=needs.weight_bytes,
+            step=halves * pass_operations(checkpoint.geometry, transformer.weights),
+            decoding=decoding_operations(checkpoint.geometry, checkpoint.vae),
+            weights=footprint(checkpoint, item=item).weight_bytes,
         )
 
     @property

@@ -10,14 +10,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any
 
+import psutil
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from motion_app.engine.footprint import Footprint, tile_size
+from motion_app.engine.footprint import GIGABYTE, Footprint, footprint, tile_size
 from motion_app.errors import CheckpointError
+from motion_app.models.checkpoint import BLOCK, Checkpoint
 from motion_app.models.devices import device_named
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,6 @@ log = logging.getLogger(__name__)
 RESERVE = 0.10  # of the device: its context, the kernels' own buffers, fragmentation
 FEWER_BITS = {"int8": 1.0, "fp8": 1.0}  # bytes of a weight
 GROUP_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,13 @@ class DeviceProfile:
             free = free_bytes(device)
         if free is None:  # a CPU: the weights are in main memory wherever they are placed
             return cls(device, dtype)
-        footprint = needs(dtype.itemsize)
-        kept = {"keep_text_encoder": keep_text_encoder}
+        taken = needs(dtype.itemsize)
         room = (1 - RESERVE) * free
-        fitting = (c for c in LADDER if c.device_bytes(footprint, **kept) <= room)
+        fitting = (
+            placed
+            for placed in LADDER
+            if placed.device_bytes(taken, keep_text_encoder=keep_text_encoder) <= room
+        )
         return cls(device, dtype, next(fitting, LADDER[-1]))
 
     @property
@@ -137,17 +141,17 @@ class DeviceProfile:
         tried = self.placement.name
         return replace(self, placement=rest[0], too_large=tried) if rest else None
 
-    def place(self, pipe: DiffusionPipeline) -> DeviceProfile:
-        """Bring the pipeline's models where this profile wants them; where the device runs out of
-        memory the next smaller profile is tried. Returns the one that holds."""
+    def place(self, models: DiffusionPipeline) -> DeviceProfile:
+        """Bring a pipeline's ``models`` where this profile wants them; where the device runs out
+        of memory the next smaller profile is tried. Returns the one that holds."""
         try:
-            Placing(pipe, self.device).apply(self.placement)
+            Placing(models, self.device).apply(self.placement)
             return self
         except torch.OutOfMemoryError as error:
-            return self.step_down(pipe, error)
+            return self.step_down(models, error)
 
-    def step_down(self, pipe: DiffusionPipeline, error: Exception) -> DeviceProfile:
-        """Place ``pipe`` by the next smaller profile after ``error``, and say so."""
+    def step_down(self, models: DiffusionPipeline, error: Exception) -> DeviceProfile:
+        """Place ``models`` by the next smaller profile after ``error``, and say so."""
         smaller = self.smaller
         if smaller is None:
             raise CheckpointError(
@@ -160,46 +164,47 @@ class DeviceProfile:
             self.placement.name,
             smaller.placement.name,
         )
-        return smaller.place(pipe)
+        return smaller.place(models)
 
 
 class Placing:
-    """Moves a pipeline from one placement to another."""
+    """Moves a pipeline's models from one placement to another."""
 
-    def __init__(self, pipe: DiffusionPipeline, device: torch.device) -> None:
-        self.pipe, self.device = pipe, device
+    def __init__(self, models: DiffusionPipeline, device: torch.device) -> None:
+        self.models: Any = models
+        self.device = device
 
     def apply(self, placement: Placement) -> None:
         """Undo what was, then place."""
         self.release()
-        pipe = self.pipe
+        models = self.models
         if placement.tiled:
-            pipe.vae.enable_tiling(*tile_size(pipe.vae.config))
-            pipe.vae.enable_slicing()
+            models.vae.enable_tiling(*tile_size(models.vae.config))
+            models.vae.enable_slicing()
         if placement.weights is not None:
-            store_in_fewer_bits(pipe.transformer, placement.weights)
+            store_in_fewer_bits(models.transformer, placement.weights)
         if placement.where == "resident":
-            pipe.to(self.device)
+            models.to(self.device)
         elif placement.where == "model" and self.device.type != "cpu":
-            pipe.enable_model_cpu_offload(device=self.device)
+            models.enable_model_cpu_offload(device=self.device)
         elif placement.where == "group":
             self._stream_blocks()
 
     def release(self) -> None:
         """Everything in main memory, without hooks that move it."""
-        pipe = self.pipe
-        pipe.remove_all_hooks()
+        models = self.models
+        models.remove_all_hooks()
         for part in self._parts:
             remove_group_hooks(part)
             part.to("cpu")
-        pipe.vae.disable_tiling()
-        pipe.vae.disable_slicing()
+        models.vae.disable_tiling()
+        models.vae.disable_slicing()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @cached_property
     def _parts(self) -> list[nn.Module]:
-        parts = (self.pipe.transformer, self.pipe.text_encoder, self.pipe.vae)
+        parts = (self.models.transformer, self.models.text_encoder, self.models.vae)
         return [part for part in parts if part is not None]
 
     def _stream_blocks(self) -> None:
@@ -207,17 +212,18 @@ class Placing:
         own where the device has streams; the VAE is small and stays."""
         from diffusers.hooks import apply_group_offloading
 
-        options = {
+        models = self.models
+        options: dict[str, Any] = {
             "onload_device": self.device,
             "offload_type": "block_level",
             "num_blocks_per_group": 1,
             "use_stream": self.device.type == "cuda",
             "non_blocking": self.device.type == "cuda",
         }
-        apply_group_offloading(self.pipe.transformer, **options)
-        if self.pipe.text_encoder is not None:  # its blocks are the encoder's own children
-            apply_group_offloading(self.pipe.text_encoder.encoder, **options)
-        self.pipe.vae.to(self.device)
+        apply_group_offloading(models.transformer, **options)
+        if models.text_encoder is not None:  # its blocks are the encoder's own children
+            apply_group_offloading(models.text_encoder.encoder, **options)
+        models.vae.to(self.device)
 
 
 def remove_group_hooks(module: nn.Module) -> None:
@@ -228,7 +234,7 @@ def remove_group_hooks(module: nn.Module) -> None:
             registry.remove_hook(name, recurse=False)
 
 
-def store_in_fewer_bits(transformer: nn.Module, kind: str) -> None:
+def store_in_fewer_bits(transformer: Any, kind: str) -> None:
     """Keep the weights of the blocks in eight bits; computed is in the model's own type."""
     if getattr(transformer, "_stored_in", None) == kind:
         return
@@ -247,7 +253,7 @@ def store_in_fewer_bits(transformer: nn.Module, kind: str) -> None:
         quantize_(
             transformer,
             Int8WeightOnlyConfig(version=2),
-            lambda module, name: isinstance(module, nn.Linear) and "transformer_blocks" in name,
+            lambda module, name: isinstance(module, nn.Linear) and BLOCK.match(name) is not None,
         )
     transformer._stored_in = kind
 
@@ -264,3 +270,96 @@ def placement_named(name: str) -> Placement:
 def free_bytes(device: torch.device) -> int | None:
     """Free memory of a GPU; None for a CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Estimates in bytes. ``profile``: the name of the memory profile that is chosen for
+    ``device``; ``device_bytes`` the most it holds at once, of ``device_free`` (a CPU's memory is
+    the main memory). ``main_bytes``: of main memory, where all weights are read first, of
+    ``main_free``."""
+
+    device: str
+    profile: str
+    device_bytes: int
+    device_free: int
+    main_bytes: int
+    main_free: int
+
+    @property
+    def short(self) -> bool:
+        """Whether something is estimated not to suffice."""
+        return self.device_bytes > self.device_free or self.main_bytes > self.main_free
+
+    def to_json(self) -> dict[str, str | float]:
+        """Plain JSON, bytes as GB."""
+        return {
+            "device": self.device,
+            "profile": self.profile,
+            "device_gb": round(self.device_bytes / GIGABYTE, 2),
+            "device_free_gb": round(self.device_free / GIGABYTE, 2),
+            "main_gb": round(self.main_bytes / GIGABYTE, 2),
+            "main_free_gb": round(self.main_free / GIGABYTE, 2),
+        }
+
+    def __str__(self) -> str:
+        words = (
+            f"{self.device}: profile {self.profile}, about {self.device_bytes / GIGABYTE:.1f} GB "
+            f"of {self.device_free / GIGABYTE:.1f} GB free"
+        )
+        if torch.device(self.device).type == "cpu":
+            return words
+        return words + (
+            f"; main memory: about {self.main_bytes / GIGABYTE:.1f} GB of "
+            f"{self.main_free / GIGABYTE:.1f} GB free"
+        )
+
+
+def look_ahead(
+    checkpoint: Checkpoint,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    placement: str | None = None,
+    keep_text_encoder: bool = True,
+    free: int | None = None,
+) -> tuple[DeviceProfile, Outlook]:
+    """The profile for ``checkpoint`` and what it takes, from the headers of its files; ``free``
+    bytes of the device, None for what it says. The others, and CheckpointError, as
+    ``DeviceProfile.choose``."""
+    profile = DeviceProfile.choose(
+        lambda item: footprint(checkpoint, item=item),
+        device=device,
+        dtype=dtype,
+        placement=placement,
+        free=free,
+        keep_text_encoder=keep_text_encoder,
+    )
+    placed, on_cpu = profile.placement, profile.device.type == "cpu"
+    needs = footprint(checkpoint, item=profile.dtype.itemsize)
+    if on_cpu:  # which decodes a clip twice over, see ``Backbone.decode``
+        needs = replace(needs, decoding=2 * needs.decoding, decoding_tiled=2 * needs.decoding_tiled)
+    main_free = psutil.virtual_memory().available
+    if free is None:
+        free = free_bytes(profile.device)
+    device_bytes = placed.device_bytes(needs, keep_text_encoder=keep_text_encoder)
+    read_first = _read_first(placed, needs, keep_text_encoder=keep_text_encoder)
+    outlook = Outlook(
+        device=str(profile.device),
+        profile=placed.name,
+        device_bytes=device_bytes,
+        device_free=main_free if free is None else free,
+        main_bytes=device_bytes if on_cpu else read_first,
+        main_free=main_free,
+    )
+    log.log(logging.WARNING if outlook.short else logging.INFO, "%s", outlook)
+    return profile, outlook
+
+
+def _read_first(placement: Placement, needs: Footprint, *, keep_text_encoder: bool) -> int:
+    """Bytes of main memory while weights are on their way to a GPU."""
+    text = needs.bytes_of("text_encoder")
+    if keep_text_encoder:
+        return needs.weight_bytes
+    waiting = placement.host_bytes(needs, keep_text_encoder=False)
+    return max(needs.weight_bytes - text, waiting + text)

@@ -7,7 +7,6 @@ drops their outputs, so at inference keys and values are computed once per motio
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -15,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention
-from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from motion_app.engine.backbone import PUBLISHED_NAME, PUBLISHED_TOKENS
+from motion_app.engine.layers import AttentionLayer, KeyValues
 from motion_app.errors import MotionFileError
 from motion_app.library.motion_file import format_of, read_header
 from motion_app.settings import DEFAULT_LIMITS, Limits
 
-PUBLISHED_NAME = re.compile(r"transformer_blocks\.(\d+)\.attn1\.processor\.motion_inversion_tokens")
 DISTRIBUTIONS = ("uniform", "normal")
 
 
@@ -127,24 +125,16 @@ class MotionTokens(nn.Module):
             draws.normal_(0, scale, generator=generator)
         return cls(list(draws))
 
-    def project(self, layer: int, attn: Attention) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer, (1, heads, M, d) each: to_k, to_v and the key's norm; no
-        RoPE, since a motion token has no place in the video. With gradient to the tokens."""
-        weight = attn.to_k.weight
-        if weight.dtype.itemsize == 1:  # stored in eight bits, computed in the type of its norm
-            weight = attn.norm_k.weight.to(weight.device)
-        tokens = self.layers[layer].to(weight.device, weight.dtype)[None]  # (1, M, D)
-        key = rearrange(attn.to_k(tokens), "b m (heads d) -> b heads m d", heads=attn.heads)
-        value = rearrange(attn.to_v(tokens), "b m (heads d) -> b heads m d", heads=attn.heads)
-        return (key if attn.norm_k is None else attn.norm_k(key)), value
+    def project(self, layer: AttentionLayer) -> KeyValues:
+        """Keys and values of one layer, (1, heads, M, d) each. With gradient to the tokens."""
+        return layer.key_values(self.layers[layer.number])
 
     @torch.no_grad()
-    def key_values(self, transformer: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """``project`` for every layer of a CogVideoX transformer, for use in all steps. Raises
-        MotionFileError where the number of layers or the width differ."""
-        blocks = transformer.transformer_blocks
-        self.check_fits(layers=len(blocks), width=blocks[0].attn1.to_k.in_features)
-        return [self.project(layer, block.attn1) for layer, block in enumerate(blocks)]
+    def key_values(self, layers: Sequence[AttentionLayer]) -> list[KeyValues]:
+        """``project`` for all ``layers`` of a model, for use in all steps. Raises MotionFileError
+        where their number or width differ."""
+        self.check_fits(layers=len(layers), width=layers[0].width)
+        return [self.project(layer) for layer in layers]
 
     def check_fits(self, *, layers: int, width: int) -> None:
         """MotionFileError for a model of another number of layers or another width."""
@@ -213,8 +203,8 @@ class MotionTokens(nn.Module):
 
     @classmethod
     def import_published(cls, path: Path | str, *, limits: Limits = DEFAULT_LIMITS) -> MotionTokens:
-        """The authors' ``pytorch_model.pt``: ``transformer_blocks.{i}.attn1.processor.
-        motion_inversion_tokens``, [1, M, D] each, bf16 or fp32. Read with ``weights_only``, so that
+        """The authors' ``pytorch_model.pt``: ``PUBLISHED_TOKENS`` of every layer, [1, M, D] each,
+        bf16 or fp32. Read with ``weights_only``, so that
         the pickle can run nothing. Raises MotionFileError for any other content."""
         path = Path(path)
         try:
@@ -239,8 +229,8 @@ class MotionTokens(nn.Module):
             whole = isinstance(tensor, Tensor) and tensor.is_floating_point()
             if not found or not whole or tensor.ndim != 3 or len(tensor) != 1:
                 raise MotionFileError(
-                    f'{path.name} holds "{name}"; expected only transformer_blocks.*.attn1.'
-                    "processor.motion_inversion_tokens of shape [1, M, D], floating point"
+                    f'{path.name} holds "{name}"; expected only {PUBLISHED_TOKENS.format("*")} '
+                    "of shape [1, M, D], floating point"
                 )
             tensors[f"layers.{int(found[1])}.motion_tokens"] = tensor[0].float()  # (M, D)
         if not tensors:

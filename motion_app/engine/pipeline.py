@@ -1,43 +1,34 @@
-"""MotionEngine: a stock CogVideoX image-to-video pipeline, steered from outside.
+"""MotionEngine: a video model steered from outside, and what a generation leaves behind.
 
-The seams are diffusers' own: attention processors, the step-end callback, ``interrupt``, latent
-output. Nothing of diffusers is forked or patched.
-
-The denoising steps of one generation as they are watched: masks, reports, cancelling.
-
-The recipe of a video: plain JSON that replays it.
+``GenerationRun`` watches the denoising steps: masks, reports, cancelling. ``recipe_of`` is the
+recipe of a video: plain JSON that replays it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from diffusers import CogVideoXImageToVideoPipeline
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from motion_app.engine.acceleration import STOCK, Acceleration
 from motion_app.engine.attention import check_ablations
-from motion_app.engine.backbone import LatentDecoder, PromptStates
-from motion_app.engine.memory import DeviceProfile
-from motion_app.engine.planning import Outlook, look_ahead
+from motion_app.engine.backbone import Backbone
+from motion_app.engine.memory import DeviceProfile, Outlook, look_ahead
 from motion_app.engine.preparation import PreparedScene, prepare_scene
 from motion_app.engine.propagation import PropagationConfig
 from motion_app.engine.runtime import Runtime
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.methods import ABLATIONS
-from motion_app.models.hub import checkpoint_folder, fingerprint, one_line
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import check_method, check_request, request_to_json
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 from motion_app.settings import Limits
@@ -47,49 +38,22 @@ OnStep = Callable[[StepReport], bool | None]
 
 
 class MotionEngine:
-    """One loaded checkpoint. ``pipe`` is the stock pipeline, ``geometry`` its sizes, ``defaults``
-    its own settings. One generation runs at a time; others wait."""
+    """One loaded checkpoint: ``backbone`` is its model, ``runtime`` how it is run. One generation
+    runs at a time; others wait."""
 
-    def __init__(
-        self,
-        pipe: CogVideoXImageToVideoPipeline,
-        *,
-        folder: Path,
-        defaults: GenerationDefaults,
-        profile: DeviceProfile,
-        acceleration: Acceleration = STOCK,
-    ) -> None:
-        self.pipe = pipe
-        self.folder = folder
-        self.defaults = defaults
-        self.profile = profile
-        self.propagation = _propagation_config(defaults)
-        self.geometry = ModelGeometry.from_configs(
-            pipe.transformer.config,
-            pipe.vae.config,
-            height=defaults.height,
-            width=defaults.width,
-            frames=defaults.frames,
-            fps=defaults.fps,
-        )
-        self._decoder = LatentDecoder(pipe, self.geometry, profile.device)
-        self.prompts = PromptStates(
-            pipe,
-            folder,
-            profile=profile,
-            text_tokens=self.geometry.text_tokens,
-            keep=acceleration.keep_text_encoder,
-        )
+    def __init__(self, backbone: Backbone, *, acceleration: Acceleration = STOCK) -> None:
+        self.backbone = backbone
+        self.propagation = _propagation_config(self.defaults)
         if acceleration.cache is not None:
-            cache = acceleration.cache.for_model(defaults.mag_ratios, name=defaults.name)
+            cache = acceleration.cache.for_model(self.defaults.mag_ratios, name=self.defaults.name)
             acceleration = replace(acceleration, cache=cache)
-        self.runtime = Runtime(pipe.transformer, acceleration, device=profile.device)
+        self.runtime = Runtime(backbone, acceleration)
         self._busy = threading.Lock()
 
     @classmethod
     def load(
         cls,
-        path_or_hub_id: str | Path = DEFAULT_CHECKPOINT,
+        checkpoint: str | Path | Checkpoint = DEFAULT_CHECKPOINT,
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -97,7 +61,8 @@ class MotionEngine:
         acceleration: Acceleration = STOCK,
         on_outlook: Callable[[Outlook], None] | None = None,
     ) -> MotionEngine:
-        """Load a diffusers-format CogVideoX I2V checkpoint from a folder or the hub.
+        """Load a diffusers-format CogVideoX I2V ``checkpoint``: a folder, a hub id, or one read
+        before.
 
         ``device`` and ``dtype`` None are chosen by ``DeviceProfile``; ``threads`` sets PyTorch's
         CPU threads for the whole process, None leaves them. ``acceleration``: memory profile,
@@ -107,52 +72,53 @@ class MotionEngine:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        folder = checkpoint_folder(path_or_hub_id)
-        defaults = GenerationDefaults.read(folder)
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = Checkpoint.find(checkpoint)
+        defaults, keep = checkpoint.defaults, acceleration.keep_text_encoder
         if acceleration.cache is not None:
             acceleration.cache.for_model(defaults.mag_ratios, name=defaults.name)
-        profile, outlook = look_ahead(folder, device=device, dtype=dtype, acceleration=acceleration)
+        profile, outlook = look_ahead(
+            checkpoint,
+            device=device,
+            dtype=dtype,
+            placement=acceleration.profile,
+            keep_text_encoder=keep,
+        )
         acceleration.check(profile.device)
         if on_outlook is not None:
             on_outlook(outlook)
-        try:
-            pipe = CogVideoXImageToVideoPipeline.from_pretrained(
-                folder,
-                dtype=profile.dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                **({} if acceleration.keep_text_encoder else {"text_encoder": None}),
-            )
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{folder.name} cannot be loaded as a CogVideoX image-to-video checkpoint: "
-                f"{one_line(error)}"
-            ) from error
-        profile = profile.place(pipe)
-        pipe.set_progress_bar_config(disable=True)
-        return cls(
-            pipe,
-            folder=folder,
-            defaults=defaults,
-            profile=profile,
-            acceleration=acceleration,
-        )
+        backbone = Backbone.load(checkpoint, profile, keep_text_encoder=keep)
+        return cls(backbone, acceleration=acceleration)
 
-    @cached_property
+    @property
+    def geometry(self) -> ModelGeometry:
+        """The model's sizes."""
+        return self.backbone.geometry
+
+    @property
+    def defaults(self) -> GenerationDefaults:
+        """The checkpoint's own settings."""
+        return self.backbone.checkpoint.defaults
+
+    @property
     def fingerprint(self) -> str:
-        """sha256 of the transformer's config and weights as they lie on disk: what a motion belongs
-        to. Read once, when first asked for."""
-        return fingerprint(self.folder / "transformer")
+        """What a motion belongs to; see ``Checkpoint.fingerprint``."""
+        return self.backbone.checkpoint.fingerprint
 
-    def rotary_embedding(self) -> tuple[Tensor, Tensor] | None:
-        """(cos, sin) of the video tokens, (V, d) each, as the stock pipeline computes them for its
-        own denoising loop; None for a checkpoint without rotary positions."""
-        if not self.pipe.transformer.config.use_rotary_positional_embeddings:
-            return None
-        g = self.geometry
-        return self.pipe._prepare_rotary_positional_embeddings(
-            g.height, g.width, g.padded_latent_frames, self.pipe.transformer.device
-        )
+    @property
+    def profile(self) -> DeviceProfile:
+        """Where the model is, and in which precision."""
+        return self.backbone.profile
+
+    @property
+    def colours(self) -> np.ndarray:
+        """What draws ``preview`` elsewhere; see ``previews.fit_colours``."""
+        return self.backbone.colours
+
+    def preview(self, latents: np.ndarray) -> np.ndarray:
+        """A cheap look at latents (F, C, H', W') float: frames (F, H, W, 3) uint8, one per latent
+        frame."""
+        return self.backbone.preview(latents)
 
     def generate(self, request: GenerationRequest, on_step: OnStep | None = None) -> GeneratedVideo:
         """Generate the video of ``request``.
@@ -169,38 +135,35 @@ class MotionEngine:
                     return self._generate(request, on_step)
                 except torch.OutOfMemoryError as error:
                     full = error.with_traceback(None)  # its frames hold what must be freed
-                self._step_down(full)
+                self.backbone.step_down(full)
 
     def _generate(self, request: GenerationRequest, on_step: OnStep | None) -> GeneratedVideo:
-        scene = prepare_scene(self, request)
-        run = GenerationRun(self, request, scene, on_step)
-        with self.runtime.installed(scene), run.watching():
-            latents = self._denoise(request, scene, run)
+        backbone = self.backbone
+        scene = prepare_scene(backbone, request, self.propagation)
+        run = GenerationRun(request, scene, self.propagation, self.runtime, on_step)
+        with self.runtime.installed(scene):
+            text = scene.text
+            if text is None:
+                guided = request.guidance > 1
+                text = backbone.prompts.encode(request.full_prompt(), guided=guided)
+            latents = backbone.denoise(
+                request.image,
+                text,
+                steps=request.steps,
+                guidance=request.guidance,
+                seed=request.seed,
+                on_step=run.step_ended,
+                estimates=on_step is not None,
+            )
         if run.cancelled:
             raise GenerationCancelled(f"stopped after step {run.step} of {request.steps}, as asked")
-        latents = latents[:, self.geometry.padded_latent_frames - self.geometry.latent_frames :]
         return GeneratedVideo(
-            frames=self._decoder.decode(latents),
+            frames=backbone.decode(latents),
             masks=run.track.masks.cpu().numpy(),
             recipe=recipe_of(self, request, scene),
             fps=self.geometry.fps,
             latents=latents.float().cpu().numpy(),  # (1, F, C, H', W')
         )
-
-    def _step_down(self, error: torch.OutOfMemoryError) -> None:
-        """The next smaller memory profile, for this generation and those after it."""
-        self.profile = self.profile.step_down(self.pipe, error)
-        self.prompts.profile = self.profile
-
-    @property
-    def colours(self) -> np.ndarray:
-        """What draws ``preview`` elsewhere; see ``LatentDecoder.colours``."""
-        return self._decoder.colours
-
-    def preview(self, latents: np.ndarray) -> np.ndarray:
-        """A cheap look at latents (F, C, H', W') float: frames (F, H, W, 3) uint8, one per latent
-        frame."""
-        return self._decoder.preview(latents)
 
     def _resolve(self, request: GenerationRequest) -> GenerationRequest:
         """``request`` checked, with the checkpoint's defaults filled in."""
@@ -212,36 +175,11 @@ class MotionEngine:
         if not 0 <= request.seed < 2**63:
             raise RequestError(f"the seed is {request.seed}; it must lie between 0 and 2^63 - 1")
         steps = self.defaults.steps if request.steps is None else request.steps
-        trained = self.pipe.scheduler.config.num_train_timesteps
+        trained = self.backbone.training_steps
         if steps > trained:
             raise RequestError(f"steps is {steps}; this checkpoint knows {trained} at most")
         guidance = self.defaults.guidance if request.guidance is None else request.guidance
         return replace(request, steps=steps, guidance=guidance)
-
-    def _denoise(
-        self, request: GenerationRequest, scene: PreparedScene, run: GenerationRun
-    ) -> Tensor:
-        """The stock pipeline's own call; latents (1, F, C, H', W'), padding included."""
-        g = self.geometry
-        text = scene.text
-        if text is None:
-            text = self.prompts.encode(request.full_prompt(), guided=request.guidance > 1)
-        return self.pipe(
-            image=Image.fromarray(request.image),
-            prompt_embeds=text[0],
-            negative_prompt_embeds=text[1],
-            height=g.height,
-            width=g.width,
-            num_frames=g.frames,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            use_dynamic_cfg=False,  # the stock formula makes guidance jump from step to step
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            output_type="latent",
-            max_sequence_length=g.text_tokens,
-            callback_on_step_end=run.step_ended,
-            callback_on_step_end_tensor_inputs=["latents"],
-        ).frames
 
 
 def _propagation_config(defaults: GenerationDefaults) -> PropagationConfig:
@@ -257,61 +195,50 @@ class GenerationRun:
 
     def __init__(
         self,
-        engine: MotionEngine,
         request: GenerationRequest,
         scene: PreparedScene,
+        propagation: PropagationConfig,
+        runtime: Runtime,
         on_step: OnStep | None,
     ) -> None:
-        self.engine = engine
-        self.request = request
+        self.request, self.propagation, self.runtime = request, propagation, runtime
         self.steering = scene.steering
         self.track = scene.track
         self.on_step = on_step
         self.step = 0
         self.cancelled = False
-        self._clean: Tensor | None = None
         self._started = time.perf_counter()
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """See every output of the transformer, for the estimate of the clean latents."""
-        if self.on_step is None:
-            yield
-            return
-        hook = self.engine.pipe.transformer.register_forward_hook(self._predicted, with_kwargs=True)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def step_ended(
-        self, pipe: CogVideoXImageToVideoPipeline, step: int, timestep: Tensor, tensors: dict
-    ) -> dict[str, Any]:
-        """diffusers' step-end callback."""
-        self.step = step + 1
+    def step_ended(self, step: int, clean: Tensor | None) -> bool:
+        """What ``Backbone.denoise`` calls; False stops it."""
+        self.step = step
         self._propagate()
-        self.engine.runtime.cache.step_ended(
-            self.step,
+        moving = self.steering is not None and self.steering.tracks_masks
+        self.runtime.cache.step_ended(
+            step,
             self.request.steps,
-            masks_move=self.steering is not None and self.steering.tracks_masks,
+            masks_move=moving,
             guided=self.request.guidance > 1,
-            timestep=lambda: int(pipe.current_timestep),
+            timestep=self.runtime.backbone.current_timestep,
         )
         if self.on_step is not None:
-            now = time.perf_counter()
-            report = StepReport(
-                step=self.step,
-                steps=self.request.steps,
-                seconds=now - self._started,
-                latents=self._clean.cpu().numpy(),
-                masks=self.track.masks.cpu().numpy(),
-                masks_settled=self.steering is None or not self.steering.tracks_masks,
-            )
-            self._started = now
-            if self.on_step(report) is False:
-                self.cancelled = True
-                pipe._interrupt = True  # diffusers' documented way to leave the loop
-        return {}
+            self.cancelled = self._report(clean, self.on_step, settled=not moving) is False
+        return not self.cancelled
+
+    def _report(self, clean: Tensor | None, on_step: OnStep, *, settled: bool) -> bool | None:
+        if clean is None:
+            raise ValueError("a report needs the estimate of the clean latents; ask denoise for it")
+        now = time.perf_counter()
+        report = StepReport(
+            step=self.step,
+            steps=self.request.steps,
+            seconds=now - self._started,
+            latents=clean.cpu().numpy(),
+            masks=self.track.masks.cpu().numpy(),
+            masks_settled=settled,
+        )
+        self._started = now
+        return on_step(report)
 
     def _propagate(self) -> None:
         """RMPM on this step's features, or DMEM's masks; they hold from the next step on."""
@@ -322,30 +249,11 @@ class GenerationRun:
             self.track = replace(self.track, masks=steering.layer_masks())
         elif steering.recording and self.step < self.request.steps:
             features = steering.features().to(self.track.masks.device)
-            self.track = self.track.after(features, self.engine.propagation)
+            self.track = self.track.after(features, self.propagation)
             steering.recording = not self.track.settled
             if steering.recording or not steering.masked:
                 steering.set_masks(self.track.masks)
         steering.begin_step()
-
-    def _predicted(self, module: nn.Module, args: tuple, kwargs: dict, output: tuple) -> None:
-        """Estimate the clean latents from the transformer's output, guidance included."""
-        g = self.engine.geometry
-        prediction = output[0].float()  # (1 or 2, F, C, H', W')
-        if len(prediction) == 2:
-            unconditional, conditional = prediction.chunk(2)
-            prediction = unconditional + self.request.guidance * (conditional - unconditional)
-        noisy = kwargs["hidden_states"][-1:, :, : g.latent_channels].float()
-        scheduler = self.engine.pipe.scheduler
-        kept = scheduler.alphas_cumprod[int(kwargs["timestep"][0])].item()
-        kind = scheduler.config.prediction_type
-        if kind == "v_prediction":
-            clean = kept**0.5 * noisy - (1 - kept) ** 0.5 * prediction
-        elif kind == "epsilon":
-            clean = (noisy - (1 - kept) ** 0.5 * prediction) / max(kept, 1e-8) ** 0.5
-        else:
-            clean = prediction
-        self._clean = clean[0, g.padded_latent_frames - g.latent_frames :]  # (F, C, H', W')
 
 
 def recipe_of(

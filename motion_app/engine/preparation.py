@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
 from motion_app.engine.attention import Attend, attend
+from motion_app.engine.backbone import Backbone
+from motion_app.engine.layers import AttentionLayer, KeyValues
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.motion_tokens import MotionTokens
-from motion_app.engine.propagation import MaskTrack
-from motion_app.engine.steering import AdapterSteering, GenerationSteering, KeyValues, steered
+from motion_app.engine.propagation import MaskTrack, PropagationConfig
+from motion_app.engine.steering import AdapterSteering, GenerationSteering, steered
 from motion_app.engine.synmotion import MotionPack, check_words
 from motion_app.errors import RequestError
 from motion_app.geometry import mask_to_grid
@@ -25,11 +27,6 @@ from motion_app.library.motion_file import file_digest
 from motion_app.methods import ABLATIONS, PACK_METHODS, TOKEN_METHODS
 from motion_app.request.phrases import Clause, find_clauses, find_phrases
 from motion_app.scene import GenerationRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from motion_app.engine.pipeline import MotionEngine
 
 Learned = TypeVar("Learned")
 
@@ -47,40 +44,52 @@ class PreparedScene:
     text: tuple[Tensor, Tensor | None] | None = None
 
     @contextmanager
-    def installed(self, transformer: nn.Module, *, attention: Attend = attend) -> Iterator[None]:
-        """What acts on the transformer during the generation; nothing for a stock one."""
+    def installed(
+        self, layers: Sequence[AttentionLayer], *, attention: Attend = attend
+    ) -> Iterator[None]:
+        """What acts in a model's ``layers`` during the generation; nothing for a stock one."""
         with ExitStack() as acting:
             if self.steering is not None:
-                acting.enter_context(steered(transformer, self.steering, attention=attention))
+                acting.enter_context(steered(layers, self.steering, attention=attention))
             if self.adapters is not None:
-                acting.enter_context(adapted(transformer, self.adapters.bank))
+                acting.enter_context(adapted(layers, self.adapters.bank))
             yield
 
 
-def prepare_scene(engine: MotionEngine, request: GenerationRequest) -> PreparedScene:
+def prepare_scene(
+    backbone: Backbone, request: GenerationRequest, propagation: PropagationConfig
+) -> PreparedScene:
     """The scene of a checked request with its steps and guidance filled in. Raises MotionFileError
     for a motion that cannot be used and RequestError for words that do not fit."""
-    g, objects = engine.geometry, request.objects
-    first = [mask_to_grid(item.mask, g.grid_height, g.grid_width) for item in objects]
-    first = torch.from_numpy(np.stack(first)) if first else torch.zeros(0, *g.grid[1:]).bool()
-    track = MaskTrack.start(first.to(engine.profile.device), g.grid_frames)
+    g, objects = backbone.geometry, request.objects
+    masks = [mask_to_grid(item.mask, g.grid_height, g.grid_width) for item in objects]
+    first = torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, *g.grid[1:]).bool()
+    track = MaskTrack.start(first.to(backbone.profile.device), g.grid_frames)
     # Also where nothing is steered: the stock pipeline cuts a long prompt off in silence.
-    find_phrases(request.full_prompt(), objects, engine.pipe.tokenizer, g.text_tokens)
+    find_phrases(request.full_prompt(), objects, backbone.tokenizer, g.text_tokens)
     if request.method == "none" or all(item.motion is None for item in objects):
         return PreparedScene(track)
-    return _MovingScene(engine, request, track).prepared()
+    return _MovingScene(backbone, request, track, propagation).prepared()
 
 
 class _MovingScene:
     """A scene in which something has a motion. The lists run over its objects, None for one without
     a motion or where the method does not use them."""
 
-    def __init__(self, engine: MotionEngine, request: GenerationRequest, track: MaskTrack) -> None:
-        self.engine, self.request, self.track = engine, request, track
+    def __init__(
+        self,
+        backbone: Backbone,
+        request: GenerationRequest,
+        track: MaskTrack,
+        propagation: PropagationConfig,
+    ) -> None:
+        self.backbone, self.request, self.track = backbone, request, track
+        self.propagation = propagation
+        self.layers = backbone.attention_layers()
         self.objects = request.objects
         self.everywhere = _everywhere(request)
         self.clauses: list[Clause | None] = find_clauses(
-            request.full_prompt(), self.objects, engine.pipe.tokenizer, engine.geometry.text_tokens
+            request.full_prompt(), self.objects, backbone.tokenizer, backbone.geometry.text_tokens
         )
         nothing = [None] * len(self.objects)
         tokens, packs = request.method in TOKEN_METHODS, request.method in PACK_METHODS
@@ -109,18 +118,17 @@ class _MovingScene:
         return [None if path is None else loaded[path] for path in paths]
 
     def _load_tokens(self, path: Path) -> MotionTokens:
-        g, base = self.engine.geometry, self.engine.fingerprint
+        g, base = self.backbone.geometry, self.backbone.checkpoint.fingerprint
         return MotionTokens.load(path, layers=g.layers, width=g.width_tokens, base=base)
 
     def _load_pack(self, path: Path) -> MotionPack:
-        transformer = self.engine.pipe.transformer
         pack = MotionPack.load(
             path,
-            transformer=transformer,
-            text_width=transformer.config.text_embed_dim,
-            base=self.engine.fingerprint,
+            layers=self.layers,
+            text_width=self.backbone.text_width,
+            base=self.backbone.checkpoint.fingerprint,
         )
-        return pack.to(self.engine.profile.device)
+        return pack.to(self.backbone.profile.device)
 
     def _check_words(self) -> None:
         for item, pack, clause in zip(self.objects, self.packs, self.clauses, strict=True):
@@ -130,8 +138,7 @@ class _MovingScene:
 
     def _steering(self, adapters: AdapterSteering | None) -> GenerationSteering:
         """MDMA for every object with a motion, whether it has motion tokens or not."""
-        engine, request = self.engine, self.request
-        g = engine.geometry
+        request, g = self.request, self.backbone.geometry
         layout = SequenceLayout(
             text=g.text_tokens,
             phrases=[None if clause is None else clause.motion for clause in self.clauses],
@@ -144,7 +151,7 @@ class _MovingScene:
         halves = [strengths]
         if request.guidance > 1:  # the stock pipeline then runs an unconditional half first
             silent = [0.0] * len(self.objects)
-            halves.insert(0, strengths if engine.defaults.motion_in_unconditional else silent)
+            halves.insert(0, strengths if self._in_unconditional else silent)
         propagates = without.isdisjoint({"infer_mask", "rmpm"})
         return GenerationSteering(
             layout,
@@ -153,10 +160,15 @@ class _MovingScene:
             halves=halves,
             scope=request.scope,
             without=without,
-            feature_layers=engine.propagation.feature_layers(g.layers) if propagates else 0,
+            feature_layers=self.propagation.feature_layers(g.layers) if propagates else 0,
             nouns=self._nouns() if "rmpm" in without else None,
             adapters=adapters,
         )
+
+    @property
+    def _in_unconditional(self) -> bool:
+        """Whether motions act in the unconditional half too."""
+        return self.backbone.checkpoint.defaults.motion_in_unconditional
 
     def _adapter(self, k: int) -> Adapter | None:
         pack = self.packs[k]
@@ -164,20 +176,19 @@ class _MovingScene:
 
     def _adapters(self) -> AdapterSteering | None:
         """The objects' adapters, gated by the masks of step 0; None where there are none."""
-        engine = self.engine
         acting = [k for k in range(len(self.objects)) if self._adapter(k) is not None]
         if not acting:
             return None
         halves = [True]
         if self.request.guidance > 1:
-            halves.insert(0, engine.defaults.motion_in_unconditional)
+            halves.insert(0, self._in_unconditional)
         adapters = AdapterSteering(
             [self._adapter(k) for k in acting],
             acting,
             [self.clauses[k].spans for k in acting],
             strengths=[self.objects[k].strength for k in acting],
             halves=halves,
-            text=engine.geometry.text_tokens,
+            text=self.backbone.geometry.text_tokens,
             everywhere=self.everywhere,
         )
         adapters.set_masks(self.track.masks)
@@ -188,13 +199,13 @@ class _MovingScene:
         unconditional half runs), (1, L, text width) each; None where no pack is used."""
         if all(pack is None for pack in self.packs):
             return None
-        request, engine = self.request, self.engine
+        request = self.request
         read_apart = [
             clause
             for pack, clause in zip(self.packs, self.clauses, strict=True)
             if pack is not None and pack.apart
         ]
-        prompt, empty = engine.prompts.encode(
+        prompt, empty = self.backbone.prompts.encode(
             request.full_prompt(), guided=request.guidance > 1, apart=read_apart
         )
         states = prompt[0]  # (L, text width)
@@ -208,7 +219,7 @@ class _MovingScene:
     def _key_values(self) -> list[KeyValues]:
         """Per layer the keys and values of all objects' motions, (1, heads, ΣM, d) each. An
         object's own adapter acts on its motion tokens too."""
-        g, transformer = self.engine.geometry, self.engine.pipe.transformer
+        g, device = self.backbone.geometry, self.backbone.transformer.device
         projected: dict[tuple[int, float], list[KeyValues]] = {}
         chosen: list[tuple[int, float]] = []
         for k, motion in enumerate(self.motions):
@@ -219,23 +230,21 @@ class _MovingScene:
             chosen.append(key)
             if key in projected:
                 continue
-            motion = motion.to(transformer.device)
-            gates = torch.full((1, 1, motion.tokens), key[1], device=transformer.device)
+            motion = motion.to(device)
+            gates = torch.full((1, 1, motion.tokens), key[1], device=device)
             adapters = GatedAdapters([] if adapter is None else [adapter], gates)
-            with adapted(transformer, adapters):
-                projected[key] = motion.key_values(transformer)
-        device = self.engine.profile.device
+            with adapted(self.layers, adapters):
+                projected[key] = motion.key_values(self.layers)
+        device = self.backbone.profile.device
         if not chosen:
             nothing = torch.zeros(1, g.heads, 0, g.head_dim, device=device)
             return [(nothing, nothing)] * g.layers
-        per_object = [projected[key] for key in chosen]
-        return [
-            tuple(
-                torch.cat([pairs[layer][part] for pairs in per_object], dim=2).to(device)
-                for part in (0, 1)
-            )
-            for layer in range(g.layers)
-        ]
+
+        def together(layer: int, part: int) -> Tensor:
+            tokens = [projected[key][layer][part] for key in chosen]
+            return torch.cat(tokens, dim=2).to(device)  # (1, heads, ΣM, d)
+
+        return [(together(layer, 0), together(layer, 1)) for layer in range(g.layers)]
 
     def _nouns(self) -> list[tuple[int, int] | None]:
         """Text positions of each moving object's name, for the ablation ``rmpm``."""
@@ -247,9 +256,9 @@ class _MovingScene:
                     f'none. Name it by the word of its sentence "{item.sentence}"'
                 )
             named.append(replace(item, phrase=item.name))
-        engine = self.engine
+        backbone = self.backbone
         return find_phrases(
-            self.request.full_prompt(), named, engine.pipe.tokenizer, engine.geometry.text_tokens
+            self.request.full_prompt(), named, backbone.tokenizer, backbone.geometry.text_tokens
         )
 
 

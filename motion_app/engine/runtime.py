@@ -1,4 +1,4 @@
-"""What an ``Acceleration`` means for one loaded transformer, and for each generation on it.
+"""What an ``Acceleration`` means for one loaded model, and for each generation on it.
 
 The two halves of classifier-free guidance on two devices, each with its copy of the weights.
 
@@ -17,15 +17,16 @@ from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from motion_app.engine.acceleration import Acceleration, compile_blocks, compiled_attention
+from motion_app.engine.acceleration import Acceleration
 from motion_app.engine.attention import Attend, AttentionPlan, attend
+from motion_app.engine.backbone import ATTENTION_NAMES, Backbone
 from motion_app.engine.kernels import TORCH_OWN, attention_kernel
+from motion_app.engine.layers import AttentionLayer, KeyValues, Steering
 from motion_app.engine.preparation import PreparedScene
-from motion_app.engine.steering import KeyValues, Steering, steered
+from motion_app.engine.steering import steered
 from motion_app.engine.step_cache import CacheSwitch
 
 HOOK = "guidance_split"
@@ -34,23 +35,24 @@ HOOK = "guidance_split"
 class Runtime:
     """The attention, the compiled blocks, the copy for the second device and the cache's switch."""
 
-    def __init__(
-        self, transformer: nn.Module, acceleration: Acceleration, *, device: torch.device
-    ) -> None:
-        self.transformer, self.acceleration = transformer, acceleration
-        self.attention = self._attention(device)
+    def __init__(self, backbone: Backbone, acceleration: Acceleration) -> None:
+        self.backbone, self.acceleration = backbone, acceleration
+        self.attention = self._attention(backbone.profile.device)
         self.pair: GuidancePair | None = None
         if acceleration.second_device is not None:
-            self.pair = GuidancePair(transformer, acceleration.second_device)
+            self.pair = GuidancePair(backbone, acceleration.second_device)
         if acceleration.compiled:
-            for model in [transformer] if self.pair is None else [transformer, self.pair.replica]:
-                compile_blocks(model, compiler=acceleration.compiler)
-        self.cache = CacheSwitch(transformer, acceleration.cache)
+            for copied in (None,) if self.pair is None else (None, self.pair.replica):
+                for part in backbone.parts_to_compile(copied):
+                    part.compile(backend=acceleration.compiler)
+        self.cache = CacheSwitch(
+            backbone.transformer, acceleration.cache, attention=ATTENTION_NAMES
+        )
 
     def _attention(self, device: torch.device) -> Attend:
         options = self.acceleration
-        if options.compiled:
-            return compiled_attention(options.compiler)
+        if options.compiled:  # for fixed shapes: a change of the masks compiles nothing anew
+            return torch.compile(attend, backend=options.compiler, dynamic=False)
         if options.kernel == TORCH_OWN:
             return attend
         return partial(attend, kernel=attention_kernel(options.kernel, device=device))
@@ -66,7 +68,7 @@ class Runtime:
                 with self.pair.installed(steering, attention=self.attention):
                     yield
             else:
-                with scene.installed(self.transformer, attention=self.attention):
+                with scene.installed(self.backbone.attention_layers(), attention=self.attention):
                     yield
         finally:
             self.cache.off()
@@ -95,11 +97,11 @@ class HalfSteering:
         plans = self.steering.plans(layer, query, key)
         return [self._here(plans[self.half if len(plans) > 1 else 0])]
 
-    def key_values(self, layer: int, attn: Attention) -> KeyValues:
-        if layer not in self._keys:
-            key, value = self.steering.key_values(layer, attn)
-            self._keys[layer] = (key.to(self.device), value.to(self.device))
-        return self._keys[layer]
+    def key_values(self, layer: AttentionLayer) -> KeyValues:
+        if layer.number not in self._keys:
+            key, value = self.steering.key_values(layer)
+            self._keys[layer.number] = (key.to(self.device), value.to(self.device))
+        return self._keys[layer.number]
 
     def observe(self, layer: int, video: Tensor) -> None:
         if self.half == 1:
@@ -159,26 +161,28 @@ class SplitHook(ModelHook):
 
 
 class GuidancePair:
-    """A transformer and its copy on ``device``."""
+    """A model's transformer and its copy on ``device``."""
 
-    def __init__(self, transformer: nn.Module, device: torch.device | str) -> None:
-        self.transformer, self.device = transformer, torch.device(device)
-        self.replica = copy.deepcopy(transformer).to(self.device)
+    def __init__(self, backbone: Backbone, device: torch.device | str) -> None:
+        self.backbone, self.device = backbone, torch.device(device)
+        self.replica = copy.deepcopy(backbone.transformer).to(self.device)
 
     @contextmanager
     def installed(self, steering: Steering | None, *, attention: Attend) -> Iterator[None]:
         """Split every call with both halves; ``steering`` None for stock attention."""
-        registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
+        transformer = self.backbone.transformer
+        registry = HookRegistry.check_if_exists_or_initialize(transformer)
         registry.register_hook(SplitHook(self.replica, self.device), HOOK)
         try:
             if steering is None:
                 yield
                 return
-            here = HalfSteering(steering, 0, self.transformer.device)
+            here = HalfSteering(steering, 0, transformer.device)
             there = HalfSteering(steering, 1, self.device)
+            own, others = (self.backbone.attention_layers(of) for of in (None, self.replica))
             with (
-                steered(self.transformer, here, attention=attention),
-                steered(self.replica, there, attention=attention),
+                steered(own, here, attention=attention),
+                steered(others, there, attention=attention),
             ):
                 yield
         finally:

@@ -1,45 +1,33 @@
-"""What the processors of all layers share during one generation, or one training step.
-
-The one attention processor: CogVideoX attention with motions as extra keys and values.
-"""
+"""What all attention layers share during one generation, or one training step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import apply_rotary_emb
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from motion_app.engine.acceleration import FixedShapes
 from motion_app.engine.adapters import Adapter, GatedAdapters, token_gates
-from motion_app.engine.attention import Attend, AttentionPlan, attend, noun_mask
+from motion_app.engine.attention import Attend, AttentionPlan, FixedShapes, attend, noun_mask
+from motion_app.engine.layers import AttentionLayer, KeyValues, Steering
 from motion_app.engine.layout import SequenceLayout, Span
 
 UNTOUCHED = ("t2v", "t2t")  # released: training closes motion-video and motion-text alone
-KeyValues = tuple[Tensor, Tensor]
 
 
 @contextmanager
 def steered(
-    transformer: nn.Module, steering: Steering, *, attention: Attend = attend
+    layers: Sequence[AttentionLayer], steering: Steering, *, attention: Attend = attend
 ) -> Iterator[None]:
-    """Install ``MotionAttnProcessor`` in every layer of a CogVideoX transformer; whatever happens
-    inside, the processors found on entry are back on leaving."""
-    layers = [block.attn1 for block in transformer.transformer_blocks]
-    before = [attn.processor for attn in layers]
-    try:
-        for layer, attn in enumerate(layers):
-            attn.set_processor(MotionAttnProcessor(layer, steering, attention))
+    """Let motions act in all ``layers`` of a model, as ``steering`` has it; whatever happens
+    inside, the model is as before on leaving. ``attention``: ``attend``, with a kernel of one's
+    choice or compiled."""
+    with ExitStack() as acting:
+        for layer in layers:
+            acting.enter_context(layer.steered(steering, attention))
         yield
-    finally:
-        for attn, processor in zip(layers, before, strict=True):
-            attn.set_processor(processor)
 
 
 class AdapterSteering:
@@ -159,8 +147,8 @@ class GenerationSteering:
             self.adapters.set_masks(masks)
         return masks
 
-    def key_values(self, layer: int, attn: Attention) -> KeyValues:
-        return self._key_values[layer]
+    def key_values(self, layer: AttentionLayer) -> KeyValues:
+        return self._key_values[layer.number]
 
     def plans(self, layer: int, query: Tensor, key: Tensor) -> Sequence[AttentionPlan]:
         if self.nouns is None:
@@ -211,14 +199,14 @@ class TrainingSample:
 class TrainingSteering:
     """The steering object of motion training; text-video and text-text stay as in the stock model.
 
-    ``project``: (layer, attn) → motion keys and values (1, heads, M, d), with gradient. ``drop``:
+    ``project``: layer → motion keys and values (1, heads, M, d), with gradient. ``drop``:
     the share of DMEM's positions let go at random (released: 0.3), drawn from ``generator``.
     Call ``begin`` before every forward pass.
     """
 
     def __init__(
         self,
-        project: Callable[[int, Attention], KeyValues],
+        project: Callable[[AttentionLayer], KeyValues],
         *,
         drop: float = 0.3,
         generator: torch.Generator | None = None,
@@ -281,80 +269,3 @@ def _fixed_plan(sample: TrainingSample, device: torch.device) -> AttentionPlan |
         return None
     everywhere = torch.ones((1, *sample.layout.grid), dtype=torch.bool, device=device)
     return AttentionPlan.build(sample.layout, everywhere, without=("infer_mask",))
-
-
-class Steering(Protocol):
-    """What the processors of all layers share: the state of one generation or one training step."""
-
-    def key_values(self, layer: int, attn: Attention) -> KeyValues:
-        """Motion keys and values of all objects, (1 or B, heads, ΣM, d) each, in object order."""
-
-    def plans(self, layer: int, query: Tensor, key: Tensor) -> Sequence[AttentionPlan]:
-        """One plan per equal share of the batch, given query (B, heads, L + V, d) and the keys
-        without motion, (B, heads, L + V, d), both after QK norm and RoPE."""
-
-    def observe(self, layer: int, video: Tensor) -> None:
-        """Take note of the video tokens' attention output (B, V, D), before gate and residual."""
-
-
-class MotionAttnProcessor:
-    """CogVideoX attention with motion tokens as extra keys and values, for inference and training.
-
-    Motion tokens have no query rows: each layer has its own, and their outputs go nowhere.
-    ``attention``: ``attend``, with a kernel of one's choice or compiled.
-    """
-
-    def __init__(self, layer: int, steering: Steering, attention: Attend = attend) -> None:
-        self.layer = layer
-        self.steering = steering
-        self.attention = attention
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """``hidden_states`` (B, V, D), ``encoder_hidden_states`` (B, L, D); both come back."""
-        if attention_mask is not None:
-            raise ValueError("CogVideoX passes no attention mask; the plan decides who sees whom")
-        text = encoder_hidden_states.shape[1]
-        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)  # (B, L + V, D)
-        query = split_heads(attn.to_q(tokens), attn.heads)  # (B, heads, L + V, d)
-        key = split_heads(attn.to_k(tokens), attn.heads)
-        value = split_heads(attn.to_v(tokens), attn.heads)
-        query = query if attn.norm_q is None else attn.norm_q(query)
-        key = key if attn.norm_k is None else attn.norm_k(key)
-        if image_rotary_emb is not None:
-            query[:, :, text:] = apply_rotary_emb(query[:, :, text:], image_rotary_emb)
-            key[:, :, text:] = apply_rotary_emb(key[:, :, text:], image_rotary_emb)
-        # A cache may leave out the unconditional half; the conditional one is the last.
-        plans = self.steering.plans(self.layer, query, key)[-len(query) :]
-        motion_key, motion_value = self.steering.key_values(self.layer, attn)
-        key = _insert(key, motion_key, text)  # (B, heads, L + ΣM + V, d)
-        value = _insert(value, motion_value, text)
-        output = torch.cat(
-            [
-                self.attention(*share, plan)
-                for *share, plan in zip(
-                    *(part.chunk(len(plans)) for part in (query, key, value)), plans, strict=True
-                )
-            ]
-        )  # (B, heads, L + V, d)
-        output = rearrange(output, "b heads s d -> b s (heads d)")
-        output = attn.to_out[1](attn.to_out[0](output))  # (B, L + V, D)
-        self.steering.observe(self.layer, output[:, text:])
-        return output[:, text:], output[:, :text]
-
-
-def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """(B, S, heads * d) → (B, heads, S, d)."""
-    return rearrange(tokens, "b s (heads d) -> b heads s d", heads=heads)
-
-
-def _insert(tokens: Tensor, motion: Tensor, text: int) -> Tensor:
-    """Motion (1 or B, heads, ΣM, d) between text and video of ``tokens`` (B, heads, L + V, d)."""
-    motion = motion.to(tokens).expand(len(tokens), -1, -1, -1)
-    return torch.cat([tokens[:, :, :text], motion, tokens[:, :, text:]], dim=2)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
 from motion_app.errors import CheckpointError, RequestError
@@ -24,8 +23,8 @@ class StepCache:
     """One of ``CACHES``. ``strength`` 0 to 1 says how much is skipped: a threshold for first-block
     and mag, a number of steps for the others; None is the library's own. ``ratios``: of mag alone,
     one a step, measured on this very model by ``residual_ratios`` (diffusers ships none for
-    CogVideoX); the checkpoint's own where there are none here. ``warm_steps`` are computed in full
-    where no masks are propagated."""
+    it); the checkpoint's own where there are none here. ``warm_steps`` are computed in full where
+    no masks are propagated."""
 
     kind: str
     strength: float | None = None
@@ -51,9 +50,12 @@ class StepCache:
             )
         return replace(self, ratios=tuple(ratios))
 
-    def config(self, *, step: int, steps: int, guided: bool, timestep: Callable[[], int]) -> Any:
+    def config(
+        self, *, step: int, steps: int, guided: bool, timestep: Callable[[], int], attention: str
+    ) -> Any:
         """diffusers' configuration for the ``steps`` - ``step`` steps that are left. ``guided``: a
-        pass is a batch of both halves of the guidance."""
+        pass is a batch of both halves of the guidance. ``attention``: a pattern of the names that
+        the attention layers have in the transformer."""
         import diffusers
 
         amount = 0.5 if self.strength is None else self.strength
@@ -79,7 +81,7 @@ class StepCache:
                 cache_interval=every,
                 disable_cache_before_step=2,
                 max_order=1,
-                cache_identifiers=[r"transformer_blocks\.\d+\.attn1"],
+                cache_identifiers=[attention],
             )
         return diffusers.MagCacheConfig(
             threshold=0.12 * amount,
@@ -100,10 +102,10 @@ def resampled(ratios: Sequence[float], steps: int) -> list[float]:
 
 
 @contextmanager
-def residual_ratios(transformer: CogVideoXTransformer3DModel) -> Iterator[list[float]]:
-    """A list that grows by a number with every forward pass: how large what all layers added to the
-    video tokens is, against the pass before (the mean over tokens of the quotient of norms; 1 for
-    the first). What MagCache calls magnitude ratios."""
+def residual_ratios(blocks: Sequence[nn.Module]) -> Iterator[list[float]]:
+    """A list that grows by a number with every forward pass of a transformer with these ``blocks``:
+    how large what they all added to the video tokens is, against the pass before (the mean over
+    tokens of the quotient of norms; 1 for the first). What MagCache calls magnitude ratios."""
     ratios: list[float] = []
     entered: list[Tensor] = []
     before: list[Tensor] = []
@@ -116,7 +118,6 @@ def residual_ratios(transformer: CogVideoXTransformer3DModel) -> Iterator[list[f
         ratios.append((size / (before[0] + 1e-8)).mean().item() if before else 1.0)
         before[:] = [size]
 
-    blocks = transformer.transformer_blocks
     hooks = (
         blocks[0].register_forward_pre_hook(enter, with_kwargs=True),
         blocks[-1].register_forward_hook(leave),
@@ -129,10 +130,11 @@ def residual_ratios(transformer: CogVideoXTransformer3DModel) -> Iterator[list[f
 
 
 class CacheSwitch:
-    """Turns a cache on for what is left of one generation, and off again at its end."""
+    """Turns a cache on for what is left of one generation, and off again at its end.
+    ``attention`` as ``StepCache.config`` has it."""
 
-    def __init__(self, transformer: CogVideoXTransformer3DModel, cache: StepCache | None) -> None:
-        self.transformer, self.cache = transformer, cache
+    def __init__(self, transformer: Any, cache: StepCache | None, *, attention: str) -> None:
+        self.transformer, self.cache, self.attention = transformer, cache, attention
         self.started_at: int | None = None
 
     def step_ended(
@@ -151,7 +153,13 @@ class CacheSwitch:
         if step < self.cache.warm_steps:
             return
         self.transformer.enable_cache(
-            self.cache.config(step=step, steps=steps, guided=guided, timestep=timestep)
+            self.cache.config(
+                step=step,
+                steps=steps,
+                guided=guided,
+                timestep=timestep,
+                attention=self.attention,
+            )
         )
         self.started_at = step
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from motion_app.engine.adapters import PLACES, Adapter
+from motion_app.engine.layers import AttentionLayer
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.library.motion_file import PACK_PREFIX, read_header
@@ -328,11 +329,11 @@ class MotionPack:
         cls,
         path: Path | str,
         *,
-        transformer: nn.Module | None = None,
+        layers: Sequence[AttentionLayer] | None = None,
         text_width: int | None = None,
         base: str | None = None,
     ) -> MotionPack:
-        """Read a pack, float32, strictly. ``transformer``, ``text_width`` and ``base`` are those of
+        """Read a pack, float32, strictly. ``layers``, ``text_width`` and ``base`` are those of
         the model it shall steer; None leaves that check out. MotionFileError for a file without a
         pack, a missing, strange or misshapen tensor, numbers that are not finite, another base."""
         path = Path(path)
@@ -369,8 +370,8 @@ class MotionPack:
                 f"({str(fault).strip().splitlines()[0][:100]}); get it again"
             ) from fault
         _check_text_width(pack.branch, text_width, path.name)
-        if transformer is not None and pack.adapter is not None:
-            pack.adapter.check_fits(transformer, file=path.name)
+        if layers is not None and pack.adapter is not None:
+            pack.adapter.check_fits(layers, file=path.name)
         return pack
 
 

@@ -25,11 +25,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from motion_app.errors import CheckpointError, RequestError
-from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs.models import running_of
 from motion_app.library.library import Library
 from motion_app.library.motion_file import file_digest
 from motion_app.media.files import decode_data_uri
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.prompt_tokenizer import PromptTokenizer
 from motion_app.request.request import ObjectEntry, RequestFile, build_request, parse_request
 from motion_app.settings import Settings
@@ -69,8 +69,7 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    geometry: ModelGeometry
-    defaults: GenerationDefaults
+    checkpoint: Checkpoint
     base: str
     digest: str
     library: Library
@@ -101,12 +100,12 @@ class Ingredients:
         return Prepared(complete, _key({"kind": kind, **contents}))
 
     def _read_model(self, source: str) -> _Model:
-        from motion_app.models.hub import checkpoint_folder, fingerprint
-
-        folder = checkpoint_folder(source)
+        checkpoint = Checkpoint.find(source)
+        folder = checkpoint.folder
         weights = folder / "transformer"
         files = [file for file in listed(weights) if file.is_file()]
-        base = self._digests.made(str(weights.resolve()), files, lambda: fingerprint(weights))
+        place = str(weights.resolve())
+        base = self._digests.made(place, files, lambda: checkpoint.fingerprint)
         parts = {"transformer": base}
         for path in sorted([*folder.glob("*.json"), *folder.glob("*/*")]):
             name = path.relative_to(folder)
@@ -115,12 +114,11 @@ class Ingredients:
             if path.is_file():
                 parts[str(name)] = self._digests.of(path)
         return _Model(
-            ModelGeometry.from_folder(folder),
-            GenerationDefaults.read(folder),
+            checkpoint,
             base,
             _key(parts),
             self._library(source),
-            PromptTokenizer.load_if_there(folder),
+            PromptTokenizer.load_if_there(checkpoint),
         )
 
     # videos
@@ -144,7 +142,7 @@ class Ingredients:
         if seen not in self._fitting:
             build_request(
                 request,
-                geometry=model.geometry,
+                geometry=model.checkpoint.geometry,
                 library=model.library,
                 base=model.base,
                 tokenizer=model.tokenizer,
@@ -190,7 +188,7 @@ class Ingredients:
         inputs = training_inputs(entries)
         inputs.check_count(self._settings.limits)
         model = self._model(str(source))
-        config = inputs.config(model.defaults.training_of(inputs.method))
+        config = inputs.config(model.checkpoint.defaults.training_of(inputs.method))
         if model.tokenizer is not None:
             model.tokenizer.check(config.caption)
         clips = [self._named(clip.file) for clip in inputs.clips]
@@ -264,11 +262,17 @@ class Ingredients:
                     item["motion"], library
                 )
         contents["request"] = request
-        try:
-            contents["segmenter"] = self._settings.segmenter_source(entries["model"])
-        except CheckpointError:  # then references are marked by what moves in them
-            contents["segmenter"] = None
+        contents["segmenter"] = self._settings.segmenter or self._segmenter_of(entries["model"])
         return contents
+
+    def _segmenter_of(self, model: str | None) -> str | None:
+        """The one that a model on this machine names; None where it names none: then references are
+        marked by what moves in them."""
+        folder = Path(model or self._settings.model)
+        try:
+            return Checkpoint.read(folder).segmenter() if folder.is_dir() else None
+        except CheckpointError:
+            return None
 
     def _motion_and_preview(self, motion: str, library: Library) -> list[str]:
         found = library.find(motion)

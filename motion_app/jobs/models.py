@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from motion_app.errors import RequestError
+from motion_app.models.checkpoint import Checkpoint
+from motion_app.models.hub import OnBytes, checkpoint_folder, config_folder
 from motion_app.scene import Click
 from motion_app.settings import Settings
 
 if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
     from motion_app.engine.acceleration import Acceleration
+    from motion_app.engine.memory import Outlook
     from motion_app.engine.pipeline import MotionEngine
-    from motion_app.engine.planning import Outlook
     from motion_app.engine.step_cache import StepCache
     from motion_app.evaluation.features import Judges
     from motion_app.models.clicks import ClickSegmenter, OriginalSegmenter
@@ -47,6 +49,7 @@ class Models:
         self.device = device or settings.device
         self.threads = threads
         self._checked = False
+        self._checkpoints: dict[Path, Checkpoint] = {}
         self._engine: tuple[str, MotionEngine] | None = None
         self._segmenter: tuple[str, ClickSegmenter | OriginalSegmenter] | None = None
         self._judges: tuple[str, Judges] | None = None
@@ -94,6 +97,23 @@ class Models:
         other.acceleration = replace(self.acceleration, cache=cache)
         return other
 
+    def checkpoint(
+        self,
+        model: str | Path | None = None,
+        *,
+        weights: bool = False,
+        on_bytes: OnBytes | None = None,
+    ) -> Checkpoint:
+        """What ``model``, a folder or hub id (None: the settings' own), says of itself; read once.
+        ``weights``: they are there too, fetched where they were not, of which ``on_bytes`` hears as
+        ``Checkpoint.find`` has it. CheckpointError."""
+        name = model or self.settings.model
+        find = partial(checkpoint_folder, on_bytes=on_bytes) if weights else config_folder
+        folder = find(name)
+        if folder not in self._checkpoints:
+            self._checkpoints[folder] = Checkpoint.read(folder)
+        return self._checkpoints[folder]
+
     def engine(
         self,
         model: str | Path | None = None,
@@ -109,7 +129,7 @@ class Models:
 
             self._engine = None
             loaded = MotionEngine.load(
-                name,
+                self.checkpoint(name, weights=True),
                 device=self.device,
                 acceleration=self.acceleration,
                 on_outlook=on_outlook,
@@ -128,10 +148,12 @@ class Models:
         given: str | None = None,
         default: str | None = None,
     ) -> ClickSegmenter | OriginalSegmenter:
-        """The SAM 2 of ``Settings.segmenter_source``, an original ``.pt`` checkpoint or a
-        transformers model. Raises CheckpointError."""
-        model = None if model is None else str(model)
-        source = self.settings.segmenter_source(model, given, default=default)
+        """A SAM 2, an original ``.pt`` checkpoint or a transformers model: the one ``given``, else
+        the settings' own, else the one that ``model`` names, else ``default``. Raises
+        CheckpointError."""
+        source = given or self.settings.segmenter
+        if source is None:
+            source = self.checkpoint(model).segmenter(default=default)
         if self._segmenter is None or self._segmenter[0] != source:
             self._prepare()
             from motion_app.models.clicks import load_segmenter

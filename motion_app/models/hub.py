@@ -1,16 +1,11 @@
-"""Checkpoints: fetched by hub id, found on disk, told apart.
-
-Models by hub id: a fixed revision of each, only the files that are used, resumed and checked.
+"""Models by hub id: a fixed revision of each, only the files that are used, resumed and checked.
 
 A file that is in the cache is not asked for again, so a model that was fetched once needs no
 network. What came is compared with what the hub promised before anything loads it.
-
-A checkpoint on disk: where its folder is, and what tells it from others.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -22,7 +17,7 @@ from typing import Any, TypeVar
 
 from motion_app.errors import CheckpointError
 from motion_app.models.downloads import blob_folder, check_digest, fetch_file, large_files
-from motion_app.text_files import is_leftover, listed
+from motion_app.text_files import is_leftover
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -330,26 +325,3 @@ def _where(path_or_hub_id: str | Path) -> tuple[Path, Repository | None]:
             "hub id such as zai-org/CogVideoX-5b-I2V"
         )
     return folder, repository
-
-
-def fingerprint(transformer_folder: Path) -> str:
-    """What a motion belongs to: sha256 over a transformer folder.
-
-    Its config, keys sorted and diffusers' own notes (``_class_name`` …) left out, then the bytes of
-    its weight files in the order of their names. Raises CheckpointError where there are none.
-    """
-    files = list(listed(transformer_folder, "*.safetensors"))
-    config = transformer_folder / "config.json"
-    if not files or not config.is_file():
-        raise CheckpointError(
-            "the checkpoint's transformer folder holds no config.json and safetensors weights; "
-            "a motion cannot be tied to it. Save it with save_pretrained"
-        )
-    entries = json.loads(config.read_text(encoding="utf-8"))
-    kept = {key: entry for key, entry in entries.items() if not key.startswith("_")}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    for path in files:
-        with path.open("rb") as file:
-            while chunk := file.read(2**22):
-                digest.update(chunk)
-    return digest.hexdigest()

@@ -63,7 +63,7 @@ def measure_pocket(
     out.mkdir(parents=True, exist_ok=True)
     engine = models.engine(checkpoint)
     clips = render_clips(32, seed=UNSEEN_SEED, config=WorldConfig())
-    figures: dict[str, Any] = {"vae_psnr_db": psnr(engine.pipe.vae, clips)}
+    figures: dict[str, Any] = {"vae_psnr_db": psnr(engine.backbone.pipe.vae, clips)}
     figures["one_click"] = asdict(measure_sam2(models.segmenter(checkpoint), stills))
     drawn = draw_cases(Library([checkpoint / "motions"]).list(), cases)
     propagation = measure_propagation(engine, drawn[: min(cases, 20)])

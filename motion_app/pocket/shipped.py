@@ -63,7 +63,9 @@ def write_showcase(
 ) -> None:
     """Writes a GIF of the benchmark's ``cases``, by number: each shows its motions' reference
     clips, small, and the video that ``engine`` makes with its model's own motions."""
-    drawn = draw_cases(Library([engine.folder / "motions"]).list(), max(cases) + 1)
+    drawn = draw_cases(
+        Library([engine.backbone.checkpoint.folder / "motions"]).list(), max(cases) + 1
+    )
     panels = []
     for number in cases:
         case = drawn[number]

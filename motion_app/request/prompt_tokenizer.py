@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motion_app.errors import CheckpointError
-from motion_app.geometry import read_config
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.hub import one_line
 from motion_app.request.phrases import check_length
 
@@ -26,30 +25,25 @@ class PromptTokenizer:
         self._tokenizer, self.text_tokens = tokenizer, text_tokens
 
     @classmethod
-    def load(cls, folder: Path | str) -> PromptTokenizer:
-        """The tokenizer of a checkpoint's folder; CheckpointError where it cannot be read. Takes
+    def load(cls, checkpoint: Checkpoint) -> PromptTokenizer:
+        """The tokenizer of ``checkpoint``; CheckpointError where it cannot be read. Takes
         transformers, half a second, and no torch."""
         from transformers import T5TokenizerFast
 
-        limit = read_config(folder, "transformer").get("max_text_seq_length")
-        if not isinstance(limit, int):
-            raise CheckpointError(
-                f"the transformer of {Path(folder).name} does not say how many tokens it reads "
-                "(max_text_seq_length); expected a CogVideoX transformer"
-            )
+        folder = checkpoint.folder
         try:
-            read = T5TokenizerFast.from_pretrained(Path(folder) / FOLDER, local_files_only=True)
+            read = T5TokenizerFast.from_pretrained(folder / FOLDER, local_files_only=True)
         except Exception as error:  # its converters raise what the files make them
             raise CheckpointError(
-                f"the tokenizer of {Path(folder).name} cannot be read: {one_line(error)}"
+                f"the tokenizer of {folder.name} cannot be read: {one_line(error)}"
             ) from error
-        return cls(read.backend_tokenizer, limit)
+        return cls(read.backend_tokenizer, checkpoint.geometry.text_tokens)
 
     @classmethod
-    def load_if_there(cls, folder: Path | str) -> PromptTokenizer | None:
-        """As ``load``; None where the checkpoint's tokenizer is not in the folder (yet)."""
-        place = Path(folder) / FOLDER
-        return cls.load(folder) if place.is_dir() and any(place.iterdir()) else None
+    def load_if_there(cls, checkpoint: Checkpoint) -> PromptTokenizer | None:
+        """As ``load``; None where the checkpoint's tokenizer is not in its folder (yet)."""
+        place = checkpoint.folder / FOLDER
+        return cls.load(checkpoint) if place.is_dir() and any(place.iterdir()) else None
 
     def __call__(self, prompt: str, **asked: Any) -> dict[str, Any]:
         """What a fast transformers tokenizer answers when asked for special tokens, offsets and no

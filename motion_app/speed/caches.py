@@ -92,10 +92,11 @@ def forced_shares(layers: int, *, steps: int = CACHED_STEPS) -> dict[str, Comput
 def _forced_share(transformer: CogVideoXTransformer3DModel, kind: str, steps: int) -> ComputedShare:
     import torch
 
+    from motion_app.engine.backbone import ATTENTION_NAMES
     from motion_app.engine.step_cache import CacheSwitch, StepCache
 
     cache = StepCache(kind, strength=1.0, ratios=[1.0] * steps if kind == "mag" else ())
-    switch = CacheSwitch(transformer, cache)
+    switch = CacheSwitch(transformer, cache, attention=ATTENTION_NAMES)
     timestep = [0]  # of the pass under way: some caches act in a range of them
     inputs = {
         "hidden_states": torch.ones(2, 1, 4, 4, 4),
@@ -156,7 +157,7 @@ def mean_ratios(engine: MotionEngine, cases: list[Case], *, steps: int) -> list[
 
     found = []
     for case in cases:
-        with residual_ratios(engine.pipe.transformer) as ratios:
+        with residual_ratios(engine.backbone.blocks()) as ratios:
             engine.generate(case.request(steps=steps))
         found.append(ratios)
     return np.exp(np.log(found).mean(0)).tolist()
@@ -179,7 +180,7 @@ def _generate(engine: MotionEngine, case: Case, steps: int) -> _Run:
         started.append(switch.started_at)
         return True
 
-    with computed_share(engine.pipe.transformer, steps=steps, batch=2) as share:
+    with computed_share(engine.backbone.transformer, steps=steps, batch=2) as share:
         began = time.perf_counter()
         video = engine.generate(case.request(steps=steps), look)
         seconds = time.perf_counter() - began

@@ -130,13 +130,15 @@ class LayerRivals:
 
     def _run(self, steering: GenerationSteering | None = None, attention: Any = None) -> None:
         from motion_app.engine.attention import attend
-        from motion_app.engine.steering import MotionAttnProcessor
+        from motion_app.engine.backbone import JointAttention, MotionAttnProcessor
 
         layer = self.blocks[0].attn1
         before = layer.processor
         if steering is not None:
             steering.begin_step()
-            layer.set_processor(MotionAttnProcessor(0, steering, attention or attend))
+            layer.set_processor(
+                MotionAttnProcessor(JointAttention(0, layer), steering, attention or attend)
+            )
         try:
             with self._clock(layer):
                 video, text = self.video, self.text

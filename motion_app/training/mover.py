@@ -1,4 +1,8 @@
-"""Following one of several moving things through a reference clip, from one point on it.
+"""What moves in a reference clip: whether anything does, and one of several things followed.
+
+A motion cannot be learned from a picture that is held.
+
+Following one of several moving things through a reference clip, from one point on it.
 
 The mask of one frame is carried to the next by dense optical flow (OpenCV's DIS), which keeps its
 identity; the segmenter then draws its edge anew from points inside it, so that errors of the flow
@@ -13,7 +17,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from motion_app.errors import MediaError
+from motion_app.errors import MediaError, RequestError
 from motion_app.scene import Click
 
 
@@ -30,6 +34,9 @@ class Segmenter(Protocol):
 Segment = Callable[[np.ndarray, Sequence[Click]], np.ndarray]
 AGREEMENT = 0.5  # IoU with the carried mask below which the segmenter has found something else
 GROWTH = 1.6  # most that a mask's area may differ from the carried one's
+LOOKED_AT = 180  # px of the shorter side: noise of cameras and codecs is averaged away
+CONTRAST = 8  # of 255, more than what codecs do to a picture that is held
+LEAST = 0.001  # of the picture, a patch far smaller than a token
 
 
 def segment_by(segmenter: Segmenter) -> Segment:
@@ -109,3 +116,28 @@ def inner_points(mask: np.ndarray, *, count: int = 3) -> list[Click]:
         clicks.append(Click(float(x), float(y)))
         depth[np.hypot(rows - y, columns - x) < 2 * deepest] = 0
     return clicks
+
+
+def moves(frames: np.ndarray) -> bool:
+    """Whether anything changes in ``frames`` (T, H, W, 3) uint8: whether more than ``LEAST`` of the
+    picture takes values that lie more than ``CONTRAST`` apart."""
+    height, width = frames.shape[1:3]
+    scale = min(1.0, LOOKED_AT / min(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    low = high = None
+    for frame in frames:
+        small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        low = small if low is None else np.minimum(low, small)
+        high = small if high is None else np.maximum(high, small)
+    if low is None:
+        return False
+    return float(((high - low).max(axis=-1) > CONTRAST).mean()) > LEAST
+
+
+def check_movement(frames: np.ndarray, name: str) -> None:
+    """RequestError where nothing moves in ``frames`` (T, H, W, 3) uint8 of the clip ``name``."""
+    if not moves(frames):
+        raise RequestError(
+            f"nothing moves in {name}, in the part of it that was chosen; choose another part or "
+            "clip, or say that the motion is to stand still (--still, or the box on the page)"
+        )

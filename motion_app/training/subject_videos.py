@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -157,27 +157,17 @@ def make_subjects(
                 partial = file.with_name(f"partial-{file.name}")
                 export_video(partial, made.frames, made.fps, recipe=made.recipe)
                 partial.replace(file)
-            rows.append(_row(file, picture, subject, action, prompt, request.seed, engine))
+            rows.append(
+                {
+                    "video": file.name,
+                    "image": picture.name,
+                    "subject": subject,
+                    "motion": action,
+                    "prompt": prompt,
+                    "seed": request.seed,
+                    "model_revision": engine.fingerprint,
+                }
+            )
     text = "".join(json_text(row) + "\n" for row in rows)
     (out / MANIFEST).write_text(text, encoding="utf-8")
     return out / MANIFEST
-
-
-def _row(
-    file: Path,
-    picture: Path,
-    subject: str,
-    action: str,
-    prompt: str,
-    seed: int,
-    engine: MotionEngine,
-) -> dict[str, Any]:
-    return {
-        "video": file.name,
-        "image": picture.name,
-        "subject": subject,
-        "motion": action,
-        "prompt": prompt,
-        "seed": seed,
-        "model_revision": engine.fingerprint,
-    }

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
+from motion_app.engine.backbone import Backbone
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
-from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.synmotion import DualEmbedding, MotionPack
 from motion_app.errors import RequestError
 from motion_app.media.files import Clip
@@ -27,7 +27,7 @@ from motion_app.request.phrases import Clause, find_clauses
 from motion_app.scene import Motion, SceneObject
 from motion_app.training.config import SynMotionTraining
 from motion_app.training.subject_videos import SubjectClip, find_subjects
-from motion_app.training.tokens import LearningRun, draw_noise, velocity_miss, weighted_error
+from motion_app.training.tokens import LearningRun, draw_noise, weighted_error
 from motion_app.training.views import CachedViews, ViewConfig, cache_views
 
 
@@ -52,7 +52,6 @@ class SynMotionLesson:
     empty_text: Tensor
     init_states: Tensor
     deviation: float
-    rotary: tuple[Tensor, Tensor] | None
     tokens: MotionTokens | None = field(default=None)
 
 
@@ -77,17 +76,17 @@ def motion_steps(config: SynMotionTraining) -> np.ndarray:
 def prepare_synmotion(
     clips: Sequence[Clip],
     config: SynMotionTraining,
-    engine: MotionEngine,
+    backbone: Backbone,
     *,
     tokens: Path | None = None,
 ) -> SynMotionLesson:
     """Encodes views and captions once; the encoders are not needed afterwards."""
-    geometry = engine.geometry
+    geometry = backbone.geometry
     alone = motion_steps(config).all()
-    found = [] if alone else find_subjects(config, geometry, folder=engine.folder)
+    found = [] if alone else find_subjects(config, geometry, folder=backbone.checkpoint.folder)
     init = config.init_prompt.replace("{motion}", config.phrase)
     told = _described(
-        engine,
+        backbone,
         [
             SubjectClip(clips[0], config.noun, config.phrase, config.caption),
             SubjectClip(clips[0], "", config.phrase, init),
@@ -104,35 +103,31 @@ def prepare_synmotion(
     subjects = None
     if found:
         plain = ViewConfig(count=len(found))  # other colours or places would belie their captions
-        views = cache_views(
-            engine.pipe.vae, [subject.clip for subject in found], geometry, plain, seed=config.seed
-        )
+        views = cache_views(backbone, [subject.clip for subject in found], plain, seed=config.seed)
         subjects = _worded(views, others)
     views = cache_views(
-        engine.pipe.vae,
+        backbone,
         clips,
-        geometry,
         ViewConfig(config.views, config.zoom, config.shift, config.permute_colours),
         seed=config.seed,
     )
     return SynMotionLesson(
         motion=_worded(views, [spoken] * len(views.latents)),
         subjects=subjects,
-        empty_text=engine.prompts.encode_all([""])[0][0],
+        empty_text=backbone.prompts.encode_all([""])[0][0],
         init_states=states[slice(*clause.motion)].float(),
         deviation=float(states.float().std()),
-        rotary=engine.rotary_embedding(),
-        tokens=None if tokens is None else _load_tokens(tokens, engine),
+        tokens=None if tokens is None else _load_tokens(tokens, backbone),
     )
 
 
-def _load_tokens(path: Path, engine: MotionEngine) -> MotionTokens:
-    g = engine.geometry
-    return MotionTokens.load(path, layers=g.layers, width=g.width_tokens, base=engine.fingerprint)
+def _load_tokens(path: Path, backbone: Backbone) -> MotionTokens:
+    g, base = backbone.geometry, backbone.checkpoint.fingerprint
+    return MotionTokens.load(path, layers=g.layers, width=g.width_tokens, base=base)
 
 
 def _described(
-    engine: MotionEngine, subjects: Sequence[SubjectClip], *, apart: bool
+    backbone: Backbone, subjects: Sequence[SubjectClip], *, apart: bool
 ) -> list[tuple[Tensor, Clause]]:
     """States (L, text width) and roles of each clip's prompt. ``apart``: words of subject and
     motion are read alone."""
@@ -142,14 +137,14 @@ def _described(
             mask=np.ones((1, 1), bool),
             sentence=subject.prompt,
             phrase=subject.motion,
-            motion=Motion(subject.motion, subject.motion, Path(), engine.fingerprint),
+            motion=Motion(subject.motion, subject.motion, Path(), backbone.checkpoint.fingerprint),
             name=subject.subject,
         )
         clauses += find_clauses(
-            subject.prompt, [told], engine.pipe.tokenizer, engine.geometry.text_tokens
+            subject.prompt, [told], backbone.tokenizer, backbone.geometry.text_tokens
         )
     # The empty one in the same go, last: it is asked for next, and is still known then.
-    states = engine.prompts.encode_all(
+    states = backbone.prompts.encode_all(
         [*(subject.prompt for subject in subjects), ""],
         apart=[[clause] for clause in clauses] if apart else None,
     )[:-1]
@@ -167,16 +162,16 @@ class SynMotionRun(LearningRun):
     config: SynMotionTraining
 
     def __init__(
-        self, lesson: SynMotionLesson, config: SynMotionTraining, engine: MotionEngine, out: Path
+        self, lesson: SynMotionLesson, config: SynMotionTraining, backbone: Backbone, out: Path
     ) -> None:
-        device = engine.pipe.transformer.device
+        device = backbone.transformer.device
         self.lesson = lesson
         generator = torch.Generator().manual_seed(config.seed)
         self.dual = new_embedding(lesson, config, generator).to(device)
         self.adapter = None
         if "lora" in config.parts:
             self.adapter = Adapter.fresh(
-                engine.pipe.transformer,
+                backbone.attention_layers(),
                 rank=config.rank,
                 alpha=config.lora_alpha,
                 places=config.adapted,
@@ -198,11 +193,11 @@ class SynMotionRun(LearningRun):
         learned = nn.ModuleDict({"dual": self.dual})
         if self.adapter is not None:
             learned["adapter"] = self.adapter
-        super().__init__(learned, groups, config, engine, out)
+        super().__init__(learned, groups, config, backbone, out)
 
     def installed(self) -> AbstractContextManager:
         adapters = GatedAdapters([] if self.adapter is None else [self.adapter])
-        return adapted(self.engine.pipe.transformer, adapters)
+        return adapted(self.backbone.attention_layers(), adapters)
 
     def view_frames(self) -> np.ndarray:
         worded, view = self._seen
@@ -212,7 +207,7 @@ class SynMotionRun(LearningRun):
         """The whole picture is learned from."""
 
     def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
-        geometry = self.engine.geometry
+        geometry = self.backbone.geometry
         self.pack().save(
             path,
             metadata,
@@ -247,7 +242,7 @@ class SynMotionRun(LearningRun):
             worded.views,
             picked,
             config,
-            self.engine,
+            self.backbone,
             rng=rng,
             generator=self.generator,
             image_noise=config.image_noise,
@@ -262,7 +257,7 @@ class SynMotionRun(LearningRun):
                 for i, said in zip(picked, spoken, strict=True)
             ]
         )  # (B, L, text width)
-        miss, _ = velocity_miss(draws, texts, self.engine, rotary=lesson.rotary)
+        miss, _ = draws.velocity_miss(texts, self.backbone)
         return weighted_error(miss, draws, config)
 
     def _subject_residual(self) -> str:

@@ -1,9 +1,5 @@
-"""Motion tokens being learned: the steps, their state, what is compared.
-
-One training: what its steps draw from, and its state, which can be saved and taken up again.
-
-What a training step compares: noisy views, the velocity the model predicts and the true one.
-"""
+"""Motion tokens being learned: what a step draws from and compares, and a training's state, which
+can be saved and taken up again."""
 
 from __future__ import annotations
 
@@ -21,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from motion_app.engine.backbone import Backbone
 from motion_app.engine.layout import SequenceLayout, Span
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
-from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.steering import TrainingSample, TrainingSteering, steered
 from motion_app.errors import RequestError
 from motion_app.media.files import Clip
@@ -46,22 +42,20 @@ class Lesson:
     empty_text: Tensor
     layout: SequenceLayout
     noun: Span
-    rotary: tuple[Tensor, Tensor] | None
 
 
 def prepare_lesson(
     clips: Sequence[Clip],
     config: MotionTraining,
-    engine: MotionEngine,
+    backbone: Backbone,
     *,
     masks: Sequence[np.ndarray] | None = None,
 ) -> Lesson:
     """Encodes views and captions once; the encoders are not needed afterwards."""
-    geometry, pipe = engine.geometry, engine.pipe
+    geometry = backbone.geometry
     views = cache_views(
-        pipe.vae,
+        backbone,
         clips,
-        geometry,
         ViewConfig(config.views, config.zoom, config.shift, config.permute_colours),
         seed=config.seed,
         masks=masks if config.mask == "given" else None,
@@ -70,18 +64,18 @@ def prepare_lesson(
         mask=np.ones((1, 1), bool),
         sentence=config.caption,
         phrase=config.phrase,
-        motion=Motion(config.name, config.phrase, Path(), engine.fingerprint),
+        motion=Motion(config.name, config.phrase, Path(), backbone.checkpoint.fingerprint),
     )
-    length = geometry.text_tokens
-    phrase = find_phrases(config.caption, [subject], pipe.tokenizer, length)[0]
+    length, tokenizer = geometry.text_tokens, backbone.tokenizer
+    phrase = find_phrases(config.caption, [subject], tokenizer, length)[0]
     named = replace(subject, phrase=config.noun)
-    noun = find_phrases(config.caption, [named], pipe.tokenizer, length)[0]
+    noun = find_phrases(config.caption, [named], tokenizer, length)[0]
     with torch.no_grad():
-        text, empty = engine.prompts.encode(config.caption, guided=True)  # (1, L, text width) each
+        text, empty = backbone.prompts.encode_all([config.caption, ""])  # (1, L, text width) each
     layout = SequenceLayout(
         text=length, phrases=[phrase], motion=[config.tokens], grid=geometry.grid
     )
-    return Lesson(views, text[0], empty[0], layout, noun, engine.rotary_embedding())
+    return Lesson(views, text[0], empty[0], layout, noun)
 
 
 class LearningRun(ABC):
@@ -96,11 +90,11 @@ class LearningRun(ABC):
         learned: nn.Module,
         groups: Sequence[dict[str, Any]],
         config: ClipTraining,
-        engine: MotionEngine,
+        backbone: Backbone,
         out: Path,
         share: Share = ALONE,
     ) -> None:
-        self.learned, self.config, self.engine, self.out = learned, config, engine, Path(out)
+        self.learned, self.config, self.backbone, self.out = learned, config, backbone, Path(out)
         self.share = share
         self.file = self.out.with_name(self.out.name + ".training")
         self.optimiser = torch.optim.AdamW(
@@ -110,7 +104,7 @@ class LearningRun(ABC):
         self.step = 0
         self.losses: list[float] = []
         self._highest = [group["lr"] for group in groups]
-        engine.pipe.transformer.requires_grad_(False)
+        backbone.transformer.requires_grad_(False)
         if self.file.exists():
             self._resume()
 
@@ -148,7 +142,7 @@ class LearningRun(ABC):
         partial = self.file.with_suffix(".partial")
         state = {
             "config": self._settings(),
-            "base": self.engine.fingerprint,
+            "base": self.backbone.checkpoint.fingerprint,
             "tokens": self.learned.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -161,7 +155,7 @@ class LearningRun(ABC):
         state = torch.load(self.file, weights_only=True)
         # A setting that the file does not know yet is at its default: what was done before.
         settings = self.config.unchosen() | json.loads(state["config"])
-        expected = (json.loads(self._settings()), self.engine.fingerprint)
+        expected = (json.loads(self._settings()), self.backbone.checkpoint.fingerprint)
         if (settings, state["base"]) != expected:
             raise RequestError(
                 f"{self.file.name} is an unfinished training with other settings or another base "
@@ -229,11 +223,11 @@ class TrainingRun(LearningRun):
         self,
         lesson: Lesson,
         config: MotionTraining,
-        engine: MotionEngine,
+        backbone: Backbone,
         out: Path,
         share: Share = ALONE,
     ) -> None:
-        geometry = engine.geometry
+        geometry = backbone.geometry
         self.lesson = lesson
         self.tokens = MotionTokens.fresh(
             layers=geometry.layers,
@@ -242,16 +236,16 @@ class TrainingRun(LearningRun):
             scale=config.init_scale,
             distribution=config.init_distribution,
             generator=torch.Generator().manual_seed(config.seed),
-        ).to(engine.pipe.transformer.device)
+        ).to(backbone.transformer.device)
         self._view = 0
         groups = [{"params": list(self.tokens.parameters()), "lr": config.learning_rate}]
-        super().__init__(self.tokens, groups, config, engine, out, share)
+        super().__init__(self.tokens, groups, config, backbone, out, share)
         self.steering = TrainingSteering(
             self.tokens.project, drop=config.mask_drop, generator=self.generator
         )
 
     def installed(self) -> AbstractContextManager:
-        return steered(self.engine.pipe.transformer, self.steering)
+        return steered(self.backbone.attention_layers(), self.steering)
 
     def view_frames(self) -> np.ndarray:
         return self.lesson.views.frames[self._view]
@@ -275,15 +269,15 @@ class TrainingRun(LearningRun):
         whole, rows = config.batch * self.share.count, self.share.rows(config.batch)
         picked = rng.integers(len(lesson.views.latents), size=whole)
         draws = draw_noise(
-            lesson.views, picked, config, self.engine, rng=rng, generator=self.generator
+            lesson.views, picked, config, self.backbone, rng=rng, generator=self.generator
         ).rows(rows)
         spoken = (rng.random(whole) >= config.caption_dropout)[rows]
         picked = picked[rows]
         self._view = int(picked[0])
         text = torch.stack([lesson.text if said else lesson.empty_text for said in spoken])
         self.steering.begin([self._sample(int(i)) for i in picked])
-        miss, kept = velocity_miss(draws, text, self.engine, rotary=lesson.rotary)
-        error = -(1 - kept).sqrt() * miss  # x̂0 - x0
+        miss, factor = draws.velocity_miss(text, self.backbone)
+        error = factor * miss  # x̂0 - x0
         pair = int(rng.integers(error.shape[1] - 1)) if error.shape[1] > 1 else None
         delta = error.new_zeros(())
         if pair is not None and config.delta_weight:
@@ -314,12 +308,19 @@ class NoisyViews:
         parts = (self.latents, self.noise, self.condition, self.timesteps)
         return NoisyViews(*(part[rows] for part in parts))
 
+    def velocity_miss(self, text: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        """``Backbone.velocity_miss`` of the batch; ``text`` (B, L, text width)."""
+        with _fast_bfloat16(backbone.transformer):
+            return backbone.velocity_miss(
+                self.latents, self.noise, self.condition, text, self.timesteps
+            )
+
 
 def draw_noise(
     views: CachedViews,
     picked: np.ndarray,
     config: ClipTraining,
-    engine: MotionEngine,
+    backbone: Backbone,
     *,
     rng: np.random.Generator,
     generator: torch.Generator,
@@ -327,12 +328,12 @@ def draw_noise(
 ) -> NoisyViews:
     """Latents of the ``picked`` views (B,) int64, noise, timesteps and image conditions, on the
     transformer's device. ``image_noise``: mean and deviation of ln σ of the noise on the images."""
-    device = engine.pipe.transformer.device
+    device = backbone.transformer.device
     drawing = generator if config.sample_latents else None
-    latents = padded(views.latents.draw(picked, drawing), engine)
+    latents = backbone.padded(views.latents.draw(picked, drawing))
     images = views.images.draw(picked, drawing)[:, 0]  # (B, C, H', W')
     noise = torch.randn(latents.shape, generator=generator)
-    total = engine.pipe.scheduler.config.num_train_timesteps
+    total = backbone.training_steps
     shares = 1 - config.noisy_share * torch.rand(len(latents), generator=generator)
     timesteps = (shares * total).long().clamp(0, total - 1)  # (B,)
     keep = torch.from_numpy(rng.random(len(latents)) >= config.image_dropout).to(latents)
@@ -341,58 +342,8 @@ def draw_noise(
         sigma = (mean + deviation * torch.randn(len(latents), generator=generator)).exp()
         added = torch.randn(images.shape, generator=generator)
         images = images + sigma[:, None, None, None] * added
-    condition = image_condition(images * keep[:, None, None, None], latents, engine)
+    condition = backbone.image_condition(images * keep[:, None, None, None], latents)
     return NoisyViews(*(part.to(device) for part in (latents, noise, condition, timesteps)))
-
-
-def padded(latents: Tensor, engine: MotionEngine) -> Tensor:
-    """``latents`` (B, F, C, H', W') with the first frame repeated in front where a token spans
-    several latent frames and F does not divide, as the stock pipeline has it."""
-    spare = engine.geometry.padded_latent_frames - latents.shape[1]
-    return torch.cat([latents[:, :spare], latents], dim=1)
-
-
-def image_condition(images: Tensor, latents: Tensor, engine: MotionEngine) -> Tensor:
-    """What the stock pipeline hands the transformer beside ``latents`` (B, F, C, H', W'), padded,
-    for pictures encoded alone, ``images`` (B, C, H', W'): these in front, zeros after, of the shape
-    of ``latents``."""
-    vae, geometry = engine.pipe.vae.config, engine.geometry
-    if vae.invert_scale_latents:  # 1.5 reads its picture divided by the factor, not multiplied
-        images = images / vae.scaling_factor**2
-    condition = torch.zeros_like(latents)
-    repeated = 1 + geometry.padded_latent_frames - geometry.latent_frames
-    condition[:, :repeated] = images[:, None]
-    return condition
-
-
-def ofs_input(transformer: nn.Module, latents: Tensor) -> Tensor | None:
-    """The stock pipeline's own constant, for CogVideoX 1.5 alone."""
-    return None if transformer.config.ofs_embed_dim is None else latents.new_full((1,), 2.0)
-
-
-def velocity_miss(
-    draws: NoisyViews,
-    text: Tensor,
-    engine: MotionEngine,
-    *,
-    rotary: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, Tensor]:
-    """Predicted minus true velocity (B, F, C, H', W') float32, and ᾱ (B, 1, 1, 1, 1); ``text``
-    (B, L, text width)."""
-    transformer, scheduler = engine.pipe.transformer, engine.pipe.scheduler
-    noisy = scheduler.add_noise(draws.latents, draws.noise, draws.timesteps)
-    with _fast_bfloat16(transformer):
-        velocity = transformer(
-            hidden_states=torch.cat([noisy, draws.condition], dim=2).to(transformer.dtype),
-            encoder_hidden_states=text.to(transformer.dtype),
-            timestep=draws.timesteps,
-            ofs=ofs_input(transformer, draws.latents),
-            image_rotary_emb=rotary,
-            return_dict=False,
-        )[0].float()  # (B, F, C, H', W')
-    kept = scheduler.alphas_cumprod.to(draws.latents)[draws.timesteps].view(-1, 1, 1, 1, 1)
-    target = kept.sqrt() * draws.noise - (1 - kept).sqrt() * draws.latents
-    return velocity - target, kept
 
 
 def weighted_error(miss: Tensor, draws: NoisyViews, config: ClipTraining) -> Tensor:
@@ -404,7 +355,7 @@ def weighted_error(miss: Tensor, draws: NoisyViews, config: ClipTraining) -> Ten
     return (miss.square() * weights / weights.mean()).mean()
 
 
-def _fast_bfloat16(transformer: nn.Module) -> AbstractContextManager:
+def _fast_bfloat16(transformer: Any) -> AbstractContextManager:
     """bfloat16 where it is the fast type: a float32 model on a CPU with AVX-512 BF16 computes its
     matrix products four times as fast. Tokens and optimiser stay float32."""
     wanted = transformer.device.type == "cpu" and transformer.dtype == torch.float32

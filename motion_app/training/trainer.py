@@ -26,19 +26,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from motion_app.engine.footprint import GIGABYTE, read_footprint, training_bytes
-from motion_app.engine.memory import Placing
+from motion_app.engine.backbone import Backbone
+from motion_app.engine.footprint import GIGABYTE, footprint, training_bytes
 from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
-from motion_app.geometry import fit_frames, fit_image, mask_to_grid
+from motion_app.geometry import ModelGeometry, fit_frames, fit_image, mask_to_grid
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, write_video
 from motion_app.scene import GenerationRequest, Motion, SceneObject
 from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
 from motion_app.training.inputs import ClipSelection, SelectedClip, read_selection
-from motion_app.training.movement import check_movement
-from motion_app.training.mover import Segment, follow_mover
+from motion_app.training.mover import Segment, check_movement, follow_mover
 from motion_app.training.processes import ALONE, Share
 from motion_app.training.synmotion import SynMotionRun, prepare_synmotion
 from motion_app.training.tokens import LearningRun, TrainingRun, prepare_lesson
@@ -117,43 +116,44 @@ def train_motion(
     """
     if not clips:
         raise RequestError("no reference clip came; give at least one")
-    selected = read_clips(clips, fps=engine.geometry.fps, still=still)
+    backbone, geometry = engine.backbone, engine.geometry
+    selected = read_clips(clips, fps=geometry.fps, still=still)
     read = [chosen.clip for chosen in selected]
-    _tell_what_is_cut(read, engine)
+    _tell_what_is_cut(read, geometry)
     if any(chosen.mover is not None for chosen in selected):
         masks = mover_masks(selected, segment)
         if isinstance(config, MotionTraining):
             config = replace(config, mask="given")
     if isinstance(config, SynMotionTraining):
-        lesson = prepare_synmotion(read, config, engine, tokens=tokens)
+        lesson = prepare_synmotion(read, config, backbone, tokens=tokens)
         if share.count > 1:
             raise RequestError(
                 f"SynMotion learns in one process, {share.count} were started; start one, or learn "
                 "motion tokens"
             )
-        run: LearningRun = SynMotionRun(lesson, config, engine, out)
+        run: LearningRun = SynMotionRun(lesson, config, backbone, out)
         pointed = masks is not None
     else:
-        run, pointed = _token_run(read, config, engine, out, masks, share), config.mask == "given"
+        run, pointed = _token_run(read, config, backbone, out, masks, share), config.mask == "given"
     if config.validate_every is not None and validation is None:
-        validation = held_out_scene(read[0], engine, mask=masks[0][0] if pointed else None)
-    with LearningPlacement(engine, config) as placement:
-        _learn(run, validation, on_progress, placement)
+        validation = held_out_scene(read[0], geometry, mask=masks[0][0] if pointed else None)
+    with LearningPlacement(backbone, config) as placement:
+        _learn(run, validation, on_progress, placement, engine)
     return _finish(run, read[0], track)
 
 
 def _token_run(
     clips: Sequence[Clip],
     config: MotionTraining,
-    engine: MotionEngine,
+    backbone: Backbone,
     out: Path,
     masks: Sequence[np.ndarray] | None,
     share: Share,
 ) -> TrainingRun:
     if config.mask == "given" and masks is None:
         raise RequestError('mask "given" needs the object masks of every clip')
-    lesson = prepare_lesson(clips, config, engine, masks=masks)
-    return TrainingRun(lesson, config, engine, out, share)
+    lesson = prepare_lesson(clips, config, backbone, masks=masks)
+    return TrainingRun(lesson, config, backbone, out, share)
 
 
 def read_clips(
@@ -173,9 +173,8 @@ def read_clips(
     return read
 
 
-def _tell_what_is_cut(clips: Sequence[Clip], engine: MotionEngine) -> None:
+def _tell_what_is_cut(clips: Sequence[Clip], geometry: ModelGeometry) -> None:
     """The views of a clip are cut from it, never squashed; a person can choose the part."""
-    geometry = engine.geometry
     for number, clip in enumerate(clips, start=1):
         fitted = fit_image(clip.frames[0], geometry.height, geometry.width, "crop")
         if fitted.cut > CUT_WORTH_SAYING:
@@ -204,6 +203,7 @@ def _learn(
     scene: ValidationScene | None,
     on_progress: OnProgress | None,
     placement: LearningPlacement,
+    engine: MotionEngine,
 ) -> None:
     """All steps from where ``run`` stands, with checkpoints and news."""
     config = run.config
@@ -218,7 +218,7 @@ def _learn(
                     run.save_motion,
                     scene,
                     config,
-                    run.engine,
+                    engine,
                     step=run.step,
                     file=run.file.with_suffix(".validation.safetensors"),
                 )
@@ -249,13 +249,13 @@ def _learn(
 
 def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | None) -> Motion:
     """Writes the motion and its preview, then lets the checkpoint go."""
-    config, out, engine = run.config, run.out, run.engine
+    config, out, checkpoint = run.config, run.out, run.backbone.checkpoint
     if not run.share.first:
         run.share.decided(True)  # written
         return read_motion(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     preview = out.with_suffix(".mp4")
-    export, geometry = engine.defaults.export, engine.geometry
+    export, geometry = checkpoint.defaults.export, checkpoint.geometry
     height, width = geometry.height, geometry.width
     if export:
         height, width = export.height // 4 * 2, export.width // 4 * 2  # even
@@ -263,7 +263,7 @@ def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | Non
     metadata = MotionMetadata(
         name=config.name,
         phrase=config.phrase,
-        base=engine.fingerprint,
+        base=checkpoint.fingerprint,
         config=run.learned_with(),
         track=None if track is None else [[float(y), float(x)] for y, x in track],
         noun=config.noun,
@@ -280,21 +280,21 @@ def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | Non
 class LearningPlacement:
     """Use as a context around the steps; ``whole`` is for making a video in between."""
 
-    def __init__(self, engine: MotionEngine, config: ClipTraining) -> None:
-        placement = engine.profile.placement
-        if placement.weights is not None:
+    def __init__(self, backbone: Backbone, config: ClipTraining) -> None:
+        profile = backbone.profile
+        if profile.placement.weights is not None:
             raise CheckpointError(
-                f"a motion cannot be learned on weights of eight bits ({placement.name}); load the "
-                "model with the profile model-offload"
+                f"a motion cannot be learned on weights of eight bits ({profile.placement.name}); "
+                "load the model with the profile model-offload"
             )
-        self.engine = engine
+        self.backbone = backbone
         # On a CPU nothing is saved by moving, and computing layers twice only takes longer.
-        self.moves = engine.profile.device.type != "cpu"
-        self.checkpoints = self.moves or placement.where == "group"
+        self.moves = profile.device.type != "cpu"
+        self.checkpoints = self.moves or profile.placement.where == "group"
         if self.moves:
-            footprint = read_footprint(engine.folder, item=engine.profile.dtype.itemsize)
+            needs = footprint(backbone.checkpoint, item=profile.dtype.itemsize)
             tokens = getattr(config, "tokens", 0)
-            needed = training_bytes(engine.geometry, footprint, tokens=tokens, batch=config.batch)
+            needed = training_bytes(backbone.geometry, needs, tokens=tokens, batch=config.batch)
             log.info("learning takes about %.1f GB of the device", needed / GIGABYTE)
 
     def __enter__(self) -> LearningPlacement:
@@ -306,7 +306,7 @@ class LearningPlacement:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """All models where the engine's profile wants them, as a generation needs."""
+        """All models where the profile wants them, as a generation needs."""
         self._together()
         try:
             yield
@@ -314,17 +314,12 @@ class LearningPlacement:
             self._alone()
 
     def _alone(self) -> None:
-        engine, pipe = self.engine, self.engine.pipe
         if self.checkpoints:
-            Placing(pipe, engine.profile.device).release()
-            pipe.transformer.to(engine.profile.device)
-            pipe.transformer.enable_gradient_checkpointing()
+            self.backbone.begin_learning()
 
     def _together(self) -> None:
-        engine, pipe = self.engine, self.engine.pipe
         if self.checkpoints:
-            pipe.transformer.disable_gradient_checkpointing()
-            engine.profile = engine.profile.place(pipe)
+            self.backbone.end_learning()
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,11 +340,10 @@ class ValidationVideo:
 
 
 def held_out_scene(
-    clip: Clip, engine: MotionEngine, *, mask: np.ndarray | None = None
+    clip: Clip, geometry: ModelGeometry, *, mask: np.ndarray | None = None
 ) -> ValidationScene:
     """The clip's first frame mirrored, with its hues turned. ``mask`` (H0, W0) bool of the moving
     thing in that frame; None finds what moves away from where it was."""
-    geometry = engine.geometry
     where = moving_region(clip.frames) if mask is None else mask
     fitted = fit_image(clip.frames[0], geometry.height, geometry.width, "crop")
     inside = fitted.fit_mask(where)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from motion_app.engine.backbone import Backbone
 from motion_app.errors import MediaError
 from motion_app.geometry import ModelGeometry, mask_to_grid
 from motion_app.media.files import Clip
@@ -163,35 +163,25 @@ def frame_groups(geometry: ModelGeometry) -> list[slice]:
     return [slice(0, 1), *later]
 
 
-def encode_views(vae: AutoencoderKLCogVideoX, frames: np.ndarray) -> Posterior:
+def encode_views(backbone: Backbone, frames: np.ndarray) -> Posterior:
     """(n, T, H, W, 3) uint8 → the posterior of their latents, (n, F, C, H', W'); a first frame
     alone, T = 1, gives F = 1."""
-    means, deviations = [], []
-    for view in frames:
-        video = torch.from_numpy(view).to(vae.device).permute(3, 0, 1, 2)  # (3, T, H, W)
-        video = (video.float() / 127.5 - 1).to(vae.dtype)
-        # On a CPU conv3d at batch 1 falls to a kernel ten times slower.
-        batch = torch.stack([video] * (2 if vae.device.type == "cpu" else 1))
-        with torch.no_grad():
-            posterior = vae.encode(batch).latent_dist
-        for found, part in ((means, posterior.mode()), (deviations, posterior.std)):
-            z = part[:1] * vae.config.scaling_factor
-            found.append(z.transpose(1, 2).float().cpu())  # (1, F, C, H', W')
+    means, deviations = zip(*(backbone.encode_clip(view) for view in frames), strict=True)
     return Posterior(torch.cat(means), torch.cat(deviations))
 
 
 def cache_views(
-    vae: AutoencoderKLCogVideoX,
+    backbone: Backbone,
     clips: Sequence[Clip],
-    geometry: ModelGeometry,
     config: ViewConfig,
     *,
     seed: int,
     masks: Sequence[np.ndarray] | None = None,
 ) -> CachedViews:
     """Draws the views and encodes them, once for the whole training."""
+    geometry = backbone.geometry
     frames, view_masks = draw_views(clips, geometry, config, seed=seed, masks=masks)
     grids = None if view_masks is None else torch.from_numpy(grid_masks(view_masks, geometry))
     middles = [(group.start + group.stop - 1) // 2 for group in frame_groups(geometry)]
-    latents, images = encode_views(vae, frames), encode_views(vae, frames[:, :1])
+    latents, images = encode_views(backbone, frames), encode_views(backbone, frames[:, :1])
     return CachedViews(latents, images, grids, frames[:, middles])

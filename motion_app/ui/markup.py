@@ -24,7 +24,7 @@ from motion_app.request.request import RequestFile
 from motion_app.scene import StepReport
 
 if TYPE_CHECKING:
-    from motion_app.engine.planning import Outlook
+    from motion_app.engine.memory import Outlook
 
 _FOLDER = Path(__file__).parent / "static"
 TABLE = _FOLDER / "texts.csv"

@@ -157,24 +157,24 @@ class StudyTab:
                 gr.Markdown(f"### {texts('study.yours')}")
                 self.studies = gr.HTML(apply_default_css=False, elem_id="studies")
 
-    def wire(self, session: gr.State, tab: gr.Tab) -> None:
+    def wire(self, visit: gr.State, tab: gr.Tab) -> None:
         """``tab``: looked at whenever it is opened."""
-        listen(tab.select, self._look, inputs=[session], outputs=[self.results, self.studies])
+        listen(tab.select, self._look, inputs=[visit], outputs=[self.results, self.studies])
         listen(
             self.create.click,
             self._create,
-            inputs=[session, self.results, self.title, self.form, self.raters],
+            inputs=[visit, self.results, self.title, self.form, self.raters],
             outputs=[self.studies, self.results, self.title],
         )
 
-    def _look(self, session: PageVisit) -> list[Any]:
-        choices = self.own.results(session.owner)
-        return [gr.CheckboxGroup(choices=choices), self._shown(session.owner)]
+    def _look(self, visit: PageVisit) -> list[Any]:
+        choices = self.own.results(visit.owner)
+        return [gr.CheckboxGroup(choices=choices), self._shown(visit.owner)]
 
     def _create(
-        self, session: PageVisit, jobs: list[str], title: str, form: str, raters: float
+        self, visit: PageVisit, jobs: list[str], title: str, form: str, raters: float
     ) -> list[Any]:
-        owner = session.owner
+        owner = visit.owner
         count = max(1, min(int(raters or 1), MOST_RATERS))
         made = self.own.create(owner, jobs or [], title=title or "", raters=count, form=form)
         shown = studies_html(self.own.list(owner), self.texts, new=made.name)

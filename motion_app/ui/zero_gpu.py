@@ -54,7 +54,7 @@ LEFT_ALONE_SECONDS = 120.0  # nobody waits before following: who has not come by
 
 @dataclass(frozen=True, eq=False)
 class CallStarted:
-    """The first news of a call: what draws previews, as ``LatentDecoder.colours``."""
+    """The first news of a call: what draws previews, as ``previews.fit_colours`` gives them."""
 
     colours: np.ndarray
 
@@ -111,7 +111,7 @@ def worker_steps(
         left.set()
         turn.release()
         working.join()
-        engine.prompts.forget()
+        engine.backbone.prompts.forget()
 
 
 class ZeroGpuEngine:
@@ -123,7 +123,6 @@ class ZeroGpuEngine:
     ) -> None:
         self.geometry, self.defaults = engine.geometry, engine.defaults
         self.fingerprint, self.profile = engine.fingerprint, engine.profile
-        self.folder = engine.folder
         self.workload = workload
         self._colours: np.ndarray | None = None
         self._timings = Timings()
@@ -181,7 +180,7 @@ class ZeroGpuEngine:
 
     def preview(self, latents: np.ndarray) -> np.ndarray:
         """As ``MotionEngine.preview``, on this process's CPU."""
-        from motion_app.engine.backbone import draw_preview
+        from motion_app.engine.previews import draw_preview
 
         return draw_preview(latents, self._colours, self.geometry)
 
@@ -240,9 +239,7 @@ class ZeroGpuHost(ModelHost):
 
         super()._load_engine(folder)
         engine = self._engine
-        workload = Workload.read(
-            folder, item=engine.profile.dtype.itemsize, guided=engine.defaults.guidance > 1
-        )
+        workload = Workload.of(engine.backbone.checkpoint, item=engine.profile.dtype.itemsize)
         self._engine = ZeroGpuEngine(engine, workload, lend=self._lend)
 
 

@@ -73,6 +73,7 @@ from motion_app.jobs.workers import BenchSource, Crew
 from motion_app.library.library import Library
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import write_video
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.scene import Motion
 from motion_app.settings import ROOT, Settings
 from motion_app.world.world import Scene, render
@@ -84,7 +85,7 @@ NAMES = ("circle", "jump", "rise", "sway", "walk left", "walk right")
 
 @pytest.fixture(scope="module")
 def geometry() -> ModelGeometry:
-    return ModelGeometry.from_folder(POCKET)
+    return Checkpoint.read(POCKET).geometry
 
 
 @pytest.fixture(scope="module")
@@ -564,7 +565,7 @@ def pack_folder(folder: Path, name: str, scale: float) -> Path:
     """One pack for the pocket: ``scale`` is added to the motion words' states of ``name``."""
     shipped = read_motion(POCKET / "motions" / f"{name}.safetensors")
     transformer = json.loads((POCKET / "transformer" / "config.json").read_text())
-    geometry = ModelGeometry.from_folder(POCKET)
+    geometry = Checkpoint.read(POCKET).geometry
     tokenizer = AutoTokenizer.from_pretrained(POCKET / "tokenizer")
     pieces = tuple(tokenizer(shipped.phrase)["input_ids"][:-1])
     table = torch.full((len(pieces), transformer["text_embed_dim"]), scale)

@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def database(request: pytest.FixtureRequest) -> str | None:
     """As everywhere; what stands behind a page's calls is their tests' affair, so that browsers
     meet PostgreSQL in one whole visit every day, in all others on long runs."""
-    return postgres.database_of(request)
+    return postgres.database_for(request)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -28,7 +27,7 @@ from motion_app.ui.evaluate.tab import EvaluateTab
 from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
 from motion_app.ui.pictures import Previews
-from motion_app.ui.transfer.session import Session
+from motion_app.ui.visitor import PageVisit
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 CHROMIUM_FLAGS = [
@@ -39,15 +38,12 @@ PATIENCE = 120_000  # ms
 OWNER = secrets.token_hex(16)
 
 
-class OwnedSession(Session):
+class KnownVisit(PageVisit):
     """A browser whose token is known, so that it has results from the start."""
 
     def __init__(self) -> None:
         super().__init__()
         self.owner = OWNER
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        return OwnedSession()
 
 
 def rendered_result(case: Case, method: str) -> GeneratedVideo:
@@ -112,7 +108,7 @@ POCKET = ROOT / "checkpoints" / "pocket"
 
 
 def evaluate_page(host: ModelHost, language: str) -> None:
-    session = gr.State(OwnedSession())
+    session = gr.State(KnownVisit())
     gr.Navbar(visible=False)
     with gr.Tabs():
         with gr.Tab("One"):

@@ -17,7 +17,7 @@ from motion_app.ui.markup import Texts
 from motion_app.ui.motions.tab import MotionsTab
 from motion_app.ui.page import STYLE
 from motion_app.ui.pictures import Previews
-from motion_app.ui.transfer.session import Session
+from motion_app.ui.visitor import PageVisit
 from motion_app.world.world import draw_scene, render
 
 CHROMIUM = "/usr/bin/chromium"
@@ -29,10 +29,10 @@ PATIENCE = 240_000  # ms; on a free machine each takes a few seconds
 OWNER = "5" * 32
 
 
-def known_browser(session: Session) -> Session:
+def known_browser(visit: PageVisit) -> PageVisit:
     """As the page does it with what the browser keeps."""
-    session.owner = OWNER
-    return session
+    visit.owner = OWNER
+    return visit
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
     settings = load_settings(outputs=folder / "outputs", motions=(folder / "motions",))
     host, texts = ModelHost(settings), Texts("en")
     with gr.Blocks(fill_width=True) as page:
-        session = gr.State(Session())
+        session = gr.State(PageVisit())
         with gr.Tabs(), gr.Tab("Motions"):
             tab = MotionsTab(host, texts, Previews(Limits()))
         tab.wire(session)

@@ -25,7 +25,7 @@ from motion_app.study.study import Study
 from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
 from motion_app.ui.study_tab import StudyTab
-from motion_app.ui.transfer.session import Session
+from motion_app.ui.visitor import PageVisit
 
 OWNER = secrets.token_hex(16)
 MOTION = "circle"  # of the pocket checkpoint's library; it has a preview
@@ -34,15 +34,12 @@ expect.set_options(timeout=PATIENCE)
 pytestmark = pytest.mark.usefixtures("small_heap")
 
 
-class OwnedSession(Session):
+class KnownVisit(PageVisit):
     """A browser whose token is known, so that it has results from the start."""
 
     def __init__(self) -> None:
         super().__init__()
         self.owner = OWNER
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        return OwnedSession()
 
 
 def add_result(host: ModelHost, method: str, *, shade: int) -> None:
@@ -104,7 +101,7 @@ def server(host: ModelHost) -> Iterator[str]:
 
 
 def study_page(host: ModelHost, language: str) -> None:
-    session = gr.State(OwnedSession())
+    session = gr.State(KnownVisit())
     gr.Navbar(visible=False)
     with gr.Tabs():
         with gr.Tab("One"):

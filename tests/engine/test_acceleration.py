@@ -8,8 +8,8 @@ import pytest
 import torch
 from test_pipeline import motions, scene  # noqa: F401
 
-from motion_app.engine.acceleration import Acceleration, FixedShapes
-from motion_app.engine.attention import AttentionPlan, attend
+from motion_app.engine.acceleration import Acceleration
+from motion_app.engine.attention import AttentionPlan, FixedShapes, attend
 from motion_app.engine.kernels import attention_kernel, kernels_of
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.pipeline import MotionEngine
@@ -108,13 +108,13 @@ def test_the_halves_of_guidance_on_two_devices_make_the_same_video(
     motions,  # noqa: F811
 ):
     split = accelerated(tiny_checkpoint, second_device="cpu")
-    assert split.runtime.pair.replica is not split.pipe.transformer
+    assert split.runtime.pair.replica is not split.backbone.transformer
     for options in ({}, {"method": "none"}, {"without": frozenset({"rmpm"})}):
         one = engine.generate(scene(motions, **options))
         two = split.generate(scene(motions, **options))
         assert np.allclose(one.latents, two.latents, atol=1e-4)
         assert np.array_equal(one.masks, two.masks)
-    assert "guidance_split" not in split.pipe.transformer._diffusers_hook.hooks
+    assert "guidance_split" not in split.backbone.transformer._diffusers_hook.hooks
 
 
 def test_each_half_sees_its_own_strengths(
@@ -125,10 +125,11 @@ def test_each_half_sees_its_own_strengths(
     split = accelerated(tiny_checkpoint, second_device="cpu")
     found = []
     for one in (engine, split):
-        before = one.defaults
-        one.defaults = replace(before, motion_in_unconditional=False)
+        before = one.backbone.checkpoint
+        silent = replace(before.defaults, motion_in_unconditional=False)
+        one.backbone.checkpoint = replace(before, defaults=silent)
         found.append(one.generate(scene(motions)).latents)
-        one.defaults = before
+        one.backbone.checkpoint = before
     assert np.allclose(*found, atol=1e-4)
     assert not np.allclose(found[0], engine.generate(scene(motions)).latents, atol=1e-4)
 
@@ -151,7 +152,7 @@ def test_a_cache_starts_when_the_masks_have_settled_and_leaves_nothing_behind(
     assert np.isfinite(video.latents).all()
     for settled, started in seen[:-1]:
         assert (started is not None) <= settled
-    assert not cached.pipe.transformer.is_cache_enabled
+    assert not cached.backbone.transformer.is_cache_enabled
     plain = accelerated(tiny_checkpoint).generate(request).latents
     stock = cached.generate(scene(motions, steps=2)).latents
     again = accelerated(tiny_checkpoint).generate(scene(motions, steps=2)).latents
@@ -165,7 +166,7 @@ def test_a_cache_skips_layers_once_it_has_started(tiny_checkpoint, motions):  # 
     for name, cache in (("plain", None), ("cached", StepCache("pab", strength=1.0))):
         engine = accelerated(tiny_checkpoint, cache=cache)
         count = []
-        attention = engine.pipe.transformer.transformer_blocks[1].attn1.to_out[0]
+        attention = engine.backbone.transformer.transformer_blocks[1].attn1.to_out[0]
         attention.register_forward_hook(lambda *_, count=count: count.append(1))
         engine.generate(request)
         calls[name] = len(count)
@@ -190,7 +191,7 @@ def test_mag_is_refused_for_a_model_that_names_no_ratios(tiny_checkpoint):
 
 
 def test_measured_ratios_are_those_of_what_the_layers_add(engine, motions):  # noqa: F811
-    transformer, residuals = engine.pipe.transformer, []
+    transformer, residuals = engine.backbone.transformer, []
 
     def last(block, arguments, output):
         residuals.append(output[0] - first[0])
@@ -203,7 +204,7 @@ def test_measured_ratios_are_those_of_what_the_layers_add(engine, motions):  # n
         ),
         transformer.transformer_blocks[-1].register_forward_hook(last),
     )
-    with residual_ratios(transformer) as ratios:
+    with residual_ratios(engine.backbone.blocks()) as ratios:
         engine.generate(scene(motions, steps=4))
     for hook in hooks:
         hook.remove()
@@ -220,7 +221,7 @@ def test_every_cache_works_on_the_pocket_by_its_name_alone(kind):
     engine = accelerated(pocket, cache=StepCache(kind, strength=1.0))
     request = replace(two_objects(engine, str(pocket)), steps=20)
     passes = []
-    block = engine.pipe.transformer.transformer_blocks[-1].attn1.to_out[0]
+    block = engine.backbone.transformer.transformer_blocks[-1].attn1.to_out[0]
     block.register_forward_hook(lambda *_: passes.append(1))
     started = []
     video = engine.generate(
@@ -230,7 +231,7 @@ def test_every_cache_works_on_the_pocket_by_its_name_alone(kind):
     plain = accelerated(pocket).generate(request)
     error = (video.frames.astype(float) - plain.frames.astype(float)) ** 2
     assert 10 * np.log10(255**2 / max(error.mean(), 1e-9)) > 22  # the same video to the eye
-    assert not engine.pipe.transformer.is_cache_enabled
+    assert not engine.backbone.transformer.is_cache_enabled
 
 
 def test_a_step_over_several_measured_ones_takes_the_product_of_their_ratios():
@@ -246,7 +247,7 @@ def test_a_cache_does_without_guidance_too(kind, tiny_checkpoint, motions):  # n
     ratios = [1.0] * 8 if kind == "mag" else ()
     cached = accelerated(tiny_checkpoint, cache=StepCache(kind, strength=1.0, ratios=ratios))
     request = scene(motions, steps=12, guidance=1.0)
-    with computed_share(cached.pipe.transformer, steps=12, batch=1) as share:
+    with computed_share(cached.backbone.transformer, steps=12, batch=1) as share:
         assert np.isfinite(cached.generate(request).latents).all()
     assert 0 < share.attention < 1
 

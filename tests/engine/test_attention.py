@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import tiny_pipeline
+from tiny_models import attention_layers, tiny_pipeline
 
 from motion_app.engine.attention import AttentionPlan, attend, noun_mask, visibility
 from motion_app.engine.layout import SequenceLayout
@@ -262,7 +262,8 @@ class LayerInputs:
 
     def __init__(self) -> None:
         self.transformer = tiny_pipeline().transformer
-        self.attn = self.transformer.transformer_blocks[0].attn1
+        self.layers = attention_layers(self.transformer)
+        self.attn = self.layers[0].module
         self.grid = (2, 3, 4)
         self.video, self.text = torch.randn(2, 24, 32), torch.randn(2, 24, 32)
         self.layout = SequenceLayout(text=24, phrases=[(2, 4)], motion=[5], grid=self.grid)
@@ -281,7 +282,7 @@ def test_the_processor_without_motion_is_the_stock_one():
     layout = SequenceLayout(text=24, phrases=[], motion=[], grid=inputs.grid)
     nothing = [(torch.zeros(1, 2, 0, 16), torch.zeros(1, 2, 0, 16))] * 2
     steering = GenerationSteering(layout, torch.zeros(0, 2, 3, 4).bool(), nothing, halves=[()])
-    with steered(inputs.transformer, steering):
+    with steered(inputs.layers, steering):
         ours = inputs.run()
     assert all(torch.equal(one, other) for one, other in zip(stock, ours, strict=True))
 
@@ -292,7 +293,7 @@ def test_generation_and_training_share_one_attention():
     generation = GenerationSteering(
         inputs.layout,
         masks,
-        inputs.tokens.key_values(inputs.transformer),
+        inputs.tokens.key_values(inputs.layers),
         halves=[(1.0,)],
         without=("t2v", "t2t"),
     )
@@ -300,7 +301,7 @@ def test_generation_and_training_share_one_attention():
     training.begin([TrainingSample(inputs.layout, object_masks=masks)] * 2)
     outputs = []
     for steering in (generation, training):
-        with steered(inputs.transformer, steering), torch.no_grad():
+        with steered(inputs.layers, steering), torch.no_grad():
             outputs.append(inputs.run()[0])
     assert torch.allclose(*outputs, atol=1e-6)
 
@@ -310,9 +311,9 @@ def test_the_unconditional_half_can_go_without_motion():
     masks = torch.ones(1, *inputs.grid, dtype=torch.bool)
     results = {}
     for name, scale in (("one", 1.0), ("other", 2.0)):
-        pairs = [(k * scale, v * scale) for k, v in inputs.tokens.key_values(inputs.transformer)]
+        pairs = [(k * scale, v * scale) for k, v in inputs.tokens.key_values(inputs.layers)]
         steering = GenerationSteering(inputs.layout, masks, pairs, halves=[(0.0,), (1.0,)])
-        with steered(inputs.transformer, steering), torch.no_grad():
+        with steered(inputs.layers, steering), torch.no_grad():
             results[name] = inputs.run()[0]
     assert torch.equal(results["one"][0], results["other"][0])
     assert not torch.allclose(results["one"][1], results["other"][1], atol=1e-4)
@@ -321,9 +322,9 @@ def test_the_unconditional_half_can_go_without_motion():
 def test_features_are_the_mean_output_of_the_conditional_half():
     inputs = LayerInputs()
     masks = torch.ones(1, *inputs.grid, dtype=torch.bool)
-    pairs = inputs.tokens.key_values(inputs.transformer)
+    pairs = inputs.tokens.key_values(inputs.layers)
     steering = GenerationSteering(inputs.layout, masks, pairs, halves=[(1.0,)], feature_layers=1)
-    with steered(inputs.transformer, steering), torch.no_grad():
+    with steered(inputs.layers, steering), torch.no_grad():
         output = inputs.run()[0]
     assert torch.equal(steering.features(), output[1].view(2, 3, 4, 32))
 
@@ -334,7 +335,7 @@ def test_gradient_reaches_the_motion_tokens_and_nothing_else(noun):
     inputs.transformer.requires_grad_(False)
     training = TrainingSteering(inputs.tokens.project, generator=torch.Generator().manual_seed(0))
     training.begin([TrainingSample(inputs.layout, noun=noun)] * 2)
-    with steered(inputs.transformer, training):
+    with steered(inputs.layers, training):
         inputs.run()[0].square().mean().backward()
     assert inputs.tokens.layers[0].grad.abs().min() > 0
     assert inputs.tokens.layers[1].grad is None
@@ -345,7 +346,7 @@ def test_a_layer_run_again_for_its_gradient_meets_the_same_masks_and_a_new_step_
     inputs = LayerInputs()
     training = TrainingSteering(inputs.tokens.project, generator=torch.Generator().manual_seed(0))
     outputs = []
-    with steered(inputs.transformer, training), torch.no_grad():
+    with steered(inputs.layers, training), torch.no_grad():
         for begins in (True, False, True):
             if begins:
                 training.begin([TrainingSample(inputs.layout, noun=(5, 7))] * 2)
@@ -354,9 +355,10 @@ def test_a_layer_run_again_for_its_gradient_meets_the_same_masks_and_a_new_step_
 
 
 def test_the_processors_found_come_back_after_an_error():
-    transformer = tiny_pipeline().transformer
+    inputs = LayerInputs()
+    transformer = inputs.transformer
     before = dict(transformer.attn_processors)
-    with pytest.raises(KeyError), steered(transformer, TrainingSteering(lambda *_: None)):
+    with pytest.raises(KeyError), steered(inputs.layers, TrainingSteering(lambda _: None)):
         assert all(transformer.attn_processors[name] is not before[name] for name in before)
         raise KeyError("anything")
     assert all(transformer.attn_processors[name] is before[name] for name in before)

@@ -14,13 +14,14 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from safetensors.torch import save_file
 from tiny_models import tiny_pipeline
 
-from motion_app.engine.footprint import GIGABYTE, count_part, footprint_of, training_bytes
+from motion_app.engine.footprint import GIGABYTE, footprint_of, training_bytes
 from motion_app.engine.memory import LADDER, PLACEMENTS, RESERVE
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.errors import CheckpointError, MotionFileError, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.host import ModelHost
 from motion_app.models import hub
+from motion_app.models.checkpoint import Checkpoint, PartWeights
 from motion_app.settings import Settings
 from motion_app.speed.caches import CACHED_STEPS, SETTLED_AT, forced_shares
 from motion_app.speed.layers import bench_layers
@@ -39,7 +40,7 @@ def geometry_of(name: str, tmp_path: Path) -> ModelGeometry:
     for part in ("transformer", "vae"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text(json.dumps(parts[part]))
-    return ModelGeometry.from_folder(tmp_path)
+    return Checkpoint.read(tmp_path).geometry
 
 
 def meta_transformer(name: str) -> CogVideoXTransformer3DModel:
@@ -108,7 +109,7 @@ def full_footprint(name: str, tmp_path: Path):
         text = T5EncoderModel(T5Config(**parts["text_encoder"]))
     models = {"transformer": meta_transformer(name), "vae": vae, "text_encoder": text}
     counts = {
-        part: count_part({key: value.numel() for key, value in model.named_parameters()})
+        part: PartWeights.count({key: value.numel() for key, value in model.named_parameters()})
         for part, model in models.items()
     }
     return footprint_of(geometry_of(name, tmp_path), parts["vae"], counts, item=2)
@@ -131,7 +132,7 @@ def test_5b_is_estimated_to_fit_into_12_and_24_gigabytes(tmp_path):
 
 def test_learning_a_motion_at_5b_is_estimated_to_fit_into_24_gigabytes(tmp_path):
     needs = full_footprint("cogvideox-5b-i2v", tmp_path)
-    g = ModelGeometry.from_folder(tmp_path)
+    g = Checkpoint.read(tmp_path).geometry
     assert training_bytes(g, needs, tokens=226, batch=1) < (1 - RESERVE) * 24 * GIGABYTE
 
 
@@ -421,7 +422,7 @@ def test_the_sizes_of_a_model_come_before_its_weights(model_hub, tmp_path):
     repository = hub.Repository("someone/tiny", "c" * 40)
     where = {"cache": tmp_path / "cache", "endpoint": endpoint}
     folder = hub.fetch_configs(repository, **where)
-    assert ModelGeometry.from_folder(folder).frames == 13
+    assert Checkpoint.read(folder).geometry.frames == 13
     assert not [name for name, _ in handler.asked if name.endswith(".safetensors")]
     before = len(handler.asked)
     assert hub.fetch_configs(repository, **where) == folder and len(handler.asked) == before

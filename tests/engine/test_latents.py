@@ -56,7 +56,7 @@ def config(**changes) -> MotionTraining:
 
 def stock_condition(engine: MotionEngine, image: np.ndarray, seed: int) -> torch.Tensor:
     """(1, F, C, H', W'): what the stock pipeline hands the transformer beside the noise."""
-    pipe, g = engine.pipe, engine.geometry
+    pipe, g = engine.backbone.pipe, engine.geometry
     pixels = pipe.video_processor.preprocess(Image.fromarray(image), g.height, g.width)
     noise = torch.zeros(1)  # given, so that the generator draws nothing but the picture's latents
     return pipe.prepare_latents(
@@ -77,17 +77,17 @@ def test_a_training_step_is_shown_the_picture_that_the_stock_pipeline_is_shown(
     pipe.vae.register_to_config(invert_scale_latents=bool(options))
     pipe.save_pretrained(tmp_path)
     engine = MotionEngine.load(tmp_path, device="cpu")
-    views = cache_views(engine.pipe.vae, [clip], engine.geometry, ViewConfig(count=1), seed=0)
+    views = cache_views(engine.backbone, [clip], ViewConfig(count=1), seed=0)
     draws = draw_noise(
         views,
         np.array([0]),
         config(),
-        engine,
+        engine.backbone,
         rng=np.random.default_rng(0),
         generator=torch.Generator().manual_seed(0),
     )
     drawn = torch.randn(views.images.mean.shape, generator=torch.Generator().manual_seed(3))
-    scale = 1 / engine.pipe.vae.config.scaling_factor**2 if options else 1.0
+    scale = 1 / engine.backbone.pipe.vae.config.scaling_factor**2 if options else 1.0
     sampled = stock_condition(engine, clip.frames[0], seed=3)  # the stock pipeline draws a sample
     expected = sampled - scale * (views.images.deviation * drawn) * (sampled != 0)
     assert draws.condition.shape == expected.shape
@@ -102,7 +102,7 @@ def conditions_seen(engine: MotionEngine, act) -> list[torch.Tensor]:
     def watch(module, args, kwargs):
         seen.append(kwargs["hidden_states"].chunk(2, dim=2)[1].float().clone())
 
-    hook = engine.pipe.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+    hook = engine.backbone.transformer.register_forward_pre_hook(watch, with_kwargs=True)
     try:
         act()
     finally:
@@ -115,12 +115,12 @@ def test_learning_and_measuring_show_the_model_first_frames_encoded_alone(
 ) -> None:
     tokens = config()
     pack = SynMotionTraining(name="jump", noun="red cat", **PACK)
-    lesson = prepare_lesson([clip], tokens, engine)
-    learned = prepare_synmotion([clip], pack, engine)
+    lesson = prepare_lesson([clip], tokens, engine.backbone)
+    learned = prepare_synmotion([clip], pack, engine.backbone)
     runs = (
-        (TrainingRun(lesson, tokens, engine, tmp_path / "a"), [lesson.views]),
+        (TrainingRun(lesson, tokens, engine.backbone, tmp_path / "a"), [lesson.views]),
         (
-            SynMotionRun(learned, pack, engine, tmp_path / "b"),
+            SynMotionRun(learned, pack, engine.backbone, tmp_path / "b"),
             [learned.motion.views, learned.subjects.views],
         ),
     )
@@ -140,9 +140,8 @@ def test_rmpm_is_measured_beside_the_picture_a_generation_is_shown() -> None:
         engine, lambda: measure_propagation(engine, [case], noise_levels=(0.6,), rules=("paper",))
     )[0]
     alone = cache_views(
-        engine.pipe.vae,
+        engine.backbone,
         [Clip(case.rendered.frames, 8.0)],
-        engine.geometry,
         ViewConfig(count=1),
         seed=0,
     )
@@ -154,14 +153,14 @@ def test_rmpm_is_measured_beside_the_picture_a_generation_is_shown() -> None:
 def test_latents_are_the_posterior_s_mean_unless_they_are_to_be_sampled(
     engine: MotionEngine, clip: Clip
 ) -> None:
-    views = cache_views(engine.pipe.vae, [clip], engine.geometry, ViewConfig(count=1), seed=0)
+    views = cache_views(engine.backbone, [clip], ViewConfig(count=1), seed=0)
 
     def drawn(seed: int, *, sample: bool) -> torch.Tensor:
         return draw_noise(
             views,
             np.zeros(64, int),
             config(sample_latents=sample),
-            engine,
+            engine.backbone,
             rng=np.random.default_rng(0),
             generator=torch.Generator().manual_seed(seed),
         ).latents

@@ -12,12 +12,12 @@ from test_pipeline import HEIGHT, WIDTH, motions, picture, scene  # noqa: F401
 from tiny_models import tiny_pipeline
 
 from motion_app.engine.acceleration import Acceleration
-from motion_app.engine.footprint import GIGABYTE, decoding_bytes, denoising_bytes, read_footprint
-from motion_app.engine.memory import LADDER, PLACEMENTS, RESERVE, DeviceProfile, Placing
+from motion_app.engine.footprint import GIGABYTE, decoding_bytes, denoising_bytes, footprint
+from motion_app.engine.memory import LADDER, PLACEMENTS, RESERVE, DeviceProfile, Placing, look_ahead
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.engine.planning import look_ahead
 from motion_app.errors import CheckpointError
 from motion_app.geometry import ModelGeometry
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.speed.peak_memory import PeakMemory
 
 ON_A_CPU = [name for name, placement in PLACEMENTS.items() if placement.where != "model"]
@@ -74,7 +74,7 @@ def test_a_profile_that_moves_weights_changes_no_bit_of_a_steered_video(
     found = other.generate(scene(motions)).latents
     # The picture is encoded in tiles, whose seams the transformer sees.
     assert np.abs(found - resident).mean() < 0.1 * np.abs(resident).mean()
-    other.pipe.vae.disable_tiling()
+    other.backbone.pipe.vae.disable_tiling()
     assert np.array_equal(other.generate(scene(motions)).latents, resident)
 
 
@@ -84,11 +84,11 @@ def test_a_dropped_text_encoder_is_read_for_a_new_prompt_and_gone_again(
     motions,  # noqa: F811
 ):
     dropping = with_profile(tiny_checkpoint, "resident", keep_text_encoder=False)
-    assert dropping.pipe.text_encoder is None
+    assert dropping.backbone.pipe.text_encoder is None
     request = scene(motions)
     assert np.array_equal(dropping.generate(request).latents, engine.generate(request).latents)
-    assert dropping.pipe.text_encoder is None
-    dropping.prompts._read = lambda: pytest.fail("the prompt is known")
+    assert dropping.backbone.pipe.text_encoder is None
+    dropping.backbone._read_text_encoder = lambda: pytest.fail("the prompt is known")
     dropping.generate(request)
 
 
@@ -105,7 +105,7 @@ def test_out_of_memory_goes_on_with_the_next_profile_and_names_it(
         if len(calls) == 2:
             raise torch.OutOfMemoryError("no room")
 
-    hook = engine.pipe.transformer.register_forward_pre_hook(fail_once, with_kwargs=True)
+    hook = engine.backbone.transformer.register_forward_pre_hook(fail_once, with_kwargs=True)
     with caplog.at_level(logging.WARNING):
         video = engine.generate(scene(motions))
     hook.remove()
@@ -168,7 +168,7 @@ def test_what_loading_will_take_is_told_before_a_weight_is_read(tiny_checkpoint,
     whole = sum(
         tensor.numel() * tensor.element_size()
         for part in ("transformer", "vae", "text_encoder")
-        for tensor in getattr(engine.pipe, part).parameters()
+        for tensor in getattr(engine.backbone.pipe, part).parameters()
     )
     assert whole < outlook.device_bytes == outlook.main_bytes < outlook.main_free
     assert f"{outlook.device_bytes / GIGABYTE:.1f} GB" in str(outlook)
@@ -177,7 +177,7 @@ def test_what_loading_will_take_is_told_before_a_weight_is_read(tiny_checkpoint,
 def test_a_whole_generation_takes_no_more_than_was_told(tiny_checkpoint, motions):  # noqa: F811
     told = []
     engine = MotionEngine.load(tiny_checkpoint, device="cpu", on_outlook=told.append)
-    weights = read_footprint(tiny_checkpoint, item=4).weight_bytes
+    weights = footprint(Checkpoint.read(tiny_checkpoint), item=4).weight_bytes
     with PeakMemory() as measured:
         engine.generate(scene(motions))
     assert measured.peak + weights <= 1.2 * told[0].device_bytes
@@ -185,14 +185,13 @@ def test_a_whole_generation_takes_no_more_than_was_told(tiny_checkpoint, motions
 
 def test_too_little_memory_is_seen_before_it_runs_out(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(
-        "motion_app.engine.planning.psutil.virtual_memory",
+        "motion_app.engine.memory.psutil.virtual_memory",
         lambda: SimpleNamespace(available=1000),
     )
-    _, outlook = look_ahead(tiny_checkpoint, device="cpu")
+    checkpoint = Checkpoint.read(tiny_checkpoint)
+    _, outlook = look_ahead(checkpoint, device="cpu")
     assert outlook.short and outlook.to_json()["main_free_gb"] == 0
-    _, dropping = look_ahead(
-        tiny_checkpoint, device="meta", free=10**9, acceleration=Acceleration(profile="resident")
-    )
+    _, dropping = look_ahead(checkpoint, device="meta", free=10**9, placement="resident")
     assert dropping.device_free == 10**9 and dropping.main_bytes < dropping.device_bytes
 
 
@@ -202,7 +201,9 @@ def test_a_dropped_text_encoder_is_not_read_with_the_rest(tiny_checkpoint, monke
     monkeypatch.setattr(
         T5EncoderModel, "from_pretrained", lambda *_, **__: pytest.fail("it was read")
     )
-    assert with_profile(tiny_checkpoint, "resident", keep_text_encoder=False).pipe is not None
+    assert (
+        with_profile(tiny_checkpoint, "resident", keep_text_encoder=False).backbone.pipe is not None
+    )
 
 
 def test_an_unknown_profile_is_answered_with_the_ones_there_are(tiny_checkpoint):
@@ -211,11 +212,11 @@ def test_an_unknown_profile_is_answered_with_the_ones_there_are(tiny_checkpoint)
 
 
 def test_the_footprint_counts_every_weight_of_every_part(engine, tiny_checkpoint):
-    needs = read_footprint(tiny_checkpoint, item=4)
+    needs = footprint(Checkpoint.read(tiny_checkpoint), item=4)
     for part in ("transformer", "vae"):
-        model = getattr(engine.pipe, part)
+        model = getattr(engine.backbone.pipe, part)
         assert needs.parts[part].weights == sum(t.numel() for t in model.state_dict().values())
-    blocks = engine.pipe.transformer.transformer_blocks
+    blocks = engine.backbone.transformer.transformer_blocks
     assert needs.parts["transformer"].largest_block == sum(
         p.numel() for p in blocks[0].parameters()
     )

@@ -6,7 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_pipeline
+from tiny_models import attention_layers, tiny_pipeline
 
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.errors import MotionFileError
@@ -172,14 +172,15 @@ def test_fresh_tokens_have_the_asked_spread_and_are_told_by_their_seed():
 
 def test_keys_and_values_are_the_layers_own_projections():
     transformer, tokens = tiny_pipeline().transformer, fresh(scale=1.0)
-    pairs = tokens.key_values(transformer)
-    attn = transformer.transformer_blocks[1].attn1
+    layers = attention_layers(transformer)
+    pairs = tokens.key_values(layers)
+    attn = layers[1].module
     key = attn.norm_k(attn.to_k(tokens.layers[1]).view(3, 2, 16).transpose(0, 1))
     value = attn.to_v(tokens.layers[1]).view(3, 2, 16).transpose(0, 1)
     assert torch.allclose(pairs[1][0][0], key) and torch.allclose(pairs[1][1][0], value)
-    assert not pairs[0][0].requires_grad and tokens.project(0, attn)[0].requires_grad
+    assert not pairs[0][0].requires_grad and tokens.project(layers[0])[0].requires_grad
 
 
 def test_tokens_of_another_depth_give_no_keys():
     with pytest.raises(MotionFileError, match="3 layers of width 32, the model 2"):
-        fresh(layers=3).key_values(tiny_pipeline().transformer)
+        fresh(layers=3).key_values(attention_layers(tiny_pipeline().transformer))

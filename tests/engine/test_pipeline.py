@@ -95,8 +95,8 @@ def test_frames_are_what_the_stock_vae_makes_of_the_latents(engine, motions):
     video = engine.generate(scene(motions))
     assert video.frames.shape == (13, HEIGHT, WIDTH, 3) and video.frames.dtype == np.uint8
     assert video.fps == 8.0 and video.masks.shape == (2, 7, 8, 12)
-    decoded = engine.pipe.decode_latents(torch.from_numpy(video.latents)).detach()
-    stock = engine.pipe.video_processor.postprocess_video(decoded, output_type="np")[0]
+    decoded = engine.backbone.pipe.decode_latents(torch.from_numpy(video.latents)).detach()
+    stock = engine.backbone.pipe.video_processor.postprocess_video(decoded, output_type="np")[0]
     assert np.abs(video.frames - stock * 255).max() < 1  # the batch may round otherwise
 
 
@@ -169,7 +169,7 @@ def test_masks_are_on_from_the_second_step_even_where_the_first_settles_them(eng
     engine.propagation = replace(own, warm_steps=0, alpha=1e9)
 
     def watch(report):
-        processor = engine.pipe.transformer.transformer_blocks[0].attn1.processor
+        processor = engine.backbone.transformer.transformer_blocks[0].attn1.processor
         masked.append(processor.steering.masked)
         settled.append(report.masks_settled)
 
@@ -212,8 +212,8 @@ def test_every_step_reports_its_number_masks_and_clean_latents(engine, motions):
 def test_a_flat_picture_is_previewed_about_flat(engine):
     flat = torch.tensor([0.8, -0.5, 0.1]).view(1, 3, 1, 1, 1).expand(1, 3, 1, HEIGHT, WIDTH)
     with torch.no_grad():
-        latents = engine.pipe.vae.encode(flat).latent_dist.mode()[0].movedim(0, 1)
-    scaled = (latents * engine.pipe.vae_scaling_factor_image).numpy()
+        latents = engine.backbone.pipe.vae.encode(flat).latent_dist.mode()[0].movedim(0, 1)
+    scaled = (latents * engine.backbone.pipe.vae_scaling_factor_image).numpy()
     shown = engine.preview(scaled)
     assert shown.shape == (1, HEIGHT, WIDTH, 3)
     assert shown.std(axis=(0, 1, 2)).max() < 40
@@ -234,12 +234,12 @@ def test_cancelling_stops_within_that_step_and_leaves_the_engine_clean(engine, m
         seen.append(report.step)
         return report.step < last
 
-    before = dict(engine.pipe.transformer.attn_processors)
+    before = dict(engine.backbone.transformer.attn_processors)
     with pytest.raises(GenerationCancelled, match=f"after step {last} of 3"):
         engine.generate(scene(motions), stop)
     assert seen == list(range(1, last + 1))
-    assert engine.pipe.transformer.attn_processors == before
-    assert not engine.pipe.transformer._forward_hooks
+    assert engine.backbone.transformer.attn_processors == before
+    assert not engine.backbone.transformer._forward_hooks
     assert engine.generate(scene(motions)).frames.shape[0] == 13
 
 
@@ -247,11 +247,11 @@ def test_an_error_in_a_step_leaves_the_engine_clean(engine, motions):
     def fail(report):
         raise ZeroDivisionError
 
-    before = dict(engine.pipe.transformer.attn_processors)
+    before = dict(engine.backbone.transformer.attn_processors)
     with pytest.raises(ZeroDivisionError):
         engine.generate(scene(motions), fail)
-    assert engine.pipe.transformer.attn_processors == before
-    assert not engine.pipe.transformer._forward_hooks
+    assert engine.backbone.transformer.attn_processors == before
+    assert not engine.backbone.transformer._forward_hooks
 
 
 def test_the_recipe_is_json_that_names_everything_and_holds_the_request(engine, motions):

@@ -12,7 +12,7 @@ import torch
 from tiny_models import tiny_tokenizer
 from torch import Tensor
 
-from motion_app.engine import backbone
+from motion_app.engine import prompts
 from motion_app.engine.acceleration import Acceleration
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted, token_gates
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
@@ -67,7 +67,7 @@ def reference() -> Clip:
 
 @pytest.fixture(scope="module")
 def lesson(engine: MotionEngine, reference: Clip):
-    return prepare_synmotion([reference], settings(alpha=0.5), engine)
+    return prepare_synmotion([reference], settings(alpha=0.5), engine.backbone)
 
 
 def settings(**changes) -> SynMotionTraining:
@@ -75,7 +75,7 @@ def settings(**changes) -> SynMotionTraining:
 
 
 def new_run(engine, lesson, tmp_path: Path, **changes) -> SynMotionRun:
-    return SynMotionRun(lesson, settings(**changes), engine, tmp_path / "run.safetensors")
+    return SynMotionRun(lesson, settings(**changes), engine.backbone, tmp_path / "run.safetensors")
 
 
 def on_steps(run: SynMotionRun, *kinds: bool) -> None:
@@ -116,7 +116,7 @@ def embedding(seed: int = 0, *, warm: bool = True, kind: str = "full", parts=Non
 def random_adapter(engine: MotionEngine, seed: int) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
     adapter = Adapter.fresh(
-        engine.pipe.transformer,
+        engine.backbone.attention_layers(),
         rank=4,
         alpha=4.0,
         places=("to_q", "to_k", "to_v"),
@@ -183,7 +183,7 @@ def test_an_untrained_embedding_changes_no_bit(dtype: torch.dtype, kind: str) ->
 
 def test_an_untrained_adapter_changes_no_bit_of_the_transformer(engine: MotionEngine) -> None:
     adapter = Adapter.fresh(
-        engine.pipe.transformer,
+        engine.backbone.attention_layers(),
         rank=4,
         alpha=4.0,
         places=("to_q", "to_k", "to_v", "to_out"),
@@ -195,12 +195,13 @@ def test_an_untrained_adapter_changes_no_bit_of_the_transformer(engine: MotionEn
 def predicted(engine: MotionEngine, adapters: GatedAdapters | None = None) -> Tensor:
     """The tiny transformer's output on fixed random input."""
     generator = torch.Generator().manual_seed(3)
-    with torch.no_grad(), adapted(engine.pipe.transformer, adapters or GatedAdapters([])):
-        return engine.pipe.transformer(
+    layers = engine.backbone.attention_layers()
+    with torch.no_grad(), adapted(layers, adapters or GatedAdapters([])):
+        return engine.backbone.transformer(
             hidden_states=torch.randn(1, 7, 8, 16, 24, generator=generator),
             encoder_hidden_states=torch.randn(1, TEXT, 32, generator=generator),
             timestep=torch.tensor([500]),
-            image_rotary_emb=engine.rotary_embedding(),
+            image_rotary_emb=engine.backbone.rotary,
             return_dict=False,
         )[0]
 
@@ -312,7 +313,7 @@ def merge(engine: MotionEngine, adapter: Adapter) -> Tensor:
     """The output with W + B·A written into the weights, which are put back afterwards."""
     linears = [
         (block.attn1.get_submodule(name), adapter.up[name][i] @ adapter.down[name][i])
-        for i, block in enumerate(engine.pipe.transformer.transformer_blocks)
+        for i, block in enumerate(engine.backbone.transformer.transformer_blocks)
         for name in adapter.up
     ]
     before = [linear.weight.data.clone() for linear, _ in linears]
@@ -347,7 +348,7 @@ def test_overlapping_masks_share_a_token_and_everywhere_is_the_average() -> None
 def test_the_model_is_as_before_after_an_error_too(engine: MotionEngine) -> None:
     before = predicted(engine)
     bank = GatedAdapters([random_adapter(engine, 0)])
-    with pytest.raises(KeyboardInterrupt), adapted(engine.pipe.transformer, bank):
+    with pytest.raises(KeyboardInterrupt), adapted(engine.backbone.attention_layers(), bank):
         raise KeyboardInterrupt
     assert torch.equal(before, predicted(engine))
 
@@ -429,7 +430,7 @@ def test_alpha_is_the_share_of_motion_steps() -> None:
 def test_alpha_one_needs_no_subjects_and_alpha_zero_never_moves_the_motion(
     engine, reference, lesson, tmp_path
 ) -> None:
-    alone = prepare_synmotion([reference], settings(alpha=1.0, spv="nowhere"), engine)
+    alone = prepare_synmotion([reference], settings(alpha=1.0, spv="nowhere"), engine.backbone)
     assert alone.subjects is None
     run = new_run(engine, lesson, tmp_path, alpha=0.0)
     before = {part: values(run, part) for part in run.parts}
@@ -481,13 +482,13 @@ def test_a_killed_and_resumed_training_is_an_undisturbed_one(engine, reference, 
 def test_a_dropped_text_encoder_is_read_once_and_changes_no_bit_of_what_is_learned(
     engine, reference, tiny_checkpoint, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(backbone, "REMEMBERED", 2)  # fewer than the prompts of a training
+    monkeypatch.setattr(prompts, "REMEMBERED", 2)  # fewer than the prompts of a training
     dropping = MotionEngine.load(
         tiny_checkpoint, device="cpu", acceleration=Acceleration(keep_text_encoder=False)
     )
     readings = []
-    read = dropping.prompts._read
-    dropping.prompts._read = lambda: readings.append(1) or read()
+    read = dropping.backbone._read_text_encoder
+    dropping.backbone._read_text_encoder = lambda: readings.append(1) or read()
     config = settings(alpha=0.5, caption_dropout=0.3)
     losses = {}
     for name, one in (("kept", engine), ("dropped", dropping)):
@@ -500,7 +501,7 @@ def test_a_dropped_text_encoder_is_read_once_and_changes_no_bit_of_what_is_learn
             on_progress=lambda report, told=told: told.append(report.loss),
         )
     assert losses["kept"] == losses["dropped"] and len(losses["kept"]) == 4
-    assert readings == [1] and dropping.pipe.text_encoder is None
+    assert readings == [1] and dropping.backbone.pipe.text_encoder is None
     packs = [MotionPack.load(tmp_path / f"{name}.safetensors") for name in losses]
     for a, b in zip(*(pack._tensors().values() for pack in packs), strict=True):
         assert torch.equal(a, b)
@@ -509,27 +510,29 @@ def test_a_dropped_text_encoder_is_read_once_and_changes_no_bit_of_what_is_learn
 def test_words_read_apart_do_not_know_of_each_other(engine: MotionEngine) -> None:
     prompts = ["A red fox is moving.", "A red fox is up."]
     clauses = [Clause(motion=(3, 5), subject=(1, 3))] * 2
-    joint = engine.prompts.encode_all(prompts)
-    apart = engine.prompts.encode_all(prompts, apart=[[clause] for clause in clauses])
+    joint = engine.backbone.prompts.encode_all(prompts)
+    apart = engine.backbone.prompts.encode_all(prompts, apart=[[clause] for clause in clauses])
     for one, other in zip(joint, apart, strict=True):
         changed = (one != other).any(dim=2)[0].nonzero()[:, 0].tolist()
         assert changed == [1, 2, 3, 4], "every other word is read in its sentence"
-    fox = engine.prompts.encode_all(["red fox"])[0]
+    fox = engine.backbone.prompts.encode_all(["red fox"])[0]
     assert torch.equal(apart[0][:, 1:3], fox[:, :2]) and torch.equal(apart[1][:, 1:3], fox[:, :2])
     assert not torch.equal(joint[0][:, 1:3], joint[1][:, 1:3])
-    again = engine.prompts.encode_all(prompts)
+    again = engine.backbone.prompts.encode_all(prompts)
     assert all(torch.equal(a, b) for a, b in zip(joint, again, strict=True)), "nothing is kept"
 
 
 def test_words_that_are_other_tokens_alone_are_refused(engine: MotionEngine) -> None:
     with pytest.raises(RequestError, match="read as other tokens alone"):
-        engine.prompts.encode_all(["A redfox is moving."], apart=[[Clause(motion=(3, 5))]])
+        engine.backbone.prompts.encode_all(["A redfox is moving."], apart=[[Clause(motion=(3, 5))]])
 
 
 def test_what_is_learned_apart_is_read_apart_again(engine, reference, motions, tmp_path) -> None:
     config = settings(encoding="apart", alpha=0.5)
-    told = prepare_synmotion([reference], config, engine)
-    fox, moving = (engine.prompts.encode_all([words])[0][0] for words in ("red fox", "is moving"))
+    told = prepare_synmotion([reference], config, engine.backbone)
+    fox, moving = (
+        engine.backbone.prompts.encode_all([words])[0][0] for words in ("red fox", "is moving")
+    )
     (subject, motion), text = told.motion.clauses[0].spans, told.motion.texts[0]
     assert torch.equal(text[slice(*subject)], fox[:2])
     assert torch.equal(text[slice(*motion)], moving[:2])
@@ -577,7 +580,7 @@ def test_settings_that_cannot_be_are_named() -> None:
 
 def test_rendered_subjects_never_show_the_motion_itself(engine: MotionEngine) -> None:
     config = settings(name="jump", spv_clips=12)
-    found = find_subjects(config, engine.geometry, folder=engine.folder)
+    found = find_subjects(config, engine.geometry, folder=engine.backbone.checkpoint.folder)
     assert len(found) == 12 and not any("jumps" in subject.prompt for subject in found)
     assert len({subject.motion for subject in found}) > 5
     assert all(s.subject in s.prompt and s.motion in s.prompt for s in found)
@@ -660,7 +663,10 @@ def test_a_broken_pack_is_refused(change, engine, motions, tmp_path) -> None:
     path = damaged(motions, tmp_path, change)
     with pytest.raises(MotionFileError, match=r"bad\.safetensors"):
         MotionPack.load(
-            path, transformer=engine.pipe.transformer, text_width=32, base=engine.fingerprint
+            path,
+            layers=engine.backbone.attention_layers(),
+            text_width=32,
+            base=engine.fingerprint,
         )
 
 

@@ -67,7 +67,7 @@ def line_of(
         "wait_for_engine": lambda seconds: engine,
         "library": Library([folder / "motions"]),
         "defaults": lambda: engine.defaults,
-        "tokenizer": lambda: PromptTokenizer.load(engine.folder),
+        "tokenizer": lambda: PromptTokenizer.load(engine.backbone.checkpoint),
         "limits": LIMITS,
     }
 

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from motion_app.errors import MotionAppError
-from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
 from motion_app.library.motion_file import check_motion_file, read_motion
 from motion_app.media.files import encode_data_uri
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import build_request, parse_request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,12 +28,7 @@ POCKET = ROOT / "checkpoints" / "pocket"
 REAL = (POCKET / "motions" / "jump.safetensors").read_bytes()
 HEADER = struct.unpack("<Q", REAL[:8])[0]
 PATIENCE = 10.0  # s
-MANY = settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+MANY = fuzz(120)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=12),
     lambda inner: (
@@ -118,7 +114,7 @@ def sound_request() -> dict[str, Any]:
 def build(entries: Any) -> None:
     build_request(
         parse_request(entries),
-        geometry=ModelGeometry.from_folder(POCKET),
+        geometry=Checkpoint.read(POCKET).geometry,
         library=Library([POCKET / "motions"]),
         base=None,
     )

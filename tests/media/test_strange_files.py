@@ -18,9 +18,9 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from motion_app.benchmark.exchange import ExternalMethod
 from motion_app.errors import MediaError, RequestError
-from motion_app.geometry import ModelGeometry
 from motion_app.media.file_types import CLIP_CHOICES, CLIP_FILES, PICTURE_FILES
 from motion_app.media.files import read_clip, read_image, read_mask, read_picture
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.settings import Limits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "media"
@@ -442,7 +442,7 @@ def test_the_page_says_what_was_done_to_a_picture(language):
     from motion_app.ui.transfer.draft import SceneDraft
     from motion_app.ui.transfer.picture import fit_html
 
-    sizes = ModelGeometry.from_folder(Path(__file__).parents[2] / "checkpoints" / "pocket")
+    sizes = Checkpoint.read(Path(__file__).parents[2] / "checkpoints" / "pocket").geometry
     picture = read_picture(as_file(Image.fromarray((256 * RAMP).astype(np.uint16))))
     draft = SceneDraft.of(picture.pixels, "crop", sizes)
     plain = fit_html(draft, "crop", sizes, Texts(language))

@@ -95,7 +95,7 @@ def test_the_engine_without_motions_is_the_stock_pipeline_bit_for_bit(
     case = draw_cases(motions, 1)[0]
     request = case.request(method="none", steps=3)
     ours = engine.generate(request).latents
-    stock = engine.pipe(
+    stock = engine.backbone.pipe(
         image=Image.fromarray(request.image),
         prompt=request.full_prompt(),
         height=64,

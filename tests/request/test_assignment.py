@@ -19,6 +19,7 @@ from motion_app.errors import MediaError, MotionAppError, MotionFileError, Reque
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
 from motion_app.methods import ABLATIONS
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.phrases import find_phrases
 from motion_app.request.prompt_tokenizer import PromptTokenizer
 from motion_app.request.request import build_request, check_request, parse_request, request_to_json
@@ -481,24 +482,25 @@ POCKET = Path(__file__).resolve().parents[2] / "checkpoints" / "pocket"
 
 
 def test_a_prompt_is_counted_as_the_pipeline_counts_it_and_without_torch():
-    tokenizer = PromptTokenizer.load(POCKET)
+    tokenizer = PromptTokenizer.load(Checkpoint.read(POCKET))
     whole = T5TokenizerFast.from_pretrained(POCKET / "tokenizer")
-    assert tokenizer.text_tokens == ModelGeometry.from_folder(POCKET).text_tokens
+    assert tokenizer.text_tokens == Checkpoint.read(POCKET).geometry.text_tokens
     for prompt in ("", "A red cat is moving.", "红色的猫is moving。", "\u00a0a  b\nc", "x " * 300):
         options = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
         expected = whole(prompt, **options)
         assert tokenizer(prompt) == {name: expected[name] for name in tokenizer(prompt)}
         assert tokenizer.count(prompt) == len(whole(prompt)["input_ids"])
     code = (
-        "import sys; from motion_app.request.prompt_tokenizer import PromptTokenizer as P;"
-        f"P.load({str(POCKET)!r}).check('A cat.'); print('torch' in sys.modules)"
+        "import sys; from motion_app.models.checkpoint import Checkpoint;"
+        "from motion_app.request.prompt_tokenizer import PromptTokenizer as P;"
+        f"P.load(Checkpoint.read({str(POCKET)!r})).check('A cat.'); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_many_threads_may_count_at_once():
-    tokenizer = PromptTokenizer.load(POCKET)
+    tokenizer = PromptTokenizer.load(Checkpoint.read(POCKET))
     prompts = ["A cat is moving. " * k for k in range(1, 9)] * 25
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(tokenizer.count, prompts))
@@ -506,6 +508,7 @@ def test_many_threads_may_count_at_once():
 
 
 def test_a_checkpoint_whose_tokenizer_is_not_there_yet_counts_nothing(tmp_path):
-    assert PromptTokenizer.load_if_there(tmp_path) is None
+    checkpoint = replace(Checkpoint.read(POCKET), folder=tmp_path)
+    assert PromptTokenizer.load_if_there(checkpoint) is None
     with pytest.raises(MotionAppError):
-        PromptTokenizer.load(tmp_path)
+        PromptTokenizer.load(checkpoint)

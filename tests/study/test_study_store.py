@@ -734,7 +734,7 @@ def test_the_migrations_make_the_tables_the_code_knows(make):
 @pytest.fixture(params=postgres.backends())
 def empty_database(request):
     """Without the study's tables."""
-    return postgres.database_of(request, like=postgres.EMPTY)
+    return postgres.database_for(request, like=postgres.EMPTY)
 
 
 def test_many_programs_may_open_a_new_database_at_once(empty_database, tmp_path):

@@ -30,8 +30,8 @@ def run_of(checkpoint, out, *, batch: int, share: Share) -> TrainingRun:
         mask="none",
         views=4,
     )
-    lesson = prepare_lesson([Clip(frames, 8.0)], config, engine)
-    return TrainingRun(lesson, config, engine, out, share)
+    lesson = prepare_lesson([Clip(frames, 8.0)], config, engine.backbone)
+    return TrainingRun(lesson, config, engine.backbone, out, share)
 
 
 def learn(rank: int, checkpoint: str, folder: str, port: int) -> None:
@@ -95,19 +95,19 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_checkpoint, tmp_pa
     learned = []
     for checkpoints in (False, True):
         run = run_of(tiny_checkpoint, tmp_path / f"{checkpoints}.st", batch=1, share=ALONE)
-        placement = LearningPlacement(run.engine, run.config)
+        placement = LearningPlacement(run.backbone, run.config)
         placement.checkpoints = checkpoints
         with placement:
-            assert run.engine.pipe.transformer.gradient_checkpointing is checkpoints
+            assert run.backbone.transformer.gradient_checkpointing is checkpoints
             run.advance()
-        assert not run.engine.pipe.transformer.gradient_checkpointing
+        assert not run.backbone.transformer.gradient_checkpointing
         learned.append(torch.cat([layer.detach() for layer in run.tokens.layers]))
     assert torch.allclose(*learned, atol=1e-4)
 
 
 def test_learning_leaves_the_engine_able_to_make_a_video_in_between(tiny_checkpoint, tmp_path):
     run = run_of(tiny_checkpoint, tmp_path / "m.safetensors", batch=1, share=ALONE)
-    placement = LearningPlacement(run.engine, run.config)
+    placement = LearningPlacement(run.backbone, run.config)
     placement.checkpoints = True
     with placement, placement.whole():
-        assert not run.engine.pipe.transformer.gradient_checkpointing
+        assert not run.backbone.transformer.gradient_checkpointing

@@ -18,8 +18,7 @@ from motion_app.media.files import Clip, read_clip, write_video
 from motion_app.scene import Click
 from motion_app.training.config import MotionTraining
 from motion_app.training.inputs import ClipSelection, TrainingInputs, read_selection, select
-from motion_app.training.movement import moves
-from motion_app.training.mover import carry_mask, follow_mover, inner_points
+from motion_app.training.mover import carry_mask, follow_mover, inner_points, moves
 from motion_app.training.tokens import TrainingRun
 from motion_app.training.trainer import (
     TrainingReport,
@@ -95,8 +94,8 @@ def test_killed_and_resumed_training_is_undisturbed_training(
 def test_training_moves_the_tokens_and_nothing_else(
     engine: MotionEngine, reference: tuple[Clip, np.ndarray], tmp_path: Path
 ) -> None:
-    before = {n: p.clone() for n, p in engine.pipe.transformer.named_parameters()}
-    processors = dict(engine.pipe.transformer.attn_processors)
+    before = {n: p.clone() for n, p in engine.backbone.transformer.named_parameters()}
+    processors = dict(engine.backbone.transformer.attn_processors)
     losses = []
     motion = train_motion(
         [reference[0]],
@@ -106,8 +105,8 @@ def test_training_moves_the_tokens_and_nothing_else(
         track=[(1.0, 2.0), (3.0, 4.0)],
         on_progress=lambda report: losses.append(report.loss),
     )
-    assert all(torch.equal(before[n], p) for n, p in engine.pipe.transformer.named_parameters())
-    assert engine.pipe.transformer.attn_processors == processors
+    assert all(torch.equal(before[n], p) for n, p in engine.backbone.transformer.named_parameters())
+    assert engine.backbone.transformer.attn_processors == processors
     assert motion.base == engine.fingerprint and motion.track == ((1.0, 2.0), (3.0, 4.0))
     assert motion.preview is not None and motion.preview.stat().st_size > 0
     assert len(losses) == 6 and np.isfinite(losses).all()
@@ -430,7 +429,7 @@ def test_the_held_out_picture_is_another_one_and_its_mask_fits_it(
     engine: MotionEngine, reference: tuple[Clip, np.ndarray]
 ) -> None:
     clip, masks = reference
-    scene = held_out_scene(clip, engine, mask=masks[0])
+    scene = held_out_scene(clip, engine.geometry, mask=masks[0])
     assert np.array_equal(scene.mask, masks[0][:, ::-1])
     assert np.abs(scene.image.astype(int) - clip.frames[0][:, ::-1]).max() > 60
     found = moving_region(clip.frames)

@@ -13,10 +13,10 @@ import pytest
 
 from motion_app import ui
 from motion_app.errors import MotionAppError, RequestError
-from motion_app.geometry import ModelGeometry
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.progress import JobProgress
 from motion_app.library.library import Library, LibraryUser
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.training.trainer import TrainingReport, ValidationVideo
@@ -48,7 +48,7 @@ from motion_app.ui.visitor import library_user
 EN = Texts("en")
 POCKET = Path(__file__).resolve().parents[2] / "checkpoints" / "pocket"
 MEDIA = Path(__file__).parents[1] / "fixtures" / "media"
-GEOMETRY = ModelGeometry.from_folder(POCKET)
+GEOMETRY = Checkpoint.read(POCKET).geometry
 
 
 def draft_clip(key: str = "a", count: int = 24) -> DraftClip:

@@ -28,10 +28,9 @@ from test_pipeline import motions, scene  # noqa: F401
 from motion_app.engine.footprint import Workload
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import MotionFileError, RequestError
-from motion_app.geometry import ModelGeometry
 from motion_app.jobs.progress import JobSize
 from motion_app.library.library import Library
-from motion_app.models.hub import fingerprint
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.pocket.shipped import renew_results
 from motion_app.request.request import build_request, parse_request
 from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits
@@ -98,7 +97,7 @@ def test_a_lent_gpu_makes_the_same_video_with_the_same_news(engine, motions) -> 
 
 def test_closing_the_call_stops_it_before_the_next_step(engine, motions) -> None:  # noqa: F811
     passes = []
-    transformer = engine.pipe.transformer
+    transformer = engine.backbone.transformer
     hook = transformer.register_forward_pre_hook(lambda *_: passes.append(1))
     before = [block.attn1.processor for block in transformer.transformer_blocks]
     news = worker_steps(engine, scene(motions, steps=50))
@@ -108,7 +107,7 @@ def test_closing_the_call_stops_it_before_the_next_step(engine, motions) -> None
     hook.remove()
     assert len(passes) == 2
     assert [block.attn1.processor for block in transformer.transformer_blocks] == before
-    assert not engine.prompts._known
+    assert not engine.backbone.prompts._known
 
 
 def test_a_mistake_is_told_in_its_own_words_across_processes(engine, motions) -> None:  # noqa: F811
@@ -139,7 +138,7 @@ def test_what_was_timed_replaces_what_was_guessed(engine, motions) -> None:  # n
 
 
 def test_the_pocket_is_guessed_to_be_far_smaller_than_5b() -> None:
-    work = Workload.read(POCKET, item=2, guided=True)
+    work = Workload.of(Checkpoint.read(POCKET), item=2)
     assert work.weights > 10**6 and work.step < 1e12
     assert 0.1 <= work.step_seconds < 0.2 and 4 <= work.loading_seconds < 6
 
@@ -338,7 +337,7 @@ def test_a_visitor_gets_previews_and_the_video_of_their_own_request(visits) -> N
         assert visit["state"] == "done" and visit["previews"] >= 1, visit["message"]
         request = build_request(
             parse_request(request_of(motion, seed, steps=3)),
-            geometry=ModelGeometry.from_folder(POCKET),
+            geometry=Checkpoint.read(POCKET).geometry,
             library=Library([POCKET / "motions"]),
             base=plain.fingerprint,
         )
@@ -415,7 +414,7 @@ def test_the_readme_begins_with_settings_that_fit_what_is_required() -> None:
 
 def test_shipped_results_can_be_taken_over_with_the_shipped_model() -> None:
     library = Library([POCKET / "motions"])
-    base = fingerprint(POCKET / "transformer")
+    base = Checkpoint.read(POCKET).fingerprint
     shipped = shipped_results(ROOT / "assets" / "results", model="pocket", texts=Texts("en"))
     assert len(shipped) >= 3
     for result in shipped:
@@ -423,7 +422,7 @@ def test_shipped_results_can_be_taken_over_with_the_shipped_model() -> None:
         assert recipe["base"] == base, "run: python -m motion_app pocket results"
         build_request(
             parse_request(recipe["request"]),
-            geometry=ModelGeometry.from_folder(POCKET),
+            geometry=Checkpoint.read(POCKET).geometry,
             library=library,
             base=base,
         )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from motion_app.engine.planning import Outlook
+from motion_app.engine.memory import Outlook
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.geometry import ExportSize, GenerationDefaults
 from motion_app.host import HostStatus

@@ -29,7 +29,7 @@ from motion_app.media.files import read_clip, upscale
 from motion_app.settings import Limits
 from motion_app.training.config import training_caption
 from motion_app.training.inputs import METHODS, MOST_STEPS, ClipSelection, TrainingInputs
-from motion_app.training.movement import moves
+from motion_app.training.mover import moves
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts, note_html, script
 from motion_app.ui.pictures import picture_uri

@@ -1,0 +1,84 @@
+"""What the method asks of an attention layer, whose model it may be, and of what steers it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from motion_app.engine.attention import Attend, AttentionPlan
+
+KeyValues = tuple[Tensor, Tensor]
+
+
+class AttentionLayer(Protocol):
+    """One attention layer of a model, in which motions act."""
+
+    number: int  # from 0
+
+    @property
+    def width(self) -> int:
+        """D, the width of a token."""
+
+    def linear(self, place: str) -> nn.Linear:
+        """The projection "to_q", "to_k", "to_v" or "to_out"."""
+
+    def key_values(self, tokens: Tensor) -> KeyValues:
+        """Keys and values of ``tokens`` (M, D) that are in no place of the video, (1, heads, M, d)
+        each: projected and normed as the layer's own, no RoPE. With gradient to the tokens."""
+
+    def steered(self, steering: Steering, attention: Attend) -> AbstractContextManager[None]:
+        """Attend as ``steering`` has it while inside; whatever happens there, the layer is as
+        before on leaving."""
+
+
+class Steering(Protocol):
+    """What all layers share: the state of one generation or one training step."""
+
+    def key_values(self, layer: AttentionLayer) -> KeyValues:
+        """Motion keys and values of all objects, (1 or B, heads, ΣM, d) each, in object order."""
+
+    def plans(self, layer: int, query: Tensor, key: Tensor) -> Sequence[AttentionPlan]:
+        """One plan per equal share of the batch, given query (B, heads, L + V, d) and the keys
+        without motion, (B, heads, L + V, d), both after QK norm and RoPE."""
+
+    def observe(self, layer: int, video: Tensor) -> None:
+        """Take note of the video tokens' attention output (B, V, D), before gate and residual."""
+
+
+def attend_with_motion(
+    tokens: tuple[Tensor, Tensor, Tensor],
+    layer: AttentionLayer,
+    steering: Steering,
+    attention: Attend,
+    *,
+    text: int,
+) -> Tensor:
+    """Attention (B, L + V, heads * d) of the queries, keys and values (B, heads, L + V, d) that
+    ``tokens`` are, with the motions of ``steering`` as further keys and values behind the ``text``
+    tokens. Motion tokens have no query rows: each layer has its own, and their outputs would go
+    nowhere."""
+    query, key, value = tokens
+    # A cache may leave out the unconditional half; the conditional one is the last.
+    plans = steering.plans(layer.number, query, key)[-len(query) :]
+    motion_key, motion_value = steering.key_values(layer)
+    key = _insert(key, motion_key, text)  # (B, heads, L + ΣM + V, d)
+    value = _insert(value, motion_value, text)
+    shares = zip(*(part.chunk(len(plans)) for part in (query, key, value)), plans, strict=True)
+    output = torch.cat([attention(*share) for share in shares])  # (B, heads, L + V, d)
+    return rearrange(output, "b heads s d -> b s (heads d)")
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(B, S, heads * d) → (B, heads, S, d)."""
+    return rearrange(tokens, "b s (heads d) -> b heads s d", heads=heads)
+
+
+def _insert(tokens: Tensor, motion: Tensor, text: int) -> Tensor:
+    """Motion (1 or B, heads, ΣM, d) between text and video of ``tokens`` (B, heads, L + V, d)."""
+    motion = motion.to(tokens).expand(len(tokens), -1, -1, -1)
+    return torch.cat([tokens[:, :, :text], motion, tokens[:, :, text:]], dim=2)

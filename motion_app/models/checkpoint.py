@@ -1,0 +1,145 @@
+"""What a checkpoint says of itself, read once and handed on: JSON and the headers of its files.
+
+No weight is read but for the fingerprint, and nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from motion_app.errors import CheckpointError
+from motion_app.geometry import GenerationDefaults, ModelGeometry, read_config
+from motion_app.models.hub import (
+    PARTS,
+    OnBytes,
+    checkpoint_folder,
+    config_folder,
+    weight_header,
+)
+from motion_app.text_files import listed
+
+BLOCK = re.compile(r"(.*?blocks?\.\d+)\.")  # of a tensor's name
+
+
+@dataclass(frozen=True)
+class PartWeights:
+    """One model of a checkpoint: its number of weights, those of its largest block, and those that
+    are in no block."""
+
+    weights: int
+    largest_block: int
+    outside: int
+
+    @classmethod
+    def count(cls, numbers: Mapping[str, int]) -> PartWeights:
+        """``numbers``: how many each tensor holds, by its name."""
+        blocks: dict[str, int] = {}
+        outside = 0
+        for name, count in numbers.items():
+            found = BLOCK.match(name)
+            if found:
+                blocks[found[1]] = blocks.get(found[1], 0) + count
+            else:
+                outside += count
+        return cls(sum(numbers.values()), max(blocks.values(), default=0), outside)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A diffusers folder of an image-to-video model: where it is, and what its files say.
+
+    ``transformer`` and ``vae``: the contents of their ``config.json``; ``defaults``: its own
+    settings, of ``generation.json``; ``geometry``: the sizes that follow from the three. The
+    weights need not be there for any of them.
+    """
+
+    folder: Path
+    transformer: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    defaults: GenerationDefaults
+    geometry: ModelGeometry
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Checkpoint:
+        """The checkpoint in ``folder``; CheckpointError for broken or missing files, and for sizes
+        that do not go together."""
+        folder = Path(folder)
+        transformer, vae = read_config(folder, "transformer"), read_config(folder, "vae")
+        defaults = GenerationDefaults.read(folder, transformer)
+        geometry = ModelGeometry.from_configs(
+            transformer,
+            vae,
+            height=defaults.height,
+            width=defaults.width,
+            frames=defaults.frames,
+            fps=defaults.fps,
+        )
+        return cls(folder, transformer, vae, defaults, geometry)
+
+    @classmethod
+    def find(cls, path_or_hub_id: str | Path, *, on_bytes: OnBytes | None = None) -> Checkpoint:
+        """A checkpoint with its weights, by folder or hub id; fetched where it is not cached yet.
+        ``on_bytes`` hears (bytes so far, bytes in all). CheckpointError."""
+        return cls.read(checkpoint_folder(path_or_hub_id, on_bytes=on_bytes))
+
+    @classmethod
+    def find_configs(cls, path_or_hub_id: str | Path) -> Checkpoint:
+        """As ``find``, but of a hub id only the small files are fetched: enough for everything
+        but ``fingerprint`` and ``weights``."""
+        return cls.read(config_folder(path_or_hub_id))
+
+    @cached_property
+    def weights(self) -> Mapping[str, PartWeights]:
+        """What each of ``PARTS`` holds, from its safetensors headers; CheckpointError for a broken
+        file."""
+        return {part: self._count(part) for part in PARTS}
+
+    def _count(self, part: str) -> PartWeights:
+        return PartWeights.count(
+            {
+                name: math.prod(entry["shape"])
+                for file in listed(self.folder / part, "*.safetensors")
+                for name, entry in weight_header(file).items()
+            }
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What a motion belongs to: sha256 over the transformer, read when first asked for.
+
+        Its config, keys sorted and diffusers' own notes (``_class_name`` …) left out, then the
+        bytes of its weight files in the order of their names. CheckpointError where there are none.
+        """
+        files = list(listed(self.folder / "transformer", "*.safetensors"))
+        if not files:
+            raise CheckpointError(
+                "the checkpoint's transformer folder holds no safetensors weights; a motion cannot "
+                "be tied to it. Save it with save_pretrained"
+            )
+        kept = {key: entry for key, entry in self.transformer.items() if not key.startswith("_")}
+        digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+        for path in files:
+            with path.open("rb") as file:
+                while chunk := file.read(2**22):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def segmenter(self, *, default: str | None = None) -> str:
+        """The SAM 2 model that the checkpoint names, which may be a folder inside it: a path or a
+        hub id. ``default`` where it names none, and CheckpointError without one."""
+        named = self.defaults.segmenter or default
+        if named is None:
+            raise CheckpointError(
+                f"the model {self.folder.name} names no segmenter; choose one, for example "
+                "facebook/sam2.1-hiera-large (--segmenter, or MOTION_APP_SEGMENTER)"
+            )
+        inside = self.folder / named
+        return str(inside) if inside.is_dir() else named

@@ -1,0 +1,77 @@
+"""What a checkpoint says of itself is read once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from motion_app.cli.main import main
+from motion_app.errors import CheckpointError
+from motion_app.models import checkpoint as checkpoint_module
+from motion_app.models.checkpoint import Checkpoint, PartWeights
+
+
+def test_one_generate_reads_each_config_and_each_header_once(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ours are read through pathlib; the libraries that load the weights use open and mmap.
+    opened: Counter[str] = Counter()
+    headers: Counter[str] = Counter()
+    plain_open, plain_header = Path.open, checkpoint_module.weight_header
+
+    def counted_open(self, *arguments, **options):
+        if tiny_checkpoint in self.parents and self.suffix == ".json":
+            opened[str(self.relative_to(tiny_checkpoint))] += 1
+        return plain_open(self, *arguments, **options)
+
+    def counted_header(file):
+        headers[str(file.relative_to(tiny_checkpoint))] += 1
+        return plain_header(file)
+
+    monkeypatch.setattr(Path, "open", counted_open)
+    monkeypatch.setattr(checkpoint_module, "weight_header", counted_header)
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "image.png")
+    request = {"image": "image.png", "prompt": "A fox.", "steps": 1, "model": str(tiny_checkpoint)}
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    out = tmp_path / "out"
+    assert main(["generate", str(tmp_path / "request.json"), "--out", str(out)]) == 0
+    assert list(out.glob("*.mp4"))
+    parts = ("transformer", "vae", "text_encoder")
+    weights = {
+        str(file.relative_to(tiny_checkpoint))
+        for part in parts
+        for file in (tiny_checkpoint / part).glob("*.safetensors")
+    }
+    assert headers == dict.fromkeys(weights, 1)
+    wanted = {"transformer/config.json", "vae/config.json", "generation.json"}
+    assert {name: opened[name] for name in wanted} == dict.fromkeys(wanted, 1)
+
+
+def test_a_checkpoint_without_weights_has_sizes_and_no_fingerprint(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    whole = Checkpoint.read(tiny_checkpoint)
+    assert (whole.defaults.name, whole.geometry.frames, whole.geometry.layers) == ("tiny", 13, 2)
+    empty = replace(whole, folder=tmp_path)
+    assert empty.weights["transformer"] == PartWeights(0, 0, 0)
+    with pytest.raises(CheckpointError, match="holds no safetensors weights"):
+        empty.fingerprint  # noqa: B018
+
+
+def test_the_segmenter_is_the_named_one_a_folder_inside_or_the_default(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    whole = replace(Checkpoint.read(tiny_checkpoint), folder=tmp_path)
+    with pytest.raises(CheckpointError, match="names no segmenter"):
+        whole.segmenter()
+    assert whole.segmenter(default="a/b") == "a/b"
+    naming = replace(whole, defaults=replace(whole.defaults, segmenter="sam2"))
+    assert naming.segmenter(default="a/b") == "sam2"
+    (tmp_path / "sam2").mkdir()
+    assert naming.segmenter() == str(tmp_path / "sam2")
