@@ -26,9 +26,6 @@ PHONE = {"width": 390, "height": 844}
 expect.set_options(timeout=PATIENCE)
 
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
-
 @pytest.fixture
 def study(tmp_path: Path, database: str | None) -> Iterator[Study]:
     made = make_study(tmp_path / "study", database=database)
@@ -43,11 +40,10 @@ def address(study: Study) -> Iterator[str]:
 
 
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
+def context(browser: Browser) -> BrowserContext:
     opened = browser.new_context(viewport=DESKTOP, locale="en-GB")
     opened.set_default_timeout(PATIENCE)
-    yield opened
-    opened.close()
+    return opened
 
 
 def visit(context: BrowserContext, address: str, token: str) -> Page:
@@ -358,7 +354,6 @@ def test_a_reload_comes_back_to_the_same_place_with_what_was_done(
     elsewhere = visit(other, address, token)
     expect(elsewhere.locator("#place")).to_have_text("Item 1 of 2")
     expect(elsewhere.locator("input[name='MF'][value='3']")).to_be_checked()
-    other.close()
 
 
 def test_one_may_go_back_and_change_an_answer(
@@ -510,7 +505,6 @@ def test_a_late_rater_whose_place_was_given_away_takes_another(
         page.locator("#begin").click()  # the other one who never answered makes way
         expect(page.locator("#intro-heading")).to_be_visible()
         assert page.faults == []
-        page.context.close()
     study.close()
 
 
@@ -554,7 +548,6 @@ def test_on_a_phone_enlarge_enlarges_and_shows_the_whole_clip(
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         tile.click()
         expect(page.locator(".tile:visible")).to_have_count(3)
-    context.close()
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -580,7 +573,6 @@ def test_wide_and_tall_references_and_candidates_keep_their_shape(
     assert len(shapes) == 5 and {round(shape["own"], 1) for shape in shapes} >= {5.0, 0.3}
     for shape in shapes:
         assert shape["fit"] == "contain" or abs(shape["ratio"] / shape["own"] - 1) < 0.02
-    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -602,7 +594,6 @@ def test_on_a_phone_nothing_overflows_and_everything_is_labelled(
         assert named.count() > 0
         assert named.evaluate_all(f"{unnamed}.map((e) => e.outerHTML)") == []
     assert page.locator("img:not([alt])").count() == 0
-    context.close()
 
 
 def test_on_a_laptop_all_videos_and_controls_fit_without_scrolling(

@@ -19,7 +19,6 @@ from motion_app.study.synthetic_raters import DirectClient
 
 FILES = ("answers.csv", "answers.parquet", "results.json", "table.tex", "codebook.md")
 expect.set_options(timeout=PATIENCE)
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.fixture
@@ -76,7 +75,6 @@ def test_only_the_right_secret_opens_the_page_until_one_signs_out(
     page.goto(f"{address}/admin/")
     expect(page.locator("#secret")).to_be_visible()
     assert page.faults == []
-    page.context.close()
 
 
 def test_links_are_made_copied_and_open_the_study(
@@ -102,7 +100,6 @@ def test_links_are_made_copied_and_open_the_study(
     rater.goto(copied[0])
     expect(rater.locator("#consent-heading")).to_be_visible()
     assert page.faults == []
-    page.context.close()
 
 
 def test_the_place_of_somebody_who_gave_up_is_released_after_a_question(
@@ -126,7 +123,6 @@ def test_the_place_of_somebody_who_gave_up_is_released_after_a_question(
     expect(rows.nth(1)).to_contain_text("free")
     expect(page.locator("#record")).to_contain_text("A place was released · rater 1 · 12 answers")
     assert page.faults == []
-    page.context.close()
 
 
 def test_results_come_after_unblinding_with_figures_and_every_download(
@@ -156,7 +152,6 @@ def test_results_come_after_unblinding_with_figures_and_every_download(
         assert waiting.value.suggested_filename == name
         assert waiting.value.path().stat().st_size > 100
     assert page.faults == []
-    page.context.close()
 
 
 def test_on_a_phone_the_page_fits_in_both_languages(

@@ -31,7 +31,6 @@ OWNER = secrets.token_hex(16)
 MOTION = "circle"  # of the pocket checkpoint's library; it has a preview
 TITLE = "Which fox circles best?"
 expect.set_options(timeout=PATIENCE)
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 class KnownVisit(PageVisit):
@@ -135,7 +134,6 @@ def test_results_of_one_method_make_no_study_and_the_page_says_why(
     page.locator("#study-create").click()
     expect(page.locator(".toast-body").last).to_contain_text('names the method "fleximmt"')
     expect(page.locator(".study-card")).to_have_count(0)
-    page.context.close()
 
 
 def test_a_study_made_in_the_tab_is_answered_and_its_administrator_sees_it(
@@ -169,7 +167,6 @@ def test_a_study_made_in_the_tab_is_answered_and_its_administrator_sees_it(
     page.get_by_role("tab", name="One").click()
     page.get_by_role("tab", name="Study").click()
     expect(card).to_contain_text("1 of 2 raters finished")
-    page.context.close()
 
 
 def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
@@ -200,7 +197,6 @@ def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
             page.locator("#start-study").click()
     expect(page.locator("#code")).not_to_be_empty()
     study.close()
-    page.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -210,4 +206,3 @@ def test_on_a_phone_nothing_is_wider_than_the_page(
     page = open_tab(browser, server + "zh", viewport=PHONE, color_scheme=scheme)
     expect(page.locator("#study-create")).to_have_text("创建研究")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    page.context.close()
