@@ -35,7 +35,6 @@ PROXIES = [
         (False, False, PUBLIC + PREFIX, f"{way}-path-hides-host"),
     )
 ]
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 class Browser:

@@ -17,8 +17,6 @@ from motion_app.study.site.app import build_site
 from motion_app.study.site.guard import COOKIE, TRIES, TRIES_SECONDS, Door, TooManyTries
 from motion_app.study.study import Study
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
 
 @pytest.fixture
 def study(tmp_path: Path, database: str | None) -> Iterator[Study]:

@@ -19,9 +19,6 @@ from motion_app.study.synthetic_raters import DirectClient
 ROOT = Path(__file__).resolve().parents[2]
 
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
-
 def call(capsys, *arguments: object) -> tuple[int, dict, str]:
     code = main.main([str(argument) for argument in arguments])
     came = capsys.readouterr()

@@ -32,7 +32,6 @@ METHODS = ("FlexiMMT", "I2VEdit")
 RATERS, ITEMS, QUESTIONS = 8, 6, 4
 THOUGHT = 0.02  # seconds before an answer
 PATIENCE = 120.0
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @dataclass

@@ -24,9 +24,6 @@ from motion_app.study.sources import ResultFolder, SourceItem, read_sources, sou
 METHODS = ("our method", "baseline")
 
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
-
 def frames(count: int = 8, height: int = 32, width: int = 48, *, value: int = 60) -> np.ndarray:
     clip = np.full((count, height, width, 3), value, np.uint8)
     for t in range(count):

@@ -33,8 +33,6 @@ from motion_app.study.sources import read_sources
 from motion_app.study.study import Study
 from motion_app.study.unblinding import answer_rows, unblind
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
 
 @pytest.fixture
 def study(tmp_path: Path, database: str | None) -> Iterator[Study]:

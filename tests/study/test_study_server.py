@@ -18,7 +18,6 @@ from motion_app.study.study import Study
 NAME = "0123456789abcdef"  # as the Study tab names a study's folder
 HEAVY = ("torch", "gradio", "diffusers", "transformers", "plotly", "statsmodels")
 START_SECONDS = 3.0  # of the processor's time; on a busy machine the clock's would be others' too
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,6 @@ from motion_app.study import database as schema
 from motion_app.study.simulate import Crowd, Waits, simulate_study, summary
 from motion_app.study.synthetic_raters import known_preference
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
 
 # The form "single" comes back over HTTP every day.
 @pytest.mark.parametrize(
