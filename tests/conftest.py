@@ -65,14 +65,14 @@ def small_heap() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def databases() -> Iterator[postgres.Databases]:
-    """Those of a real PostgreSQL."""
-    with postgres.server() as running:
-        yield postgres.Databases(str(running.folder))
+def postgres_server() -> Iterator[str]:
+    """The socket folder of a real PostgreSQL."""
+    with postgres.running() as folder:
+        postgres.make_tables(folder)
+        yield folder
 
 
 @pytest.fixture(params=postgres.backends())
-def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    """An empty database for a study; None: SQLite in the study's folder."""
-    with postgres.database_for(request) as address:
-        yield address
+def database(request: pytest.FixtureRequest) -> str | None:
+    """A new database with a study's empty tables; None: SQLite in the study's folder."""
+    return postgres.database_for(request)

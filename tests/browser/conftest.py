@@ -67,16 +67,10 @@ def page(browser: Browser, server: str) -> Page:
     return open_page(browser, server, DESKTOP)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=[] if name == "sqlite" else pytest.mark.long)
-        for name in postgres.backends()
-    ]
-)
-def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+@pytest.fixture(params=postgres.one_every_day("sqlite"))
+def database(request: pytest.FixtureRequest) -> str | None:
     """The store's own tests run on every database every day; of the pages, one visit does."""
-    with postgres.database_for(request) as address:
-        yield address
+    return postgres.database_for(request)
 
 
 @pytest.hookimpl(trylast=True)
