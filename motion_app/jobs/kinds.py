@@ -2,8 +2,9 @@
 
 Jobs of the kind "generate": a request becomes a video and its files.
 
-inputs   {"request": what ``request.request.parse_request`` reads, with the picture and the masks
-         inside as data: URIs; "badge": bool; any other key is the page's own}
+inputs   {"request": a GenerationRequest, or what ``request.request.parse_request`` reads, with the
+         picture and the masks inside as data: URIs; "badge": bool; any other key is the page's own}
+kept     the same with the request's JSON, its picture, masks and words in ``request.npz``
 outcome  {"video", "gif", "recipe", "frames", "masks_zip": file names in the job's folder;
          "seed", "steps", "guidance", "seconds"}
 
@@ -35,13 +36,20 @@ from motion_app.jobs.content_keys import lossless_frames, training_inputs
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.manifest import Item
 from motion_app.jobs.models import Models
-from motion_app.jobs.progress import JobSize, WaitForEngine, Work, engine_for
+from motion_app.jobs.progress import JobSize, KeptInputs, WaitForEngine, Work, engine_for
 from motion_app.library.library import Library, token_of
 from motion_app.library.motion_file import SUFFIX, read_motion
 from motion_app.media.provenance import Certificate, certificate_of
 from motion_app.media.results import SavedVideo, make_folder, save_result
+from motion_app.request.kept import read_request, request_bytes, with_motions
 from motion_app.request.prompt_tokenizer import PromptTokenizer
-from motion_app.request.request import RequestFile, build_request, parse_request, request_to_json
+from motion_app.request.request import (
+    RequestFile,
+    build_request,
+    checked_request,
+    parse_request,
+    request_to_json,
+)
 from motion_app.scene import Click, GenerationRequest, Motion, StepReport
 from motion_app.settings import DEFAULT_LIMITS, Limits, Settings
 from motion_app.training.inputs import TrainingInputs
@@ -55,6 +63,7 @@ GENERATE = "generate"
 FILES = ("video", "gif", "recipe", "frames", "masks_zip")
 TRAIN = "train"
 MOTION_FILE = "motion.safetensors"
+KEPT_REQUEST = "request.npz"
 DEFAULT_STEPS = 2000  # of MotionTraining, where the checkpoint says nothing
 TURNED_OFF = (
     "learning motions is turned off here (MOTION_APP_TRAINING); run the app on your own machine, "
@@ -70,53 +79,26 @@ Make = Callable[[Item, Path, GoOn], dict[str, Any]]  # into the folder; the outc
 
 
 def check_generation(
-    request: Mapping[str, Any] | RequestFile,
+    request: Mapping[str, Any] | GenerationRequest,
     *,
     geometry: ModelGeometry,
     library: Library,
     base: str | None = None,
-    badge: bool = False,
     tokenizer: PromptTokenizer | None = None,
     limits: Limits = DEFAULT_LIMITS,
-) -> dict[str, Any]:
-    """The inputs of a job that makes the video of ``request``: everything checked that can be
-    without the model, and the picture as the model will see it.
-
-    ``base``: the loaded model's fingerprint, None while it is loading; ``badge``: a visible
-    "AI-generated" on the video; ``tokenizer`` counts the prompt. Raises RequestError, MediaError
-    or MotionFileError.
-    """
-    entries = dict(request) if isinstance(request, Mapping) else request.model_dump()
-    built = _built(
-        entries,
-        geometry=geometry,
-        library=library,
-        base=base,
-        tokenizer=tokenizer,
-        limits=limits,
-    )
-    return {"request": request_to_json(built), "badge": badge}
-
-
-def _built(
-    entries: Mapping[str, Any],
-    *,
-    geometry: ModelGeometry,
-    library: Library,
-    base: str | None,
-    limits: Limits,
-    tokenizer: PromptTokenizer | None = None,
 ) -> GenerationRequest:
-    request_file = parse_request(entries)
+    """The request of a job, as the model will see it: everything checked that can be without it.
+
+    A mapping comes from a browser; a GenerationRequest was put together by the page.  ``base``: the
+    loaded model's fingerprint, None while it is loading; ``tokenizer`` reads the prompt. Raises
+    RequestError, MediaError or MotionFileError.
+    """
+    shared = {"geometry": geometry, "tokenizer": tokenizer, "limits": limits, "library": library}
+    if isinstance(request, GenerationRequest):
+        return checked_request(with_motions(request, library, base=base), **shared)
+    request_file = parse_request(request)
     _check_sources(request_file)
-    return build_request(
-        request_file,
-        geometry=geometry,
-        library=library,
-        base=base,
-        tokenizer=tokenizer,
-        limits=limits,
-    )
+    return build_request(request_file, base=base, **shared)
 
 
 def _check_sources(request_file: RequestFile) -> None:
@@ -166,40 +148,35 @@ class GenerationRunner:
         self._certificate = certificate
         self._limits = limits
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
         """A mistake is told at once, not when the job's turn comes."""
         request, badge = inputs.get("request"), inputs.get("badge", False)
-        if not isinstance(request, Mapping) or not isinstance(badge, bool):
+        known = isinstance(request, Mapping | GenerationRequest)
+        if not known or not isinstance(badge, bool):
             raise RequestError('a video needs {"request": the request\'s JSON, "badge": bool}')
         checked = check_generation(
             request,
             geometry=self._geometry(),
             library=self._library,
             base=self._base(),
-            badge=badge,
             tokenizer=self._tokenizer(),
             limits=self._limits,
         )
-        return {**inputs, **checked}
+        row = {**inputs, "request": request_to_json(checked, picture=KEPT_REQUEST), "badge": badge}
+        return KeptInputs(row, {KEPT_REQUEST: request_bytes(checked)})
 
     def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
         """Two jobs may make the same video."""
 
     def size(self, inputs: Mapping[str, Any]) -> JobSize:
-        request = parse_request(inputs["request"])
-        return JobSize(request.options.steps or self._defaults().steps, len(request.objects))
+        request = inputs["request"]
+        return JobSize(request["steps"] or self._defaults().steps, len(request["objects"]))
 
     def run(self, work: Work) -> dict[str, Any]:
         """Generate and save. Raises GenerationCancelled within the step in which it is asked to."""
         engine = engine_for(work, self._wait_for_engine)
         work.enter("preparing")
-        request = _built(
-            work.row.inputs["request"],
-            geometry=engine.geometry,
-            library=self._library,
-            base=engine.fingerprint,
-            limits=self._limits,
-        )
+        request = self._request(work, engine)
         work.check_stop()
 
         def on_step(report: StepReport) -> bool:
@@ -230,6 +207,20 @@ class GenerationRunner:
             "guidance": video.recipe["guidance"],
             "seconds": round(work.seconds, 3),
         }
+
+    def _request(self, work: Work, engine: MotionEngine) -> GenerationRequest:
+        """As it was kept. Jobs of versions before 1.1 have their pictures in the row."""
+        entries = work.row.inputs["request"]
+        kept = work.folder / KEPT_REQUEST
+        if kept.is_file():
+            return read_request(kept, entries, library=self._library, base=engine.fingerprint)
+        return check_generation(
+            entries,
+            geometry=engine.geometry,
+            library=self._library,
+            base=engine.fingerprint,
+            limits=self._limits,
+        )
 
 
 def _named(saved: SavedVideo, folder: Path) -> dict[str, str]:
@@ -263,7 +254,7 @@ class TrainingRunner:
         self._turned_off = turned_off
         self._limits = limits
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
         """A wrong setting, a missing clip or a name that is taken is told at once."""
         if not self._enabled:
             raise RequestError(self._turned_off)
@@ -277,7 +268,7 @@ class TrainingRunner:
         tokenizer = self._tokenizer()
         if tokenizer is not None:
             tokenizer.check(config.caption)
-        return dict(inputs)
+        return KeptInputs(dict(inputs))
 
     def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
         """Of two trainings with one name the second would be refused at its very end."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,10 +60,19 @@ class JobProgress:
     stopping: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class KeptInputs:
+    """What a job keeps of what it was given: ``row``, plain JSON, in the database, and ``files``,
+    their bytes by name, in its folder."""
+
+    row: dict[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
 class Runner(Protocol):
     """How jobs of one kind are done."""
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
         """The inputs as the job keeps them, or the MotionAppError that can be told at submit.
         ``files``: the names of those that came with the job. May take its time."""
 

@@ -179,6 +179,7 @@ class JobQueue:
         """
         runner = self._runner(kind)
         self._check_quota(owner)  # before anything is read or copied
+        kept = runner.check(inputs, list(files or ()))
         row = JobRow(
             id=secrets.token_hex(16),
             kind=kind,
@@ -186,11 +187,11 @@ class JobQueue:
             state="queued",
             title=title,
             created=time.time(),
-            inputs=runner.check(inputs, list(files or ())),
+            inputs=kept.row,
         )
         staged = self.files / (STAGING + row.id)
         try:
-            write_files(staged, files or {})
+            write_files(staged, {**(files or {}), **kept.files})
             with self._changed:
                 self._check_line(row)  # others may have been quicker
                 staged.rename(self.folder(row.id))

@@ -295,14 +295,17 @@ def _check_object(scene_object: SceneObject, number: int, geometry: ModelGeometr
         check_phrase(scene_object, number)
 
 
-def request_to_json(request: GenerationRequest, *, model: str | None = None) -> dict[str, Any]:
+def request_to_json(
+    request: GenerationRequest, *, model: str | None = None, picture: str | None = None
+) -> dict[str, Any]:
     """The request as the JSON that ``parse_request`` reads, complete in itself: the fitted image
-    and the masks are inside as PNG data URIs, so that it replays where the files are gone."""
+    and the masks are inside as PNG data URIs, so that it replays where the files are gone. With
+    ``picture``, the name of a file that holds them all, that name stands in their place."""
     return {
-        "image": encode_data_uri(request.image),
+        "image": picture or encode_data_uri(request.image),
         "objects": [
             {
-                "mask": encode_data_uri(item.mask),
+                "mask": picture or encode_data_uri(item.mask),
                 "sentence": item.sentence,
                 "phrase": item.phrase,
                 "motion": None if item.motion is None else item.motion.name,

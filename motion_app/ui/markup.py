@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from motion_app.host import HostStatus, ModelHost
 from motion_app.jobs.progress import JobProgress, Measurement
 from motion_app.request.request import RequestFile
-from motion_app.scene import StepReport
+from motion_app.scene import GenerationRequest, Motion, StepReport
 
 if TYPE_CHECKING:
     from motion_app.engine.memory import Outlook
@@ -232,12 +232,13 @@ def _place(ahead: int, texts: Texts) -> str:
     return texts("video.ahead", n=ahead) if ahead else texts("video.next")
 
 
-def title_of(request: RequestFile, texts: Texts) -> str:
+def title_of(request: RequestFile | GenerationRequest, texts: Texts) -> str:
     """What a video shows: "red fox: jump · blue cat: walk right"."""
     parts = []
     for number, item in enumerate(request.objects, start=1):
         name = item.name or texts("video.object", n=number)
-        motion = item.motion and Path(item.motion).stem.replace("_", " ").replace("-", " ")
+        asked = item.motion.name if isinstance(item.motion, Motion) else item.motion
+        motion = asked and Path(asked).stem.replace("_", " ").replace("-", " ")
         parts.append(texts("video.title_part", name=name, motion=motion) if motion else name)
     return " · ".join(parts)
 

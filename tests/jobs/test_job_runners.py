@@ -15,19 +15,31 @@ import numpy as np
 import pytest
 import torch
 
+from motion_app.engine import pipeline
 from motion_app.engine.motion_tokens import MotionTokens
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError, MotionAppError, RequestError
 from motion_app.host import ModelHost
-from motion_app.jobs.kinds import GenerationRunner, TrainingRunner, check_generation
+from motion_app.jobs import kinds
+from motion_app.jobs.kinds import (
+    KEPT_REQUEST,
+    GenerationRunner,
+    TrainingRunner,
+    check_generation,
+)
 from motion_app.jobs.progress import JobProgress
 from motion_app.jobs.queue import JobQueue
 from motion_app.library.library import Library
+from motion_app.library.motion_file import MotionMetadata
 from motion_app.media.files import encode_data_uri, write_video
 from motion_app.media.provenance import read_recipe
+from motion_app.request import phrases, request
+from motion_app.request.kept import read_request
 from motion_app.request.prompt_tokenizer import PromptTokenizer
-from motion_app.request.request import build_request, parse_request
+from motion_app.request.request import build_request, parse_request, request_to_json
+from motion_app.scene import Options
 from motion_app.settings import ROOT, Limits, Settings
+from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.world.world import WorldConfig, draw_scene, render
 
 TINY = {"tokens": 3, "views": 3, "batch": 2, "learning_rate": 0.05, "checkpoint_every": 2}
@@ -149,12 +161,13 @@ def test_the_frames_of_a_job_are_those_of_its_request(
 ) -> None:
     job = make_video(queue)
     row = end(queue, job).row
-    asked, kept = (
-        build_request(
-            parse_request(request), geometry=engine.geometry, library=Library([]), base=None
-        )
-        for request in (video_of(), row.inputs["request"])
+    asked = build_request(
+        parse_request(video_of()), geometry=engine.geometry, library=Library([]), base=None
     )
+    kept = read_request(
+        queue.folder(job) / KEPT_REQUEST, row.inputs["request"], library=Library([]), base=None
+    )
+    assert kept.checked and "data:" not in json.dumps(row.inputs)
     assert np.array_equal(asked.image, kept.image)
     assert np.array_equal(asked.objects[0].mask, kept.objects[0].mask)
     with np.load(queue.folder(job) / row.outcome["frames"]) as saved:
@@ -231,8 +244,12 @@ def test_inputs_of_another_form_are_refused(queue: JobQueue, inputs: dict[str, A
 
 def test_what_is_checked_once_passes_again(engine: MotionEngine) -> None:
     sources = {"geometry": engine.geometry, "library": Library([])}
-    inputs = check_generation(video_of(), badge=True, **sources)
-    assert check_generation(inputs["request"], badge=True, **sources) == inputs
+    sources["tokenizer"] = engine.backbone.tokenizer
+    checked = check_generation(video_of(), **sources)
+    for again in (checked, request_to_json(checked)):
+        found = check_generation(again, **sources)
+        assert request_to_json(found) == request_to_json(checked)
+        assert found.checked and found.clauses == checked.clauses
 
 
 def test_a_model_that_is_not_there_fails_the_job_in_words(tmp_path: Path, checkpoint: Path) -> None:
@@ -410,3 +427,62 @@ def test_training_that_is_turned_off_says_so(
     with pytest.raises(RequestError, match="turned off"):
         learn(queue, clip)
     queue.stop()
+
+
+def count(monkeypatch: pytest.MonkeyPatch, *places: tuple[Any, str]) -> dict[str, int]:
+    """How often each function is called from now on, by its name; one that several modules import
+    is counted in all of them."""
+    counted: dict[str, int] = {}
+
+    def counting(name: str, function: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            counted[name] += 1
+            return function(*arguments, **named)
+
+        return call
+
+    for module, name in places:
+        counted[name] = 0
+        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
+    return counted
+
+
+def test_one_press_of_generate_checks_once_and_encodes_each_picture_once(
+    queue: JobQueue, engine: MotionEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = MotionTokens.fresh(layers=2, tokens=3, width=32, generator=torch.Generator())
+    about = MotionMetadata(name="hop", phrase="is jumping", base=engine.fingerprint)
+    (tmp_path / "motions").mkdir()
+    tokens.save(tmp_path / "motions" / "hop.safetensors", about)
+    hop = Library([tmp_path / "motions"]).find("hop")
+    g = engine.geometry
+    draft = SceneDraft.of(np.full((g.height, g.width, 3), 90, np.uint8), "crop", g)
+    for number, side in enumerate((slice(0, 20), slice(24, 44))):
+        mask = np.zeros((g.height, g.width), bool)
+        mask[4:28, side] = True
+        draft = draft.changed_selection(None).masked(mask, most=8)
+        named = draft.changed(number, lambda item: item.renamed("fox"))
+        draft = named.moved_by(number, hop)
+    counted = count(
+        monkeypatch,
+        *((request, name) for name in ("encode_data_uri", "read_image", "read_mask")),
+        *((request, "find_clauses"), (kinds, "parse_request")),
+        *((pipeline, "checked_request"), (phrases, "phrase_spans"), (phrases, "_read_pieces")),
+    )
+    asked = {"request": request_of(draft, Options(seed=3)), "badge": False}
+    job = queue.submit("generate", asked, owner="me").id
+    row = end(queue, job).row
+    assert row.state == "done", row.message
+    assert counted == {
+        "parse_request": 0,  # the page brings what was typed as Options
+        "checked_request": 0,  # of the engine, which is told that it was checked
+        "find_clauses": 1,
+        "phrase_spans": 1,
+        "_read_pieces": 1,  # the tokens of the prompt
+        "encode_data_uri": 3,  # a picture and two masks, in the recipe
+        "read_image": 0,
+        "read_mask": 0,
+    }
+    recipe = json.loads((queue.folder(job) / "recipe.json").read_text())
+    assert recipe["seed"] == 3
+    assert [item["motion"] for item in recipe["objects"]] == ["hop", "hop"]

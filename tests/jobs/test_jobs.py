@@ -18,7 +18,15 @@ import pytest
 
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.jobs.folder import JobRow, JobStore
-from motion_app.jobs.progress import DeviceLock, JobProgress, JobSize, Measurement, Timings, Work
+from motion_app.jobs.progress import (
+    DeviceLock,
+    JobProgress,
+    JobSize,
+    KeptInputs,
+    Measurement,
+    Timings,
+    Work,
+)
 from motion_app.jobs.queue import JobQueue
 from motion_app.settings import ROOT, Limits
 
@@ -38,10 +46,10 @@ class Steps:
         self.free = free
         self.pause = pause
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
         if "wrong" in inputs:
             raise RequestError("that is wrong; give something else")
-        return dict(inputs)
+        return KeptInputs(dict(inputs))
 
     def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
         if any(row.inputs.get("name", 0) == inputs.get("name") for row in active):

@@ -21,13 +21,13 @@ from motion_app.errors import MediaError, MotionFileError, RequestError
 from motion_app.geometry import ModelGeometry, grid_to_mask
 from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri, read_mask
-from motion_app.request.request import build_request, parse_request
-from motion_app.scene import Box, Click, GenerationRequest, Motion, SceneObject
+from motion_app.request.request import build_request, parse_request, request_to_json
+from motion_app.scene import Box, Click, GenerationRequest, Motion, Options, SceneObject
 from motion_app.settings import Limits
 from motion_app.ui.markup import LANGUAGES, Texts
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
-from motion_app.ui.transfer.draft import SceneDraft, request_entries
+from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.ui.transfer.object_draft import (
     NamedBox,
     Stroke,
@@ -52,6 +52,11 @@ GEOMETRY = ModelGeometry(
 JUMP = Motion("jump", "jumps", Path("jump.safetensors"), "base")
 SPIN = Motion("spin", "spins fast", Path("spin.safetensors"), "base")
 ROBOT = NamedBox("red robot", (10, 10, 40, 50))
+
+
+def request_entries(draft: SceneDraft, **options: float) -> dict:
+    """What is asked by the draft, as the JSON of a request file."""
+    return request_to_json(request_of(draft, Options(**options)))
 
 
 def square(

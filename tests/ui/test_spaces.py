@@ -28,7 +28,7 @@ from test_pipeline import motions, scene  # noqa: F401
 from motion_app.engine.footprint import Workload
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import MotionFileError, RequestError
-from motion_app.jobs.progress import JobSize
+from motion_app.jobs.progress import JobSize, KeptInputs
 from motion_app.library.library import Library
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.pocket.shipped import renew_results
@@ -187,7 +187,7 @@ class _Steps:
         self.ran: list[str] = []
 
     def check(self, inputs, files):
-        return dict(inputs)
+        return KeptInputs(dict(inputs))
 
     def check_line(self, inputs, active) -> None:
         pass

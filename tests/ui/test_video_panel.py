@@ -21,7 +21,7 @@ from motion_app.errors import MotionFileError, RequestError
 from motion_app.geometry import ExportSize, GenerationDefaults
 from motion_app.host import HostStatus
 from motion_app.jobs.folder import ACTIVE, TERMINAL, JobRow
-from motion_app.jobs.progress import STAGES, JobProgress, JobSize, Measurement, Work
+from motion_app.jobs.progress import STAGES, JobProgress, JobSize, KeptInputs, Measurement, Work
 from motion_app.jobs.queue import JobQueue
 from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri
@@ -100,9 +100,9 @@ class QuickRunner:
         self.go.set()
         self.fault: Exception | None = None
 
-    def check(self, inputs: dict[str, Any], files: list[str]) -> dict[str, Any]:
+    def check(self, inputs: dict[str, Any], files: list[str]) -> KeptInputs:
         parse_request(inputs["request"])
-        return dict(inputs)
+        return KeptInputs(dict(inputs))
 
     def check_line(self, inputs: dict[str, Any], active: list[JobRow]) -> None:
         """Any number may wait."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.geometry import FittedImage, ModelGeometry, fit_image
-from motion_app.media.files import PictureNote, encode_data_uri
+from motion_app.media.files import PictureNote
 from motion_app.request.phrases import phrase_spans
 from motion_app.scene import (
     NEUTRAL_PHRASE,
@@ -21,6 +21,7 @@ from motion_app.scene import (
     Click,
     GenerationRequest,
     Motion,
+    Options,
     SceneObject,
     prompt_of,
 )
@@ -77,7 +78,7 @@ class SceneDraft:
 
     @classmethod
     def of_request(cls, request: GenerationRequest) -> SceneDraft:
-        """The draft that ``request_entries`` makes this request of. The picture is the fitted one:
+        """The draft that ``request_of`` makes this request of. The picture is the fitted one:
         a request has no other."""
         height, width = request.image.shape[:2]
         objects = tuple(
@@ -303,26 +304,10 @@ def _refitted(
     return replace(bare, region=region, mask=paint(region, strokes))
 
 
-def request_entries(draft: SceneDraft, *, seed: int, steps: int, guidance: float) -> dict[str, Any]:
-    """The draft as the JSON of a request file, so that the page and the command line are checked by
-    the same code (``request.request.parse_request``). RequestError where nothing is marked."""
+def request_of(draft: SceneDraft, options: Options) -> GenerationRequest:
+    """What is asked by the draft with these ``options`` and its own prompt. The job checks it, as
+    it does what the command line asks. RequestError where nothing is marked."""
     if not draft.objects:
         raise RequestError("nothing is marked yet; click on an object in the picture first")
-    return {
-        "image": encode_data_uri(draft.fitted.image),
-        "objects": [
-            {
-                "mask": encode_data_uri(item.mask),
-                "sentence": item.sentence,
-                "phrase": item.phrase,
-                "motion": None if item.motion is None else item.motion.name,
-                "strength": float(item.strength),
-                "name": item.name,
-            }
-            for item in draft.objects
-        ],
-        "seed": seed,
-        "steps": steps,
-        "guidance": guidance,
-        "prompt": draft.prompt,
-    }
+    request = GenerationRequest(draft.fitted.image, draft.scene_objects(), options)
+    return request.with_options(prompt=draft.prompt)

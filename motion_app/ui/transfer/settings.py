@@ -16,6 +16,7 @@ from motion_app.errors import RequestError
 from motion_app.geometry import GenerationDefaults
 from motion_app.methods import METHODS
 from motion_app.request.request import RequestFile
+from motion_app.scene import Options
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts
 
@@ -27,13 +28,10 @@ DRAFT_SHARE = 2  # a draft takes one step where the checkpoint's own setting tak
 
 @dataclass(frozen=True)
 class Chosen:
-    """What stands in the fields, checked. ``seed`` is the one to use: a new one where it was not
+    """What stands in the fields, checked. Its seed is the one to use: a new one where it was not
     locked."""
 
-    seed: int
-    steps: int
-    guidance: float
-    method: str
+    options: Options
     badge: bool
 
     @classmethod
@@ -44,13 +42,13 @@ class Chosen:
         for label, number in (("seed", seed), ("steps", steps), ("guidance", guidance)):
             if number is None and not (label == "seed" and not locked):
                 raise RequestError(f"the {label} is empty; fill in a number")
-        return cls(
+        options = Options(
             seed=int(seed) if locked else new_seed(),
             steps=int(steps),
             guidance=float(guidance),
             method=str(method),
-            badge=badge_forced or bool(badge),
         )
+        return cls(options, badge=badge_forced or bool(badge))
 
 
 def new_seed() -> int:

@@ -13,12 +13,12 @@ import gradio as gr
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
-from motion_app.request.request import RequestFile, parse_request
+from motion_app.request.request import RequestFile
 from motion_app.settings import ROOT
 from motion_app.ui.boundary import listen, shown_error
 from motion_app.ui.markup import Texts, host_banner, note_html, script, step_heading, title_of
 from motion_app.ui.pictures import Previews
-from motion_app.ui.transfer.draft import SceneDraft, request_entries
+from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results
 from motion_app.ui.transfer.replay import Environment, Replay, installed_versions, read_replay
 from motion_app.ui.transfer.result import OverlayVideos, Result, ResultPanel
@@ -177,19 +177,16 @@ class VideoPanel:
             yield [gr.skip(), told, gr.skip()]
             raise shown from error
         followed.look_at(row.id)
-        yield [chosen.seed, "", ""]
+        yield [chosen.options.seed, "", ""]
 
     def _new_job(self, session: Session, draft: SceneDraft, chosen: Chosen) -> JobRow:
-        entries = request_entries(
-            draft, seed=chosen.seed, steps=chosen.steps, guidance=chosen.guidance
-        )
-        entries["method"] = chosen.method
+        request = request_of(draft, chosen.options)
         inputs = {
-            "request": entries,
+            "request": request,
             "badge": chosen.badge,
             "colours": [item.slot for item in draft.objects],
         }
-        title = title_of(parse_request(entries), self.texts)
+        title = title_of(request, self.texts)
         return self.host.jobs.submit(KIND, inputs, owner=session.owner, title=title)
 
     def follow_submitted(self, session: Session, followed: FollowedJobs) -> Iterator[list[Any]]:
