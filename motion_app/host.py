@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from motion_app.errors import CheckpointError, MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
-from motion_app.jobs import kinds
+from motion_app.jobs import runners
 from motion_app.jobs.models import Models
 from motion_app.jobs.progress import DeviceLock, Measurement, Runner
 from motion_app.jobs.queue import JobQueue
@@ -106,17 +106,17 @@ class ModelHost:
             "limits": settings.limits,
         }
         return {
-            kinds.GENERATE: kinds.GenerationRunner(
+            runners.GENERATE: runners.GenerationRunner(
                 geometry=self.geometry,
                 base=self.base,
                 badge=settings.badge,
                 certificate=certificate_of(settings),
                 **shared,
             ),
-            kinds.TRAIN: kinds.TrainingRunner(
+            runners.TRAIN: runners.TrainingRunner(
                 segmenter=self.segmenter,
                 enabled=settings.training,
-                turned_off=self.no_training or kinds.TURNED_OFF,
+                turned_off=self.no_training or runners.TURNED_OFF,
                 **shared,
             ),
         }
@@ -136,7 +136,7 @@ class ModelHost:
     @property
     def measured(self) -> Measurement | None:
         """How long the last video took; None before the first."""
-        return self.jobs.timings.last(kinds.GENERATE)
+        return self.jobs.timings.last(runners.GENERATE)
 
     @property
     def _name(self) -> str:

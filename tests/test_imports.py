@@ -44,8 +44,6 @@ WITHOUT_TORCH += ("evaluation.metrics", "evaluation.report", "evaluation.figures
 WITHOUT_TORCH += ("evaluation.trackers",)
 # Ray is an extra, a migration is run by its tool.
 NOT_LOADED = ("jobs.ray_workers", "study.migrations.env")
-# Commands that load what they compute with before they are called. To be emptied.
-STILL_HEAVY = ("cli.benchmark",)
 # What alone a part may import of this package.
 # The one file of the engine and of the training that knows the model which is steered.
 MODEL_IS_KNOWN_TO = "engine.backbone"
@@ -188,7 +186,7 @@ def test_what_needs_no_model_loads_without_torch_or_gradio():
     chosen = [
         f"motion_app.{module}"
         for module in MODULES
-        if within(module, WITHOUT_TORCH) and module not in (*NOT_LOADED, *STILL_HEAVY)
+        if within(module, WITHOUT_TORCH) and module not in NOT_LOADED
     ]
     code = (
         "import importlib, sys\n"

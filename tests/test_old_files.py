@@ -20,8 +20,8 @@ from motion_app.cli.main import main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError
 from motion_app.jobs import content_keys
-from motion_app.jobs.kinds import GenerationRunner, TrainingRunner
 from motion_app.jobs.queue import JobQueue
+from motion_app.jobs.runners import GenerationRunner, TrainingRunner
 from motion_app.library.library import Library
 from motion_app.library.motion_file import check_motion_file
 from motion_app.media.provenance import read_recipe

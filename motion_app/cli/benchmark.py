@@ -6,15 +6,12 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motion_app.benchmark.campaign import Campaign, run_campaign
 from motion_app.benchmark.exchange import parse_external, parse_folder
-from motion_app.benchmark.report import write_report
 from motion_app.benchmark.scenes import STRATA
-from motion_app.benchmark.scores import TRUTH, Outcome
 from motion_app.benchmark.suites import SuiteOptions
 from motion_app.benchmark.variants import DEFAULT_WITHOUT, choose_variants
 from motion_app.errors import RequestError
@@ -23,12 +20,19 @@ from motion_app.media.results import make_folder
 from motion_app.methods import METHODS
 from motion_app.settings import Settings
 
+if TYPE_CHECKING:  # both bring torch, which the other commands do without
+    from motion_app.benchmark.campaign import Campaign
+    from motion_app.benchmark.scores import Outcome
+
 MOST_OBJECTS = 3  # the renderer has colours and room for so many
 REDUCED_EXAMPLE = '--reduced "mot + sub=motions/mot-sub"'
 
 
 def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """Methods × ablations × scenes into ``options.out``; run again, it makes what is missing."""
+    from motion_app.benchmark.campaign import run_campaign
+    from motion_app.benchmark.report import write_report
+
     campaign = build_campaign(options, settings)
     Models(settings, device=options.device).check()
     started = time.monotonic()
@@ -51,6 +55,8 @@ def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, 
 
 def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
     """The options as a campaign. RequestError for what cannot be run."""
+    from motion_app.benchmark.campaign import Campaign
+
     for name in ("unmasked", "data"):
         path = getattr(options, name)
         if path is not None and not path.is_dir():
@@ -95,6 +101,8 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
 
 def _check_rows(names: Sequence[str]) -> None:
     """RequestError where two methods would share a row of the tables."""
+    from motion_app.benchmark.scores import TRUTH
+
     names = [*names, TRUTH]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

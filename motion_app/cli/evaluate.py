@@ -9,11 +9,11 @@ from typing import Any
 
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
-from motion_app.evaluation.scoring import ScoreProgress, Scores, check_metrics, score_videos
+from motion_app.evaluation.scoring import ScoreProgress, Scores
 from motion_app.evaluation.videos import EvaluationItem
+from motion_app.jobs import kinds
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
-from motion_app.media.results import make_folder
 from motion_app.methods import METHODS
 from motion_app.request.request import parse_request
 from motion_app.settings import Settings
@@ -40,14 +40,13 @@ def evaluate_video(options: argparse.Namespace, settings: Settings) -> dict[str,
     models = Models(settings, device=options.device)
     judges = models.judges()
     ids = options.metrics.split(",") if options.metrics else default_ids(judges.store)
-    check_metrics(ids)
-    scores = score_videos(
-        [item],
+    scores = kinds.evaluate(
+        item,
         ids,
-        judges=judges,
+        judges,
         library=Library(settings.motion_folders(options.model)),
         limits=settings.limits,
-        segment=models.mark_at(options.model),
+        mark_at=models.mark_at(options.model),
         on_progress=None if options.json else _show,
     )
     return _results(scores, options.out, quiet=options.json)
@@ -64,15 +63,8 @@ def _results(scores: Scores, out: Path | None, *, quiet: bool) -> dict[str, Any]
         sys.stdout.write(report.to_markdown())
     result = report.to_json()
     if out is not None:
-        folder = make_folder(out)
-        files = {
-            "csv": report.to_csv(),
-            "md": report.to_markdown(),
-            "tex": report.to_latex(),
-        }
-        for ending, text in files.items():
-            (folder / f"report.{ending}").write_text(text, encoding="utf-8")
-            result[ending] = str(folder / f"report.{ending}")
+        written = kinds.write_scores(report, out)
+        result |= {ending: str(out / name) for ending, name in written.items()}
     return result
 
 

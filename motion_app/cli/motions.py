@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from motion_app.cli.videos import models_for, show_progress
 from motion_app.errors import RequestError
+from motion_app.jobs import kinds
 from motion_app.library.library import Library, motion_entry
 from motion_app.library.motion_file import SUFFIX
 from motion_app.media.results import make_folder
@@ -129,7 +130,6 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
     model = options.model or settings.model
     _check_caption(inputs, model)
 
-    from motion_app.training import trainer
     from motion_app.training.processes import join_processes
 
     share = join_processes()
@@ -149,16 +149,15 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         )
         sys.stderr.write(few + "\n")
     news = _News(options.out)
-    motion = trainer.train_motion(
-        inputs.clips,
+    motion = kinds.train(
+        inputs,
         config,
-        engine=engine,
-        out=options.out,
-        segment=models.mark(model) if options.mover else None,
+        options.out,
+        engine,
+        models.mark(model),
         tokens=options.tokens,
         on_progress=news if share.first else None,
         share=share,
-        still=inputs.still,
     )
     return {
         "motion": str(motion.path),

@@ -14,12 +14,14 @@ import numpy as np
 from PIL import Image
 
 from motion_app.errors import RequestError
+from motion_app.jobs import kinds
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
 from motion_app.media.files import read_image, write_video
 from motion_app.media.provenance import certificate_of, verify_video
-from motion_app.media.results import make_folder, save_mask, save_result
+from motion_app.media.results import make_folder, save_mask
 from motion_app.models.checkpoint import Checkpoint
+from motion_app.request.kept import with_motions
 from motion_app.request.prompt_tokenizer import PromptTokenizer
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import NEUTRAL_PHRASE, StepReport
@@ -54,31 +56,35 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
     models = models_for(options, settings)
     checkpoint = models.checkpoint(model)
     tokenizer = PromptTokenizer.load_if_there(checkpoint)
-    build_request(
+    request = build_request(
         request_file, geometry=checkpoint.geometry, base=None, tokenizer=tokenizer, **sources
     )
     certificate = certificate_of(settings)
     out = make_folder(options.out)
     engine = models.engine(model)
-    request = build_request(
-        request_file, geometry=engine.geometry, base=engine.fingerprint, **sources
-    )
+    # Only whether its motions were made for this model was still to be seen.
+    request = with_motions(request, sources["library"], base=engine.fingerprint)
     started = time.perf_counter()
-    video = engine.generate(request, on_step=_show_step)
-    seconds = time.perf_counter() - started
-    saved = save_result(
-        video, out, export=engine.defaults.export, badge=settings.badge, certificate=certificate
+    ended: list[float] = []
+    made = kinds.generate(
+        request,
+        out,
+        engine,
+        _show_step,
+        badge=settings.badge,
+        certificate=certificate,
+        on_saving=lambda: ended.append(time.perf_counter()),
     )
     if engine.profile.too_large:
         print(_stepped_down(engine.profile), file=sys.stderr)
     return {
-        "video": str(saved.video),
-        "gif": str(saved.gif),
-        "recipe": str(saved.recipe),
-        "seed": request.options.seed,
-        "seconds": round(seconds, 2),
-        "masks": [str(path) for path in saved.masks],
-        "frames": str(saved.frames),
+        "video": str(out / made["video"]),
+        "gif": str(out / made["gif"]),
+        "recipe": str(out / made["recipe"]),
+        "seed": made["seed"],
+        "seconds": round(ended[0] - started, 2),
+        "masks": [str(out / "masks" / f"{k}.png") for k in range(len(request.objects))],
+        "frames": str(out / made["frames"]),
         "profile": engine.profile.placement.name,
     }
 

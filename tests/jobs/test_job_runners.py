@@ -21,14 +21,9 @@ from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError, MotionAppError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs import kinds
-from motion_app.jobs.kinds import (
-    KEPT_REQUEST,
-    GenerationRunner,
-    TrainingRunner,
-    check_generation,
-)
 from motion_app.jobs.progress import JobProgress
 from motion_app.jobs.queue import JobQueue
+from motion_app.jobs.runners import KEPT_REQUEST, GenerationRunner, TrainingRunner, check_generation
 from motion_app.library.library import Library
 from motion_app.library.motion_file import MotionMetadata
 from motion_app.media.files import encode_data_uri, write_video

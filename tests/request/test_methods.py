@@ -10,7 +10,7 @@ import pytest
 from motion_app.benchmark.suites import REFERENCE_METHODS
 from motion_app.benchmark.variants import DEFAULT_WITHOUT, PACK_METHOD, UNMASKED_METHOD
 from motion_app.engine.attention import OPENS
-from motion_app.jobs import kinds
+from motion_app.jobs import runners
 from motion_app.jobs.folder import ACTIVE, REPEATABLE, TERMINAL
 from motion_app.jobs.manifest import KINDS
 from motion_app.methods import (
@@ -104,4 +104,4 @@ def test_a_method_has_one_title():
 
 
 def test_jobs_of_the_page_and_of_a_manifest_are_of_the_same_kinds():
-    assert {kinds.GENERATE, kinds.TRAIN} <= set(KINDS)
+    assert {runners.GENERATE, runners.TRAIN} <= set(KINDS)

@@ -8,7 +8,7 @@ import gradio as gr
 
 from motion_app.errors import RequestError
 from motion_app.host import ModelHost
-from motion_app.jobs import kinds
+from motion_app.jobs import runners
 from motion_app.jobs.folder import JobRow
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.ui.api.files import File, Json, handed_out, received
@@ -65,7 +65,7 @@ class JobEndpoints:
 
     def _submitted(self, request: Json, badge: bool, http: gr.Request | None) -> JobRow:
         inputs = {"request": request, "badge": badge}
-        return self.host.jobs.submit(kinds.GENERATE, inputs, owner=client_of(http))
+        return self.host.jobs.submit(runners.GENERATE, inputs, owner=client_of(http))
 
     def train_motion(
         self,
@@ -120,7 +120,7 @@ class JobEndpoints:
             if column is not None:
                 inputs[key] = column
         row = self.host.jobs.submit(
-            kinds.TRAIN, inputs, owner=client_of(http), title=name, files=files
+            runners.TRAIN, inputs, owner=client_of(http), title=name, files=files
         )
         return {"job": row.id, "state": row.state}
 

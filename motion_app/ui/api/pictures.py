@@ -11,9 +11,9 @@ import numpy as np
 
 from motion_app.errors import MediaError, RequestError
 from motion_app.evaluation.catalogue import default_ids
-from motion_app.evaluation.scoring import check_metrics, score_videos
 from motion_app.evaluation.videos import EvaluationItem
 from motion_app.host import ModelHost
+from motion_app.jobs import kinds
 from motion_app.media.files import encode_data_uri, read_image
 from motion_app.media.provenance import verify_video
 from motion_app.scene import Box, Click
@@ -170,7 +170,6 @@ class PictureEndpoints:
         """
         judges = self.host.models.judges(device="cpu")  # a GPU belongs to the job in its turn
         ids = metrics or default_ids(judges.store)
-        check_metrics(ids)
         megabytes = self.limits.clip_megabytes
         clips = [received(clip, most_megabytes=megabytes) for clip in references or ()]
         item = EvaluationItem(
@@ -180,13 +179,13 @@ class PictureEndpoints:
             request=request,
             references=tuple(clips),
         )
-        scores = score_videos(
-            [item],
+        scores = kinds.evaluate(
+            item,
             ids,
-            judges=judges,
+            judges,
             library=self.host.library,
             limits=self.limits,
-            segment=self._segment_moving,
+            mark_at=self._segment_moving,
         )
         (source,) = scores.report.sources
         if source.problem:

@@ -13,7 +13,6 @@ import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
-from motion_app.evaluation.features import Judges
 from motion_app.evaluation.scoring import ScoreProgress, Scores, score_steps
 from motion_app.evaluation.videos import (
     MOST_VIDEOS,
@@ -54,8 +53,8 @@ class EvaluateTab:
 
     def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host, self.texts = host, texts
-        self.judges = Judges(WeightStore(host.settings.judges), device="cpu")
         self.previews = previews
+        self.weights = WeightStore(host.settings.judges)
         self.state = gr.State(EvaluationState())
         self.timer = gr.Timer(ASK_SECONDS, active=False)
         self.turn = threading.BoundedSemaphore(AT_WORK)
@@ -112,12 +111,14 @@ class EvaluateTab:
     def _build_metrics(self) -> None:
         t = self.texts
         gr.HTML(step_heading(2, t("evaluate.metrics_title"), t("evaluate.metrics_help")))
-        ids = default_ids(self.judges.store)
+        ids = default_ids(self.weights)
         marked = [(name + (" *" if METRICS[name].stand_in_for else ""), name) for name in ids]
         self.metrics = gr.CheckboxGroup(
             marked, value=ids, label=t("evaluate.metrics_label"), elem_id="evaluate-metrics"
         )
-        gr.HTML(metrics_html(self.judges, t), apply_default_css=False, elem_id="evaluate-explained")
+        gr.HTML(
+            metrics_html(self.weights, t), apply_default_css=False, elem_id="evaluate-explained"
+        )
         with gr.Row():
             self.score = gr.Button(
                 t("evaluate.score"), variant="primary", min_width=120, elem_id="evaluate-score"
@@ -276,7 +277,7 @@ class EvaluateTab:
         steps = score_steps(
             items,
             metrics,
-            judges=self.judges,
+            judges=self.host.models.judges(device="cpu"),  # a GPU is for jobs
             library=self.host.library,
             limits=self.host.settings.limits,
             segment=self._segment,
