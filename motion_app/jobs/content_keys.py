@@ -32,6 +32,7 @@ from motion_app.media.files import decode_data_uri
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.prompt_tokenizer import PromptTokenizer
 from motion_app.request.request import ObjectEntry, RequestFile, build_request, parse_request
+from motion_app.scene import Options
 from motion_app.settings import Settings
 from motion_app.text_files import is_leftover, listed, located
 from motion_app.training.inputs import TrainingInputs
@@ -39,6 +40,7 @@ from motion_app.training.inputs import TrainingInputs
 FORMAT = 2  # of results, and of how they are computed; another number makes all of them anew
 LIBRARIES = ("torch", "diffusers", "transformers")
 TRAINING_KEYS = {entry.name for entry in fields(TrainingInputs)} | {"trim", "crop", "mover"}
+KEYED = ("seed", "steps", "guidance", "prompt", "fit", "method", "without", "scope")  # of FORMAT 2
 UNSEEN = ("seed", "steps", "guidance")  # do not matter to whether pictures and masks fit
 
 TRAINING_KEYS -= {"validate_every"}  # nobody watches
@@ -162,6 +164,9 @@ class Ingredients:
                 entry.model_dump() | {"mask": self._picture(entry.mask), "motion": motion}
             )
         kept = request.model_dump(exclude={"image", "objects", "model"})
+        # An option that came after this FORMAT counts where it is chosen: older results stay known.
+        usual = Options().to_json()
+        kept = {n: value for n, value in kept.items() if n in KEYED or value != usual[n]}
         return kept | {"image": self._picture(request.image), "objects": objects}
 
     def _picture(self, source: str) -> str:

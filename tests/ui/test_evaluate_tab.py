@@ -286,7 +286,7 @@ def test_every_metric_is_explained_in_every_language() -> None:
 
 
 def test_metrics_without_weights_are_listed_apart_with_what_they_need() -> None:
-    shown = metrics_html(Judges(WeightStore(Path("/nowhere"), caches=False)), Texts("en"))
+    shown = metrics_html(WeightStore(Path("/nowhere"), caches=False), Texts("en"))
     here, absent = shown.split("<details")[1:]
     assert "needs" not in here.split("<dl")[1] and "FF[dis]" in here
     assert "needs RAFT of torchvision, not measured" in absent and "<dt>FF</dt>" in absent

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 
@@ -29,7 +30,7 @@ from motion_app.media.provenance import Verification, read_recipe
 from motion_app.media.results import save_result
 from motion_app.methods import METHODS
 from motion_app.request.request import parse_request
-from motion_app.scene import GeneratedVideo, StepReport
+from motion_app.scene import GeneratedVideo, Options, StepReport
 from motion_app.settings import Limits
 from motion_app.ui.evaluate.views import verdict_html
 from motion_app.ui.markup import (
@@ -58,7 +59,7 @@ from motion_app.ui.transfer.result import (
     SavedFrames,
     masked_frames,
 )
-from motion_app.ui.transfer.settings import Chosen, preset_of, presets
+from motion_app.ui.transfer.settings import Chosen, GenerationSettings, preset_of, presets
 from motion_app.ui.transfer.stream import FollowedJobs, JobStream, PanelChange
 
 EN, ZH = Texts("en"), Texts("zh")
@@ -439,29 +440,33 @@ def test_presets_are_the_checkpoints_own_half_of_it_and_the_papers() -> None:
     assert presets(GenerationDefaults(steps=1))[0].steps == 1
 
 
+FIELDS = {"seed": 0, "steps": 12, "guidance": 6, "method": "fleximmt"}
+
+
 def test_a_kept_seed_is_used_and_zero_is_a_seed() -> None:
-    chosen = Chosen.of((0, True, 12, 6, "fleximmt", False), badge_forced=False)
-    assert chosen == Chosen(0, 12, 6.0, "fleximmt", False)
+    chosen = Chosen.of(FIELDS, locked=True, badge=False)
+    assert chosen == Chosen(Options(seed=0, steps=12, guidance=6.0), badge=False)
 
 
 def test_a_seed_that_is_not_kept_is_drawn_anew_each_time() -> None:
-    fields = (5, False, 12, 6, "fleximmt", False)
-    seeds = {Chosen.of(fields, badge_forced=False).seed for _ in range(8)}
-    assert len(seeds) > 1 and all(0 <= seed < 2**31 for seed in seeds)
-    assert Chosen.of((None, *fields[1:]), badge_forced=False).seed >= 0
+    drawn = [Chosen.of(FIELDS, locked=False, badge=False).options.seed for _ in range(8)]
+    assert len(set(drawn)) > 1 and all(0 <= seed < 2**31 for seed in drawn)
+    assert Chosen.of({**FIELDS, "seed": None}, locked=False, badge=False).options.seed >= 0
 
 
-@pytest.mark.parametrize("place, word", [(0, "seed"), (2, "steps"), (3, "guidance")])
-def test_an_empty_number_is_refused_by_its_name(place: int, word: str) -> None:
-    fields = [0, True, 12, 6.0, "fleximmt", False]
-    fields[place] = None
+@pytest.mark.parametrize("word", ["seed", "steps", "guidance"])
+def test_an_empty_number_is_refused_by_its_name(word: str) -> None:
     with pytest.raises(RequestError, match=word):
-        Chosen.of(tuple(fields), badge_forced=False)
+        Chosen.of({**FIELDS, word: None}, locked=True, badge=False)
 
 
-def test_a_forced_badge_cannot_be_switched_off() -> None:
-    fields = (0, True, 12, 6.0, "fleximmt", False)
-    assert Chosen.of(fields, badge_forced=True).badge
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_forced_badge_cannot_be_switched_off(forced: bool) -> None:
+    with gr.Blocks():
+        settings = GenerationSettings(GenerationDefaults(), EN, badge_forced=forced)
+    assert settings.chosen([True, False, *FIELDS.values()]).badge == forced
+    assert settings.chosen([True, True, *FIELDS.values()]).badge
+    assert list(settings.controls) == list(FIELDS)
 
 
 # the gallery ------------------------------------------------------------------------------------

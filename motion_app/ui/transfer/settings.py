@@ -6,7 +6,7 @@ How much time a video may take: three named pairs of steps and guidance.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts
 
 MOST_STEPS = 100
+WHOLE_NUMBERS = ("seed", "steps")  # a browser may send 12.0
 MOST_GUIDANCE = 15.0
 PresetName = Literal["draft", "standard", "paper"]
 DRAFT_SHARE = 2  # a draft takes one step where the checkpoint's own setting takes two
@@ -35,20 +36,15 @@ class Chosen:
     badge: bool
 
     @classmethod
-    def of(cls, fields: tuple[Any, ...], *, badge_forced: bool) -> Chosen:
-        """The values of ``GenerationSettings.fields`` in their order; RequestError for an empty
-        one."""
-        seed, locked, steps, guidance, method, badge = fields
-        for label, number in (("seed", seed), ("steps", steps), ("guidance", guidance)):
-            if number is None and not (label == "seed" and not locked):
-                raise RequestError(f"the {label} is empty; fill in a number")
-        options = Options(
-            seed=int(seed) if locked else new_seed(),
-            steps=int(steps),
-            guidance=float(guidance),
-            method=str(method),
-        )
-        return cls(options, badge=badge_forced or bool(badge))
+    def of(cls, values: Mapping[str, Any], *, locked: bool, badge: bool) -> Chosen:
+        """``values``: what stands in the fields, by the names of ``Options``; RequestError for an
+        empty one."""
+        chosen = dict(values) if locked else {**values, "seed": new_seed()}
+        for name, value in chosen.items():
+            if value is None:
+                raise RequestError(f"the {name} is empty; fill in a number")
+        whole = {name: int(chosen[name]) for name in WHOLE_NUMBERS}
+        return cls(Options(**{**chosen, **whole}), badge=badge)
 
 
 def new_seed() -> int:
@@ -61,7 +57,7 @@ class GenerationSettings:
     visible badge, whatever is chosen."""
 
     def __init__(self, defaults: GenerationDefaults, texts: Texts, *, badge_forced: bool) -> None:
-        self.texts = texts
+        self.texts, self.badge_forced = texts, badge_forced
         self.presets = presets(defaults)
         with gr.Row(elem_classes="seed-row"):
             self.seed = gr.Number(
@@ -123,14 +119,33 @@ class GenerationSettings:
         return self.texts(f"video.preset_{preset.name}", steps=preset.steps)
 
     @property
+    def controls(self) -> dict[str, Any]:
+        """The components of ``Options``, by its names."""
+        return {
+            "seed": self.seed,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "method": self.method,
+        }
+
+    @property
     def fields(self) -> list[Any]:
-        """What ``Chosen.of`` reads."""
-        return [self.seed, self.lock, self.steps, self.guidance, self.method, self.badge]
+        """What ``chosen`` reads."""
+        return [self.lock, self.badge, *self.controls.values()]
+
+    def chosen(self, values: Sequence[Any]) -> Chosen:
+        """The values of ``fields``, checked."""
+        locked, badge, *others = values
+        return Chosen.of(
+            dict(zip(self.controls, others, strict=True)),
+            locked=bool(locked),
+            badge=self.badge_forced or bool(badge),
+        )
 
     @property
     def restorable(self) -> list[Any]:
         """What ``restored`` updates."""
-        return [self.seed, self.lock, self.preset, self.steps, self.guidance, self.method]
+        return [self.lock, self.preset, *self.controls.values()]
 
     def wire(self) -> None:
         """Bind what the settings do to one another."""
@@ -156,14 +171,11 @@ class GenerationSettings:
         chosen = request.options
         steps = standard.steps if chosen.steps is None else chosen.steps
         guidance = standard.guidance if chosen.guidance is None else chosen.guidance
-        return [
-            chosen.seed,
-            True,
-            preset_of(self.presets, steps=steps, guidance=guidance),
-            gr.update(value=steps, maximum=max(MOST_STEPS, steps)),
-            gr.update(value=guidance, maximum=max(MOST_GUIDANCE, guidance)),
-            chosen.method,
-        ]
+        values = {name: getattr(chosen, name) for name in self.controls}
+        values["steps"] = gr.update(value=steps, maximum=max(MOST_STEPS, steps))
+        values["guidance"] = gr.update(value=guidance, maximum=max(MOST_GUIDANCE, guidance))
+        preset = preset_of(self.presets, steps=steps, guidance=guidance)
+        return [True, preset, *values.values()]
 
 
 @dataclass(frozen=True)

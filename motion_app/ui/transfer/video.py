@@ -38,12 +38,11 @@ class VideoPanel:
 
     def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host, self.texts = host, texts
-        self.badge_forced = host.settings.badge
         self.stream = JobStream(host, texts, previews)
         self.overlays = OverlayVideos(host.defaults().export)
         self.followed = gr.State(FollowedJobs())
         gr.HTML(step_heading(4, texts("video.heading"), texts("video.heading_help")))
-        self.settings = GenerationSettings(host.defaults(), texts, badge_forced=self.badge_forced)
+        self.settings = GenerationSettings(host.defaults(), texts, badge_forced=host.settings.badge)
         self.notes = gr.HTML(apply_default_css=False, elem_id="restore-notes")
         with gr.Row():
             self.generate_button = gr.Button(
@@ -169,7 +168,7 @@ class VideoPanel:
         status line as well as by the toast."""
         own = len(self.settings.fields)
         try:
-            chosen = Chosen.of(values[:own], badge_forced=self.badge_forced)
+            chosen = self.settings.chosen(values[:own])
             row = self._new_job(session, self._read_rows(session, values[own:]), chosen)
         except Exception as error:
             shown = shown_error(error)
