@@ -92,7 +92,7 @@ def train(
     """
     from motion_app.training.trainer import train_motion
 
-    given = {} if share is None else {"share": share}
+    given: dict[str, Any] = {} if share is None else {"share": share}
     return train_motion(
         inputs.clips,
         config,
@@ -114,7 +114,7 @@ def evaluate(
     library: Library,
     limits: Limits,
     mark_at: Callable[[np.ndarray, tuple[float, float]], np.ndarray],
-    on_progress: Callable[[ScoreProgress], bool | None] | None = None,
+    on_progress: Callable[[ScoreProgress], bool] | None = None,
 ) -> Scores:
     """The scores of one video by ``metrics``, ids of the catalogue. RequestError for another.
 

@@ -188,10 +188,10 @@ class Work:
 
     def seconds_left(self) -> float | None:
         """By this job's own steps, and by ``expected`` for all else; None where that is missing."""
-        expected = self.expected
-        if self._step and self._step < self._steps:
+        expected, each = self.expected, self.step_seconds
+        if each is not None and self._step and self._step < self._steps:
             tail = 0.0 if expected is None else expected.tail_seconds
-            return (self._steps - self._step) * self.step_seconds + tail
+            return (self._steps - self._step) * each + tail
         if expected is None:
             return None
         if self._step:

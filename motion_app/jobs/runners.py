@@ -78,7 +78,8 @@ def check_generation(
     loaded model's fingerprint, None while it is loading; ``tokenizer`` reads the prompt. Raises
     RequestError, MediaError or MotionFileError.
     """
-    shared = {"geometry": geometry, "tokenizer": tokenizer, "limits": limits, "library": library}
+    shared: dict[str, Any] = {"geometry": geometry, "tokenizer": tokenizer}
+    shared |= {"limits": limits, "library": library}
     if isinstance(request, GenerationRequest):
         return checked_request(with_motions(request, library, base=base), **shared)
     request_file = parse_request(request)
@@ -136,8 +137,7 @@ class GenerationRunner:
     def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
         """A mistake is told at once, not when the job's turn comes."""
         request, badge = inputs.get("request"), inputs.get("badge", False)
-        known = isinstance(request, Mapping | GenerationRequest)
-        if not known or not isinstance(badge, bool):
+        if not isinstance(request, Mapping | GenerationRequest) or not isinstance(badge, bool):
             raise RequestError('a video needs {"request": the request\'s JSON, "badge": bool}')
         checked = check_generation(
             request,

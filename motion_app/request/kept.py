@@ -34,10 +34,10 @@ def with_motions(
     )
     found = replace(request, objects=objects)
     same = all(
-        item.motion is None or item.motion.digest == motion.digest
+        item.motion is None or motion is None or item.motion.digest == motion.digest
         for item, motion in zip(request.objects, motions, strict=True)
     )
-    return found.with_clauses(request.clauses) if same and request.checked else found
+    return found.with_clauses(request.clauses) if same and request.clauses is not None else found
 
 
 def request_bytes(request: GenerationRequest) -> bytes:

@@ -88,13 +88,13 @@ def _spans_in_edited(
     found: dict[str | None, list[tuple[int, int]]] = {wording: [] for wording in wordings}
     for wording, start, stop in uses(ordered, text):
         found[wording].append((start, stop))
-    for wording, wanted in Counter(wordings).items():
-        if wording in moving and len(found[wording]) != wanted:
-            count = len(found[wording])
+    for needed, wanted in Counter(wordings).items():
+        if needed in moving and len(found[needed]) != wanted:
+            count = len(found[needed])
             raise RequestError(
-                f'the motion phrase "{wording}" is needed {wanted} times but occurs {count} times '
+                f'the motion phrase "{needed}" is needed {wanted} times but occurs {count} times '
                 f'in the prompt "{prompt}"; write it once for each object that has it'
-                + (difference(str(wording), prompt) if count < wanted else "")
+                + (difference(str(needed), prompt) if count < wanted else "")
             )
     queues = {wording: iter(spans) for wording, spans in found.items()}
     taken = [None if wording is None else next(queues[wording], None) for wording in wordings]
@@ -166,7 +166,8 @@ def _subject_characters(prompt: str, start: int, stop: int, name: str) -> tuple[
     uses = occurrences(name, part)
     if uses:
         return start + uses[-1][0], start + uses[-1][1]
-    lead = LEAD.match(part).end()
+    leading = LEAD.match(part)
+    lead = leading.end() if leading else 0
     end = len(part.rstrip())
     return (start + lead, start + end) if lead < end else None
 

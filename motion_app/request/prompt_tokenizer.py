@@ -28,7 +28,7 @@ class PromptTokenizer:
     def load(cls, checkpoint: Checkpoint) -> PromptTokenizer:
         """The tokenizer of ``checkpoint``; CheckpointError where it cannot be read. Takes
         transformers, half a second, and no torch."""
-        from transformers import T5TokenizerFast
+        from transformers import T5TokenizerFast  # type: ignore[attr-defined]
 
         folder = checkpoint.folder
         try:
