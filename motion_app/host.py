@@ -225,7 +225,7 @@ class ModelHost:
             base=engine.fingerprint,
             name=chosen,
             phrase=phrase.strip() or NEUTRAL_PHRASE,
-            limits=self.settings.limits,
+            most_megabytes=self.settings.limits.motion_megabytes,
         )
         keep_owner(out, owner)
         return read_motion(out)
