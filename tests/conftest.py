@@ -1,20 +1,26 @@
-"""What tests share: a checkpoint with random weights, and the databases a study may lie in."""
+"""What tests share: a checkpoint with random weights, the app in a process of its own, and the
+databases a study may lie in."""
 
 from __future__ import annotations
 
 import gc
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import postgres
 import pytest
+from fuzzing import fuzz
+from serving import RunningApp
 
 # Tests run in two processes on two cores; what they start inherits it. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The folders whose files take longest: begun first, two workers end at the same time.
 LONGEST = ("browser", "ui", "engine", "benchmark")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    fuzz.daily = "not long" in config.getoption("markexpr")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,27 +42,37 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def small_heap() -> Iterator[None]:
-    """For tests that write many videos: the encoder's library collects garbage twice for each, and
-    with torch loaded by other tests that would be most of the time."""
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """The app with a folder of its own, for all tests that need no other settings. They share its
+    line of jobs and its library; each comes as somebody who was never there before."""
+    with RunningApp(tmp_path_factory.mktemp("app"), "--mcp") as running:
+        yield running
+
+
+def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> Iterator[None]:
+    """The encoder's library collects garbage twice for each video, which takes a second where torch
+    and gradio are loaded: what lives on after a file of tests is not looked through again."""
     yield
-    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The socket folder of a real PostgreSQL."""
     with postgres.running() as folder:
+        postgres.make_tables(folder)
         yield folder
 
 
 @pytest.fixture(params=postgres.backends())
 def database(request: pytest.FixtureRequest) -> str | None:
-    """A new, empty database for a study; None: SQLite in the study's folder."""
-    if request.param == "sqlite":
-        return None
-    folder = request.getfixturevalue("postgres_server")
-    return postgres.new_database(folder, "t" + uuid.uuid4().hex)
+    """A new database with a study's empty tables; None: SQLite in the study's folder."""
+    return postgres.database_for(request)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from motion_app.errors import MotionAppError
@@ -27,12 +28,7 @@ POCKET = ROOT / "checkpoints" / "pocket"
 REAL = (POCKET / "motions" / "jump.safetensors").read_bytes()
 HEADER = struct.unpack("<Q", REAL[:8])[0]
 PATIENCE = 10.0  # s
-MANY = settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+MANY = fuzz(120)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=12),
     lambda inner: (

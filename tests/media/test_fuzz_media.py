@@ -13,7 +13,8 @@ import av
 import numpy as np
 import pillow_heif
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -25,16 +26,6 @@ from motion_app.settings import Limits
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "media"
 SECONDS = 10
 LIMITS = Limits(decode_seconds=8, decode_megabytes=512)
-
-
-def fuzz(examples: int) -> settings:
-    return settings(
-        max_examples=examples,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    )
 
 
 def picture() -> np.ndarray:
