@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
     from motion_app.engine.memory import Outlook
     from motion_app.engine.pipeline import MotionEngine
     from motion_app.evaluation.features import Judges
-    from motion_app.models.clicks import ClickSegmenter, OriginalSegmenter
+    from motion_app.models.clicks import PictureSegmenter
     from motion_app.models.words import ObjectFinder
 
 
@@ -47,7 +47,7 @@ class Models:
         self._checked = False
         self._checkpoints: dict[Path, Checkpoint] = {}
         self._engine: tuple[str, MotionEngine] | None = None
-        self._segmenter: tuple[str, ClickSegmenter | OriginalSegmenter] | None = None
+        self._segmenter: tuple[str, PictureSegmenter] | None = None
         self._judges: tuple[str, Judges] | None = None
 
     def check(self) -> None:
@@ -142,7 +142,7 @@ class Models:
         *,
         given: str | None = None,
         default: str | None = None,
-    ) -> ClickSegmenter | OriginalSegmenter:
+    ) -> PictureSegmenter:
         """A SAM 2, an original ``.pt`` checkpoint or a transformers model: the one ``given``, else
         the settings' own, else the one that ``model`` names, else ``default``. Raises
         CheckpointError."""
