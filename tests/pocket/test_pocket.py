@@ -104,7 +104,7 @@ def test_the_engine_without_motions_is_the_stock_pipeline_bit_for_bit(
         num_inference_steps=3,
         guidance_scale=engine.defaults.guidance,
         use_dynamic_cfg=False,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
+        generator=torch.Generator("cpu").manual_seed(request.options.seed),
         output_type="latent",
         max_sequence_length=64,
     ).frames
