@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from motion_app.engine import pipeline
-from motion_app.engine.motion_tokens import MotionTokens
+from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError, MotionAppError, RequestError
 from motion_app.host import ModelHost
@@ -25,7 +25,6 @@ from motion_app.jobs.progress import JobProgress
 from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.runners import KEPT_REQUEST, GenerationRunner, TrainingRunner, check_generation
 from motion_app.library.library import Library
-from motion_app.library.motion_file import MotionMetadata
 from motion_app.media.files import encode_data_uri, write_video
 from motion_app.media.provenance import read_recipe
 from motion_app.request import phrases, request
