@@ -271,11 +271,11 @@ def test_the_recipe_is_json_that_names_everything_and_holds_the_request(engine, 
     ("options", "words"),
     [
         ({"steps": 0}, '"steps" is 0'),
-        ({"steps": 5000}, "knows 1000 at most"),
+        ({"steps": 5000}, '"steps" is 5000: .* 1000'),
         ({"seed": -1}, '"seed" is -1'),
-        ({"method": "magic"}, '"magic".*fleximmt, concat, none'),
-        ({"scope": "all"}, '"all".*released, paper'),
-        ({"without": frozenset({"v2v"})}, '"v2v".*m2v, m2m'),
+        ({"method": "magic"}, "'magic'.*fleximmt, concat, none"),
+        ({"scope": "all"}, "'all'.*released, paper"),
+        ({"without": frozenset({"v2v"})}, "'v2v'.*m2v, m2m"),
         ({"method": "concat", "without": frozenset({"m2v"})}, "leave one of them out"),
         ({"prompt": "A red robot and a blue fox."}, '"is moving" is needed 2 times'),
         ({"prompt": "red " * 40}, "41 tokens, the model reads 24"),
@@ -286,6 +286,12 @@ def test_options_that_cannot_be_are_refused_before_anything_runs(engine, motions
     with pytest.raises(RequestError, match=words):
         request = replace(scene(motions, **options), objects=objects)
         engine.generate(request, lambda report: pytest.fail("it ran"))
+
+
+def test_more_steps_than_the_checkpoint_was_trained_for_are_refused(engine, motions, monkeypatch):
+    monkeypatch.setattr(type(engine.backbone), "training_steps", 500)
+    with pytest.raises(RequestError, match="steps is 501; this checkpoint knows 500 at most"):
+        engine.generate(scene(motions, steps=501), lambda report: pytest.fail("it ran"))
 
 
 def test_a_picture_of_another_size_is_refused_however_well_the_request_was_checked(engine, motions):

@@ -158,13 +158,13 @@ def test_a_request_written_as_json_reads_back_the_same(folder):
             other.phrase,
             other.motion,
         )
-    assert (again.steps, again.guidance, again.without) == (4, 1.5, frozenset({"m2v"}))
+    assert again.options == Options(steps=4, guidance=1.5, without=("m2v",))
 
 
 def test_a_recipe_is_read_as_the_request_inside_it(folder):
     recipe = {"request": entries(model="theirs", seed=5), "base": BASE, "versions": {}}
     request_file = parse_request(recipe)
-    assert (request_file.seed, request_file.model) == (5, None)
+    assert (request_file.options.seed, request_file.model) == (5, None)
 
 
 @pytest.mark.parametrize(
