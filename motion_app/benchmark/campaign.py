@@ -37,7 +37,7 @@ from motion_app.benchmark.variants import (
 )
 from motion_app.engine.propagation import PropagationConfig
 from motion_app.errors import RequestError
-from motion_app.evaluation.weights import WeightStore
+from motion_app.evaluation.networks import WeightStore
 from motion_app.jobs.models import running_of
 from motion_app.jobs.results import ResultStore, content_key, read_json
 from motion_app.jobs.workers import BenchSource, Crew, Task

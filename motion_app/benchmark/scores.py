@@ -24,12 +24,12 @@ from motion_app.benchmark.suites import Suite
 from motion_app.errors import MotionAppError
 from motion_app.evaluation import metrics as m
 from motion_app.evaluation.catalogue import METRICS, Metric, lacking
-from motion_app.evaluation.features import Judges, VideoFeatures
+from motion_app.evaluation.features import VideoFeatures
 from motion_app.evaluation.metrics import bootstrap_interval
+from motion_app.evaluation.networks import Judges, WeightStore
 from motion_app.evaluation.report import Average
 from motion_app.evaluation.trackers import MOVING_CONTRAST, FlowPair, colour_masks, colour_track
 from motion_app.evaluation.videos import LOSSLESS, EvaluationItem, JudgedObject, OpenedItem
-from motion_app.evaluation.weights import WeightStore
 from motion_app.geometry import ModelGeometry
 from motion_app.training.views import grid_masks
 
@@ -182,7 +182,7 @@ ALL_METRICS = MappingProxyType({**METRICS, **OWN_METRICS})
 def metric_ids(store: WeightStore, *, rendered: bool) -> tuple[str, ...]:
     """What is measured on this machine: FlexiMMT's own, and our reading of two of them, where the
     weights are, and the stand-ins that fit rendered scenes or pictures of the real world."""
-    here = [name for name in OF_PAPERS if not store.missing(METRICS[name].weights)]
+    here = [name for name in OF_PAPERS if not store.missing(METRICS[name].networks)]
     return (*here, *(RENDERED if rendered else PICTURED))
 
 

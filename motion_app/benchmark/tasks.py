@@ -27,11 +27,12 @@ from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import GenerationCancelled, MotionAppError
 from motion_app.evaluation.trackers import FlowPair
 from motion_app.jobs.models import Models
-from motion_app.jobs.results import write_arrays, write_json, write_whole
+from motion_app.jobs.results import write_arrays, write_json
 from motion_app.jobs.workers import BenchSource
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, read_clip
 from motion_app.scene import GenerationRequest, Motion, SceneObject, StepReport
+from motion_app.text_files import write_whole
 from motion_app.training.config import MotionTraining
 from motion_app.training.mover import follow_mover, inner_points
 from motion_app.training.trainer import train_motion

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 from PIL import Image
 
 from motion_app.benchmark.propagation import Case, contact_sheet, measure_propagation
-from motion_app.evaluation.metrics import assignment_similarity, follows_own
+from motion_app.evaluation.metrics import assignment_similarity, follows_own, psnr
 from motion_app.evaluation.trackers import colour_track
 from motion_app.jobs.models import Models
 from motion_app.pocket.checkpoint import save_checkpoint
@@ -30,12 +30,6 @@ CLIPS, SCENES, SHEET_SCENES = 200, 16, 8
 NOISE_LEVEL = 0.6  # of the noise, at which propagated masks are compared
 # Motions whose track tells them; a squash or a wave has none.
 TOLD_BY_TRACK = ("jump", "walk left", "walk right", "rise", "sink", "circle", "sway", "worded")
-
-
-def frame_psnr(frame: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two (H, W, 3) uint8 pictures."""
-    error = np.square(frame.astype(float) - truth.astype(float)).mean()
-    return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +100,7 @@ class HeldBack:
         for i, scene in enumerate(self._scenes):
             frames = engine.generate(scene.request).frames
             follows += scene.following(frames)
-            kept.append(frame_psnr(frames[0], scene.rendered.frames[0]))
+            kept.append(psnr(frames[0], scene.rendered.frames[0]))
             if i < SHEET_SCENES:
                 sheet += [scene.rendered.frames, frames]
         drawn = [Case(i, scene.rendered, ()) for i, scene in enumerate(self._scenes)]

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from motion_app.evaluation.metrics import psnr
+
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
     from torch import nn
@@ -29,7 +31,6 @@ CACHED_STEPS = 50  # the authors' number; enough that something is left when the
 SCENES = 8
 RATIO_SCENES = 4  # others than SCENES
 SETTLED_AT = 9  # of CACHED_STEPS: the pocket's median step, see ``started``
-DECIBELS_AT_MOST = 99.0
 
 
 @dataclass
@@ -194,7 +195,7 @@ def _compare(made: list[_Run], plain: list[_Run], cases: list[Case]) -> dict[str
         [s for case, run in zip(cases, made, strict=True) for s in score_video(case, run.video)]
     )
     pairs = list(zip(made, plain, strict=True))
-    decibels = [likeness(one.video.frames, other.video.frames) for one, other in pairs]
+    decibels = [psnr(one.video.frames, other.video.frames) for one, other in pairs]
     return {
         "seconds": statistics.median(run.seconds for run in made),
         "over_none": statistics.median(one.seconds / other.seconds for one, other in pairs),
@@ -206,9 +207,3 @@ def _compare(made: list[_Run], plain: list[_Run], cases: list[Case]) -> dict[str
         "follows": scores.follows,
         "own": scores.own,
     }
-
-
-def likeness(frames: np.ndarray, others: np.ndarray) -> float:
-    """PSNR of uint8 frames in decibels, DECIBELS_AT_MOST for equal ones."""
-    error = ((frames.astype(float) - others.astype(float)) ** 2).mean()
-    return DECIBELS_AT_MOST if error == 0 else float(10 * np.log10(255**2 / error))

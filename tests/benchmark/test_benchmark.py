@@ -65,8 +65,7 @@ from motion_app.cli.main import main
 from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.synmotion import MotionPack, SemanticBranch
 from motion_app.errors import MotionAppError, RequestError
-from motion_app.evaluation.features import Judges
-from motion_app.evaluation.weights import WeightStore
+from motion_app.evaluation.networks import Judges, WeightStore
 from motion_app.geometry import ModelGeometry
 from motion_app.jobs.results import ResultStore, content_key, write_json
 from motion_app.jobs.workers import BenchSource, Crew

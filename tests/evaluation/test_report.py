@@ -14,9 +14,10 @@ import pytest
 from motion_app.benchmark.propagation import Case, draw_cases
 from motion_app.errors import GenerationCancelled, RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
-from motion_app.evaluation.features import Judges, VideoFeatures
+from motion_app.evaluation.features import VideoFeatures
 from motion_app.evaluation.figures import flow_figure, over_time_figure, tracks_picture
 from motion_app.evaluation.metrics import mask_iou
+from motion_app.evaluation.networks import CoTracker, Judges, RaftFlow, WeightStore
 from motion_app.evaluation.released_fidelity import trajectory_fidelity_released
 from motion_app.evaluation.report import (
     Report,
@@ -47,7 +48,6 @@ from motion_app.evaluation.videos import (
     pair_uploads,
     row_labels,
 )
-from motion_app.evaluation.weights import WeightStore
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
 from motion_app.request.request import request_to_json
@@ -166,7 +166,7 @@ def test_the_released_fidelities_are_measured_as_the_release_does(case: Case) ->
     """On a grid over the object's box, with the reference stretched to the video's size."""
     frames, mask = case.rendered.frames, case.rendered.masks[0, 0]
     judges = Judges(NOWHERE)
-    judges._loaded = dict.fromkeys(("cotracker", "raft"), FollowedByFlow())
+    judges._loaded = dict.fromkeys((CoTracker, RaftFlow), FollowedByFlow())
 
     def values(reference: np.ndarray, where: np.ndarray) -> list[float]:
         thing = JudgedObject("x", "", mask, ReferenceClip("r", reference, where))

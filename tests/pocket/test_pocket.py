@@ -19,8 +19,8 @@ from motion_app.geometry import fit_image
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
 from motion_app.models.clicks import ClickSegmenter
-from motion_app.pocket.motions import train_shipped_motions
 from motion_app.pocket.sam2 import measure_sam2
+from motion_app.pocket.shipped import train_shipped_motions
 from motion_app.pocket.vae import psnr, render_clips
 from motion_app.scene import Click, Motion
 from motion_app.settings import ROOT, Settings
