@@ -366,8 +366,8 @@ def _finished(path: Path) -> Motion | None:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where a worker stands: ``device`` None for the best there is, ``threads`` of the CPU."""
+class WorkerConfig:
+    """How a worker loads models: ``device`` None for the best there is, ``threads`` of the CPU."""
 
     settings: Settings
     device: str | None = None
@@ -381,11 +381,11 @@ class Bench:
 class Workshop:
     """Loads nothing until an item needs it, and keeps the model of the last one."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._settings, self._models = bench.settings, bench.models()
-        self._certificate = certificate_of(bench.settings)
+    def __init__(self, config: WorkerConfig) -> None:
+        self._settings, self._models = config.settings, config.models()
+        self._certificate = certificate_of(config.settings)
         os.environ.update(QUIET)
-        cv2.setNumThreads(bench.threads)
+        cv2.setNumThreads(config.threads)
 
     def make(self, item: Item, folder: Path, go_on: GoOn) -> dict[str, Any]:
         """``item`` into ``folder``; the outcome, its files named relative to that. Raises

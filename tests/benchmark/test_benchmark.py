@@ -67,8 +67,9 @@ from motion_app.engine.synmotion import MotionPack, SemanticBranch
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation.networks import Judges, WeightStore
 from motion_app.geometry import ModelGeometry
+from motion_app.jobs.kinds import WorkerConfig
 from motion_app.jobs.results import ResultStore, content_key, write_json
-from motion_app.jobs.workers import BenchSource, Crew
+from motion_app.jobs.workers import Workers, run_task
 from motion_app.library.library import Library
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import write_video
@@ -405,15 +406,16 @@ def test_charts_are_well_formed_and_name_every_row():
 
 def test_workers_share_the_tasks_and_answer_each_in_its_place():
     tasks = [bench_tasks.Square(number) for number in range(12)]
-    with Crew(BenchSource("", Settings()), bench_tasks.load, processes=2) as crew:
-        answers = dict(crew.run(tasks))
+    configs = [WorkerConfig(Settings())] * 2
+    with Workers(configs, bench_tasks.load, run_task) as workers:
+        answers = dict(workers.map(tasks))
         assert [answers[n][0] for n in range(12)] == [n**2 for n in range(12)]
         assert os.getpid() not in {pid for _, pid in answers.values()}
     with (
-        Crew(BenchSource("", Settings()), bench_tasks.load, processes=2) as crew,
+        Workers(configs, bench_tasks.load, run_task) as workers,
         pytest.raises(MotionAppError, match="-1 is below 0"),
     ):
-        list(crew.run([bench_tasks.Square(-1)]))
+        list(workers.map([bench_tasks.Square(-1)]))
 
 
 def test_workers_leave_when_their_parent_is_killed(tmp_path):
