@@ -36,9 +36,13 @@ from motion_app.training.views import grid_masks
 SCORING = 1  # goes up when a measure here or its meaning changes, so that kept scores are redone
 NEARBY = 0.75  # of an object's larger side: what is nearer to its centre is its own affair
 # The catalogue's weightless ones that say something of a rendered scene.
-RENDERED = (
+BY_COLOUR = (
     *("follows_own[colour]", "own_motion[colour]", "other_motion[colour]"),
-    *("own_minus_other[colour]", "TF[dis]", "TF[colour]", "FF[dis]", "leak_share"),
+    "own_minus_other[colour]",
+)
+RENDERED = (
+    *BY_COLOUR,
+    *("TF[dis]", "TF[colour]", "FF[dis]", "leak_share"),
     *("leak_change", "colour_constancy[dis]", "mask_iou[colour]"),
 )
 PICTURED = ("TF[dis]", "FF[dis]", "leak_share", "leak_change", "temporal_flickering")
@@ -186,6 +190,15 @@ def metric_ids(store: WeightStore, *, rendered: bool) -> tuple[str, ...]:
     return (*here, *(RENDERED if rendered else PICTURED))
 
 
+def colour_scores(
+    case: BenchmarkCase, frames: np.ndarray, *, geometry: ModelGeometry
+) -> CaseScores:
+    """Which motion each object follows in ``frames`` (T, H, W, 3), by its colour's track."""
+    judges = Judges(WeightStore(Path(), caches=False))  # none is asked
+    video = CaseVideo(case, frames, geometry.fps, judges=judges, shared={}, geometry=geometry)
+    return score_case(video, BY_COLOUR)
+
+
 def score_case(video: CaseVideo, ids: tuple[str, ...]) -> CaseScores:
     """All of ``ids`` on one video; what cannot be measured has its reason."""
     values: dict[str, tuple[float, ...]] = {}
@@ -319,3 +332,12 @@ def settled_steps(outcome: Outcome, suite: Suite, row: str) -> list[int]:
             with np.load(path, allow_pickle=False) as kept:
                 steps.append(int(kept["settled"]))
     return steps
+
+
+def seconds_by_row(outcome: Outcome) -> dict[str, float]:
+    """Mean seconds of generating a video, by row."""
+    found: dict[str, list[float]] = {}
+    for (_, row), path in outcome.videos.items():
+        with np.load(path, allow_pickle=False) as kept:
+            found.setdefault(row, []).append(float(kept["seconds"]))
+    return {row: round(float(np.mean(values)), 2) for row, values in found.items()}

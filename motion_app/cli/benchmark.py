@@ -8,13 +8,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from motion_app.benchmark.campaign import Campaign, run_campaign
 from motion_app.benchmark.exchange import parse_external, parse_folder
 from motion_app.benchmark.report import write_report
 from motion_app.benchmark.scenes import STRATA
-from motion_app.benchmark.scores import TRUTH, Outcome
+from motion_app.benchmark.scores import TRUTH, seconds_by_row
 from motion_app.benchmark.suites import SuiteOptions
 from motion_app.benchmark.variants import DEFAULT_WITHOUT, choose_variants
 from motion_app.errors import RequestError
@@ -71,7 +69,10 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
     external = tuple(parse_external(text) for text in options.external)
     _check_rows([variant.name for variant in variants] + [method.name for method in external])
     suites = SuiteOptions(
-        parse_counts(options.cases), parse_strata(options.strata), options.strata_cases
+        parse_counts(options.cases),
+        parse_strata(options.strata),
+        options.strata_cases,
+        options.split.replace("-", " "),
     )
     return Campaign(
         model=model,
@@ -133,12 +134,3 @@ def parse_strata(text: str) -> tuple[str, ...]:
         if name not in STRATA:
             raise RequestError(f'unknown stratum "{name}"; choose from {", ".join(STRATA)}, none')
     return tuple(dict.fromkeys(names))
-
-
-def seconds_by_row(outcome: Outcome) -> dict[str, float]:
-    """Mean seconds of generating a video, by row."""
-    found: dict[str, list[float]] = {}
-    for (_, row), path in outcome.videos.items():
-        with np.load(path, allow_pickle=False) as kept:
-            found.setdefault(row, []).append(float(kept["seconds"]))
-    return {row: round(float(np.mean(values)), 2) for row, values in found.items()}

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from motion_app.benchmark.propagation import draw_cases
+from motion_app.benchmark.scenes import tuning_cases
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.geometry import fit_frames
 from motion_app.jobs.models import Models
@@ -121,16 +121,16 @@ def _write_moving(path: Path, frames: np.ndarray, fps: float) -> None:
 def write_showcase(
     engine: MotionEngine, out: Path, *, cases: Sequence[int], enlarge: int = 3, columns: int = 2
 ) -> None:
-    """Writes a GIF of the benchmark's ``cases``, by number: each shows its motions' reference
+    """Writes a GIF of ``cases`` of the tuning split, by number: each shows its motions' reference
     clips, small, and the video that ``engine`` makes with its model's own motions."""
-    drawn = draw_cases(
-        Library([engine.backbone.checkpoint.folder / "motions"]).list(), max(cases) + 1
-    )
+    motions = Library([engine.backbone.checkpoint.folder / "motions"]).list()
+    names = [motion.name for motion in motions if motion.track is not None]
+    drawn = tuning_cases(names, {2: max(cases) + 1}, geometry=engine.geometry)
     panels = []
     for number in cases:
         case = drawn[number]
-        video = engine.generate(case.request()).frames  # (T, H, W, 3)
-        references = [render_reference(motion.name).rendered.frames for motion in case.motions]
+        video = engine.generate(case.request(case.chosen(motions))).frames  # (T, H, W, 3)
+        references = [thing.reference.frames for thing in case.objects]
         panels.append(_panel(references, video, enlarge))
     rows = [np.concatenate(panels[i : i + columns], axis=2) for i in range(0, len(panels), columns)]
     frames = np.concatenate(rows, axis=1)
