@@ -6,6 +6,7 @@ line of jobs, which gives a job to who knows its id.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -301,3 +302,5 @@ class ModelHost:
         engine = self.models.engine(folder, on_outlook=self._hear_outlook)
         engine.fingerprint  # noqa: B018  read now, while everyone waits anyway
         self._engine = engine
+        gc.collect()
+        gc.freeze()  # writing a video collects garbage twice: not through all that was imported

@@ -17,9 +17,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from motion_app.study.database import connect
+
 OWNER = "postgres"  # the user that Debian's package makes; a server refuses to run as root
 WITHOUT = "MOTION_APP_TEST_WITHOUT_POSTGRES"  # set by make where it cannot be installed
 START_SECONDS = 60
+EMPTY, WITH_TABLES = "template1", "with_tables"  # what a new database is a copy of
 
 
 def binaries() -> Path | None:
@@ -34,6 +37,15 @@ def binaries() -> Path | None:
 def backends() -> list[str]:
     """What the store's tests run on."""
     return ["sqlite"] if os.environ.get(WITHOUT) else ["sqlite", "postgresql"]
+
+
+def one_every_day(name: str) -> list[object]:
+    """``backends`` of tests that meet ``name`` every day, where it is there, and others on long
+    runs."""
+    names = backends()
+    daily = name if name in names else names[0]
+    marks = {one: () if one == daily else pytest.mark.long for one in names}
+    return [pytest.param(one, marks=marks[one]) for one in names]
 
 
 class Server:
@@ -110,16 +122,23 @@ def running() -> Iterator[str]:
         yield str(made.folder)
 
 
-def new_database(folder: str, name: str) -> str:
-    """The address of a new, empty database."""
-    connection = psycopg.connect(host=folder, user="study", dbname="postgres", autocommit=True)
-    with connection:
-        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
-    return f"postgresql://study@/{name}?host={folder}"
-
-
-def database_for(request: pytest.FixtureRequest) -> str | None:
-    """A new, empty database of the kind that the fixture's parameter names; None: SQLite."""
+def database_for(request: pytest.FixtureRequest, *, like: str = WITH_TABLES) -> str | None:
+    """A new database of the kind that the fixture's parameter names, a copy of ``like``; None:
+    SQLite."""
     if request.param == "sqlite":
         return None
-    return new_database(request.getfixturevalue("postgres_server"), "t" + uuid.uuid4().hex)
+    folder = request.getfixturevalue("postgres_server")
+    return new_database(folder, "t" + uuid.uuid4().hex, like=like)
+
+
+def make_tables(folder: str) -> None:
+    """The study's tables, in a database that others are copied from."""
+    connect(new_database(folder, WITH_TABLES)).dispose()
+
+
+def new_database(folder: str, name: str, *, like: str = EMPTY) -> str:
+    """The address of a new database, a copy of ``like``."""
+    connection = psycopg.connect(host=folder, user="study", dbname="postgres", autocommit=True)
+    with connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')  # type: ignore[call-overload]
+    return f"postgresql://study@/{name}?host={folder}"

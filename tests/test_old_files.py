@@ -27,10 +27,10 @@ from motion_app.library.motion_file import check_motion_file
 from motion_app.media.provenance import read_recipe
 from motion_app.settings import Limits
 from motion_app.study import unblinding
-from motion_app.study.answers import StudyStore
 from motion_app.study.links import new_id
 from motion_app.study.plan import Plan, StudyConfig, draw_plan
 from motion_app.study.records import Answer
+from motion_app.study.study import Study
 
 KEPT = Path(__file__).resolve().parent / "fixtures" / "version_1"
 MADE_WITH = json.loads((KEPT / "made_with.json").read_text())
@@ -239,33 +239,33 @@ def test_a_benchmark_that_was_half_done_is_finished_and_keeps_its_videos(old, ca
 
 
 @pytest.fixture
-def study(old: Path) -> Iterator[StudyStore]:
-    store = StudyStore.open(old / "study")
+def study(old: Path) -> Iterator[Study]:
+    store = Study.open(old / "study")
     yield store
     store.close()
 
 
 def test_an_old_study_goes_on_with_its_raters_and_answers(study):
-    before = unblinding.overview(study)
+    before = unblinding.overview(study.archive)
     assert [state.done for state in before.raters] == [3, 1, 0, 0]
     assert [state.joined is not None for state in before.raters] == [True, True, True, False]
     assert before.raters[3].handed_out and before.unblinded is None
-    finished, half = (study.join(token).id for token in tokens(study)[:2])
-    assert study.progress(finished).finished and not study.progress(half).finished
-    asked = study.config.asked
-    assert study.trial(half, 1).answers == {asked[0]: 1}
+    finished, half = (study.raters.join(token).id for token in tokens(study)[:2])
+    assert study.answers.progress(finished).finished and not study.answers.progress(half).finished
+    asked = study.archive.config.asked
+    assert study.answers.trial(half, 1).answers == {asked[0]: 1}
     for number in (1, 2):
         for question in asked:
-            study.save(half, answer(number, question))
-    after = unblinding.overview(study)
+            study.answers.save(half, answer(number, question))
+    after = unblinding.overview(study.archive)
     assert after.raters[1].done == 3 and after.answers == before.answers + 2 * len(asked) - 1
 
 
-def tokens(study: StudyStore) -> list[str]:
+def tokens(study: Study) -> list[str]:
     """A personal link of every slot, as they were given out."""
-    with study.reading() as connection:
+    with study.archive.reading() as connection:
         slots = connection.exec_driver_sql("SELECT id FROM raters ORDER BY slot").all()
-    return [study.links.token(rater) for (rater,) in slots]
+    return [study.archive.links.token(rater) for (rater,) in slots]
 
 
 def answer(number: int, question: str) -> Answer:
@@ -273,14 +273,15 @@ def answer(number: int, question: str) -> Answer:
 
 
 def test_the_plan_of_an_old_study_is_the_one_that_would_be_drawn_now(study):
-    plan: Plan = draw_plan(StudyConfig(**dict(study.config)), list(study.items.values()))
-    assert plan.digest() == study.plan_digest
+    made = study.archive
+    plan: Plan = draw_plan(StudyConfig(**dict(made.config)), list(made.items.values()))
+    assert plan.digest() == study.archive.plan_digest
 
 
 def test_the_files_of_an_old_study_are_served(study):
-    for item in study.items.values():
+    for item in study.archive.items.values():
         for name in (item.first_frame, *item.references, *item.candidates.values()):
-            assert study.media_path(name).is_file()
+            assert study.archive.media_path(name).is_file()
 
 
 def test_a_closed_study_gives_the_results_it_gave(old, capsys):

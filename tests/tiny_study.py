@@ -19,10 +19,11 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from motion_app.media.files import write_video
-from motion_app.study.answers import StudyStore
+from motion_app.study.archive import StudyArchive
 from motion_app.study.links import new_id
 from motion_app.study.plan import StudyConfig, StudyItem
 from motion_app.study.records import VideoFormat
+from motion_app.study.study import Study
 
 METHODS = ("FlexiMMT", "Go-with-the-Flow", "I2VEdit")
 VIDEO = VideoFormat(width=96, height=64, fps=8, frames=16)
@@ -39,7 +40,7 @@ def make_study(
     names: Mapping[int, str] | None = None,
     database: str | None = None,
     **options: object,
-) -> StudyStore:
+) -> Study:
     """A study whose items are named ``scene 0`` … or as ``names`` says by place."""
     kinds = ["practice"] * practice + ["gold"] * gold + ["main"] * items
     (folder / "media").mkdir(parents=True)
@@ -58,7 +59,7 @@ def make_study(
     ]
     settings = {"title": "Rolling balls", "raters": 3, "repeat_share": 0.0, **options}
     config = StudyConfig.build(methods=methods, **settings)
-    return StudyStore.create(folder, config, made, video=VIDEO, database=database)
+    return Study(StudyArchive.create(folder, config, made, video=VIDEO, database=database))
 
 
 class Caller:

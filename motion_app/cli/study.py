@@ -47,22 +47,22 @@ def create(options: argparse.Namespace, settings: Settings) -> Result:
         on_item=lambda done, total: _show("item", done, total),
         **{key: value for key, value in config.items() if value is not None},
     )
-    store, prepared = created.store, created.prepared
+    archive, prepared = created.study.archive, created.prepared
     video = prepared.video
     return {
         "study": str(options.out),
-        "methods": list(store.config.methods),
+        "methods": list(archive.config.methods),
         "items": {
             kind: sum(item.kind == kind for item in prepared.items)
             for kind in ("main", "gold", "practice")
         },
-        "raters": store.config.raters,
-        "plan_sha256": store.plan_digest,
+        "raters": archive.config.raters,
+        "plan_sha256": archive.plan_digest,
         "video": f"{video.width}x{video.height}, {video.frames} frames at {video.fps:g} per second",
         "cut": prepared.cut,
         "held": prepared.held,
         "resized": prepared.resized,
-        "open_link": store.links.open_token(),
+        "open_link": archive.links.open_token(),
     }
 
 
@@ -87,14 +87,14 @@ def _database(options: argparse.Namespace, settings: Settings) -> str | None:
 
 def report(options: argparse.Namespace, settings: Settings) -> Result:
     """The results, as a page and JSON; hidden until the study is unblinded."""
-    from motion_app.study import unblinding as ledger
     from motion_app.study.figures import report_html
     from motion_app.study.report import paper_row, study_report
+    from motion_app.study.unblinding import unblind
 
-    store = _open(options, settings)
+    archive = _open(options, settings)
     if options.unblind:
-        ledger.unblind(store, by="command line")
-    result = study_report(store, without=options.without or ())
+        unblind(archive, by="command line")
+    result = study_report(archive, without=options.without or ())
     page = options.out or Path(options.study) / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(report_html(result), encoding="utf-8")
@@ -113,9 +113,9 @@ def export(options: argparse.Namespace, settings: Settings) -> Result:
     from motion_app.study.report import study_report
     from motion_app.study.unblinding import answer_rows
 
-    store = _open(options, settings)
-    rows = answer_rows(store)
-    files = export_all(rows, study_report(store, without=options.without or ()))
+    archive = _open(options, settings)
+    rows = answer_rows(archive)
+    files = export_all(rows, study_report(archive, without=options.without or ()))
     options.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (options.out / name).write_bytes(content)
@@ -145,9 +145,9 @@ def _show(what: str, done: int, total: int) -> None:
 
 
 def _open(options: argparse.Namespace, settings: Settings) -> Any:
-    from motion_app.study.answers import StudyStore
+    from motion_app.study.archive import StudyArchive
 
-    return StudyStore.open(options.study, database=_database(options, settings))
+    return StudyArchive.open(options.study, database=_database(options, settings))
 
 
 def add_arguments(study: Any, command: Callable[..., argparse.ArgumentParser]) -> None:

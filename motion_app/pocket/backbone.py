@@ -24,7 +24,6 @@ from motion_app.pocket.network import (
     rotary_embedding,
 )
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
-from motion_app.pocket.truth import tokens_after
 from motion_app.pocket.vae import LatentClips
 from motion_app.text_files import write_whole
 from motion_app.world.world import NEUTRAL_SHARE
@@ -40,8 +39,7 @@ class BackboneTraining:
 
     ``moving_weight`` multiplies the loss where latents differ from the first frame's and
     ``first_weight`` on the first latent frame, which is given and has to be kept; ``text_dropout``
-    empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``;
-    ``truth_weight`` multiplies the error of what the head reads of the scene's truth."""
+    empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``."""
 
     samples: int = 300_000
     minutes: float = 480.0
@@ -55,7 +53,6 @@ class BackboneTraining:
     noisy_share: float = 0.65
     moving_weight: float = 4.0
     first_weight: float = 2.0
-    truth_weight: float = 0.05
     decay: float = 0.15
     bfloat16: bool = True
     seed: int = 0
@@ -203,7 +200,6 @@ def training_loss(
     batch = training.batch // processes
     picked = rng.integers(len(clips), size=batch)
     latents, image = (x.to(device) for x in clips.take(picked))  # (B, F, C, H', W'), (B, C, H', W')
-    truth = clips.truth(picked)
     captions = [
         ""
         if rng.random() < training.text_dropout
@@ -214,14 +210,10 @@ def training_loss(
     noise = torch.randn(latents.shape, generator=generator).to(device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    with (
-        torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16),
-        tokens_after(run.model.watched) as seen,
-    ):
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16):
         prediction = run.model(captions, noisy, image, timesteps, rotary)
     weights = loss_weights(latents, moving=training.moving_weight, first=training.first_weight)
-    miss = (weights * (prediction.float() - target).square()).mean()
-    return miss + training.truth_weight * run.model.truth_head.loss(seen[0], truth)
+    return (weights * (prediction.float() - target).square()).mean()
 
 
 def train_backbone(

@@ -17,7 +17,6 @@ from torch import nn
 from transformers import T5EncoderModel, T5TokenizerFast
 from transformers.models.t5.configuration_t5 import T5Config
 
-from motion_app.pocket.truth import TruthHead
 from motion_app.world.world import vocabulary
 
 log = logging.getLogger(__name__)
@@ -115,20 +114,14 @@ class MatrixAttnProcessor:
 
 
 class Backbone(nn.Module):
-    """Text encoder, transformer and the head that reads the truth as one module, so that one
-    optimiser and one average hold them all. ``watched`` is the block the head reads after."""
+    """Text encoder and transformer as one module, so that one optimiser and one average hold
+    both."""
 
     def __init__(self, *, layers: int, heads: int, head_dim: int) -> None:
         super().__init__()
         self.tokenizer = new_tokenizer()
         self.text_encoder: T5EncoderModel = new_text_encoder(len(self.tokenizer))
         self.transformer = new_transformer(layers=layers, heads=heads, head_dim=head_dim)
-        self.truth_head = TruthHead(heads * head_dim)
-
-    @property
-    def watched(self) -> nn.Module:
-        blocks = self.transformer.transformer_blocks
-        return blocks[len(blocks) // 2]
 
     def load_shipped(self, checkpoint: Path) -> bool:
         """Takes over the weights of a finished checkpoint folder where there is one of this shape,

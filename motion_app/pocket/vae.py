@@ -20,7 +20,6 @@ from diffusers import AutoencoderKLCogVideoX
 from torch import nn
 
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
-from motion_app.pocket.truth import Truth
 from motion_app.scene import NEUTRAL_PHRASE
 from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
 
@@ -223,12 +222,10 @@ def train_vae(
 class LatentClips:
     """``latents``, per chunk (n, F, C, H', W') float16, and ``images``, per chunk (n, C, H', W')
     float16: each first frame encoded alone, as it is at inference; both memory-mapped.
-    ``truths`` per chunk; ``sentences`` per clip a list of (subject, motion words), for example
-    ("A red cat", "jumps")."""
+    ``sentences`` per clip a list of (subject, motion words), for example ("A red cat", "jumps")."""
 
     latents: Sequence[np.ndarray]
     images: Sequence[np.ndarray]
-    truths: Sequence[Truth]
     sentences: Sequence[list[tuple[str, str]]]
 
     def __len__(self) -> int:
@@ -241,11 +238,6 @@ class LatentClips:
         latents = np.stack([self.latents[chunk][row] for chunk, row in found])
         images = np.stack([self.images[chunk][row] for chunk, row in found])
         return torch.from_numpy(latents).float(), torch.from_numpy(images).float()
-
-    def truth(self, picked: np.ndarray) -> Truth:
-        """The truth of the clips ``picked``."""
-        found = [divmod(int(i), CHUNK) for i in picked]
-        return Truth.join([self.truths[chunk].rows(slice(row, row + 1)) for chunk, row in found])
 
     def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> str:
         """A caption drawn afresh: sentences in random order, some with neutral motion words."""
@@ -281,29 +273,28 @@ def encode_clips(
 ) -> None:
     """Renders and encodes clips in chunks under ``folder`` until there are ``count``; continues
     where an earlier call stopped. Chunk i depends on (seed, i) alone; process ``shard[0]`` of
-    ``shard[1]`` takes every ``shard[1]``-th. Clips that
-    were encoded without their truth get it."""
+    ``shard[1]`` takes every ``shard[1]``-th."""
     folder.mkdir(parents=True, exist_ok=True)
     chunks = -(-count // CHUNK)
     for i in range(shard[0], chunks, shard[1]):
-        encoded = (folder / f"{i:04d}.json").exists()
-        if encoded and (folder / f"{i:04d}-truth.npz").exists():
+        if (folder / f"{i:04d}.json").exists():
             continue
         rng = np.random.default_rng([seed, i])
         scenes = [draw_scene(rng, config) for _ in range(CHUNK)]
-        parts = []
-        for start in range(0, CHUNK, BATCH):
-            rendered = [render(scene) for scene in scenes[start : start + BATCH]]
-            frames = np.stack([clip.frames for clip in rendered])
-            pair = () if encoded else encode_frames(vae, frames, device=device)
-            parts.append((Truth.of(rendered), *pair))
-        truths, *pairs = zip(*parts, strict=True)
-        np.savez(folder / f"{i:04d}-truth.npz", **vars(Truth.join(truths)))
-        if encoded:
-            continue
+        latents, images = zip(
+            *(
+                encode_frames(
+                    vae,
+                    np.stack([render(s).frames for s in scenes[start : start + BATCH]]),
+                    device=device,
+                )
+                for start in range(0, CHUNK, BATCH)
+            ),
+            strict=True,
+        )
         sentences = [[(f"{c.article} {c.noun}", c.words) for c in s.creatures] for s in scenes]
-        np.save(folder / f"{i:04d}.npy", np.concatenate(pairs[0]))
-        np.save(folder / f"{i:04d}-image.npy", np.concatenate(pairs[1]))
+        np.save(folder / f"{i:04d}.npy", np.concatenate(latents))
+        np.save(folder / f"{i:04d}-image.npy", np.concatenate(images))
         (folder / f"{i:04d}.json").write_text(json.dumps(sentences))
         log.info("encoded %d of %d clips", (i + 1) * CHUNK, chunks * CHUNK)
 
@@ -318,5 +309,4 @@ def read_clips(*folders: Path) -> LatentClips:
     sentences = [
         [tuple(s) for s in clip] for file in files for clip in json.loads(file.read_text())
     ]
-    truths = [Truth(**np.load(file.with_name(file.stem + "-truth.npz"))) for file in files]
-    return LatentClips(*mapped, truths, sentences)
+    return LatentClips(*mapped, sentences)

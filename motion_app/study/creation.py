@@ -16,10 +16,11 @@ from typing import Any
 
 from motion_app.errors import RequestError
 from motion_app.settings import DEFAULT_LIMITS, Limits
-from motion_app.study.answers import StudyStore
+from motion_app.study.archive import StudyArchive
 from motion_app.study.items import PreparedItems, VideoChoice, prepare_items
 from motion_app.study.plan import StudyConfig
 from motion_app.study.sources import SourceItem
+from motion_app.study.study import Study
 from motion_app.wording import lookalike
 
 GOLD_EVERY = 20  # main items for each gold one, where their number is not given
@@ -31,7 +32,7 @@ ORDINARY = frozenset({"both", "none"})  # methods of this app whose names are ev
 class CreatedStudy:
     """A new study and how its files were made alike."""
 
-    store: StudyStore
+    study: Study
     prepared: PreparedItems
 
 
@@ -51,9 +52,9 @@ def create_study(
 ) -> CreatedStudy:
     """Make the study in ``folder``; its methods are those of the first item, in that order.
 
-    ``gold`` None: one for every 20 items. ``database`` and ``dataset`` as in ``StudyStore.create``.
-    ``on_item`` is told how many items are ready, and of how many. ``options`` are fields of
-    ``StudyConfig``. RequestError or MediaError for what cannot be used,
+    ``gold`` None: one for every 20 items. ``database`` and ``dataset`` as in
+    ``StudyArchive.create``. ``on_item`` is told how many items are ready, and of how many.
+    ``options`` are fields of ``StudyConfig``. RequestError or MediaError for what cannot be used,
     and for a text that would tell raters a method's name; then nothing is left behind.
     """
     folder = Path(folder)
@@ -82,7 +83,7 @@ def create_study(
             limits=limits,
             on_item=on_item,
         )
-        store = StudyStore.create(
+        archive = StudyArchive.create(
             folder,
             config,
             prepared.items,
@@ -93,7 +94,7 @@ def create_study(
     except BaseException:
         shutil.rmtree(folder / "media", ignore_errors=True)
         raise
-    return CreatedStudy(store, prepared)
+    return CreatedStudy(Study(archive), prepared)
 
 
 def _check_source(source: SourceItem, config: StudyConfig) -> None:

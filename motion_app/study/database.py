@@ -1,8 +1,14 @@
 """The study's tables, and the engine they are reached through: SQLite on a local disk (WAL), or
-PostgreSQL by its address."""
+PostgreSQL by its address.
+
+What is mounted in a hosted Space, and on many clusters, is object storage or a network's disk, on
+which SQLite's locks and log do not hold: such a place is refused.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +18,6 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from motion_app.errors import RequestError
-from motion_app.study.answer_copies import check_local_disk
 
 HEAD = "0002"  # the revision this code is written for; a test holds it to the migrations
 WAIT_SECONDS = 30
@@ -20,6 +25,16 @@ CONNECT_SECONDS = 10
 # What a database that is stopped, starting, full or overrun raises.
 AWAY = (OperationalError, InterfaceError, PoolTimeout)
 POSTGRES_LOCK = 7_310_662  # advisory lock of migrations; any number that nobody else takes
+
+# Types of /proc/self/mountinfo whose locks or shared memory SQLite's log cannot rely on.
+REMOTE_TYPES = frozenset(
+    (
+        *("9p", "afs", "beegfs", "ceph", "cifs", "davfs", "glusterfs", "gpfs", "lustre", "ncpfs"),
+        *("nfs", "nfs4", "smb2", "smb3", "smbfs", "virtiofs", "vboxsf"),
+    )
+)
+LOCAL_FUSE = frozenset({"fuseblk", "fuse.fuse-overlayfs", "fuse.lxcfs"})  # a disk beneath
+MOUNTS = Path("/proc/self/mountinfo")
 
 metadata = sa.MetaData()
 
@@ -211,3 +226,44 @@ def _migrate(engine: sa.Engine) -> None:
         if _revision(connection) != HEAD:
             config.attributes["connection"] = connection
             command.upgrade(config, HEAD)
+
+
+def check_local_disk(
+    path: Path | str,
+    *,
+    mounts: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """RequestError where an SQLite database at ``path`` would lie on a network or FUSE mount, or in
+    a Space's mounted /data. ``mounts`` and ``environment`` replace what the system says."""
+    environment = os.environ if environment is None else environment
+    place = Path(path).resolve()
+    advice = "use PostgreSQL (MOTION_APP_STUDY_DATABASE), or a folder on the machine's own disk"
+    if environment.get("SPACE_ID") and Path("/data") in (place, *place.parents):
+        raise RequestError(
+            f"the study's SQLite file {place} would lie in a Space's mounted storage, where a "
+            f"database breaks; {advice}"
+        )
+    if mounts is None:
+        mounts = MOUNTS.read_text(encoding="utf-8") if MOUNTS.is_file() else ""
+    kind = _mount_type(place, mounts)
+    if kind in REMOTE_TYPES or (kind.startswith("fuse") and kind not in LOCAL_FUSE):
+        raise RequestError(
+            f"the study's SQLite file {place} would lie on a {kind} mount, where a database "
+            f"breaks; {advice}"
+        )
+
+
+def _mount_type(place: Path, mounts: str) -> str:
+    """The file system type of the innermost mount that holds ``place``; "" where none is known.
+    Of two mounts on one point the later one covers the earlier."""
+    found, depth = "", -1
+    for line in mounts.split("\n"):
+        before, dash, after = line.partition(" - ")
+        fields = before.split()
+        if not dash or len(fields) < 5:
+            continue
+        point = Path(fields[4].encode().decode("unicode_escape"))  # a blank is \040
+        if point in (place, *place.parents) and len(point.parts) >= depth:
+            found, depth = after.split()[0], len(point.parts)
+    return found

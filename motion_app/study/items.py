@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -134,19 +135,17 @@ def choose_format(
 ) -> VideoFormat:
     """The format of all candidates; see ``VideoChoice``. RequestError for a choice that cannot be
     encoded."""
-    if choice.size is None or choice.fps is None or choice.frames is None:
+    size, fps, frames = choice.size, choice.fps, choice.frames
+    if size is None or fps is None or frames is None:
         clips = [
             read_clip(path, limits=limits) for source in sources for path in source.videos.values()
         ]
-        rate = choice.fps or _most_common([round(clip.fps, 2) for clip in clips])
-        size = _most_common([clip.frames.shape[2:0:-1] for clip in clips])
+        fps = fps or _most_common([round(clip.fps, 2) for clip in clips])
+        came_width, came_height = _most_common([clip.frames.shape[2:0:-1] for clip in clips])
         seconds = statistics.median(len(clip.frames) / clip.fps for clip in clips)
-        choice = VideoChoice(
-            choice.size or (size[0] // 2 * 2, size[1] // 2 * 2),
-            rate,
-            choice.frames or max(1, round(seconds * rate)),
-        )
-    (width, height), fps, frames = choice.size, choice.fps, choice.frames
+        size = size or (came_width // 2 * 2, came_height // 2 * 2)
+        frames = frames or max(1, round(seconds * fps))
+    width, height = size
     if width % 2 or height % 2 or not 16 <= min(width, height) <= max(width, height) <= 4096:
         raise RequestError(f"{width}×{height} cannot be encoded; give even sizes from 16 to 4096")
     if not 1 <= fps <= 120 or not 1 <= frames <= limits.clip_frames:
@@ -157,7 +156,7 @@ def choose_format(
     return VideoFormat(width, height, fps, frames)
 
 
-def _most_common(values: Sequence) -> object:
+def _most_common(values: Sequence[Any]) -> Any:
     """Of equally common ones the largest."""
     counted = Counter(values)
     return max(counted, key=lambda value: (counted[value], value))
@@ -193,7 +192,8 @@ class _Files:
 
 
 def _item(source: SourceItem, files: _Files) -> Made:
-    video, counts, candidates = files.video, Counter(), {}
+    video, candidates = files.video, {}
+    counts: Counter[str] = Counter()
     for method, path in source.videos.items():
         frames = files.read(path)
         counts["cut"] += len(frames) > video.frames

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -87,7 +87,7 @@ class StudyConfig(BaseModel):
         return self
 
     @classmethod
-    def build(cls, **given: object) -> StudyConfig:
+    def build(cls, **given: Any) -> StudyConfig:
         """The config, or RequestError with the first thing that is wrong in one line."""
         try:
             return cls(**given)
@@ -251,11 +251,11 @@ def _slot(
         for number, item in enumerate(practice)
     ]
     number_of: dict[int, int] = {}
-    for place, item_id, shown, role, source in keyed:
+    for place, item_id, shown, role, repeated in keyed:
         number = len(found)
         if role == "main":
             number_of[int(place)] = number
-        first = None if source is None else number_of[source]
+        first = None if repeated is None else number_of[repeated]
         found.append(Presentation(number, item_id, role, shown, first))
     return tuple(found)
 

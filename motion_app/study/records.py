@@ -1,4 +1,4 @@
-"""What the store gives and takes: frozen records. Those the rater's page gets name no method."""
+"""What a study gives and takes: frozen records. Those the rater's page gets name no method."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from motion_app.study import statistics as stats
-from motion_app.study.answers import StudyStore
+from motion_app.study.archive import StudyArchive
 from motion_app.study.plan import QUESTIONS, StudyConfig
 from motion_app.study.records import AnswerRow
 from motion_app.study.unblinding import answer_rows, rater_flags, screen_seconds
@@ -30,7 +30,7 @@ class QuestionReport:
 
     id: str
     text: str
-    shares: tuple[stats.Share, ...]
+    shares: tuple[stats.VoteShare, ...]
     cochran_q: stats.Significance
     pairs: tuple[stats.PairTest, ...]
     fleiss_kappa: float | None
@@ -46,7 +46,7 @@ class QuestionReport:
 @dataclass(frozen=True)
 class RaterReport:
     """How carefully one rater worked: gold answers wrong, repeats answered alike, median seconds
-    for a screen, flags as in ``ledger.rater_flags``."""
+    for a screen, flags as in ``unblinding.rater_flags``."""
 
     number: int
     answers: int
@@ -77,14 +77,14 @@ class StudyReport:
         return asdict(self)
 
 
-def study_report(store: StudyStore, *, without: Collection[int] = ()) -> StudyReport:
+def study_report(archive: StudyArchive, *, without: Collection[int] = ()) -> StudyReport:
     """The report of an unblinded study; RequestError before. ``without``: raters' numbers that are
     not counted."""
     return report_rows(
-        answer_rows(store),
-        store.config,
-        clip_seconds=store.video.frames / store.video.fps,
-        plan_digest=store.plan_digest,
+        answer_rows(archive),
+        archive.config,
+        clip_seconds=archive.video.frames / archive.video.fps,
+        plan_digest=archive.plan_digest,
         without=without,
     )
 
@@ -135,7 +135,7 @@ def _question_report(
         kinds[row.place - 1] += 1
     same, total = _repeats(rows, asked)
     counts = _agreement_counts(votes, methods)
-    settings = {"rng": rng, "resamples": resamples}
+    settings: dict[str, Any] = {"rng": rng, "resamples": resamples}
     return QuestionReport(
         id=name,
         text=QUESTIONS[name],

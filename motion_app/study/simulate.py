@@ -28,13 +28,14 @@ import sqlalchemy as sa
 
 from motion_app.errors import RequestError
 from motion_app.study import unblinding
-from motion_app.study.answers import StudyStore
+from motion_app.study.archive import StudyArchive
 from motion_app.study.creation import create_study
 from motion_app.study.database import answers, events, items, lapsed, presentations, raters, studies
 from motion_app.study.plan import Form, StudyConfig
 from motion_app.study.report import StudyReport, study_report
 from motion_app.study.site.app import StudySettings, serve
 from motion_app.study.sources import read_sources
+from motion_app.study.study import Study
 from motion_app.study.synthetic_raters import (
     CLIP,
     Client,
@@ -169,7 +170,7 @@ def simulate_study(
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Simulation:
     """Make a study of small drawn clips, let synthetic raters take part over HTTP, with the server
-    in a process of its own, or (``http`` False) in the store, and compare. Nothing is left of it,
+    in a process of its own, or (``http`` False) in the study, and compare. Nothing is left of it,
     in ``database`` neither. RequestError for sizes that make no study."""
     if not (1 <= raters <= 1000 and 1 <= items <= 1000 and 2 <= methods <= 8):
         raise RequestError(
@@ -181,7 +182,7 @@ def simulate_study(
         source = Path(folder, "items")
         draw_items(source, items, names, rng)
         drawing = watch.lap()
-        store = create_study(
+        study = create_study(
             Path(folder, "study"),
             read_sources(source),
             title="Simulation",
@@ -191,26 +192,27 @@ def simulate_study(
             video=CLIP,
             database=database,
             on_item=lambda done, total: on_progress("item", done, total),
-        ).store
+        ).study
+        archive = study.archive
         creation = watch.lap()
-        with contextlib.closing(store):
+        with contextlib.closing(study):
             try:
-                saves = _answered(store, rng, crowd or Crowd(), database, on_progress, http=http)
+                saves = _answered(study, rng, crowd or Crowd(), database, on_progress, http=http)
                 answering = watch.lap()
-                unblinding.unblind(store, by="simulation")
-                report = study_report(store)
-                count = len(unblinding.answer_rows(store))
+                unblinding.unblind(archive, by="simulation")
+                report = study_report(archive)
+                count = len(unblinding.answer_rows(archive))
                 phases = Phases(drawing, creation, answering, watch.lap())
-                preference = known_preference(store.config.methods, store.config.questions)
-                cells = tuple(_cells(store.config, preference, report))
+                preference = known_preference(archive.config.methods, archive.config.questions)
+                cells = tuple(_cells(archive.config, preference, report))
             finally:
                 if database is not None:
-                    _erase(store)
+                    _erase(archive)
     return Simulation(cells, report, count, crowd or Crowd(), Waits.of(saves), phases)
 
 
 def _answered(
-    store: StudyStore,
+    study: Study,
     rng: np.random.Generator,
     crowd: Crowd,
     database: str | None,
@@ -219,15 +221,16 @@ def _answered(
     http: bool,
 ) -> list[float]:
     """Everybody takes part; seconds that each save took."""
-    config, key = store.config, media_key(store)
+    archive = study.archive
+    config, key = archive.config, media_key(archive)
     preference = known_preference(config.methods, config.questions)
     people = [SyntheticRater(preference, key, child) for child in rng.spawn(config.raters)]
     waits: list[float] = []
     with contextlib.ExitStack() as stack:
-        clients: list[Client] = [DirectClient(store) for _ in people]
+        clients: list[Client] = [DirectClient(study) for _ in people]
         if http:
-            host, port = stack.enter_context(served(store.folder, database=database))
-            token = store.links.open_token()
+            host, port = stack.enter_context(served(archive.folder, database=database))
+            token = archive.links.open_token()
             clients = [HttpClient(host, port, open_token=token) for _ in people]
         for client in clients:  # in order, so that a seed gives each person the same slot
             client.enter()
@@ -253,14 +256,14 @@ def _answered(
     return waits
 
 
-def _erase(store: StudyStore) -> None:
+def _erase(archive: StudyArchive) -> None:
     """Take the study out of a database that is not its own."""
-    seats = sa.select(raters.c.id).where(raters.c.study == store.id)
-    with store.engine.begin() as connection:
+    seats = sa.select(raters.c.id).where(raters.c.study == archive.id)
+    with archive.engine.begin() as connection:
         connection.execute(sa.delete(answers).where(answers.c.rater.in_(seats)))
         for table in (events, lapsed, raters, presentations, items):
-            connection.execute(sa.delete(table).where(table.c.study == store.id))
-        connection.execute(sa.delete(studies).where(studies.c.id == store.id))
+            connection.execute(sa.delete(table).where(table.c.study == archive.id))
+        connection.execute(sa.delete(studies).where(studies.c.id == archive.id))
 
 
 def _cells(config: StudyConfig, preference: Preference, report: StudyReport) -> Iterator[Recovered]:

@@ -30,7 +30,7 @@ from motion_app.wording import as_named, lookalike
 VIDEOS, PICTURES = CLIP_FILES, STILL_FILES
 OWN_COLUMNS = ("item", "caption", "first_frame", "references", "kind", "answer")
 OPTIONAL_COLUMNS = ("kind", "answer")
-KINDS = get_args(Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _read_folder(folder: Path) -> SourceItem:
         f for f in files if f.stem.lower() == "first_frame" and f.suffix.lower() in PICTURES
     ]
     texts = {file.name.lower(): file for file in files}
-    kind = next((name for name in KINDS if folder.name.startswith(name + "-")), "main")
+    kind: Kind = next((name for name in KINDS if folder.name.startswith(name + "-")), "main")
     for found, wanted in (
         (pictures, "first_frame.png"),
         (references, "reference.mp4"),
@@ -154,10 +154,11 @@ def _read_row(path: Path, row: Row, methods: Sequence[str]) -> SourceItem:
             )
         return found
 
-    kind = as_named(cells.get("kind", "")) or "main"
-    if kind not in KINDS:
+    given = as_named(cells.get("kind", "")) or "main"
+    kind = next((name for name in KINDS if name == given), None)
+    if kind is None:
         raise RequestError(
-            f'{where}: kind is one of {", ".join(KINDS)}, got "{kind}"' + lookalike(KINDS, [kind])
+            f'{where}: kind is one of {", ".join(KINDS)}, got "{given}"' + lookalike(KINDS, [given])
         )
     references = [part.strip() for part in cells["references"].split(";") if part.strip()]
     return SourceItem(

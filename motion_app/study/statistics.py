@@ -33,7 +33,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Share:
+class VoteShare:
     """A method's votes out of ``total``, with a two-way bootstrap interval of the share. For zero
     votes the rule of three gives the upper end: ``ceiling`` = 3 / total were all votes independent,
     ``cautious_ceiling`` = 3 / (the smaller of raters and items) as they are not; else None."""
@@ -111,7 +111,7 @@ def shares(
     *,
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
-) -> list[Share]:
+) -> list[VoteShare]:
     """Each method's share of the votes where it was shown.
 
     ``votes`` and ``shown`` (R, I, K) int: how often a method was chosen, and how often it was among
@@ -132,7 +132,7 @@ def shares(
         )  # (B, 1)
         zero = count == 0 and total > 0
         found.append(
-            Share(
+            VoteShare(
                 method,
                 count,
                 total,

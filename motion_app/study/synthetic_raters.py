@@ -3,7 +3,7 @@
 They see what a browser sees: random media names. Which method a name belongs to, and so what to
 prefer, comes from a key that is made beside the study, not through it.
 
-Two ways to take part without a browser: the study's HTTP calls (site/api.md), or its store.
+Two ways to take part without a browser: the study's HTTP calls (site/api.md), or the study itself.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from PIL import Image
 
 from motion_app.errors import RequestError
 from motion_app.media.files import write_video
-from motion_app.study.answers import StudyStore
+from motion_app.study.archive import StudyArchive
 from motion_app.study.items import VideoChoice, frozen_heap
 from motion_app.study.records import Answer
+from motion_app.study.study import Study
 
 FALLOFF = 0.6  # each method is preferred this much as often as the one before it
 SECONDS = 25.0  # for a screen, the median that is told, however long it took
@@ -135,11 +136,11 @@ def known_preference(methods: tuple[str, ...], questions: tuple[str, ...]) -> Pr
     }
 
 
-def media_key(store: StudyStore) -> dict[str, tuple[str, bool, bool]]:
+def media_key(archive: StudyArchive) -> dict[str, tuple[str, bool, bool]]:
     """Media name → (method, item is a check, name is its right answer)."""
     return {
         name: (method, item.answer is not None, method == item.answer)
-        for item in store.items.values()
+        for item in archive.items.values()
         for method, name in item.candidates.items()
     }
 
@@ -209,32 +210,32 @@ class Client(Protocol):
 
 
 class DirectClient:
-    """Takes part in the store itself."""
+    """Takes part in the study itself."""
 
-    def __init__(self, store: StudyStore) -> None:
-        self.store = store
+    def __init__(self, study: Study) -> None:
+        self.study = study
         self.rater = ""
 
     def enter(self) -> None:
-        self.rater = self.store.join(self.store.enter()).id
-        self.store.consent(self.rater)
+        self.rater = self.study.raters.join(self.study.raters.enter()).id
+        self.study.raters.consent(self.rater)
 
     def screens(self) -> int:
-        progress = self.store.progress(self.rater)
+        progress = self.study.answers.progress(self.rater)
         return progress.practice + progress.items
 
     def screen(self, number: int) -> Screen:
-        trial = self.store.trial(self.rater, number)
+        trial = self.study.answers.trial(self.rater, number)
         return Screen(trial.id, number, trial.practice, trial.candidates)
 
     def practise(self, number: int, choices: Mapping[str, int]) -> None:
-        self.store.practise(self.rater, number, choices)
+        self.study.answers.practise(self.rater, number, choices)
 
     def answer(self, answer: Answer) -> None:
-        self.store.save(self.rater, answer)
+        self.study.answers.save(self.rater, answer)
 
     def finish(self) -> str:
-        return self.store.finish(self.rater)
+        return self.study.answers.finish(self.rater)
 
 
 class HttpClient:

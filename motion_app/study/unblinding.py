@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from motion_app.errors import RequestError
-from motion_app.study.answers import StudyStore
+from motion_app.study.archive import StudyArchive
 from motion_app.study.database import events, latest_answers, presentations, raters, studies
 from motion_app.study.records import AnswerRow, Overview, RaterState
 
@@ -19,57 +19,57 @@ FAST_SHARE = 1 / 3  # of the median of all raters' median times
 PLACE_CHANCE = 1e-3  # of so many answers at one place, were places chosen evenly
 
 
-def unblinded(store: StudyStore) -> float | None:
+def unblinded(archive: StudyArchive) -> float | None:
     """When the study was unblinded, unix seconds; None while it is blind."""
-    with store.reading() as connection:
-        return connection.scalar(sa.select(studies.c.unblinded).where(studies.c.id == store.id))
+    with archive.reading() as connection:
+        return connection.scalar(sa.select(studies.c.unblinded).where(studies.c.id == archive.id))
 
 
-def unblind(store: StudyStore, *, by: str = "administrator") -> float:
+def unblind(archive: StudyArchive, *, by: str = "administrator") -> float:
     """Open the results, once and for good; when that was is kept with how far the study had come.
     The time of the first opening."""
-    with store.engine.begin() as connection:
-        opened = sa.select(studies.c.unblinded).where(studies.c.id == store.id).with_for_update()
+    with archive.engine.begin() as connection:
+        opened = sa.select(studies.c.unblinded).where(studies.c.id == archive.id).with_for_update()
         when = connection.scalar(opened)
         if when is None:
-            when = store.clock()
-            count = connection.scalar(_counted(store))
+            when = archive.clock()
+            count = connection.scalar(_counted(archive))
             connection.execute(
-                sa.update(studies).where(studies.c.id == store.id).values(unblinded=when)
+                sa.update(studies).where(studies.c.id == archive.id).values(unblinded=when)
             )
-            store.note(connection, "unblinded", {"by": by, "answers": count})
+            archive.note(connection, "unblinded", {"by": by, "answers": count})
     return when
 
 
-def record(store: StudyStore) -> list[dict[str, object]]:
+def record(archive: StudyArchive) -> list[dict[str, object]]:
     """What was done to the study: ``at`` unix seconds, ``kind``, ``detail``."""
-    query = sa.select(events).where(events.c.study == store.id).order_by(events.c.serial)
-    with store.reading() as connection:
+    query = sa.select(events).where(events.c.study == archive.id).order_by(events.c.serial)
+    with archive.reading() as connection:
         return [
             {"at": row.at, "kind": row.kind, "detail": json.loads(row.detail)}
             for row in connection.execute(query)
         ]
 
 
-def _counted(store: StudyStore) -> sa.Select[tuple[int]]:
+def _counted(archive: StudyArchive) -> sa.Select[int]:
     return (
         sa.select(sa.func.count())
         .select_from(latest_answers.join(raters, raters.c.id == latest_answers.c.rater))
-        .where(raters.c.study == store.id)
+        .where(raters.c.study == archive.id)
     )
 
 
-def answer_rows(store: StudyStore) -> list[AnswerRow]:
+def answer_rows(archive: StudyArchive) -> list[AnswerRow]:
     """The latest answers, by rater, screen and question. RequestError before unblinding."""
-    if unblinded(store) is None:
+    if unblinded(archive) is None:
         raise RequestError(
             "the results are hidden until the study is unblinded; unblind it on the admin page or "
             "with: study report --unblind"
         )
-    return _rows(store)
+    return _rows(archive)
 
 
-def _rows(store: StudyStore) -> list[AnswerRow]:
+def _rows(archive: StudyArchive) -> list[AnswerRow]:
     a, p, r = latest_answers.c, presentations.c, raters.c
     query = (
         sa.select(
@@ -81,16 +81,16 @@ def _rows(store: StudyStore) -> list[AnswerRow]:
         .select_from(
             latest_answers.join(raters, r.id == a.rater).join(presentations, p.id == a.presentation)
         )
-        .where(r.study == store.id)
+        .where(r.study == archive.id)
         .order_by(r.slot, p.number, a.question)
     )
-    with store.reading() as connection:
+    with archive.reading() as connection:
         found = connection.execute(query).all()
-    return [_answer_row(store, row) for row in found]
+    return [_answer_row(archive, row) for row in found]
 
 
-def _answer_row(store: StudyStore, row: sa.Row) -> AnswerRow:
-    item, order = store.items[row.item], tuple(json.loads(row.order))
+def _answer_row(archive: StudyArchive, row: sa.Row) -> AnswerRow:
+    item, order = archive.items[row.item], tuple(json.loads(row.order))
     chosen = order[row.choice - 1]
     right = None
     if item.answer is not None:
@@ -115,24 +115,24 @@ def _answer_row(store: StudyStore, row: sa.Row) -> AnswerRow:
     )
 
 
-def overview(store: StudyStore) -> Overview:
+def overview(archive: StudyArchive) -> Overview:
     """How the study goes; nothing in it says what was preferred."""
     rows = defaultdict(list)
-    for row in _rows(store):
+    for row in _rows(archive):
         rows[row.rater].append(row)
     count = sa.func.count().label("count")
     screens = (
         sa.select(presentations.c.slot, count)
-        .where(presentations.c.study == store.id)
+        .where(presentations.c.study == archive.id)
         .group_by(presentations.c.slot)
     )
-    slots = sa.select(raters).where(raters.c.study == store.id).order_by(raters.c.slot)
-    with store.reading() as connection:
-        planned = dict(row._tuple() for row in connection.execute(screens))
+    slots = sa.select(raters).where(raters.c.study == archive.id).order_by(raters.c.slot)
+    with archive.reading() as connection:
+        planned: dict[int, int] = dict(row._tuple() for row in connection.execute(screens))
         seats = connection.execute(slots).all()
     seconds = {slot: screen_seconds(given) for slot, given in rows.items()}
     typical = statistics.median(value for value in seconds.values()) if seconds else 0.0
-    asked = len(store.config.asked)
+    asked = len(archive.config.asked)
     states = []
     for seat in seats:
         given = rows[seat.slot]
@@ -151,24 +151,24 @@ def overview(store: StudyStore) -> Overview:
                 gold_wrong=gold.count(False),
                 flags=rater_flags(
                     given,
-                    shown=store.config.shown,
-                    clip_seconds=store.video.frames / store.video.fps,
+                    shown=archive.config.shown,
+                    clip_seconds=archive.video.frames / archive.video.fps,
                     typical=typical,
                 ),
             )
         )
     return Overview(
-        title=store.config.title,
+        title=archive.config.title,
         raters=tuple(states),
         answers=sum(len(given) for given in rows.values()),
         expected=asked * sum(planned.values()),
-        unblinded=unblinded(store),
-        plan_digest=store.plan_digest,
+        unblinded=unblinded(archive),
+        plan_digest=archive.plan_digest,
     )
 
 
 def _whole_screens(rows: Sequence[AnswerRow], asked: int) -> int:
-    counts = defaultdict(int)
+    counts: defaultdict[int, int] = defaultdict(int)
     for row in rows:
         counts[row.number] += 1
     return sum(count == asked for count in counts.values())

@@ -18,7 +18,7 @@ import gradio as gr
 from motion_app.errors import RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
-from motion_app.study.answers import StudyStore
+from motion_app.study.archive import StudyArchive
 from motion_app.study.creation import create_study
 from motion_app.study.plan import Form
 from motion_app.study.site.app import study_secret
@@ -88,7 +88,7 @@ class OwnStudies:
             raters=raters,
             form=form,
         )
-        made.store.close()
+        made.study.close()
         (folder / OWNER_FILE).write_text(owner, encoding="utf-8")
         return self._made(folder)
 
@@ -104,20 +104,20 @@ class OwnStudies:
         return file.read_text(encoding="utf-8") if file.is_file() else None
 
     def _made(self, folder: Path) -> MadeStudy:
-        store = StudyStore.open(folder, database=self._database)
+        archive = StudyArchive.open(folder, database=self._database)
         try:
-            raters = overview(store).raters
+            raters = overview(archive).raters
             finished = sum(rater.finished is not None for rater in raters)
             return MadeStudy(
                 name=folder.name,
-                title=store.config.title,
-                created=store.created,
+                title=archive.config.title,
+                created=archive.created,
                 raters=len(raters),
                 finished=finished,
                 secret=study_secret(folder),
             )
         finally:
-            store.close()
+            archive.close()
 
 
 def _result_title(row: JobRow) -> str:
@@ -157,24 +157,24 @@ class StudyTab:
                 gr.Markdown(f"### {texts('study.yours')}")
                 self.studies = gr.HTML(apply_default_css=False, elem_id="studies")
 
-    def wire(self, session: gr.State, tab: gr.Tab) -> None:
+    def wire(self, visit: gr.State, tab: gr.Tab) -> None:
         """``tab``: looked at whenever it is opened."""
-        listen(tab.select, self._look, inputs=[session], outputs=[self.results, self.studies])
+        listen(tab.select, self._look, inputs=[visit], outputs=[self.results, self.studies])
         listen(
             self.create.click,
             self._create,
-            inputs=[session, self.results, self.title, self.form, self.raters],
+            inputs=[visit, self.results, self.title, self.form, self.raters],
             outputs=[self.studies, self.results, self.title],
         )
 
-    def _look(self, session: PageVisit) -> list[Any]:
-        choices = self.own.results(session.owner)
-        return [gr.CheckboxGroup(choices=choices), self._shown(session.owner)]
+    def _look(self, visit: PageVisit) -> list[Any]:
+        choices = self.own.results(visit.owner)
+        return [gr.CheckboxGroup(choices=choices), self._shown(visit.owner)]
 
     def _create(
-        self, session: PageVisit, jobs: list[str], title: str, form: str, raters: float
+        self, visit: PageVisit, jobs: list[str], title: str, form: str, raters: float
     ) -> list[Any]:
-        owner = session.owner
+        owner = visit.owner
         count = max(1, min(int(raters or 1), MOST_RATERS))
         made = self.own.create(owner, jobs or [], title=title or "", raters=count, form=form)
         shown = studies_html(self.own.list(owner), self.texts, new=made.name)

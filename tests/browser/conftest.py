@@ -1,14 +1,18 @@
-"""The app in a process of its own, and a browser to visit it with."""
+"""A browser to visit the app with: one for all tests of this folder that run in one process."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import postgres
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from serving import RunningApp
+from visits import DESKTOP, open_page
 
+HERE = Path(__file__).parent
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -16,16 +20,60 @@ CHROMIUM_FLAGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app with a folder of its own; the address of its page."""
-    with RunningApp(tmp_path_factory.mktemp("server")) as app:
-        yield app.url
+class OneBrowser:
+    """Chromium, begun when it is first asked for and again where it broke off."""
+
+    def __init__(self) -> None:
+        self._playwright: Playwright | None = None
+        self._chromium: Browser | None = None
+
+    def get(self) -> Browser:
+        if self._chromium is None or not self._chromium.is_connected():
+            self.close()
+            self._playwright = sync_playwright().start()
+            self._chromium = self._playwright.chromium.launch(
+                executable_path=CHROMIUM, args=CHROMIUM_FLAGS
+            )
+        return self._chromium
+
+    def close(self) -> None:
+        """Playwright keeps an event loop in the thread, beside which tests can run no other."""
+        playwright, self._playwright, self._chromium = self._playwright, None, None
+        if playwright is not None:
+            playwright.stop()
 
 
-@pytest.fixture(scope="module")
+ONE = OneBrowser()
+
+
+@pytest.fixture(scope="session")
+def server(app: RunningApp) -> str:
+    """The address of the app's page."""
+    return app.url
+
+
+@pytest.fixture
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
+    """What a test opens in it is closed after the test, whatever became of it."""
+    chromium = ONE.get()
+    yield chromium
+    if chromium.is_connected():
+        for context in chromium.contexts:
+            context.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: str) -> Page:
+    return open_page(browser, server, DESKTOP)
+
+
+@pytest.fixture(params=postgres.one_every_day("sqlite"))
+def database(request: pytest.FixtureRequest) -> str | None:
+    """The store's own tests run on every database every day; of the pages, one visit does."""
+    return postgres.database_for(request)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path.parent != HERE:
+        ONE.close()

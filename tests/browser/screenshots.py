@@ -27,7 +27,7 @@ from walk import (
     write_clip,
 )
 
-from motion_app.study.answers import StudyStore
+from motion_app.study.study import Study
 
 logger = logging.getLogger("screenshots")
 
@@ -102,28 +102,28 @@ def shoot_study(browser: Browser, page: Page, app: RunningApp, path: Path) -> No
     page.locator("#study-create").click()
     expect(page.locator(".study-card")).to_have_count(1, timeout=PATIENCE)
     (folder,) = (app.folder / "outputs" / "studies").iterdir()
-    store = StudyStore.open(folder)
-    token = store.hand_out(1)[0]
+    study = Study.open(folder)
+    token = study.raters.hand_out(1)[0]
     rater = browser.new_context(viewport={"width": WIDTH, "height": 900}).new_page()
     rater.set_default_timeout(PATIENCE)
     rater.goto(f"{app.url}study/{folder.name}/r/{token}")
     rater.locator("#agree").check()
     rater.locator("#begin").click()
     rater.locator("#start-practice:visible, #start-study:visible").first.click()
-    practise(rater, store, token)
-    store.close()
+    practise(rater, study, token)
+    study.close()
     watch(rater)
     save(rater, path, height=1000)
     rater.context.close()
 
 
-def practise(rater: Page, store: StudyStore, token: str) -> None:
+def practise(rater: Page, study: Study, token: str) -> None:
     """The practice items, right at once, and on to the study."""
-    right = {item.candidates[item.answer] for item in store.items.values() if item.answer}
-    person = store.links.rater(token)
-    for number in range(store.progress(person).practice):
+    right = {item.candidates[item.answer] for item in study.archive.items.values() if item.answer}
+    person = study.archive.links.rater(token)
+    for number in range(study.answers.progress(person).practice):
         watch(rater)
-        shown = store.trial(person, number).candidates
+        shown = study.answers.trial(person, number).candidates
         place = next(k for k, name in enumerate(shown, start=1) if name in right)
         for row in rater.locator(".choices").all():
             row.locator(f"input[value='{place}']").check(force=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
+from visits import PATIENCE
 
 from motion_app.benchmark.scenes import BenchmarkCase, tuning_cases
 from motion_app.host import ModelHost
@@ -29,28 +28,19 @@ from motion_app.ui.evaluate.tab import EvaluateTab
 from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
 from motion_app.ui.pictures import Previews
-from motion_app.ui.transfer.session import Session
+from motion_app.ui.visitor import PageVisit
 
 POCKET = ROOT / "checkpoints" / "pocket"
 MOTIONS = Library([POCKET / "motions"]).list()
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-CHROMIUM_FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-PATIENCE = 120_000  # ms
 OWNER = secrets.token_hex(16)
 
 
-class OwnedSession(Session):
+class KnownVisit(PageVisit):
     """A browser whose token is known, so that it has results from the start."""
 
     def __init__(self) -> None:
         super().__init__()
         self.owner = OWNER
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        return OwnedSession()
 
 
 def asked(case: BenchmarkCase) -> dict[str, Any]:
@@ -123,7 +113,7 @@ POCKET = ROOT / "checkpoints" / "pocket"
 
 
 def evaluate_page(host: ModelHost, language: str) -> None:
-    session = gr.State(OwnedSession())
+    session = gr.State(KnownVisit())
     gr.Navbar(visible=False)
     with gr.Tabs():
         with gr.Tab("One"):
@@ -131,14 +121,6 @@ def evaluate_page(host: ModelHost, language: str) -> None:
         with gr.Tab("Evaluate", id="evaluate") as tab:
             evaluate = EvaluateTab(host, Texts(language), Previews(Limits()))
     evaluate.wire(session, tab=tab)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
 
 
 def open_tab(browser: Browser, url: str, *, width: int = 1366, dark: bool = False) -> Page:
@@ -154,10 +136,8 @@ def open_tab(browser: Browser, url: str, *, width: int = 1366, dark: bool = Fals
 
 
 @pytest.fixture
-def page(browser: Browser, server: str) -> Iterator[Page]:
-    opened = open_tab(browser, server)
-    yield opened
-    opened.context.close()
+def page(browser: Browser, server: str) -> Page:
+    return open_tab(browser, server)
 
 
 def score(page: Page) -> None:
@@ -252,11 +232,10 @@ def test_metrics_without_weights_say_what_they_need(page: Page) -> None:
     assert page.locator("#evaluate-metrics label").filter(has_text=re.compile("^AC$")).count() == 0
 
 
-@pytest.mark.parametrize("width", [390, 1366])
+@pytest.mark.parametrize("width", [390, pytest.param(1366, marks=pytest.mark.long)])
 def test_nothing_overflows_in_either_language(browser: Browser, server: str, width: int) -> None:
     for path in ("", "zh"):
         page = open_tab(browser, server + path, width=width)
         page.locator(".evaluate-card").first.click()
         score(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.context.close()

@@ -5,84 +5,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gradio as gr
-import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-from motion_app.host import ModelHost
-from motion_app.media.files import write_video
-from motion_app.settings import Limits, load_settings
-from motion_app.ui.markup import Texts
-from motion_app.ui.motions.tab import MotionsTab
-from motion_app.ui.page import STYLE
-from motion_app.ui.pictures import Previews
-from motion_app.ui.transfer.session import Session
-from motion_app.world.world import draw_scene, render
-
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-PATIENCE = 240_000  # ms; on a free machine each takes a few seconds
-OWNER = "5" * 32
-
-
-def known_browser(session: Session) -> Session:
-    """As the page does it with what the browser keeps."""
-    session.owner = OWNER
-    return session
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("app")
-    settings = load_settings(outputs=folder / "outputs", motions=(folder / "motions",))
-    host, texts = ModelHost(settings), Texts("en")
-    with gr.Blocks(fill_width=True) as page:
-        session = gr.State(Session())
-        with gr.Tabs(), gr.Tab("Motions"):
-            tab = MotionsTab(host, texts, Previews(Limits()))
-        tab.wire(session)
-        tab.attach(page.load(known_browser, [session], [session]), session)
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, css_paths=[STYLE])
-    host.start()
-    host.engine()
-    yield address
-    host.stop()
-    page.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+from playwright.sync_api import Page, expect
+from visits import PATIENCE
+from walk import fill_training, open_tab, upload_clip, write_clip
 
 
 @pytest.fixture
-def page(browser: Browser, server: str):
-    opened = browser.new_context(viewport={"width": 1366, "height": 768}).new_page()
-    opened.set_default_timeout(PATIENCE)
-    opened.goto(server)
-    expect(opened.locator(".motion-card").first).to_be_visible(timeout=PATIENCE)
-    yield opened
-    opened.context.close()
+def page(page: Page) -> Page:
+    open_tab(page, "motions")
+    expect(page.locator(".motion-card").first).to_be_visible(timeout=PATIENCE)
+    return page
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    scene = draw_scene(np.random.default_rng(2), objects=1, motions=["jump"])
-    path = tmp_path_factory.mktemp("clips") / "jump.mp4"
-    write_video(path, np.concatenate([render(scene).frames] * 2), 8.0)
-    return path
-
-
-def upload(page: Page, clip: Path) -> None:
-    page.set_input_files("#clip-upload input[type=file]", str(clip))
-    expect(page.locator(".clip")).to_have_count(1, timeout=PATIENCE)
+    return write_clip(tmp_path_factory.mktemp("clips"))
 
 
 def test_an_exported_motion_comes_back_and_its_deletion_is_undone(page: Page, tmp_path: Path):
@@ -108,7 +46,7 @@ def test_an_exported_motion_comes_back_and_its_deletion_is_undone(page: Page, tm
 
 
 def test_handles_trim_and_a_drag_crops(page: Page, clip: Path):
-    upload(page, clip)
+    upload_clip(page, clip)
     facts = page.locator(".clip-facts")
     expect(facts).to_contain_text("26 frames")
     page.locator(".clip-start").focus()
@@ -128,14 +66,12 @@ def test_handles_trim_and_a_drag_crops(page: Page, clip: Path):
 
 
 def test_a_reload_finds_the_training_and_it_can_be_cancelled_and_resumed(page: Page, clip: Path):
-    upload(page, clip)
-    for field, words in (("name", "leap"), ("noun", "cat"), ("phrase", "leaps")):
-        page.locator(f"#motion-{field}").locator("input, textarea").fill(words)
-    expect(page.locator("#motion-caption")).to_contain_text("A cat leaps.", timeout=PATIENCE)
+    fill_training(page, clip, name="leap", steps=400)
     page.click("#train")
     status = page.locator("#training-status")
     expect(status).to_contain_text("step", timeout=PATIENCE)
     page.reload()
+    open_tab(page, "motions")
     expect(status).to_contain_text("leap · learning", timeout=PATIENCE)
     expect(page.locator(".curve svg")).to_be_visible(timeout=PATIENCE)
     page.click("#training-cancel")

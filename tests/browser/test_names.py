@@ -44,7 +44,6 @@ def test_every_button_is_called_what_is_written_on_it(
         button = page.locator(f"{place} button.upload-container")
         name = button.get_attribute("aria-label")
         assert label in name and "Click to upload or drop files" not in name
-    page.context.close()
 
 
 @pytest.mark.parametrize(("path", "language"), [("", "en"), ("zh", "zh")])
@@ -55,4 +54,3 @@ def test_each_page_declares_its_language(
     assert f'lang="{language}"' in answer.text()[:100]
     page = open_page(browser, server + path, DESKTOP)
     assert page.evaluate("document.documentElement.lang") == language
-    page.context.close()

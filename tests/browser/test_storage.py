@@ -56,7 +56,6 @@ def test_with_site_data_blocked_the_page_works_and_says_that_it_forgets(
     makes_a_video(page)
     page.goto(f"{server}zh")
     expect(page.locator("#forgets")).to_contain_text("不为本页保存", timeout=PATIENCE / 2)
-    context.close()
 
 
 def test_in_a_sandboxed_frame_the_page_works_and_says_that_it_forgets(
@@ -67,13 +66,11 @@ def test_in_a_sandboxed_frame_the_page_works_and_says_that_it_forgets(
     frame = page.frame_locator("iframe")
     expect(frame.locator("#forgets")).to_be_visible(timeout=PATIENCE / 2)
     makes_a_video(frame)
-    page.context.close()
 
 
 def test_a_browser_that_keeps_things_is_told_nothing(browser: Browser, server: str) -> None:
     page = open_page(browser, server, DESKTOP)
     expect(page.locator("#forgets")).to_be_hidden()
-    page.context.close()
 
 
 def test_a_strangers_page_without_an_origin_gets_no_answer(server: str) -> None:

@@ -1,22 +1,23 @@
-"""A rater's whole visit in a real browser, on a real store."""
+"""A rater's whole visit in a real browser, on a real study."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import postgres
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tiny_study import SECRET, make_study, served
 
 from motion_app.media.files import write_video
-from motion_app.study.answers import StudyStore
-from motion_app.study.links import Visitor
+from motion_app.study.links import Recruit
 from motion_app.study.site import rater as rater_page
 from motion_app.study.site.app import build_site
+from motion_app.study.study import Study
 from motion_app.study.unblinding import answer_rows, overview, unblind
 
 PATIENCE = 120_000  # ms; on a free machine everything here takes a few seconds
@@ -25,28 +26,24 @@ PHONE = {"width": 390, "height": 844}
 expect.set_options(timeout=PATIENCE)
 
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
-
 @pytest.fixture
-def store(tmp_path: Path, database: str | None) -> Iterator[StudyStore]:
+def study(tmp_path: Path, database: str | None) -> Iterator[Study]:
     made = make_study(tmp_path / "study", database=database)
     yield made
     made.close()
 
 
 @pytest.fixture
-def address(store: StudyStore) -> Iterator[str]:
-    with served(build_site(store, admin_secret=SECRET)) as url:
+def address(study: Study) -> Iterator[str]:
+    with served(build_site(study, admin_secret=SECRET)) as url:
         yield url
 
 
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
+def context(browser: Browser) -> BrowserContext:
     opened = browser.new_context(viewport=DESKTOP, locale="en-GB")
     opened.set_default_timeout(PATIENCE)
-    yield opened
-    opened.close()
+    return opened
 
 
 def visit(context: BrowserContext, address: str, token: str) -> Page:
@@ -74,14 +71,14 @@ def answer(page: Page, place: int) -> None:
         row.locator(f"input[value='{place}']").check(force=True)
 
 
-def practise(page: Page, store: StudyStore, token: str) -> None:
+def practise(page: Page, study: Study, token: str) -> None:
     """Both practice items, right at once, and on to the first item of the study."""
-    rater = store.links.rater(token)
-    right = {item.candidates[item.answer] for item in store.items.values() if item.answer}
+    rater = study.archive.links.rater(token)
+    right = {item.candidates[item.answer] for item in study.archive.items.values() if item.answer}
     for number in (0, 1):
         expect(page.locator("#place")).to_have_text(f"Practice {number + 1} of 2")
         watch(page)
-        shown = store.trial(rater, number).candidates
+        shown = study.answers.trial(rater, number).candidates
         answer(page, next(k for k, name in enumerate(shown, start=1) if name in right))
         page.locator("#next").click()
         expect(page.locator("fieldset.right")).to_have_count(4)
@@ -91,13 +88,36 @@ def practise(page: Page, store: StudyStore, token: str) -> None:
     expect(page.locator("#place")).to_have_text("Item 1 of 2")
 
 
+def after_practice(context: BrowserContext, study: Study, address: str) -> tuple[Page, str]:
+    """The page of one who agreed and practised in another browser, at the study's first item; and
+    the link's token."""
+    token = study.raters.hand_out(1)[0]
+    rater = study.raters.consent(study.raters.join(token).id).id
+    for number in (0, 1):
+        study.answers.practise(rater, number, dict.fromkeys(study.archive.config.asked, 1))
+    page = visit(context, address, token)
+    expect(page.locator("#place")).to_have_text("Item 1 of 2")
+    return page, token
+
+
+def fetched_ahead(page: Page, media: Sequence[str]) -> None:
+    """Wait until the browser has all of ``media``."""
+    page.wait_for_function(
+        """names => {
+          const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+          return names.every((name) => loaded.some((address) => address.endsWith(name)));
+        }""",
+        arg=list(media),
+    )
+
+
 @contextmanager
-def one_item(folder: Path) -> Iterator[tuple[StudyStore, str]]:
+def one_item(folder: Path) -> Iterator[tuple[Study, str]]:
     """A study of one item without practice, and its address."""
-    store = make_study(folder, items=1, practice=0)
-    with served(build_site(store, admin_secret=SECRET)) as address:
-        yield store, address
-    store.close()
+    study = make_study(folder, items=1, practice=0)
+    with served(build_site(study, admin_secret=SECRET)) as address:
+        yield study, address
+    study.close()
 
 
 def answer_one_item(page: Page) -> None:
@@ -109,14 +129,15 @@ def answer_one_item(page: Page) -> None:
     page.locator("#next").click()
 
 
+@pytest.mark.parametrize("database", postgres.backends(), indirect=True)
 def test_a_whole_visit_ends_with_a_completion_code(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    token = store.hand_out(1)[0]
+    token = study.raters.hand_out(1)[0]
     page = visit(context, address, token)
     expect(page.locator("#begin")).to_be_disabled()
     begin(page)
-    practise(page, store, token)
+    practise(page, study, token)
     for number in (1, 2):
         expect(page.locator("#place")).to_have_text(f"Item {number} of 2")
         expect(page.locator("#next")).to_be_disabled()
@@ -124,15 +145,15 @@ def test_a_whole_visit_ends_with_a_completion_code(
         answer(page, number)
         page.locator("#next").click()
     code = page.locator("#code")
-    expect(code).to_have_text(store.links.completion_code(store.links.rater(token)))
+    expect(code).to_have_text(study.archive.links.completion_code(study.archive.links.rater(token)))
     expect(page.locator("#return")).to_be_hidden()  # nobody's recruit
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#copy-code").click()
     expect(page.locator("#copy-code")).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == code.inner_text()
     expect(page.locator("#copy-code")).to_have_text("Copy the code")  # the note goes away
-    unblind(store)
-    main = [row for row in answer_rows(store) if row.role == "main"]
+    unblind(study.archive)
+    main = [row for row in answer_rows(study.archive) if row.role == "main"]
     assert [row.place for row in main] == [1] * 4 + [2] * 4
     assert min(row.coverage for row in main) >= 0.95
     assert len({row.sequence for row in main}) == len(main)  # the browser counts its answers
@@ -140,9 +161,9 @@ def test_a_whole_visit_ends_with_a_completion_code(
 
 
 def test_questions_stay_shut_until_every_candidate_was_watched(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    page = visit(context, address, store.hand_out(1)[0])
+    page = visit(context, address, study.raters.hand_out(1)[0])
     begin(page)
     expect(page.locator("#stage:not(.busy)")).to_be_visible()
     page.keyboard.press("Space")  # pause
@@ -157,14 +178,14 @@ def test_questions_stay_shut_until_every_candidate_was_watched(
 
 
 def test_practice_tells_what_was_right_and_lets_one_correct_it(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    token = store.hand_out(1)[0]
+    token = study.raters.hand_out(1)[0]
     page = visit(context, address, token)
     begin(page)
     watch(page)
-    item = next(item for item in store.items.values() if item.kind == "practice")
-    shown = store.trial(store.links.rater(token), 0).candidates
+    item = next(item for item in study.archive.items.values() if item.kind == "practice")
+    shown = study.answers.trial(study.archive.links.rater(token), 0).candidates
     right = shown.index(item.candidates[item.answer]) + 1
     answer(page, right % 3 + 1)
     page.locator("#next").click()
@@ -179,9 +200,9 @@ def test_practice_tells_what_was_right_and_lets_one_correct_it(
 
 
 def test_the_keyboard_plays_seeks_enlarges_and_answers(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    page = visit(context, address, store.hand_out(1)[0])
+    page = visit(context, address, study.raters.hand_out(1)[0])
     begin(page)
     watch(page)
     page.keyboard.press("Space")
@@ -224,8 +245,8 @@ def tab_to(page: Page, name: str) -> None:
 def test_a_whole_visit_needs_nothing_but_the_keyboard(
     context: BrowserContext, tmp_path: Path
 ) -> None:
-    with one_item(tmp_path / "study") as (store, address):
-        token = store.hand_out(1)[0]
+    with one_item(tmp_path / "study") as (study, address):
+        token = study.raters.hand_out(1)[0]
         page = visit(context, address, token)
         expect(page.locator("#agree")).to_be_visible()
         tab_to(page, "agree")
@@ -245,17 +266,17 @@ def test_a_whole_visit_needs_nothing_but_the_keyboard(
         if page.evaluate("document.activeElement.id") != "next":
             tab_to(page, "next")
         page.keyboard.press("Enter")
-        code = store.links.completion_code(store.links.rater(token))
+        code = study.archive.links.completion_code(study.archive.links.rater(token))
         expect(page.locator("#code")).to_have_text(code)
-        unblind(store)
-        assert [row.place for row in answer_rows(store)] == [2] * 4
+        unblind(study.archive)
+        assert [row.place for row in answer_rows(study.archive)] == [2] * 4
         assert page.faults == []
 
 
 def test_full_screen_shows_the_stage_and_goes_away_again(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    page = visit(context, address, store.hand_out(1)[0])
+    page = visit(context, address, study.raters.hand_out(1)[0])
     begin(page)
     expect(page.locator("#stage:not(.busy)")).to_be_visible()
     page.locator("#full-screen").click()
@@ -268,10 +289,10 @@ def test_full_screen_shows_the_stage_and_goes_away_again(
 
 
 def test_a_browser_that_does_not_tell_its_frames_can_take_part(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
     context.add_init_script("delete HTMLVideoElement.prototype.requestVideoFrameCallback")
-    page = visit(context, address, store.hand_out(1)[0])
+    page = visit(context, address, study.raters.hand_out(1)[0])
     begin(page)
     expect(page.locator("#stage:not(.busy)")).to_be_visible()
     page.keyboard.press("Space")
@@ -289,8 +310,8 @@ def test_where_the_browser_gives_no_clipboard_copying_works_all_the_same(
     context: BrowserContext, tmp_path: Path
 ) -> None:
     context.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
-    with one_item(tmp_path / "short") as (store, address):
-        page = visit(context, address, store.hand_out(1)[0])
+    with one_item(tmp_path / "short") as (study, address):
+        page = visit(context, address, study.raters.hand_out(1)[0])
         answer_one_item(page)
         expect(page.locator("#code")).not_to_be_empty()
         page.locator("#copy-code").click()
@@ -299,13 +320,10 @@ def test_where_the_browser_gives_no_clipboard_copying_works_all_the_same(
 
 
 def test_a_break_is_offered_once_and_everything_goes_on_after_it(
-    context: BrowserContext, store: StudyStore, address: str, monkeypatch: pytest.MonkeyPatch
+    context: BrowserContext, study: Study, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rater_page, "BREAK_EVERY", 1)
-    token = store.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, _ = after_practice(context, study, address)
     watch(page)
     answer(page, 1)
     page.locator("#next").click()
@@ -321,12 +339,9 @@ def test_a_break_is_offered_once_and_everything_goes_on_after_it(
 
 
 def test_a_reload_comes_back_to_the_same_place_with_what_was_done(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    token = store.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, token = after_practice(context, study, address)
     watch(page)
     page.locator("input[name='MF'][value='3']").check(force=True)
     expect(page.locator("#saved")).to_have_attribute("data-state", "saved")
@@ -339,16 +354,12 @@ def test_a_reload_comes_back_to_the_same_place_with_what_was_done(
     elsewhere = visit(other, address, token)
     expect(elsewhere.locator("#place")).to_have_text("Item 1 of 2")
     expect(elsewhere.locator("input[name='MF'][value='3']")).to_be_checked()
-    other.close()
 
 
 def test_one_may_go_back_and_change_an_answer(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    token = store.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, _ = after_practice(context, study, address)
     expect(page.locator("#back")).to_be_disabled()  # the practice is over
     watch(page)
     answer(page, 1)
@@ -359,20 +370,20 @@ def test_one_may_go_back_and_change_an_answer(
     watch(page)
     page.locator("input[name='TC'][value='2']").check(force=True)
     expect(page.locator("#saved")).to_have_attribute("data-state", "saved")
-    unblind(store)
-    changed = [row for row in answer_rows(store) if row.question == "TC" and row.role == "main"]
+    unblind(study.archive)
+    changed = [
+        row for row in answer_rows(study.archive) if row.question == "TC" and row.role == "main"
+    ]
     assert [(row.place, row.revisions) for row in changed] == [(2, 1)]
 
 
 def test_answers_given_offline_are_kept_shown_and_sent_later(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    token = store.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, token = after_practice(context, study, address)
     watch(page)
-    page.wait_for_timeout(1000)  # the next item is fetched meanwhile
+    rater, screen = study.archive.links.rater(token), 3  # after two of practice and one item
+    fetched_ahead(page, study.answers.trial(rater, screen).candidates)
     context.set_offline(True)
     answer(page, 2)
     expect(page.locator("#saved")).to_have_text(re.compile("No connection. 4 kept here"))
@@ -385,18 +396,15 @@ def test_answers_given_offline_are_kept_shown_and_sent_later(
     expect(page.locator("#saved")).to_have_attribute("data-state", "saved", timeout=PATIENCE)
     page.locator("#next").click()
     expect(page.locator("#code")).not_to_be_empty()
-    unblind(store)
-    places = [row.place for row in answer_rows(store) if row.role == "main"]
+    unblind(study.archive)
+    places = [row.place for row in answer_rows(study.archive) if row.role == "main"]
     assert places == [2] * 4 + [3] * 4
 
 
 def test_a_tab_closed_offline_loses_no_answer(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    token = store.hand_out(1)[0]
-    page = visit(context, address, token)
-    begin(page)
-    practise(page, store, token)
+    page, token = after_practice(context, study, address)
     watch(page)
     context.set_offline(True)
     answer(page, 2)
@@ -410,24 +418,24 @@ def test_a_tab_closed_offline_loses_no_answer(
 def test_a_recruit_comes_by_ids_and_goes_back_with_the_code(
     context: BrowserContext, tmp_path: Path
 ) -> None:
-    with one_item(tmp_path / "short") as (store, address):
-        link = f"{store.links.open_token()}?PROLIFIC_PID=p1&STUDY_ID=s&SESSION_ID=x"
+    with one_item(tmp_path / "short") as (study, address):
+        link = f"{study.archive.links.open_token()}?PROLIFIC_PID=p1&STUDY_ID=s&SESSION_ID=x"
         page = visit(context, address, link)
         expect(page.locator("#agree")).to_be_visible()
         assert "p1" not in page.url and "/r/" in page.url
         page.reload()  # the ids are still known
         answer_one_item(page)
         expect(page.locator("#code")).not_to_be_empty()
-        assert store.find(Visitor("p1")) is not None
+        assert study.raters.find(Recruit("p1")) is not None
         code = page.locator("#code").inner_text()
         expect(page.locator("#return")).to_have_attribute("href", re.compile(f"cc={code}$"))
 
 
 def test_the_address_after_consent_opens_the_place_in_this_browser_alone(
-    context: BrowserContext, browser: Browser, store: StudyStore, address: str
+    context: BrowserContext, browser: Browser, study: Study, address: str
 ) -> None:
-    (personal,) = store.hand_out(1)
-    for token in (personal, store.links.open_token()):
+    (personal,) = study.raters.hand_out(1)
+    for token in (personal, study.archive.links.open_token()):
         page = visit(context, address, token)
         expect(page.locator("#consent-heading")).to_be_visible()
         page.locator("#agree").check()
@@ -447,23 +455,23 @@ def test_the_address_after_consent_opens_the_place_in_this_browser_alone(
         friend = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
         friend.goto(shared)
         expect(friend.locator("#problem-text")).to_contain_text("open the link you were given")
-        assert store.progress(store.links.rater(personal)).done == 0
+        assert study.answers.progress(study.archive.links.rater(personal)).done == 0
         friend.goto(f"{address}/r/{token}")
         mine = token == personal  # by a personal link on any device
         expect(friend.locator("#intro-heading" if mine else "#consent-heading")).to_be_visible()
         friend.context.close()
-    taken = [rater for rater in overview(store).raters if rater.joined is not None]
+    taken = [rater for rater in overview(study.archive).raters if rater.joined is not None]
     assert len(taken) == 2
 
 
 def test_without_site_data_a_reload_still_finds_the_place(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
     context.add_init_script(
         "Object.defineProperty(window, 'localStorage', "
         "{ get() { throw new DOMException('denied', 'SecurityError'); } })"
     )
-    page = visit(context, address, store.links.open_token())
+    page = visit(context, address, study.archive.links.open_token())
     page.locator("#agree").check()
     page.locator("#begin").click()
     expect(page.locator("#intro-heading")).to_be_visible()
@@ -471,24 +479,24 @@ def test_without_site_data_a_reload_still_finds_the_place(
     expect(page.locator("#intro-heading")).to_have_text("操作方法")
     page.reload()
     expect(page.locator("#intro-heading")).to_have_text("操作方法")
-    assert sum(rater.joined is not None for rater in overview(store).raters) == 1
+    assert sum(rater.joined is not None for rater in overview(study.archive).raters) == 1
     assert page.faults == []
 
 
 def test_a_late_rater_whose_place_was_given_away_takes_another(
     context: BrowserContext, tmp_path: Path
 ) -> None:
-    store = make_study(tmp_path / "late", raters=2, items=1, practice=0, place_hours=1)
-    with served(build_site(store, admin_secret=SECRET)) as address:
-        page = visit(context, address, f"{store.links.open_token()}?lang=zh")
+    study = make_study(tmp_path / "late", raters=2, items=1, practice=0, place_hours=1)
+    with served(build_site(study, admin_secret=SECRET)) as address:
+        page = visit(context, address, f"{study.archive.links.open_token()}?lang=zh")
         page.locator("#agree").check()
         page.locator("#begin").click()
         page.locator("#start-practice").click()
         watch(page)
-        store.enter()
-        start = store.clock()
-        store.clock = lambda: start + 7200
-        assert store.join(store.enter()).number == 0
+        study.raters.enter()
+        start = study.archive.clock()
+        study.archive.clock = lambda: start + 7200
+        assert study.raters.join(study.raters.enter()).number == 0
         page.locator("input[value='1']").first.check(force=True)
         expect(page.locator("#problem-text")).to_contain_text("此名额已分配给他人")
         page.locator("#again").click()
@@ -497,24 +505,23 @@ def test_a_late_rater_whose_place_was_given_away_takes_another(
         page.locator("#begin").click()  # the other one who never answered makes way
         expect(page.locator("#intro-heading")).to_be_visible()
         assert page.faults == []
-        page.context.close()
-    store.close()
+    study.close()
 
 
 def test_a_link_without_an_id_says_so_and_how_to_get_one(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    link = f"{store.links.open_token()}?PROLIFIC_PID={{{{%PROLIFIC_PID%}}}}&STUDY_ID=x"
+    link = f"{study.archive.links.open_token()}?PROLIFIC_PID={{{{%PROLIFIC_PID%}}}}&STUDY_ID=x"
     page = visit(context, address, link)
     expect(page.locator("h1")).to_have_text("This link came without your ID")
     expect(page.locator("main")).to_contain_text("“{{%PROLIFIC_PID%}}”")
-    assert len(store.hand_out(3)) == 3
+    assert len(study.raters.hand_out(3)) == 3
 
 
 def test_deleting_ones_data_ends_the_link(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    token = store.hand_out(1)[0]
+    token = study.raters.hand_out(1)[0]
     page = visit(context, address, token)
     begin(page)
     page.locator("#open-delete").click()
@@ -526,10 +533,10 @@ def test_deleting_ones_data_ends_the_link(
 
 
 def test_on_a_phone_enlarge_enlarges_and_shows_the_whole_clip(
-    browser: Browser, store: StudyStore, address: str
+    browser: Browser, study: Study, address: str
 ) -> None:
     context = browser.new_context(viewport=PHONE, locale="en-GB")
-    page = visit(context, address, store.hand_out(1)[0])
+    page = visit(context, address, study.raters.hand_out(1)[0])
     begin(page)
     watch(page)
     small = page.locator(".tile video").first.bounding_box()["width"]
@@ -541,20 +548,19 @@ def test_on_a_phone_enlarge_enlarges_and_shows_the_whole_clip(
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         tile.click()
         expect(page.locator(".tile:visible")).to_have_count(3)
-    context.close()
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_wide_and_tall_references_and_candidates_keep_their_shape(
-    browser: Browser, store: StudyStore, address: str, viewport: dict[str, int]
+    browser: Browser, study: Study, address: str, viewport: dict[str, int]
 ) -> None:
-    media = store.folder / "media"
+    media = study.archive.folder / "media"
     wide, tall = (np.zeros((16, *size, 3), np.uint8) for size in ((32, 160), (160, 48)))
-    for item in store.items.values():
+    for item in study.archive.items.values():
         for number, name in enumerate((*item.references, *item.candidates.values())):
             write_video(media / name, tall if number % 2 else wide, 8)
     context = browser.new_context(viewport=viewport, locale="en-GB")
-    page = visit(context, address, store.hand_out(1)[0])
+    page = visit(context, address, study.raters.hand_out(1)[0])
     begin(page)
     expect(page.locator("#fetching")).to_be_hidden()
     shapes = page.locator("#references video, #first-frame img, .tile video").evaluate_all(
@@ -567,15 +573,14 @@ def test_wide_and_tall_references_and_candidates_keep_their_shape(
     assert len(shapes) == 5 and {round(shape["own"], 1) for shape in shapes} >= {5.0, 0.3}
     for shape in shapes:
         assert shape["fit"] == "contain" or abs(shape["ratio"] / shape["own"] - 1) < 0.02
-    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_overflows_and_everything_is_labelled(
-    browser: Browser, store: StudyStore, address: str, scheme: str
+    browser: Browser, study: Study, address: str, scheme: str
 ) -> None:
     context = browser.new_context(viewport=PHONE, color_scheme=scheme, locale="zh-CN")
-    page = visit(context, address, store.hand_out(1)[0])
+    page = visit(context, address, study.raters.hand_out(1)[0])
     expect(page.locator("#consent-heading")).to_have_text("开始之前")
     page.locator("#agree").check()
     page.locator("#begin").click()
@@ -589,13 +594,12 @@ def test_on_a_phone_nothing_overflows_and_everything_is_labelled(
         assert named.count() > 0
         assert named.evaluate_all(f"{unnamed}.map((e) => e.outerHTML)") == []
     assert page.locator("img:not([alt])").count() == 0
-    context.close()
 
 
 def test_on_a_laptop_all_videos_and_controls_fit_without_scrolling(
-    context: BrowserContext, store: StudyStore, address: str
+    context: BrowserContext, study: Study, address: str
 ) -> None:
-    page = visit(context, address, store.hand_out(1)[0])
+    page = visit(context, address, study.raters.hand_out(1)[0])
     begin(page)
     watch(page)
     bottoms = page.locator("video, #play, #next").evaluate_all(

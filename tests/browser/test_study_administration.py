@@ -1,4 +1,4 @@
-"""The administrator's page in a real browser, on a real store."""
+"""The administrator's page in a real browser, on a real study."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from playwright.sync_api import Browser, Page, expect
 from tiny_study import SECRET, make_study, served
 from visits import DESKTOP, PATIENCE, PHONE
 
-from motion_app.study.answers import StudyStore
 from motion_app.study.links import new_id
 from motion_app.study.records import Answer
 from motion_app.study.site.app import build_site
+from motion_app.study.study import Study
 from motion_app.study.synthetic_raters import DirectClient
 
 FILES = ("answers.csv", "answers.parquet", "results.json", "table.tex", "codebook.md")
 expect.set_options(timeout=PATIENCE)
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.fixture
-def store(tmp_path: Path, database: str | None) -> Iterator[StudyStore]:
+def study(tmp_path: Path, database: str | None) -> Iterator[Study]:
     made = make_study(tmp_path / "study", database=database)
     yield made
     made.close()
 
 
 @pytest.fixture
-def address(store: StudyStore) -> Iterator[str]:
-    with served(build_site(store, admin_secret=SECRET)) as url:
+def address(study: Study) -> Iterator[str]:
+    with served(build_site(study, admin_secret=SECRET)) as url:
         yield url
 
 
@@ -50,12 +49,12 @@ def sign_in(page: Page, secret: str = SECRET) -> None:
     page.locator("button.primary").click()
 
 
-def take_part(store: StudyStore, *, screens: int | None = None) -> None:
+def take_part(study: Study, *, screens: int | None = None) -> None:
     """A rater who chooses the first place on so many screens, or on all and finishes."""
-    client = DirectClient(store)
+    client = DirectClient(study)
     client.enter()
     for number in range(client.screens() if screens is None else screens):
-        for step, question in enumerate(store.config.asked, start=1):
+        for step, question in enumerate(study.archive.config.asked, start=1):
             given = Answer(new_id(), number, question, 1, (1.0, 1.0, 1.0), shown_ms=5000 * step)
             client.answer(given)
     if screens is None:
@@ -76,11 +75,10 @@ def test_only_the_right_secret_opens_the_page_until_one_signs_out(
     page.goto(f"{address}/admin/")
     expect(page.locator("#secret")).to_be_visible()
     assert page.faults == []
-    page.context.close()
 
 
 def test_links_are_made_copied_and_open_the_study(
-    browser: Browser, address: str, store: StudyStore
+    browser: Browser, address: str, study: Study
 ) -> None:
     page = open_admin(browser, address, permissions=["clipboard-read", "clipboard-write"])
     sign_in(page)
@@ -94,7 +92,7 @@ def test_links_are_made_copied_and_open_the_study(
     page.locator("[data-copy=personal-links]").click()
     expect(page.locator("[data-copy=personal-links]")).to_have_text("Copied")
     copied = page.evaluate("navigator.clipboard.readText()").split()
-    assert copied == [f"{address}/r/{token}" for token in store.tokens() if token]
+    assert copied == [f"{address}/r/{token}" for token in study.raters.tokens() if token]
     page.locator("#how-many").fill("9")
     page.get_by_role("button", name="Make links").click()
     expect(page.locator("#links-notice")).to_contain_text("1 slots are free")
@@ -102,14 +100,13 @@ def test_links_are_made_copied_and_open_the_study(
     rater.goto(copied[0])
     expect(rater.locator("#consent-heading")).to_be_visible()
     assert page.faults == []
-    page.context.close()
 
 
 def test_the_place_of_somebody_who_gave_up_is_released_after_a_question(
-    browser: Browser, address: str, store: StudyStore
+    browser: Browser, address: str, study: Study
 ) -> None:
-    take_part(store)
-    take_part(store, screens=3)
+    take_part(study)
+    take_part(study, screens=3)
     page = open_admin(browser, address)
     sign_in(page)
     expect(page.locator("#finished")).to_have_text("1 finished")
@@ -126,17 +123,16 @@ def test_the_place_of_somebody_who_gave_up_is_released_after_a_question(
     expect(rows.nth(1)).to_contain_text("free")
     expect(page.locator("#record")).to_contain_text("A place was released · rater 1 · 12 answers")
     assert page.faults == []
-    page.context.close()
 
 
 def test_results_come_after_unblinding_with_figures_and_every_download(
-    browser: Browser, address: str, store: StudyStore
+    browser: Browser, address: str, study: Study
 ) -> None:
-    take_part(store)
+    take_part(study)
     page = open_admin(browser, address)
     sign_in(page)
     expect(page.locator("#blind")).to_be_visible()
-    assert not [name for name in store.config.methods if name in page.content()]
+    assert not [name for name in study.archive.config.methods if name in page.content()]
     page.locator("#open-unblind").click()
     page.locator("#confirm").fill("Rolling")
     page.locator("#unblind button.danger").click()
@@ -146,7 +142,7 @@ def test_results_come_after_unblinding_with_figures_and_every_download(
     expect(page.locator("#computing")).to_be_hidden(timeout=PATIENCE)
     expect(page.locator("#record")).to_contain_text("Unblinded")
     expect(page.locator("#results .question")).to_have_count(4)
-    for name in store.config.methods:
+    for name in study.archive.config.methods:
         expect(page.locator("#results .question").first).to_contain_text(name)
     drawn = page.locator("#results .plot .main-svg")
     expect(drawn.first).to_be_visible(timeout=PATIENCE)
@@ -156,17 +152,15 @@ def test_results_come_after_unblinding_with_figures_and_every_download(
         assert waiting.value.suggested_filename == name
         assert waiting.value.path().stat().st_size > 100
     assert page.faults == []
-    page.context.close()
 
 
 def test_on_a_phone_the_page_fits_in_both_languages(
-    browser: Browser, address: str, store: StudyStore
+    browser: Browser, address: str, study: Study
 ) -> None:
-    take_part(store, screens=1)
+    take_part(study, screens=1)
     for locale in ("en-GB", "zh-CN"):
         page = open_admin(browser, address, viewport=PHONE, locale=locale, color_scheme="dark")
         sign_in(page)
         expect(page.locator(".release")).to_have_count(1)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         assert page.faults == []
-        page.context.close()

@@ -20,29 +20,25 @@ from motion_app.media.files import encode_data_uri
 from motion_app.media.results import save_result
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import Settings
-from motion_app.study.answers import StudyStore
 from motion_app.study.site.app import StudySettings, build_study_app
+from motion_app.study.study import Study
 from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
 from motion_app.ui.study_tab import StudyTab
-from motion_app.ui.transfer.session import Session
+from motion_app.ui.visitor import PageVisit
 
 OWNER = secrets.token_hex(16)
 MOTION = "circle"  # of the pocket checkpoint's library; it has a preview
 TITLE = "Which fox circles best?"
 expect.set_options(timeout=PATIENCE)
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
-class OwnedSession(Session):
+class KnownVisit(PageVisit):
     """A browser whose token is known, so that it has results from the start."""
 
     def __init__(self) -> None:
         super().__init__()
         self.owner = OWNER
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        return OwnedSession()
 
 
 def add_result(host: ModelHost, method: str, *, shade: int) -> None:
@@ -104,7 +100,7 @@ def server(host: ModelHost) -> Iterator[str]:
 
 
 def study_page(host: ModelHost, language: str) -> None:
-    session = gr.State(OwnedSession())
+    session = gr.State(KnownVisit())
     gr.Navbar(visible=False)
     with gr.Tabs():
         with gr.Tab("One"):
@@ -138,7 +134,6 @@ def test_results_of_one_method_make_no_study_and_the_page_says_why(
     page.locator("#study-create").click()
     expect(page.locator(".toast-body").last).to_contain_text('names the method "fleximmt"')
     expect(page.locator(".study-card")).to_have_count(0)
-    page.context.close()
 
 
 def test_a_study_made_in_the_tab_is_answered_and_its_administrator_sees_it(
@@ -172,26 +167,25 @@ def test_a_study_made_in_the_tab_is_answered_and_its_administrator_sees_it(
     page.get_by_role("tab", name="One").click()
     page.get_by_role("tab", name="Study").click()
     expect(card).to_contain_text("1 of 2 raters finished")
-    page.context.close()
 
 
 def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
     """A whole visit in a browser of one's own; practice is answered right."""
     (folder,) = (host.settings.outputs / "studies").iterdir()
-    store = StudyStore.open(folder)
-    right = {item.candidates[item.answer] for item in store.items.values() if item.answer}
+    study = Study.open(folder)
+    right = {item.candidates[item.answer] for item in study.archive.items.values() if item.answer}
     page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(link)
     page.locator("#agree").check()
     page.locator("#begin").click()
     page.locator("#start-practice").click()
-    rater = store.join(page.evaluate("history.state.token")).id
+    rater = study.raters.join(page.evaluate("history.state.token")).id
     screens = ("Practice 1 of 2", "Practice 2 of 2", "Item 1 of 2", "Item 2 of 2")
     for number, name in enumerate(screens):
         expect(page.locator("#place")).to_have_text(name)
         expect(page.locator(".tile.watched")).to_have_count(2)
-        shown = store.trial(rater, number).candidates
+        shown = study.answers.trial(rater, number).candidates
         place = next((k for k, name in enumerate(shown, start=1) if name in right), 1)
         for row in page.locator(".choices").all():
             row.locator(f"input[value='{place}']").check(force=True)
@@ -202,8 +196,7 @@ def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
         if number == 1:
             page.locator("#start-study").click()
     expect(page.locator("#code")).not_to_be_empty()
-    store.close()
-    page.context.close()
+    study.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -213,4 +206,3 @@ def test_on_a_phone_nothing_is_wider_than_the_page(
     page = open_tab(browser, server + "zh", viewport=PHONE, color_scheme=scheme)
     expect(page.locator("#study-create")).to_have_text("创建研究")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    page.context.close()

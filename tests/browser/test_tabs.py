@@ -16,11 +16,10 @@ AT_ONCE = 5000  # ms; on a free machine half a second
 
 
 @pytest.fixture
-def context(browser: Browser):
+def context(browser: Browser) -> BrowserContext:
     opened = browser.new_context(viewport=DESKTOP)
     opened.set_default_timeout(PATIENCE)
-    yield opened
-    opened.close()
+    return opened
 
 
 def open_tabs(context: BrowserContext, server: str, count: int) -> list[Page]:

@@ -8,24 +8,15 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from visits import DESKTOP, PATIENCE, PHONE, open_page
 from walk import choose_motion, click_object, example_boxes, mark_two, pick_example, set_steps
 
 BADGES = ".object-row .badge"
-
-
-@pytest.fixture
-def page(browser: Browser, server: str) -> Iterator[Page]:
-    opened = open_page(browser, server, DESKTOP)
-    yield opened
-    opened.context.close()
 
 
 def frame_of(page: Page) -> dict[str, float]:
@@ -69,13 +60,6 @@ def mask_sizes(page: Page) -> list[int]:
         int((np.asarray(Image.open(io.BytesIO(archive.read(name)))) > 127).sum())
         for name in archive.namelist()
     ]
-
-
-def test_the_page_opens_while_the_model_may_still_be_loading(page: Page) -> None:
-    banner = page.locator("#banner")
-    expect(banner).to_contain_text(re.compile("loading|not measured yet"))
-    pick_example(page)
-    expect(banner).to_contain_text("not measured yet", timeout=2 * PATIENCE)
 
 
 def test_example_two_clicks_two_motions_and_the_video_plays(page: Page) -> None:
@@ -301,7 +285,6 @@ def test_a_finger_paints_as_a_mouse_does(browser: Browser, server: str) -> None:
         [frame["x"] + 0.5 * frame["width"], frame["y"] + 0.3 * frame["height"]],
     )
     expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
-    page.context.close()
 
 
 def test_two_browsers_do_not_see_each_others_objects(
@@ -312,7 +295,6 @@ def test_two_browsers_do_not_see_each_others_objects(
     other = open_page(browser, server, DESKTOP)
     expect(other.locator(".stage-empty")).to_be_visible()
     expect(other.locator(BADGES)).to_have_count(0)
-    other.context.close()
 
 
 def test_on_a_phone_the_steps_are_stacked_and_nothing_overflows(
@@ -330,7 +312,6 @@ def test_on_a_phone_the_steps_are_stacked_and_nothing_overflows(
     assert tops == sorted(set(tops))
     assert len(set(lefts)) == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    page.context.close()
 
 
 def test_every_picture_has_words_and_every_field_a_label(page: Page) -> None:

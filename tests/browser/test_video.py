@@ -6,12 +6,10 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 from visits import DESKTOP, PATIENCE, PHONE, ROOT, open_page
@@ -82,13 +80,6 @@ def frames(page: Page) -> np.ndarray:
         return saved["frames"]
 
 
-@pytest.fixture
-def page(browser: Browser, server: str) -> Iterator[Page]:
-    opened = open_page(browser, server, DESKTOP)
-    yield opened
-    opened.context.close()
-
-
 def test_generate_ends_with_a_video_that_plays_and_its_files(page: Page) -> None:
     drop_request(page, seed=5, steps=4)
     page.locator("#generate").click()
@@ -145,7 +136,6 @@ def test_two_browsers_do_not_see_each_others_videos(
     expect(other.locator("#video")).to_have_count(0)
     job = page.locator(".gallery-card").get_attribute("data-id")
     assert job not in other.content()
-    other.context.close()
 
 
 def test_two_videos_are_compared_in_step_and_deleted_at_the_second_press(page: Page) -> None:
@@ -244,4 +234,3 @@ def test_on_a_phone_the_gallery_fits(browser: Browser, server: str) -> None:
     generate(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert page.locator("#videos button:visible").count() >= 4
-    page.context.close()

@@ -147,10 +147,14 @@ def write_clip(folder: Path) -> Path:
     return path
 
 
-def fill_training(page: Page, clip: Path, *, name: str, steps: int) -> None:
-    """Everything on the Motions tab before Train."""
+def upload_clip(page: Page, clip: Path) -> None:
     page.set_input_files("#clip-upload input[type=file]", str(clip))
     expect(page.locator(".clip")).to_have_count(1, timeout=PATIENCE)
+
+
+def fill_training(page: Page, clip: Path, *, name: str, steps: int) -> None:
+    """Everything on the Motions tab before Train."""
+    upload_clip(page, clip)
     for field, words in (("name", name), ("noun", "cat"), ("phrase", "leaps")):
         page.locator(f"#motion-{field}").locator("input, textarea").fill(words)
     expect(page.locator("#motion-caption")).to_contain_text("A cat leaps.", timeout=PATIENCE)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 
@@ -25,10 +24,8 @@ from motion_app.pocket.backbone import (
 from motion_app.pocket.checkpoint import save_checkpoint
 from motion_app.pocket.held_back import HeldBackScene
 from motion_app.pocket.network import SCHEDULER_CONFIG, Backbone, rotary_embedding
-from motion_app.pocket.truth import Truth, TruthHead
 from motion_app.pocket.vae import CHUNK, LatentClips, encode_clips, encode_frames, read_clips
 from motion_app.settings import ROOT
-from motion_app.world.creatures import COLOURS, KINDS
 from motion_app.world.world import WorldConfig, draw_scene, render
 
 POCKET = ROOT / "checkpoints" / "pocket"
@@ -47,8 +44,7 @@ def clips() -> LatentClips:
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(2, CHUNK, 7, 8, 16, 24)).astype(np.float16)
     sentences = [[("A red cat", "jumps")], [("A blue robot", "sways"), ("A pink bird", "sinks")]]
-    truth = Truth.of([render(draw_scene(rng)) for _ in range(4)]).rows(np.arange(CHUNK) % 4)
-    return LatentClips(list(latents), list(latents[:, :, 0]), [truth] * 2, sentences * CHUNK)
+    return LatentClips(list(latents), list(latents[:, :, 0]), sentences * CHUNK)
 
 
 def weights(backbone: Backbone) -> torch.Tensor:
@@ -138,71 +134,6 @@ def test_the_image_condition_is_the_first_frame_encoded_alone(
     assert len(stored) == 4
     assert np.allclose(stored.images[0], alone, atol=1e-2)
     assert not np.allclose(stored.images[0], stored.latents[0][:, 0], atol=1e-2)
-
-
-def test_clips_of_an_earlier_edition_get_the_truth_they_lack(
-    vae: AutoencoderKLCogVideoX, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("motion_app.pocket.vae.CHUNK", 4)
-    encode_clips(tmp_path, vae, count=4, seed=1, config=WorldConfig())
-    first, latents = read_clips(tmp_path).truths[0], (tmp_path / "0000.npy").stat().st_mtime_ns
-    (tmp_path / "0000-truth.npz").unlink()
-    encode_clips(tmp_path, vae, count=4, seed=1, config=WorldConfig())
-    again = read_clips(tmp_path).truths[0]
-    assert all(np.array_equal(getattr(first, name), getattr(again, name)) for name in vars(first))
-    assert (tmp_path / "0000.npy").stat().st_mtime_ns == latents, "nothing is encoded twice"
-
-
-def test_the_truth_of_a_token_is_that_of_the_creature_on_it():
-    rng = np.random.default_rng(4)
-    scene = draw_scene(rng, objects=2, motions=["walk right", "grow"], neutral_share=0.0)
-    clip = render(scene)
-    truth = Truth.of([clip])
-    assert truth.cover.shape == (1, 7, 8, 12) and truth.pose.shape == (1, 7, 8, 12, 7)
-    area = truth.cover.astype(float)[0, 3].sum() * 64
-    assert area == pytest.approx(clip.masks[:, 6].sum(), rel=0.01)
-    for creature, track in zip(scene.creatures, clip.tracks, strict=True):
-        row, column = (track[12] // 8).astype(int)
-        pose = truth.pose[0, 6, row, column]
-        assert list(COLOURS)[truth.colour[0, 6, row, column]] == creature.colour
-        assert list(KINDS)[truth.kind[0, 6, row, column]] == creature.kind
-        way = creature.centres()[12] - creature.centres()[0]
-        assert np.allclose(pose[:2] * 12, way, atol=0.05)
-        assert pose[2] == pytest.approx(3 * (creature.path.scale_x[12] - 1), abs=0.01)
-    assert not truth.pose[truth.cover == 0].any()
-
-
-def test_a_head_that_reads_the_truth_has_no_error_and_one_that_knows_nothing_has_much():
-    rng = np.random.default_rng(4)
-    truth = Truth.of([render(draw_scene(rng)) for _ in range(3)])
-    known = np.concatenate(
-        [
-            np.where(truth.cover > 0.5, 1, -1)[..., None],
-            truth.pose,
-            np.eye(len(COLOURS))[truth.colour],
-            np.eye(len(KINDS))[truth.kind],
-            np.ones((*truth.cover.shape, 1)),
-        ],
-        axis=-1,
-    )
-    tokens = torch.from_numpy(known).float().flatten(1, 3)  # (B, V, 21)
-    torch.manual_seed(0)
-    head = TruthHead(tokens.shape[-1])
-    unread = head.loss(tokens, truth).item()
-    optimiser = torch.optim.Adam(head.parameters(), lr=0.05)
-    for _ in range(300):
-        optimiser.zero_grad()
-        head.loss(tokens, truth).backward()
-        optimiser.step()
-    assert unread > 4 and head.loss(tokens, truth).item() < 0.6
-
-
-def test_the_head_is_told_apart_from_what_ships(vae: AutoencoderKLCogVideoX, tmp_path: Path):
-    save_checkpoint(tmp_path / "checkpoint", vae, new_backbone(SMALL))
-    weights_ = safetensors.numpy.load_file(
-        tmp_path / "checkpoint" / "transformer" / "diffusion_pytorch_model.safetensors"
-    )
-    assert weights_ and not any("truth" in name for name in weights_)
 
 
 def test_the_wide_world_lets_creatures_pass_and_the_easy_one_never():

@@ -20,9 +20,9 @@ from tiny_study import SECRET, make_study, served
 
 from motion_app.errors import RequestError
 from motion_app.settings import Settings
-from motion_app.study.answers import StudyStore
 from motion_app.study.site.address import PublicAddress
 from motion_app.study.site.app import StudySettings, build_site, build_study_app, study_secret
+from motion_app.study.study import Study
 
 NAME, PREFIX, PUBLIC = "0123456789abcdef", "/motion", "http://lab.example"
 # What a proxy does, and the least that must be set for it.
@@ -35,7 +35,6 @@ PROXIES = [
         (False, False, PUBLIC + PREFIX, f"{way}-path-hides-host"),
     )
 ]
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 class Browser:
@@ -68,7 +67,7 @@ class Browser:
         return self.client.post(path, json=body, headers={"Origin": PUBLIC, **headers})
 
 
-def take_part(browser: Browser, store: StudyStore, link: str) -> None:
+def take_part(browser: Browser, study: Study, link: str) -> None:
     """Entrance, style and scripts, consent, media in parts, answers, code."""
     page = browser.open(link)
     for found in re.findall(r'(?:href|src)="(static/[^"]+)"', page):
@@ -93,7 +92,7 @@ def take_part(browser: Browser, store: StudyStore, link: str) -> None:
             sent = {**answer, "id": f"{number:016x}{k:016x}", "question": question["id"]}
             assert browser.post("api/answers", sent, **mine).json()["saved"]
     code = browser.post("api/finish", {}, **mine).json()["code"]
-    assert code == store.links.completion_code(store.links.rater(token))
+    assert code == study.archive.links.completion_code(study.archive.links.rater(token))
 
 
 def administer(browser: Browser, link: str, secret: str) -> None:
@@ -107,7 +106,7 @@ def administer(browser: Browser, link: str, secret: str) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[StudyStore]:
+def study(tmp_path: Path) -> Iterator[Study]:
     made = make_study(tmp_path / "studies" / NAME, items=1, practice=1)
     yield made
     made.close()
@@ -115,17 +114,17 @@ def store(tmp_path: Path) -> Iterator[StudyStore]:
 
 @pytest.mark.parametrize(("habits", "root"), PROXIES)
 def test_the_studies_alone_behind_a_proxy_take_a_rater_from_entrance_to_code(
-    store: StudyStore, habits: Habits, root: str
+    study: Study, habits: Habits, root: str
 ) -> None:
     settings = StudySettings(
-        store.folder.parent, admin_secret=SECRET, public=PublicAddress.parse(root)
+        study.archive.folder.parent, admin_secret=SECRET, public=PublicAddress.parse(root)
     )
     with (
         served(build_study_app(settings)) as server,
         served(TinyProxy(server, habits)) as address,
     ):
         browser = Browser(address)
-        take_part(browser, store, f"{PREFIX}/{NAME}/r/{store.links.open_token()}")
+        take_part(browser, study, f"{PREFIX}/{NAME}/r/{study.archive.links.open_token()}")
         administer(browser, f"{PREFIX}/{NAME}/admin", SECRET)
         assert "There is no such page" in browser.get(f"{PREFIX}/none/", Accept="text/html").text
         assert browser.get(f"{PREFIX}/{NAME}").status_code == 200  # by way of a redirection
@@ -133,15 +132,15 @@ def test_the_studies_alone_behind_a_proxy_take_a_rater_from_entrance_to_code(
 
 @pytest.mark.parametrize(("habits", "root"), [case for case in PROXIES if case.values[1] == PREFIX])
 def test_studies_mounted_in_an_app_that_only_knows_its_root_path_find_themselves(
-    store: StudyStore, habits: Habits, root: str
+    study: Study, habits: Habits, root: str
 ) -> None:
     outer = FastAPI()
     outer.root_path = root  # as gradio sets it: the path stays as the proxy sent it
-    settings = StudySettings(store.folder.parent, admin_secret=SECRET)
+    settings = StudySettings(study.archive.folder.parent, admin_secret=SECRET)
     outer.router.routes.insert(0, Mount("/study", build_study_app(settings)))
     with served(outer) as server, served(TinyProxy(server, habits)) as address:
         browser = Browser(address)
-        take_part(browser, store, f"{PREFIX}/study/{NAME}/r/{store.links.open_token()}")
+        take_part(browser, study, f"{PREFIX}/study/{NAME}/r/{study.archive.links.open_token()}")
         administer(browser, f"{PREFIX}/study/{NAME}/admin/", SECRET)
 
 
@@ -158,11 +157,14 @@ def make_video(browser: Browser) -> httpx.Response:
     return video
 
 
-@pytest.mark.parametrize("root", [PREFIX, PUBLIC + PREFIX])
+# Each is a start of the whole app with its model; the studies' own half is held above for both.
+@pytest.mark.parametrize(
+    "root", [pytest.param(PREFIX, marks=pytest.mark.long), pytest.param(PUBLIC + PREFIX)]
+)
 def test_the_app_behind_proxies_gives_addresses_that_lead_back_through_them(
     tmp_path: Path, root: str
 ) -> None:
-    store = make_study(tmp_path / "outputs" / "studies" / NAME, items=1, practice=1)
+    study = make_study(tmp_path / "outputs" / "studies" / NAME, items=1, practice=1)
     habits = [case.values[0] for case in PROXIES if case.values[1] == root]
     variable = {PREFIX: "GRADIO_ROOT_PATH", PUBLIC + PREFIX: "MOTION_APP_ROOT_PATH"}[root]
     with RunningApp(tmp_path, **{variable: root}) as app:
@@ -178,20 +180,22 @@ def test_the_app_behind_proxies_gives_addresses_that_lead_back_through_them(
                 assert browser.get(f"{PREFIX}/gradio_api/info").status_code == 200
                 make_video(browser)
                 if number == 0:
-                    take_part(browser, store, f"./study/{NAME}/r/{store.links.open_token()}")
-                    secret = study_secret(store.folder)
+                    take_part(
+                        browser, study, f"./study/{NAME}/r/{study.archive.links.open_token()}"
+                    )
+                    secret = study_secret(study.archive.folder)
                     administer(browser, f"{PREFIX}/study/{NAME}/admin/", secret)
-    store.close()
+    study.close()
 
 
 def test_the_studies_alone_take_their_root_path_from_a_flag(tmp_path: Path) -> None:
-    store = make_study(tmp_path / "outputs" / "studies" / NAME, items=1, practice=1)
+    study = make_study(tmp_path / "outputs" / "studies" / NAME, items=1, practice=1)
     habits = Habits(PREFIX, strips=True, keeps_host=False)
     flags = ("--study-only", "--root-path", f"{PUBLIC}{PREFIX}/")
     with RunningApp(tmp_path, *flags) as app, served(TinyProxy(app.url, habits)) as address:
-        take_part(Browser(address), store, f"{PREFIX}/{NAME}/r/{store.links.open_token()}")
+        take_part(Browser(address), study, f"{PREFIX}/{NAME}/r/{study.archive.links.open_token()}")
         assert f"* Studies on {PUBLIC}{PREFIX}/NAME/" in app.log.read_text()
-    store.close()
+    study.close()
 
 
 @pytest.mark.parametrize(
@@ -232,7 +236,7 @@ def test_a_root_path_that_is_none_is_refused_with_what_is_expected(given: str) -
     ],
 )
 def test_a_forwarded_host_is_believed_from_the_proxies_that_are_named(
-    store: StudyStore,
+    study: Study,
     monkeypatch: pytest.MonkeyPatch,
     proxies: str | None,
     client: str,
@@ -241,8 +245,8 @@ def test_a_forwarded_host_is_believed_from_the_proxies_that_are_named(
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
     if proxies is not None:
         monkeypatch.setenv("FORWARDED_ALLOW_IPS", proxies)
-    site = build_site(store, admin_secret=SECRET)
-    entry = {"open": store.links.open_token()}
+    site = build_site(study, admin_secret=SECRET)
+    entry = {"open": study.archive.links.open_token()}
     headers = {"Host": "127.0.0.1:7860", "Origin": PUBLIC, "X-Forwarded-Host": "lab.example"}
     with TestClient(site, client=(client, 50_000)) as caller:
         came = caller.post("/api/enter", json=entry, headers=headers)
@@ -257,10 +261,10 @@ def test_a_forwarded_host_is_believed_from_the_proxies_that_are_named(
 
 
 def test_a_public_address_is_an_origin_of_the_studys_own_and_no_other_is(
-    store: StudyStore,
+    study: Study,
 ) -> None:
     public = PublicAddress.parse(f"{PUBLIC}{PREFIX}")
-    with TestClient(build_site(store, admin_secret=SECRET, public=public)) as caller:
+    with TestClient(build_site(study, admin_secret=SECRET, public=public)) as caller:
         for origin, status in (
             (PUBLIC, 200),
             ("http://testserver", 200),
@@ -269,7 +273,7 @@ def test_a_public_address_is_an_origin_of_the_studys_own_and_no_other_is(
             ("http://lab.example.evil.example", 403),
             ("null", 403),
         ):
-            entry = {"open": store.links.open_token()}
+            entry = {"open": study.archive.links.open_token()}
             came = caller.post("/api/enter", json=entry, headers={"Origin": origin})
             assert came.status_code == status, origin
 

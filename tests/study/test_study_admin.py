@@ -13,34 +13,32 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_study import METHODS, SECRET, Caller, answer_everything, make_study
 
-from motion_app.study.answers import StudyStore
 from motion_app.study.site.app import build_site
 from motion_app.study.site.guard import COOKIE, TRIES, TRIES_SECONDS, Door, TooManyTries
-
-pytestmark = pytest.mark.usefixtures("small_heap")
+from motion_app.study.study import Study
 
 
 @pytest.fixture
-def store(tmp_path: Path, database: str | None) -> Iterator[StudyStore]:
+def study(tmp_path: Path, database: str | None) -> Iterator[Study]:
     made = make_study(tmp_path / "study", database=database)
     yield made
     made.close()
 
 
 @pytest.fixture
-def client(store: StudyStore) -> Iterator[TestClient]:
-    with TestClient(build_site(store, admin_secret=SECRET), raise_server_exceptions=False) as made:
+def client(study: Study) -> Iterator[TestClient]:
+    with TestClient(build_site(study, admin_secret=SECRET), raise_server_exceptions=False) as made:
         yield made
 
 
 @pytest.fixture
-def rater(client: TestClient, store: StudyStore) -> Caller:
+def rater(client: TestClient, study: Study) -> Caller:
     """One who has agreed to take part."""
-    return agreed(client, store)
+    return agreed(client, study)
 
 
-def agreed(client: TestClient, store: StudyStore) -> Caller:
-    caller = Caller(client, store.hand_out(1)[0])
+def agreed(client: TestClient, study: Study) -> Caller:
+    caller = Caller(client, study.raters.hand_out(1)[0])
     assert caller.post("/api/consent", {"agreed": True}).json()["consented"]
     return caller
 
@@ -70,8 +68,8 @@ def test_the_admin_pages_open_by_the_secret_alone(client: TestClient) -> None:
     assert client.get("/admin/api/progress").status_code == 401
 
 
-def test_over_https_the_cookie_is_secure(store: StudyStore) -> None:
-    site = build_site(store, admin_secret=SECRET)
+def test_over_https_the_cookie_is_secure(study: Study) -> None:
+    site = build_site(study, admin_secret=SECRET)
     with TestClient(site, base_url="https://testserver") as client:
         response = client.post("/admin/login", data={"secret": SECRET}, follow_redirects=False)
     assert "secure" in response.headers["set-cookie"].lower()
@@ -143,9 +141,9 @@ def test_every_download_is_there_and_cells_are_guarded(
     tmp_path: Path, database: str | None
 ) -> None:
     evil = '=HYPERLINK("http://evil.example","x")'
-    store = make_study(tmp_path / "study", names={2: evil}, database=database)
-    with TestClient(build_site(store, admin_secret=SECRET)) as client:
-        caller = Caller(client, store.hand_out(1)[0])
+    study = make_study(tmp_path / "study", names={2: evil}, database=database)
+    with TestClient(build_site(study, admin_secret=SECRET)) as client:
+        caller = Caller(client, study.raters.hand_out(1)[0])
         caller.post("/api/consent", {"agreed": True})
         answer_everything(caller)
         client.post("/admin/login", data={"secret": SECRET})
@@ -163,7 +161,7 @@ def test_every_download_is_there_and_cells_are_guarded(
 
 
 def test_the_administrator_frees_the_place_of_somebody_who_gave_up(
-    admin: TestClient, rater: Caller, store: StudyStore
+    admin: TestClient, rater: Caller, study: Study
 ) -> None:
     rater.answer(2, "MF", 1)
     seat = admin.get("/admin/api/progress").json()["raters"][0]
@@ -180,7 +178,7 @@ def test_the_administrator_frees_the_place_of_somebody_who_gave_up(
     assert admin.post("/admin/api/release", json=stale).status_code == 401
 
 
-def test_links_that_were_handed_out_open_the_study(admin: TestClient, store: StudyStore) -> None:
+def test_links_that_were_handed_out_open_the_study(admin: TestClient, study: Study) -> None:
     links = admin.post("/admin/api/links", json={"count": 2}).json()
     assert [link["number"] for link in links["personal"]] == [0, 1]
     for link in links["personal"]:

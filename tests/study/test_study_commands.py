@@ -11,15 +11,12 @@ import pytest
 from test_study_items import draw_items
 
 from motion_app.cli import main
-from motion_app.study.answers import StudyStore
 from motion_app.study.links import new_id
 from motion_app.study.records import Answer
+from motion_app.study.study import Study
 from motion_app.study.synthetic_raters import DirectClient
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 def call(capsys, *arguments: object) -> tuple[int, dict, str]:
@@ -37,12 +34,12 @@ def study(tmp_path_factory) -> Path:
     created += ["--raters", "2", "--gold", "0", "--practice", "0", "--size", "48x32"]
     created += ["--fps", "8", "--frames", "8", "--questions", "MF,AC", "--seed", "3"]
     assert main.main([str(argument) for argument in created]) == 0
-    store = StudyStore.open(folder / "study")
+    store = Study.open(folder / "study")
     for _ in range(2):
         client = DirectClient(store)
         client.enter()
         for number in range(client.screens()):
-            for question in store.config.asked:
+            for question in store.archive.config.asked:
                 client.answer(Answer(new_id(), number, question, 1, (1.0, 1.0)))
         client.finish()
     store.close()
@@ -92,18 +89,6 @@ def test_the_study_starts_without_torch_gradio_or_the_statistics():
     code = (
         "import sys, motion_app.study.answers, motion_app.study.unblinding, motion_app.cli.main;"
         f"print([name for name in {heavy!r} if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-
-
-def test_nothing_of_the_study_loads_torch_or_gradio():
-    names = ("creation", "report", "figures", "exports", "simulate", "statistics")
-    code = (
-        f"import sys; {'; '.join(f'import motion_app.study.{name}' for name in names)};"
-        "print([name for name in ('torch', 'gradio') if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

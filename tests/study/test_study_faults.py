@@ -25,14 +25,13 @@ from serving import RunningApp
 from tiny_study import Caller, make_study
 
 from motion_app.study import database as schema
-from motion_app.study.answers import StudyStore
 from motion_app.study.links import LinkSigner, new_id, new_secret
+from motion_app.study.study import Study
 
 METHODS = ("FlexiMMT", "I2VEdit")
 RATERS, ITEMS, QUESTIONS = 8, 6, 4
 THOUGHT = 0.02  # seconds before an answer
 PATIENCE = 120.0
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Site:
     postgres: postgres.Server | None
 
     @contextmanager
-    def study(self, *, raters: int = RATERS, items: int = ITEMS) -> Iterator[StudyStore]:
+    def study(self, *, raters: int = RATERS, items: int = ITEMS) -> Iterator[Study]:
         """A new study that the server finds by itself."""
         folder = self.app.folder / "outputs" / "studies" / new_id()
         made = make_study(
@@ -58,8 +57,8 @@ class Site:
         with closing(made):
             yield made
 
-    def caller(self, store: StudyStore, token: str) -> Caller:
-        address = self.app.url + store.folder.name
+    def caller(self, study: Study, token: str) -> Caller:
+        address = self.app.url + study.archive.folder.name
         return Caller(httpx.Client(base_url=address, timeout=PATIENCE), token)
 
 
@@ -76,7 +75,7 @@ def site_on(backend: str, folder: Path) -> Iterator[Site]:
             yield Site(app, database, server)
 
 
-@pytest.fixture(scope="module", params=postgres.backends())
+@pytest.fixture(scope="module", params=postgres.one_every_day("sqlite"))
 def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
@@ -142,9 +141,9 @@ def answer(item: dict[str, Any], question: str, choice: int) -> dict[str, Any]:
 
 
 @contextmanager
-def crowd(site: Site, store: StudyStore) -> Iterator[tuple[list[Visit], list[Future[str]]]]:
+def crowd(site: Site, study: Study) -> Iterator[tuple[list[Visit], list[Future[str]]]]:
     """Everybody answers at once; what the block does happens when a quarter has been answered."""
-    visits = [Visit(site.caller(store, token)) for token in store.hand_out(RATERS)]
+    visits = [Visit(site.caller(study, token)) for token in study.raters.hand_out(RATERS)]
     with ThreadPoolExecutor(RATERS) as pool:
         codes = [pool.submit(visit.take_part) for visit in visits]
         quarter = RATERS * ITEMS * QUESTIONS // 4
@@ -155,21 +154,21 @@ def crowd(site: Site, store: StudyStore) -> Iterator[tuple[list[Visit], list[Fut
         yield visits, codes
 
 
-def rows(store: StudyStore) -> list[sa.Row[Any]]:
+def rows(study: Study) -> list[sa.Row[Any]]:
     query = (
         sa.select(schema.answers)
         .join(schema.raters, schema.raters.c.id == schema.answers.c.rater)
-        .where(schema.raters.c.study == store.id)
+        .where(schema.raters.c.study == study.archive.id)
         .order_by(schema.answers.c.serial)
     )
-    with store.reading() as connection:
+    with study.archive.reading() as connection:
         return list(connection.execute(query))
 
 
 def check_everything_is_there_once(
-    store: StudyStore, visits: list[Visit], codes: list[Future[str]]
+    study: Study, visits: list[Visit], codes: list[Future[str]]
 ) -> None:
-    stored = rows(store)
+    stored = rows(study)
     assert Counter(row.id for row in stored) == Counter(b["id"] for v in visits for b in v.saved)
     assert len(stored) == RATERS * ITEMS * QUESTIONS and {row.revision for row in stored} == {0}
     chosen = {row.id: (row.presentation, row.question, row.choice) for row in stored}
@@ -182,42 +181,45 @@ def check_everything_is_there_once(
 def test_a_killed_server_has_every_answer_it_acknowledged_once_and_everybody_finishes(
     site: Site,
 ) -> None:
-    with site.study() as store:
-        with crowd(site, store) as (visits, codes):
+    with site.study() as study:
+        with crowd(site, study) as (visits, codes):
             site.app.kill()
             acknowledged = [body["id"] for visit in visits for body in list(visit.saved)]
             assert len(acknowledged) < RATERS * ITEMS * QUESTIONS
-            found = Counter(row.id for row in rows(store))
+            found = Counter(row.id for row in rows(study))
             assert all(found[name] == 1 for name in acknowledged)
             site.app.start()
         assert any(visit.troubles for visit in visits)
-        check_everything_is_there_once(store, visits, codes)
+        check_everything_is_there_once(study, visits, codes)
 
 
+@pytest.mark.parametrize("site", postgres.backends(), indirect=True)  # another fault in each
 def test_a_database_that_stands_still_under_load_loses_nothing_and_the_server_goes_on(
     site: Site,
 ) -> None:
-    with site.study() as store:
+    with site.study() as study:
         started = site.app.process
-        with crowd(site, store) as (visits, codes):
+        with crowd(site, study) as (visits, codes):
             if site.postgres is None:
-                hold_the_lock(store)
+                hold_the_lock(study)
             else:
                 stop_and_start(site, site.postgres, visits)
-        check_everything_is_there_once(store, visits, codes)
+        check_everything_is_there_once(study, visits, codes)
         assert site.app.process is started and started.poll() is None
         told = site.app.log.read_text()
         assert "Traceback" not in told and visits[0].saved[0]["id"] not in told
 
 
-def hold_the_lock(store: StudyStore) -> None:
+def hold_the_lock(study: Study) -> None:
     """Another program writes into the same file: raters wait, and see no error."""
-    with closing(sqlite3.connect(store.folder / "study.sqlite", isolation_level=None)) as other:
+    with closing(
+        sqlite3.connect(study.archive.folder / "study.sqlite", isolation_level=None)
+    ) as other:
         other.execute("BEGIN IMMEDIATE")
         time.sleep(1)
-        before = len(rows(store))
+        before = len(rows(study))
         time.sleep(0.5)
-        assert len(rows(store)) == before
+        assert len(rows(study)) == before
         other.execute("ROLLBACK")
 
 
@@ -237,9 +239,9 @@ def stop_and_start(site: Site, server: postgres.Server, visits: list[Visit]) -> 
 
 
 def test_two_tabs_that_answer_at_once_leave_one_history_of_each_answer(site: Site) -> None:
-    with site.study(raters=1, items=3) as store:
-        (token,) = store.hand_out()
-        tabs = [site.caller(store, token) for _ in range(2)]
+    with site.study(raters=1, items=3) as study:
+        (token,) = study.raters.hand_out()
+        tabs = [site.caller(study, token) for _ in range(2)]
         session = tabs[0].post("/api/consent", {"agreed": True}).json()
         items = [tabs[0].get(f"/api/items/{number}").json() for number in range(3)]
         barrier = threading.Barrier(2)
@@ -253,7 +255,7 @@ def test_two_tabs_that_answer_at_once_leave_one_history_of_each_answer(site: Sit
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(fill, range(2)))
-        stored = rows(store)
+        stored = rows(study)
         for item in items:
             seen = tabs[1].get(f"/api/items/{item['number']}").json()["answers"]
             for question in session["questions"]:
@@ -268,28 +270,28 @@ def test_two_tabs_that_answer_at_once_leave_one_history_of_each_answer(site: Sit
         kept = tabs[1].get("/api/items/0").json()["answers"]["MF"]
         late = tabs[1].post("/api/answers", answer(items[0], "MF", 3 - kept))
         assert late.status_code == 400 and "finished" in error_of(late)
-        assert len(rows(store)) == len(stored)
+        assert len(rows(study)) == len(stored)
 
 
 def test_a_request_that_is_played_again_changes_nothing(site: Site) -> None:
-    with site.study(raters=1, items=2) as store:
-        (token,) = store.hand_out()
-        tabs = [site.caller(store, token) for _ in range(6)]
+    with site.study(raters=1, items=2) as study:
+        (token,) = study.raters.hand_out()
+        tabs = [site.caller(study, token) for _ in range(6)]
         tabs[0].post("/api/consent", {"agreed": True})
         item = tabs[0].get("/api/items/0").json()
         body = answer(item, "MF", 1)
         with ThreadPoolExecutor(len(tabs)) as pool:
             came = list(pool.map(lambda tab: tab.post("/api/answers", body), tabs))
-        assert {response.status_code for response in came} == {200} and len(rows(store)) == 1
+        assert {response.status_code for response in came} == {200} and len(rows(study)) == 1
         assert tabs[0].post("/api/answers", answer(item, "MF", 2)).status_code == 200
         assert tabs[1].post("/api/answers", body).status_code == 200
         assert tabs[2].get("/api/items/0").json()["answers"] == {"MF": 2}
-        assert [row.choice for row in rows(store)] == [1, 2]
+        assert [row.choice for row in rows(study)] == [1, 2]
 
 
 def test_an_answer_whose_acknowledgement_was_lost_is_stored_once(site: Site) -> None:
-    with site.study(raters=1, items=2) as store:
-        caller = site.caller(store, store.hand_out()[0])
+    with site.study(raters=1, items=2) as study:
+        caller = site.caller(study, study.raters.hand_out()[0])
         caller.post("/api/consent", {"agreed": True})
         body = answer(caller.get("/api/items/1").json(), "TC", 2)
         request = caller.client.build_request(
@@ -302,13 +304,13 @@ def test_an_answer_whose_acknowledgement_was_lost_is_stored_once(site: Site) -> 
                 connection.sendall(head + b"\r\n" + request.content)  # and gone
         assert caller.post("/api/answers", body).status_code == 200
         time.sleep(0.5)  # for those that are still on their way
-        assert [(row.id, row.choice) for row in rows(store)] == [(body["id"], 2)]
+        assert [(row.id, row.choice) for row in rows(study)] == [(body["id"], 2)]
 
 
 def test_forged_requests_are_refused_in_one_line_and_store_nothing(site: Site) -> None:
-    with site.study(raters=3, items=2) as store:
-        mine, theirs = store.hand_out(2)
-        caller, other = site.caller(store, mine), site.caller(store, theirs)
+    with site.study(raters=3, items=2) as study:
+        mine, theirs = study.raters.hand_out(2)
+        caller, other = site.caller(study, mine), site.caller(study, theirs)
         for one in (caller, other):
             one.post("/api/consent", {"agreed": True})
         item, foreign = (one.get("/api/items/0").json() for one in (caller, other))
@@ -322,15 +324,15 @@ def test_forged_requests_are_refused_in_one_line_and_store_nothing(site: Site) -
             "32 hex digits": {**good, "id": "1; DROP TABLE answers"},
             "watched to 10%": {**good, "coverage": [1.0, 0.1]},
             "2 shares": {**good, "coverage": [1.0]},
-            "is wrong": {**good, "rater": store.links.rater(theirs)},
+            "is wrong": {**good, "rater": study.archive.links.rater(theirs)},
         }
         for said, body in bodies.items():
             refused = caller.post("/api/answers", body)
             assert refused.status_code == 400 and said in error_of(refused), refused.text
-        for token in forged_tokens(store, mine, theirs):
-            refused = site.caller(store, token).post("/api/answers", good)
+        for token in forged_tokens(study, mine, theirs):
+            refused = site.caller(study, token).post("/api/answers", good)
             assert refused.status_code == 401 and "link" in error_of(refused)
-        for entry in ("open.", "open", store.links.open_token()[:-2] + "AA", mine, ""):
+        for entry in ("open.", "open", study.archive.links.open_token()[:-2] + "AA", mine, ""):
             refused = caller.client.post("/api/enter", json={"open": entry})
             assert refused.status_code == 401 and "not valid" in error_of(refused)
         foreign_page = {**caller.headers, "Origin": "https://elsewhere.example"}
@@ -338,10 +340,10 @@ def test_forged_requests_are_refused_in_one_line_and_store_nothing(site: Site) -
         assert refused.status_code == 403 and "another site" in error_of(refused)
         for path in ("/admin/api/progress", "/admin/api/links", "/admin/download/answers.csv"):
             assert caller.get(path).status_code == 401
-        assert rows(store) == [] and len(store.hand_out(1)) == 1
+        assert rows(study) == [] and len(study.raters.hand_out(1)) == 1
 
 
-def forged_tokens(store: StudyStore, mine: str, theirs: str) -> list[str]:
+def forged_tokens(study: Study, mine: str, theirs: str) -> list[str]:
     """Links that look like links."""
     rater, _, signature = mine.partition(".")
     unsigned = base64.urlsafe_b64encode(bytes(16)).rstrip(b"=").decode()
@@ -351,9 +353,9 @@ def forged_tokens(store: StudyStore, mine: str, theirs: str) -> list[str]:
         f"{rater}.{unsigned}",
         f"{theirs.partition('.')[0]}.{signature}",
         f"{new_id()}.{signature}",
-        store.links.open_token(),
-        LinkSigner(store.id, new_secret()).token(rater),
-        LinkSigner(new_id(), store.links.secret).token(rater),
+        study.archive.links.open_token(),
+        LinkSigner(study.archive.id, new_secret()).token(rater),
+        LinkSigner(new_id(), study.archive.links.secret).token(rater),
         "../../admin",
     ]
 
@@ -361,15 +363,15 @@ def forged_tokens(store: StudyStore, mine: str, theirs: str) -> list[str]:
 def test_a_link_whose_place_was_given_back_or_whose_data_was_deleted_opens_nothing(
     site: Site,
 ) -> None:
-    with site.study(raters=2, items=1) as store:
-        gone, released = (site.caller(store, token) for token in store.hand_out(2))
+    with site.study(raters=2, items=1) as study:
+        gone, released = (site.caller(study, token) for token in study.raters.hand_out(2))
         for caller in (gone, released):
             caller.post("/api/consent", {"agreed": True})
         item = released.get("/api/items/0").json()
         assert released.post("/api/answers", answer(item, "MF", 1)).status_code == 200
         assert gone.post("/api/delete", {"sure": True}).json() == {"deleted": 0}
-        rater = store.join(released.headers["Authorization"].removeprefix("Rater "))
-        assert store.release(rater.number, joined=rater.joined) == 1
+        rater = study.raters.join(released.headers["Authorization"].removeprefix("Rater "))
+        assert study.raters.release(rater.number, joined=rater.joined) == 1
         for caller in (gone, released):
             for response in (
                 caller.get("/api/session"),
@@ -378,4 +380,4 @@ def test_a_link_whose_place_was_given_back_or_whose_data_was_deleted_opens_nothi
                 caller.post("/api/finish", {}),
             ):
                 assert response.status_code == 401 and "not known any more" in error_of(response)
-        assert rows(store) == []
+        assert rows(study) == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import av
@@ -22,9 +24,6 @@ from motion_app.study.sources import ResultFolder, SourceItem, read_sources, sou
 METHODS = ("our method", "baseline")
 
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
-
 def frames(count: int = 8, height: int = 32, width: int = 48, *, value: int = 60) -> np.ndarray:
     clip = np.full((count, height, width, 3), value, np.uint8)
     for t in range(count):
@@ -39,8 +38,17 @@ def draw_items(folder: Path, count: int = 3, *, methods=METHODS) -> Path:
         (item / "caption.txt").write_text(f"Scene {k}.\n", encoding="utf-8")
         Image.fromarray(frames(1, value=40 + k)[0]).save(item / "first_frame.png")
         for name in ("reference", *methods):
-            export_video(item / f"{name}.mp4", frames(value=40 + k), 8, recipe={"method": name})
+            (item / f"{name}.mp4").write_bytes(marked_clip(40 + k, name))
     return folder
+
+
+@cache
+def marked_clip(value: int, method: str) -> bytes:
+    """A clip as the app hands one out; encoded once, whoever needs its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "clip.mp4")
+        export_video(path, frames(value=value), 8, recipe={"method": method})
+        return path.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +86,11 @@ def test_a_table_gives_the_same_items_as_the_folder(source):
 
 
 def test_every_candidate_has_one_format_and_no_name_in_it(created):
-    store, video = created.store, created.prepared.video
-    assert video == VideoFormat(48, 32, 8.0, 8) == store.video
-    for item in store.items.values():
+    study, video = created.study, created.prepared.video
+    assert video == VideoFormat(48, 32, 8.0, 8) == study.archive.video
+    for item in study.archive.items.values():
         for name in item.candidates.values():
-            with av.open(str(store.media_path(name))) as container:
+            with av.open(str(study.archive.media_path(name))) as container:
                 stream = container.streams.video[0]
                 assert stream.codec_context.name == "h264"
                 assert (stream.width, stream.height, stream.frames) == (48, 32, 8)
@@ -96,7 +104,7 @@ def test_every_candidate_has_one_format_and_no_name_in_it(created):
 
 
 def test_no_byte_a_rater_may_fetch_names_a_method(created):
-    media = created.store.folder / "media"
+    media = created.study.archive.folder / "media"
     listed = sorted(path.name for path in media.iterdir())
     assert len(listed) == len(set(listed)) == 3 * 4 + 2 * 4
     for path in media.iterdir():
@@ -106,12 +114,12 @@ def test_no_byte_a_rater_may_fetch_names_a_method(created):
 
 
 def test_checks_show_the_reference_once_and_spoil_the_others(created):
-    store = created.store
+    study = created.study
     for kind in ("practice", "gold"):
-        (item,) = [entry for entry in store.items.values() if entry.kind == kind]
-        reference = read_clip(store.media_path(item.references[0])).frames.astype(int)
+        (item,) = [entry for entry in study.archive.items.values() if entry.kind == kind]
+        reference = read_clip(study.archive.media_path(item.references[0])).frames.astype(int)
         for method, name in item.candidates.items():
-            clip = read_clip(store.media_path(name)).frames.astype(int)
+            clip = read_clip(study.archive.media_path(name)).frames.astype(int)
             difference = np.abs(clip - reference).mean()
             assert difference < 3 if method == item.answer else difference > 40
 
@@ -228,10 +236,10 @@ def test_ones_own_checks_take_the_place_of_made_ones(tmp_path):
     with pytest.raises(RequestError, match=r"no answer\.txt"):
         read_sources(source)
     (source / "gold-1" / "answer.txt").write_text("baseline")
-    store = create_study(
+    study = create_study(
         tmp_path / "study", read_sources(source), title="T", practice=0, gold=1, raters=2
-    ).store
-    assert [(i.kind, i.answer) for i in store.items.values()] == [
+    ).study
+    assert [(i.kind, i.answer) for i in study.archive.items.values()] == [
         ("gold", "baseline"),
         ("main", None),
     ]
@@ -313,7 +321,7 @@ def result(
         "without": list(without),
     }
     (folder / "recipe.json").write_text(json.dumps(recipe))
-    export_video(folder / "video.mp4", frames(), 8, recipe=recipe)
+    (folder / "video.mp4").write_bytes(marked_clip(60, method))
     return folder
 
 
@@ -328,8 +336,8 @@ def test_results_of_one_scene_stand_side_by_side(tmp_path):
     found = sources_from_results(results, reference={"circle": tmp_path / "circle.mp4"}.get)
     assert [item.caption for item in found] == ["A fox jumps.", "A cat jumps."]
     assert all(set(i.videos) == {"fleximmt", "fleximmt without m2v"} for i in found)
-    store = create_study(tmp_path / "study", found, title="T", raters=2, practice=0, gold=0).store
-    assert len(store.items) == 2
+    study = create_study(tmp_path / "study", found, title="T", raters=2, practice=0, gold=0).study
+    assert len(study.archive.items) == 2
 
 
 def test_results_that_cannot_be_compared_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import secrets
@@ -20,37 +21,36 @@ from tiny_study import METHODS, SECRET, Caller, answer_everything, make_study
 from motion_app.errors import RequestError
 from motion_app.media.provenance import read_recipe
 from motion_app.study import database as schema
-from motion_app.study.answers import StudyStore
+from motion_app.study.answers import Answers
 from motion_app.study.creation import create_study
-from motion_app.study.links import Visitor, new_id
+from motion_app.study.links import Recruit, new_id
 from motion_app.study.plan import CONSENT, QUESTIONS
 from motion_app.study.site import documents
 from motion_app.study.site import rater as rater_calls
 from motion_app.study.site.app import StudySettings, build_site, build_study_app, study_secret
 from motion_app.study.site.guard import MAX_BODY_BYTES
 from motion_app.study.sources import read_sources
+from motion_app.study.study import Study
 from motion_app.study.unblinding import answer_rows, unblind
-
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.fixture
-def store(tmp_path: Path, database: str | None) -> Iterator[StudyStore]:
+def study(tmp_path: Path, database: str | None) -> Iterator[Study]:
     made = make_study(tmp_path / "study", database=database)
     yield made
     made.close()
 
 
 @pytest.fixture
-def client(store: StudyStore) -> Iterator[TestClient]:
-    with TestClient(build_site(store, admin_secret=SECRET), raise_server_exceptions=False) as made:
+def client(study: Study) -> Iterator[TestClient]:
+    with TestClient(build_site(study, admin_secret=SECRET), raise_server_exceptions=False) as made:
         yield made
 
 
 @pytest.fixture
-def rater(client: TestClient, store: StudyStore) -> Caller:
+def rater(client: TestClient, study: Study) -> Caller:
     """One who has agreed to take part."""
-    caller = Caller(client, store.hand_out(1)[0])
+    caller = Caller(client, study.raters.hand_out(1)[0])
     assert caller.post("/api/consent", {"agreed": True}).json()["consented"]
     return caller
 
@@ -64,14 +64,14 @@ def admin(client: TestClient) -> TestClient:
 # --- the rater
 
 
-def test_a_visit_over_http_ends_with_the_raters_code(rater: Caller, store: StudyStore) -> None:
+def test_a_visit_over_http_ends_with_the_raters_code(rater: Caller, study: Study) -> None:
     refused = rater.post("/api/finish", {})
     assert refused.status_code == 409
     assert "not answered yet" in refused.json()["error"]
     answer_everything(rater)
     finished = rater.post("/api/finish", {}).json()
     token = rater.headers["Authorization"].removeprefix("Rater ")
-    assert finished["code"] == store.links.completion_code(store.links.rater(token))
+    assert finished["code"] == study.archive.links.completion_code(study.archive.links.rater(token))
     assert finished["return_url"].endswith(finished["code"])
     assert rater.get("/api/session").json()["finished"]
 
@@ -80,7 +80,7 @@ def everything_received(rater: Caller) -> dict[str, bytes]:
     """Every byte a rater's browser may ever get, headers included, by address."""
     addresses = ["/", "/r/x", "/r/x?lang=zh", "/?lang=zh", "/api/session", "/api/items/99"]
     addresses += ["/nothing", "/favicon.ico", "/admin/"]
-    addresses += ["/static/" + name for name in documents.static_files()]
+    addresses += ["/static/" + path.name for path in documents.STATIC.iterdir()]
     session = rater.get("/api/session").json()
     for number in range(session["practice"] + session["items"]):
         addresses.append(f"/api/items/{number}")
@@ -112,14 +112,14 @@ def test_videos_of_a_created_study_tell_neither_method_nor_file_nor_recipe(
     source = draw_items(tmp_path / "results of spring", 1, methods=METHODS)
     files = [*source.rglob("*.mp4"), *source.rglob("*.png")]
     assert read_recipe(source / "item-0" / "FlexiMMT.mp4") == {"method": "FlexiMMT"}
-    store = create_study(
+    study = create_study(
         tmp_path / "study", read_sources(source), title="T", raters=1, database=database
-    ).store
-    with TestClient(build_site(store, admin_secret=SECRET)) as client:
-        caller = Caller(client, store.hand_out(1)[0])
+    ).study
+    with TestClient(build_site(study, admin_secret=SECRET)) as client:
+        caller = Caller(client, study.raters.hand_out(1)[0])
         caller.post("/api/consent", {"agreed": True})
         received = everything_received(caller)
-    store.close()
+    study.close()
     names = {*METHODS, *(path.name for path in files), "item-0", "results of spring", "recipe"}
     names |= {"AI-generated", str(tmp_path)}
     for address, content in received.items():
@@ -148,13 +148,13 @@ def test_a_rater_page_knows_nothing_of_what_the_administrator_watches_for(
     assert "admin" not in page.lower()
 
 
-def test_an_answer_sent_twice_counts_once(rater: Caller, store: StudyStore) -> None:
+def test_an_answer_sent_twice_counts_once(rater: Caller, study: Study) -> None:
     same = secrets.token_hex(16)
     for _ in range(2):
         assert rater.answer(2, "MF", 2, id=same).json()["saved"]
     rater.answer(2, "MF", 2)  # a double click: another id, the same choice
-    unblind(store)
-    rows = answer_rows(store)
+    unblind(study.archive)
+    rows = answer_rows(study.archive)
     assert [(row.place, row.revisions) for row in rows] == [(2, 0)]
 
 
@@ -175,18 +175,21 @@ def test_an_answer_sent_twice_counts_once(rater: Caller, store: StudyStore) -> N
     ],
 )
 def test_an_answer_outside_the_plan_is_refused_in_one_line(
-    rater: Caller, store: StudyStore, changed: dict[str, object], why: str
+    rater: Caller, study: Study, changed: dict[str, object], why: str
 ) -> None:
     response = rater.answer(2, "MF", 1, **changed)
     assert response.status_code == 400
     assert list(response.json()) == ["error"]
     assert why in response.json()["error"]
     assert "\n" not in response.json()["error"]
-    assert store.progress(store.links.rater(rater.headers["Authorization"][6:])).done == 0
+    assert (
+        study.answers.progress(study.archive.links.rater(rater.headers["Authorization"][6:])).done
+        == 0
+    )
 
 
-def test_nothing_is_shown_or_saved_before_consent(client: TestClient, store: StudyStore) -> None:
-    caller = Caller(client, store.hand_out(1)[0])
+def test_nothing_is_shown_or_saved_before_consent(client: TestClient, study: Study) -> None:
+    caller = Caller(client, study.raters.hand_out(1)[0])
     assert caller.get("/api/items/0").status_code == 403
     assert caller.post("/api/consent", {"agreed": False}).status_code == 400
     assert not caller.get("/api/session").json()["consented"]
@@ -201,23 +204,23 @@ def test_a_wrong_token_opens_nothing(client: TestClient, header: str) -> None:
 
 
 def test_one_recruit_has_one_place_however_often_the_link_is_opened(
-    client: TestClient, store: StudyStore
+    client: TestClient, study: Study
 ) -> None:
     ids = {"prolific_pid": "a person", "study_id": "a project", "session_id": "a visit"}
-    entry = {"open": store.links.open_token(), "agreed": True, **ids}
+    entry = {"open": study.archive.links.open_token(), "agreed": True, **ids}
     tokens = {client.post("/api/enter", json=entry).json()["token"] for _ in range(3)}
-    assert tokens == {store.enter(Visitor("a person"))}
+    assert tokens == {study.raters.enter(Recruit("a person"))}
     assert client.post("/api/enter", json={**entry, "open": "open.wrong"}).status_code == 401
-    with store.reading() as connection:
+    with study.archive.reading() as connection:
         tables = [connection.execute(sa.select(t)).all() for t in schema.metadata.sorted_tables]
     assert not [given for given in ids.values() if given in str(tables)]
 
 
 def test_a_place_is_taken_by_agreeing_and_not_by_opening_the_link(
-    client: TestClient, store: StudyStore
+    client: TestClient, study: Study
 ) -> None:
-    opened = {"open": store.links.open_token()}
-    for _ in range(store.config.raters + 1):  # more lookers than there are places
+    opened = {"open": study.archive.links.open_token()}
+    for _ in range(study.archive.config.raters + 1):  # more lookers than there are places
         looked = client.post("/api/enter?lang=zh", json={**opened, "browser": new_id()}).json()
         assert looked["token"] is None and looked["page"] is None
     session = looked["session"]
@@ -228,7 +231,7 @@ def test_a_place_is_taken_by_agreeing_and_not_by_opening_the_link(
     assert taken[0]["token"] == taken[1]["token"] and taken[0]["session"]["consented"]
     again = client.post("/api/enter", json=browser).json()  # it came back before it was told
     assert again["token"] == taken[0]["token"]
-    assert len(store.hand_out(store.config.raters - 1)) == 2
+    assert len(study.raters.hand_out(study.archive.config.raters - 1)) == 2
     full = client.post("/api/enter", json={**opened, "browser": new_id()})
     assert (full.status_code, full.json()["reason"]) == (400, "full")
 
@@ -244,17 +247,17 @@ UNFILLED = [
 
 @pytest.mark.parametrize("given", UNFILLED)
 def test_a_link_whose_placeholder_was_not_filled_in_seats_nobody(
-    client: TestClient, store: StudyStore, given: str
+    client: TestClient, study: Study, given: str
 ) -> None:
-    entry = {"open": store.links.open_token(), "prolific_pid": given, "agreed": True}
+    entry = {"open": study.archive.links.open_token(), "prolific_pid": given, "agreed": True}
     refused = client.post("/api/enter", json=entry)
     assert (refused.status_code, refused.json()["reason"]) == (400, "identity")
     said = {"en": "recruiting service fills your ID in", "zh": "平台会自动填入您的 ID"}
     for name, (language, words) in zip(("PROLIFIC_PID", "prolific_pid"), said.items(), strict=True):
         query = {name: given, "lang": language}
-        page = client.get(f"/r/{store.links.open_token()}", params=query)
+        page = client.get(f"/r/{study.archive.links.open_token()}", params=query)
         assert page.status_code == 400 and words in page.text
-    assert len(store.hand_out(store.config.raters)) == store.config.raters
+    assert len(study.raters.hand_out(study.archive.config.raters)) == study.archive.config.raters
 
 
 def test_a_placeholder_in_a_link_as_the_admin_page_gives_it_out_is_refused_with_its_words(
@@ -268,27 +271,27 @@ def test_a_placeholder_in_a_link_as_the_admin_page_gives_it_out_is_refused_with_
 @pytest.mark.parametrize(
     "given", ["5f3e1d2c4b5a69788796a5b4", "p1", "anna@example.org", "A1B2=", "李雷", "nullius", "7"]
 )
-def test_an_id_is_the_same_person_in_whatever_encoding(store: StudyStore, given: str) -> None:
+def test_an_id_is_the_same_person_in_whatever_encoding(study: Study, given: str) -> None:
     forms = (given, f" {given}\u200b", quote(given), quote(quote(given)))
-    assert len({store.enter(Visitor(form)) for form in forms}) == 1
+    assert len({study.raters.enter(Recruit(form)) for form in forms}) == 1
 
 
 def test_a_late_rater_whose_place_was_given_away_is_told_and_gets_another(
     tmp_path: Path, database: str | None
 ) -> None:
-    store = make_study(tmp_path / "hours", raters=2, place_hours=3, database=database)
-    with TestClient(build_site(store, admin_secret=SECRET)) as client:
+    study = make_study(tmp_path / "hours", raters=2, place_hours=3, database=database)
+    with TestClient(build_site(study, admin_secret=SECRET)) as client:
 
         def come(name: str) -> httpx.Response:
-            entry = {"open": store.links.open_token(), "prolific_pid": name, "agreed": True}
+            entry = {"open": study.archive.links.open_token(), "prolific_pid": name, "agreed": True}
             return client.post("/api/enter", json=entry)
 
         late, eager = (Caller(client, come(name).json()["token"]) for name in ("late", "eager"))
         assert eager.answer(2, "MF", 1).status_code == 200
         item = late.get("/api/items/2").json()["id"]
         assert come("third").json()["reason"] == "full"
-        start = store.clock()
-        store.clock = lambda: start + 3.1 * 3600
+        start = study.archive.clock()
+        study.archive.clock = lambda: start + 3.1 * 3600
         assert late.get("/api/session").status_code == 200  # nobody needed it yet
         assert come("third").status_code == 200
         sent = {"id": new_id(), "number": 2, "item": item, "question": "MF", "choice": 1}
@@ -299,23 +302,23 @@ def test_a_late_rater_whose_place_was_given_away_is_told_and_gets_another(
             assert (refused.status_code, refused.json()["reason"]) == (410, "place_gone")
             assert "within 3 hours" in refused.json()["error"]
         assert come("late").json()["reason"] == "full"
-        store.release(0, joined=store.clock())
+        study.raters.release(0, joined=study.archive.clock())
         assert Caller(client, come("late").json()["token"]).get("/api/items/2").status_code == 200
         assert eager.answer(2, "TC", 1).status_code == 200  # who has answered keeps the place
-    store.close()
+    study.close()
 
 
-def test_deleted_data_is_gone_and_the_link_with_it(rater: Caller, store: StudyStore) -> None:
+def test_deleted_data_is_gone_and_the_link_with_it(rater: Caller, study: Study) -> None:
     rater.answer(2, "MF", 1)
     assert rater.post("/api/delete", {"sure": False}).status_code == 400
     assert rater.post("/api/delete", {"sure": True}).json() == {"deleted": 1}
     assert rater.get("/api/session").status_code == 401
-    unblind(store)
-    assert answer_rows(store) == []
+    unblind(study.archive)
+    assert answer_rows(study.archive) == []
 
 
-def test_wrong_practice_answers_name_the_right_place(rater: Caller, store: StudyStore) -> None:
-    item = next(item for item in store.items.values() if item.kind == "practice")
+def test_wrong_practice_answers_name_the_right_place(rater: Caller, study: Study) -> None:
+    item = next(item for item in study.archive.items.values() if item.kind == "practice")
     shown = rater.get("/api/items/0").json()["candidates"]
     right = shown.index("media/" + item.candidates[item.answer]) + 1
     wrong = right % 3 + 1
@@ -344,7 +347,7 @@ def test_every_response_has_the_security_headers(client: TestClient) -> None:
         assert "access-control-allow-origin" not in headers
 
 
-def test_a_page_of_another_site_can_change_nothing(rater: Caller, store: StudyStore) -> None:
+def test_a_page_of_another_site_can_change_nothing(rater: Caller, study: Study) -> None:
     for foreign in (
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
@@ -374,7 +377,7 @@ def test_a_fault_of_the_server_shows_no_trace(
     def fail(*_: object) -> None:
         raise RuntimeError("inner words")
 
-    monkeypatch.setattr(StudyStore, "progress", fail)
+    monkeypatch.setattr(Answers, "progress", fail)
     response = rater.get("/api/session")
     assert response.status_code == 500
     assert "inner words" not in response.text and "Traceback" not in response.text
@@ -382,8 +385,11 @@ def test_a_fault_of_the_server_shows_no_trace(
 
 
 def test_templates_and_tables_are_not_served_as_files(client: TestClient) -> None:
-    for name in ("rater.html", "texts.csv", "../app.py", "..%2fapp.py", "%2e%2e/app.py"):
-        assert client.get(f"/static/{name}").status_code == 404
+    outside = ("../app.py", "..%2fapp.py", "%2e%2e/app.py", "..%5capp.py", "%2fetc%2fpasswd", "%00")
+    templates = ("rater.html", "texts.csv", "..%2ftemplates%2ftexts.csv", "../templates/rater.html")
+    for name in (*outside, *templates, "", "nothing.js"):
+        refused = client.get(f"/static/{name}")
+        assert refused.status_code == 404 and list(refused.json()) == ["error"], name
     for name in ("../study.sqlite", "..%2fstudy.sqlite", "study.sqlite"):
         assert client.get(f"/media/{name}").status_code == 404
 
@@ -391,17 +397,17 @@ def test_templates_and_tables_are_not_served_as_files(client: TestClient) -> Non
 def test_a_link_that_has_ended_says_so_on_a_page_and_to_every_call_but_deletion(
     tmp_path: Path, database: str | None
 ) -> None:
-    store = make_study(tmp_path / "study", database=database, link_days=3)
-    with TestClient(build_site(store, admin_secret=SECRET)) as client:
-        token = store.hand_out(1)[0]
+    study = make_study(tmp_path / "study", database=database, link_days=3)
+    with TestClient(build_site(study, admin_secret=SECRET)) as client:
+        token = study.raters.hand_out(1)[0]
         caller = Caller(client, token)
         caller.post("/api/consent", {"agreed": True})
         assert caller.answer(2, "MF", 1).status_code == 200
         sent = {"id": secrets.token_hex(16), "number": 2, "question": "TC", "choice": 1}
         sent |= {"item": caller.get("/api/items/2").json()["id"], "coverage": [1.0, 1.0, 1.0]}
         assert client.get(f"/r/{token}").status_code == 200
-        start = store.clock()
-        store.clock = lambda: start + 4 * 86_400
+        start = study.archive.clock()
+        study.archive.clock = lambda: start + 4 * 86_400
         for language, said in (("en", "This link has ended"), ("zh", "此链接已到期")):
             page = client.get(f"/r/{token}?lang={language}")
             assert page.status_code == 410 and said in page.text and token not in page.text
@@ -411,9 +417,11 @@ def test_a_link_that_has_ended_says_so_on_a_page_and_to_every_call_but_deletion(
         for refused in calls:
             assert refused.status_code == 410
             assert "ended 3 days after it was first opened" in refused.json()["error"]
-        assert store.progress(store.links.rater(token)).done == 0  # one of four questions
+        assert (
+            study.answers.progress(study.archive.links.rater(token)).done == 0
+        )  # one of four questions
         assert caller.post("/api/delete", {"sure": True}).json() == {"deleted": 1}
-    store.close()
+    study.close()
 
 
 def test_clips_are_served_whole_or_in_parts_with_headers_that_tell_nothing(
@@ -431,15 +439,43 @@ def test_clips_are_served_whole_or_in_parts_with_headers_that_tell_nothing(
     assert rater.client.post(address).status_code == 405
 
 
+def test_a_script_is_asked_for_at_every_visit_and_sent_again_only_when_it_changed(
+    client: TestClient,
+) -> None:
+    first = client.get("/static/rater.js")
+    assert first.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert first.content == (documents.STATIC / "rater.js").read_bytes()
+    for came, given in ((304, first.headers["etag"]), (200, '"another"')):
+        again = client.get("/static/rater.js", headers={"If-None-Match": given})
+        assert again.status_code == came and (came == 200) == bool(again.content)
+        assert again.headers["etag"] == first.headers["etag"]
+        assert again.headers["cache-control"] == "no-cache"
+        assert again.headers["x-content-type-options"] == "nosniff"
+    assert client.post("/static/rater.js").status_code == 405
+    assert client.head("/static/rater.js").headers["content-length"] == str(len(first.content))
+
+
+def test_words_that_look_like_a_tag_stay_words(tmp_path: Path) -> None:
+    title = "</script><b title='x'>\"bold\"</b>{{admin.title}}"
+    study = make_study(tmp_path / "study", title=title)
+    with TestClient(build_site(study, admin_secret=SECRET)) as client:
+        client.post("/admin/login", data={"secret": SECRET})
+        page = client.get("/admin/").text
+        shown = re.search("<title>(.*?) · ", page)
+        assert html.unescape(shown[1]) == title and not set(shown[1]) & set("<>'\"")
+        token = f"{study.archive.links.open_token()}?PROLIFIC_PID=<b>{{{{pid}}}}"
+        told = client.get(f"/r/{token}").text
+        assert "&lt;b&gt;{{pid}}" in told and "<b>" not in told
+    study.close()
+
+
 # --- mounted anywhere
 
 
 @pytest.mark.parametrize("prefix", ["/study", "/a/b"])
-def test_under_any_prefix_pages_and_cookies_know_where_they_are(
-    store: StudyStore, prefix: str
-) -> None:
+def test_under_any_prefix_pages_and_cookies_know_where_they_are(study: Study, prefix: str) -> None:
     outer = FastAPI()
-    outer.mount(prefix, build_site(store, admin_secret=SECRET))
+    outer.mount(prefix, build_site(study, admin_secret=SECRET))
     with TestClient(outer) as client:
         assert f'<base href="{prefix}/">' in client.get(f"{prefix}/r/x").text
         login = client.post(

@@ -8,6 +8,7 @@ import json
 import random
 from dataclasses import replace
 
+import postgres
 import pyarrow.parquet
 import pytest
 import sqlalchemy as sa
@@ -15,12 +16,13 @@ from test_study_plan import config, items
 
 from motion_app.study import database as schema
 from motion_app.study import exports, unblinding
-from motion_app.study.answers import StudyStore
+from motion_app.study.archive import StudyArchive
 from motion_app.study.figures import figures_json, report_html
 from motion_app.study.links import new_id
 from motion_app.study.plan import StudyConfig
 from motion_app.study.records import AnswerRow, VideoFormat
 from motion_app.study.report import paper_row, percent, report_rows
+from motion_app.study.study import Study
 
 # FlexiMMT, Table 1, human evaluations: AC, TC, TS, MF in percent of 4,000 choices.
 PAPER = {
@@ -95,17 +97,20 @@ def votes_of(question: str) -> list[str]:
     return votes
 
 
+@pytest.mark.parametrize("database", postgres.one_every_day("sqlite"), indirect=True)
 def test_all_24_cells_of_the_papers_table_come_back_from_16000_stored_answers(tmp_path, database):
     """20 raters × 200 items × 4 questions in a real store, each vote at the place where the plan
     put its method."""
     study = StudyConfig.build(title="Table 1", methods=tuple(PAPER), raters=20, repeat_share=0)
     video = VideoFormat(48, 32, 8.0, 16)
-    store = StudyStore.create(tmp_path, study, items(study, 200), video=video, database=database)
-    seats = [store.join(store.enter()) for _ in range(study.raters)]
+    store = Study(
+        StudyArchive.create(tmp_path, study, items(study, 200), video=video, database=database)
+    )
+    seats = [store.raters.join(store.raters.enter()) for _ in range(study.raters)]
     rater_of = {seat.number: seat.id for seat in seats}
-    with store.engine.begin() as connection:
+    with store.archive.engine.begin() as connection:
         screens = connection.execute(
-            sa.select(schema.presentations).where(schema.presentations.c.study == store.id)
+            sa.select(schema.presentations).where(schema.presentations.c.study == store.archive.id)
         ).all()
         answers = [
             {
@@ -124,8 +129,8 @@ def test_all_24_cells_of_the_papers_table_come_back_from_16000_stored_answers(tm
             for screen, vote in zip(screens, votes_of(question), strict=True)
         ]
         connection.execute(sa.insert(schema.answers), answers)
-    unblinding.unblind(store)
-    report = report_rows(unblinding.answer_rows(store), store.config, resamples=20)
+    unblinding.unblind(store.archive)
+    report = report_rows(unblinding.answer_rows(store.archive), store.archive.config, resamples=20)
     store.close()
     assert report.answers == 16_000
     assert {method: tuple(paper_row(report, method)) for method in PAPER} == PAPER

@@ -13,16 +13,15 @@ import pytest
 from serving import RunningApp
 from tiny_study import make_study
 
-from motion_app.study.answers import StudyStore
+from motion_app.study.study import Study
 
 NAME = "0123456789abcdef"  # as the Study tab names a study's folder
 HEAVY = ("torch", "gradio", "diffusers", "transformers", "plotly", "statsmodels")
 START_SECONDS = 3.0  # of the processor's time; on a busy machine the clock's would be others' too
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyStore]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     """A study where the Study tab puts its own."""
     folder = tmp_path_factory.mktemp("app")
     made = make_study(folder / "outputs" / "studies" / NAME)
@@ -30,8 +29,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyStore]:
     made.close()
 
 
-def app(store: StudyStore, **settings: str) -> RunningApp:
-    return RunningApp(store.folder.parents[2], "--study-only", **settings)
+def app(study: Study, **settings: str) -> RunningApp:
+    return RunningApp(study.archive.folder.parents[2], "--study-only", **settings)
 
 
 def fetch(address: str) -> tuple[int, str]:
@@ -44,13 +43,13 @@ def fetch(address: str) -> tuple[int, str]:
 
 
 def test_studies_made_in_the_app_are_served_and_nobody_is_told_which_there_are(
-    store: StudyStore,
+    study: Study,
 ) -> None:
-    with app(store) as running:
+    with app(study) as running:
         status, page = fetch(running.url)
         assert status == 200 and "Please use your own link" in page
-        assert NAME not in page and store.config.title not in page
-        status, page = fetch(f"{running.url}{NAME}/r/{store.hand_out(1)[0]}")
+        assert NAME not in page and study.archive.config.title not in page
+        status, page = fetch(f"{running.url}{NAME}/r/{study.raters.hand_out(1)[0]}")
         assert status == 200 and f'<base href="/{NAME}/">' in page
         assert fetch(f"{running.url}{NAME}/admin/")[0] == 200
         assert fetch(f"{running.url}elsewhere/")[0] == 404
@@ -59,8 +58,8 @@ def test_studies_made_in_the_app_are_served_and_nobody_is_told_which_there_are(
     assert "Studies on" in told and "Traceback" not in told
 
 
-def test_it_starts_in_three_seconds_and_loads_neither_model_nor_page(store: StudyStore) -> None:
-    with app(store, PYTHONPROFILEIMPORTTIME="1") as running:
+def test_it_starts_in_three_seconds_and_loads_neither_model_nor_page(study: Study) -> None:
+    with app(study, PYTHONPROFILEIMPORTTIME="1") as running:
         fields = Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(")")[2].split()
         seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         fetch(f"{running.url}{NAME}/r/x")

@@ -1,9 +1,10 @@
-"""What synthetic raters prefer comes back through the store and through the real HTTP calls."""
+"""What synthetic raters prefer comes back from the study itself and through the real HTTP calls."""
 
 from __future__ import annotations
 
 import json
 
+import postgres
 import pytest
 import sqlalchemy as sa
 
@@ -13,10 +14,11 @@ from motion_app.study import database as schema
 from motion_app.study.simulate import Crowd, Waits, simulate_study, summary
 from motion_app.study.synthetic_raters import known_preference
 
-pytestmark = pytest.mark.usefixtures("small_heap")
 
-
-@pytest.mark.parametrize("form", ["single", "pair", "best_worst"])
+# The form "single" comes back over HTTP every day.
+@pytest.mark.parametrize(
+    "form", [pytest.param("single", marks=pytest.mark.long), "pair", "best_worst"]
+)
 def test_the_known_table_comes_back_from_the_store(form):
     found = simulate_study(raters=12, items=6, methods=3, form=form, seed=4, http=False)
     assert len(found.cells) == 12 and all(cell.inside for cell in found.cells)
@@ -47,6 +49,7 @@ def test_the_command_prints_the_table_and_json_last(capsys):
     assert "item 6/6" in came.err and "rater 2/2" in came.err
 
 
+@pytest.mark.parametrize("database", postgres.one_every_day("postgresql"), indirect=True)
 def test_everybody_at_once_in_any_database_and_nothing_is_left_of_it(database):
     crowd = Crowd(at_once=6, pace=0.02)
     found = simulate_study(raters=6, items=2, methods=2, crowd=crowd, database=database)

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy.exc import DataError, OperationalError
 
 from motion_app.errors import RequestError
+from motion_app.study.answers import TOGETHER, AnswerWriter, Sent
 from motion_app.study.links import new_id
 from motion_app.study.records import Answer, SavedAnswer
-from motion_app.study.writer import TOGETHER, AnswerWriter, Sent
 
 PATIENCE = 30
 

@@ -8,7 +8,6 @@ import pickle
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ from motion_app.media.files import decode_data_uri, encode_data_uri, read_mask
 
 EXAMPLE = sorted((ROOT / "assets" / "examples").glob("*.png"))[0]
 DRAFT_STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    with RunningApp(tmp_path_factory.mktemp("api"), "--mcp") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

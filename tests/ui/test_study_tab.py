@@ -20,8 +20,6 @@ from motion_app.study.site.app import StudySettings, build_study_app
 from motion_app.ui.markup import Texts
 from motion_app.ui.study_tab import MadeStudy, OwnStudies, studies_html
 
-pytestmark = pytest.mark.usefixtures("small_heap")
-
 
 @pytest.fixture
 def studies(tmp_path: Path, database: str | None) -> OwnStudies:

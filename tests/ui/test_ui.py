@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import logging
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -13,13 +16,19 @@ import pytest
 from gradio.state_holder import StateHolder
 from PIL import Image
 
-from motion_app.errors import MotionAppError
+from motion_app.errors import MotionAppError, server_fault
 from motion_app.host import ModelHost
-from motion_app.settings import ROOT, Settings
-from motion_app.ui import pictures
+from motion_app.library.library import Library
+from motion_app.settings import ROOT, Limits, Settings
+from motion_app.ui import markup, pictures
 from motion_app.ui.boundary import CALL_SECONDS, LEFT_SECONDS, GuardedBlocks
+from motion_app.ui.evaluate.results import EvaluationState
+from motion_app.ui.motions.form import TrainingState
 from motion_app.ui.transfer.object_draft import NamedBox, noun_at
 from motion_app.ui.transfer.picture import load_examples
+from motion_app.ui.transfer.session import Session
+from motion_app.ui.transfer.stream import FollowedJobs
+from motion_app.ui.visitor import BrowserState, PageVisit
 
 ROBOT = NamedBox("red robot", (10, 10, 40, 50))
 
@@ -114,7 +123,57 @@ def test_of_nested_boxes_the_smallest_gives_the_noun() -> None:
     ]
 
 
+def test_a_preview_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    read_clip = pictures.read_clip
+    monkeypatch.setattr(
+        pictures, "read_clip", lambda *args, **named: read.append(args) or read_clip(*args, **named)
+    )
+    motion = Library([ROOT / "checkpoints" / "pocket" / "motions"]).find("jump")
+    previews = pictures.Previews(Limits())
+    moving, still = previews.motion(motion), previews.motion(motion, still=True)
+    assert moving.startswith("data:image/webp") and still.startswith("data:image/jpeg")
+    assert (previews.motion(motion), previews.motion(motion, still=True)) == (moving, still)
+    assert len(read) == 2
+
+
 # words and files --------------------------------------------------------------------------------
+
+
+def test_every_script_lies_in_static_and_is_loaded_by_its_name() -> None:
+    package = Path(markup.__file__).parent
+    written = "".join(file.read_text(encoding="utf-8") for file in package.rglob("*.py"))
+    there = {file.stem for file in (package / "static").glob("*.js")}
+    assert {name for name in there if f'"{name}"' not in written} == set()
+    assert re.findall(r"\bjs(?:_on_load)?=(?!script\()[^,)]+", written) == []
+    assert [name for name in there if not markup.script(name).startswith("// ")] == []
+
+
+@pytest.mark.parametrize(
+    "state", [PageVisit, Session, FollowedJobs, TrainingState, EvaluationState]
+)
+def test_each_browser_begins_with_a_state_of_its_own(state: type[BrowserState]) -> None:
+    first = state()
+    first.owner = "ann"
+    second = copy.deepcopy(first)
+    assert type(second) is state and second.__dict__.get("owner") != "ann"
+
+
+@pytest.mark.parametrize(
+    ("kept", "known"), [("0" * 32, True), ("", False), (None, False), ("0" * 31 + "/", False)]
+)
+def test_a_browser_is_known_by_the_token_it_kept(kept: object, known: bool) -> None:
+    visit = PageVisit()
+    assert visit.enter(kept) == visit.owner and (visit.owner == kept) is known
+
+
+def test_a_fault_of_the_servers_is_told_by_the_mark_in_its_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    line = server_fault(logging.getLogger("motion_app"), ValueError("/a/path"), "a job failed,")
+    mark = re.search(r"[0-9a-f]{8}$", line).group()
+    assert f"a job failed, {mark}" in caplog.text and "/a/path" in caplog.text
+    assert "/a/path" not in line
 
 
 def test_the_page_is_built_without_torch() -> None:

@@ -198,7 +198,7 @@ def decode_tags(
 def find_animation(source: Path, limits: Limits) -> Film:
     """A moving picture's frames and times; see ``containers.find_film``. A still one has one."""
     try:
-        with _opened(source) as image:
+        with _opened_image(source) as image:
             check_size(source.name, image.width, image.height, limits)
             times = [_animation_seconds(image) for _ in _positions(image, source.name, limits)]
     except BROKEN as error:
@@ -209,7 +209,7 @@ def find_animation(source: Path, limits: Limits) -> Film:
 def animation_frames(source: Path, limits: Limits) -> Iterator[TimedFrame]:
     """Every frame whole, with its transparency."""
     try:
-        with _opened(source) as image:
+        with _opened_image(source) as image:
             start = 0.0
             for _ in _positions(image, source.name, limits):
                 seconds = _animation_seconds(image)
@@ -220,7 +220,7 @@ def animation_frames(source: Path, limits: Limits) -> Iterator[TimedFrame]:
         raise MediaError(f"{source.name} is damaged or no clip: {error}") from error
 
 
-def _opened(source: Path) -> Image.Image:
+def _opened_image(source: Path) -> Image.Image:
     content, _ = slimmed(source.read_bytes())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit decides

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import RedirectResponse, Response
 
 from motion_app.errors import RequestError
-from motion_app.study.answers import StudyStore
 from motion_app.study.site.documents import base, document, language_of, table
 from motion_app.study.site.guard import CONTENT_POLICY, COOKIE, OPEN_SECONDS, Door, TooManyTries
+from motion_app.study.study import Study
 from motion_app.study.unblinding import answer_rows, overview, record, unblind, unblinded
 
 # The plots set styles on what they draw; the rater's page needs nothing of the kind.
@@ -65,7 +65,7 @@ class Confirmation(BaseModel):
     confirm: str = Field(max_length=300)
 
 
-def admin_router(store: StudyStore, door: Door) -> APIRouter:
+def admin_router(study: Study, door: Door) -> APIRouter:
     """Everything below ``/admin``."""
     router = APIRouter(prefix="/admin")
 
@@ -78,13 +78,13 @@ def admin_router(store: StudyStore, door: Door) -> APIRouter:
     def page(request: Request) -> Response:
         if not door.admits(request.cookies.get(COOKIE, "")):
             return document("login", request, notice="")
-        response = document("admin", request, title=store.config.title)
+        response = document("admin", request, title=study.archive.config.title)
         response.headers["content-security-policy"] = PLOT_POLICY
         return response
 
     _add_session(router, door)
-    _add_running(router, store, inside)
-    _add_outcome(router, store, inside)
+    _add_running(router, study, inside)
+    _add_outcome(router, study, inside)
     return router
 
 
@@ -104,8 +104,8 @@ def _add_session(router: APIRouter, door: Door) -> None:
             return document(
                 "login", request, status=403, notice=table(language_of(request))["admin.wrong"]
             )
-        response = RedirectResponse(base(request) + "admin/", status_code=303)
-        response.set_cookie(
+        inside = RedirectResponse(base(request) + "admin/", status_code=303)
+        inside.set_cookie(
             COOKIE,
             cookie,
             max_age=OPEN_SECONDS,
@@ -114,7 +114,7 @@ def _add_session(router: APIRouter, door: Door) -> None:
             httponly=True,
             samesite="strict",
         )
-        return response
+        return inside
 
     @router.post("/logout")
     def logout(request: Request) -> Response:
@@ -123,42 +123,42 @@ def _add_session(router: APIRouter, door: Door) -> None:
         return response
 
 
-def _add_running(router: APIRouter, store: StudyStore, inside: Callable[..., None]) -> None:
+def _add_running(router: APIRouter, study: Study, inside: Callable[..., None]) -> None:
     @router.get("/api/progress", dependencies=[Depends(inside)])
     def progress() -> dict[str, Any]:
-        return describe_progress(store)
+        return describe_progress(study)
 
     @router.get("/api/links", dependencies=[Depends(inside)])
     def links() -> dict[str, Any]:
-        return describe_links(store)
+        return describe_links(study)
 
     @router.post("/api/links", dependencies=[Depends(inside)])
     def more_links(more: More) -> dict[str, Any]:
-        store.hand_out(more.count)
-        return describe_links(store)
+        study.raters.hand_out(more.count)
+        return describe_links(study)
 
     @router.post("/api/release", dependencies=[Depends(inside)])
     def release(given: Release) -> dict[str, int]:
-        return {"deleted": store.release(given.number, joined=given.joined)}
+        return {"deleted": study.raters.release(given.number, joined=given.joined)}
 
 
-def _add_outcome(router: APIRouter, store: StudyStore, inside: Callable[..., None]) -> None:
+def _add_outcome(router: APIRouter, study: Study, inside: Callable[..., None]) -> None:
     def opened() -> None:
-        if unblinded(store) is None:
+        if unblinded(study.archive) is None:
             raise HTTPException(403, "the results are hidden until the study is unblinded")
 
     @router.post("/api/unblind", dependencies=[Depends(inside)])
     def open_results(given: Confirmation) -> dict[str, float]:
-        if given.confirm.strip() != store.config.title.strip():
+        if given.confirm.strip() != study.archive.config.title.strip():
             raise RequestError(
-                f'to unblind, type the study\'s title, "{store.config.title}"; '
+                f'to unblind, type the study\'s title, "{study.archive.config.title}"; '
                 f'got "{given.confirm[:80]}"'
             )
-        return {"unblinded": unblind(store)}
+        return {"unblinded": unblind(study.archive)}
 
     @router.get("/api/results", dependencies=[Depends(inside), Depends(opened)])
     def results() -> dict[str, Any]:
-        return describe_results(store)
+        return describe_results(study)
 
     @router.get("/plots.js", dependencies=[Depends(inside)])
     def plots() -> Response:
@@ -171,17 +171,17 @@ def _add_outcome(router: APIRouter, store: StudyStore, inside: Callable[..., Non
             raise HTTPException(404, f"there are {', '.join(DOWNLOADS)}")
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         media_type = DOWNLOADS[name]
-        return Response(download(store, name), media_type=media_type, headers=headers)
+        return Response(download(study, name), media_type=media_type, headers=headers)
 
 
-def describe_progress(store: StudyStore) -> dict[str, Any]:
+def describe_progress(study: Study) -> dict[str, Any]:
     """How the study goes, and what was done to it; nothing of what was preferred."""
-    found = overview(store)
+    found = overview(study.archive)
     return {
         **asdict(found),
-        "created": store.created,
-        "form": store.config.form,
-        "record": record(store),
+        "created": study.archive.created,
+        "form": study.archive.config.form,
+        "record": record(study.archive),
         "seats": {
             "all": len(found.raters),
             "joined": sum(rater.joined is not None for rater in found.raters),
@@ -191,23 +191,23 @@ def describe_progress(store: StudyStore) -> dict[str, Any]:
     }
 
 
-def describe_links(store: StudyStore) -> dict[str, Any]:
+def describe_links(study: Study) -> dict[str, Any]:
     """Addresses relative to the application: the open link, and those handed out by name."""
-    opening = f"r/{store.links.open_token()}"
+    opening = f"r/{study.archive.links.open_token()}"
     personal = [
         {"number": number, "page": f"r/{token}"}
-        for number, token in enumerate(store.tokens())
+        for number, token in enumerate(study.raters.tokens())
         if token is not None
     ]
     return {"open": opening, "recruiting": opening + PROLIFIC_QUERY, "personal": personal}
 
 
-def describe_results(store: StudyStore) -> dict[str, Any]:
+def describe_results(study: Study) -> dict[str, Any]:
     """The report as JSON, each share also in percent as the paper prints it, and the figures."""
     from motion_app.study.figures import figures_json
     from motion_app.study.report import percent, study_report
 
-    report = study_report(store)
+    report = study_report(study.archive)
     shown = report.to_json()
     for question in shown["questions"]:
         for share in question["shares"]:
@@ -215,16 +215,16 @@ def describe_results(store: StudyStore) -> dict[str, Any]:
     return {**shown, "figures": figures_json(report)}
 
 
-def download(store: StudyStore, name: str) -> bytes:
+def download(study: Study, name: str) -> bytes:
     """The file ``name`` of DOWNLOADS, made from the latest answers."""
     from motion_app.study import exports
     from motion_app.study.report import study_report
 
     if name == "answers.csv":
-        return exports.to_csv(answer_rows(store))
+        return exports.to_csv(answer_rows(study.archive))
     if name == "answers.parquet":
-        return exports.to_parquet(answer_rows(store))
-    report = study_report(store)
+        return exports.to_parquet(answer_rows(study.archive))
+    report = study_report(study.archive)
     if name == "results.json":
         return exports.to_json(report)
     if name == "table.tex":

@@ -10,11 +10,12 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette._utils import get_route_path
@@ -25,21 +26,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from motion_app.errors import MotionAppError, RequestError, server_fault
-from motion_app.study.answers import StudyStore
 from motion_app.study.database import AWAY
 from motion_app.study.links import LinkEnded, LinkError, PlaceGone
 from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
 from motion_app.study.site.admin import admin_router
-from motion_app.study.site.documents import asks_for_page, notice, static_files
+from motion_app.study.site.documents import PageFiles, asks_for_page, notice
 from motion_app.study.site.guard import SHORTEST_SECRET, Door, Gate
 from motion_app.study.site.rater import rater_router
+from motion_app.study.study import Study
 
 logger = logging.getLogger(__name__)
 RETRY_SECONDS = "2"
 SECRET_FILE = "admin-secret"
 
 
-def build_site(store: StudyStore, *, admin_secret: str, public: PublicAddress = DIRECT) -> FastAPI:
+def build_site(study: Study, *, admin_secret: str, public: PublicAddress = DIRECT) -> FastAPI:
     """The rater's page, the administrator's, and their calls. ``admin_secret`` has 12 letters or
     more; ``public`` is where browsers find the site, if it is not where the server is."""
     site = FastAPI(title="Study", docs_url=None, redoc_url=None, openapi_url=None)
@@ -52,25 +53,24 @@ def build_site(store: StudyStore, *, admin_secret: str, public: PublicAddress = 
     for kind in AWAY:
         site.add_exception_handler(kind, _away)
     site.add_exception_handler(Exception, _fault)
-    files = static_files()
-
-    @site.get("/static/{name}")
-    def static(request: Request, name: str) -> Response:
-        if name not in files:
-            raise HTTPException(404, "there is no such file")
-        return files[name].response(request)
+    files = PageFiles()
+    site.mount("/static", files)
 
     @site.get("/favicon.ico")
-    def favicon(request: Request) -> Response:
-        return files["icon.svg"].response(request)
+    async def favicon(request: Request) -> Response:
+        return await files.get_response("icon.svg", request.scope)
 
-    site.include_router(admin_router(store, Door(admin_secret, name=store.id)))
-    site.include_router(rater_router(store))
+    site.include_router(admin_router(study, Door(admin_secret, name=study.archive.id)))
+    site.include_router(rater_router(study))
     return site
 
 
 def _error(
-    status: int, message: str, headers: dict[str, str] | None = None, *, reason: str | None = None
+    status: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    reason: str | None = None,
 ) -> JSONResponse:
     """``reason`` names what the page has words of its own for, in the rater's language."""
     body = {"error": " ".join(message.split())} | ({"reason": reason} if reason else {})
@@ -86,13 +86,15 @@ async def _closed(request: Request, error: Exception) -> Response:
     return _error(status, str(error), reason=getattr(error, "reason", None))
 
 
-async def _refusal(request: Request, error: PlainHTTPException) -> Response:
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PlainHTTPException)  # what it was registered for
     if error.status_code == 404 and asks_for_page(request):
         return notice("missing", request, status=404)
     return _error(error.status_code, str(error.detail), error.headers)
 
 
-async def _malformed(request: Request, error: RequestValidationError) -> Response:
+async def _malformed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # what it was registered for
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"][1:]) or "the body"
     return _error(400, f"{where} is wrong: {fault['msg']}; reload the page")
@@ -155,9 +157,9 @@ def build_study_app(settings: StudySettings) -> FastAPI:
 
 def open_site(folder: Path, settings: StudySettings) -> FastAPI:
     """One study's application."""
-    store = StudyStore.open(folder, database=settings.database)
+    study = Study.open(folder, database=settings.database)
     secret = settings.admin_secret or study_secret(folder)
-    return build_site(store, admin_secret=secret, public=settings.public)
+    return build_site(study, admin_secret=secret, public=settings.public)
 
 
 def study_secret(folder: Path) -> str:
@@ -177,7 +179,7 @@ class StudyHall:
 
     def __init__(self, settings: StudySettings) -> None:
         self.settings = settings
-        self._files = static_files()
+        self._files = PageFiles()
         self._sites: dict[str, FastAPI] = {}
         self._lock = threading.Lock()
 
@@ -195,15 +197,17 @@ class StudyHall:
             await response(scope, receive, send)
             return
         if site is None:
-            await self._own(request, name, rest)(scope, receive, send)
+            response = await self._own(request, name, rest)
+            await response(scope, receive, send)
             return
         await site({**scope, "root_path": f"{root}/{name}", "app_root_path": root}, receive, send)
 
-    def _own(self, request: Request, name: str, rest: str) -> Response:
+    async def _own(self, request: Request, name: str, rest: str) -> Response:
         """What is not below any study: the page without a link, and what it is drawn with."""
         file = {"favicon.ico": "icon.svg", "static": rest}.get(name)
-        if file in self._files:
-            return self._files[file].response(request)
+        if file is not None:
+            with suppress(PlainHTTPException):  # no such file
+                return await self._files.get_response(file, request.scope)
         if not name:
             return notice("link", request)
         return _refused(request, 404, "missing", "there is no such study; check its address")

@@ -1,44 +1,39 @@
-"""The HTML pages in a language, and the files beside them. Read once when the application is built;
-nothing of a rater or of the study's methods is in them."""
+"""The HTML pages in a language, and the files beside them. Nothing of a rater or of the study's
+methods is in them. What is served as it is lies in ``static``, what is filled in before in
+``templates``."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import html
-import json
-import re
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from motion_app.study.plan import CONSENT, QUESTIONS
 
 STATIC = Path(__file__).parent / "static"
+TEMPLATES = Path(__file__).parent / "templates"
 LANGUAGES = ("en", "zh")
 HTML_LANGUAGES = {"en": "en", "zh": "zh-Hans"}
-TYPES = {
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
 ADMIN_TEXTS = frozenset({"admin", "copy"})  # what each page's scripts are given
 RATER_TEXTS = frozenset(
     {"consent", "intro", "ready", "item", "transport", "saved", "break", "done", "deleted"}
     | {"problem", "copy"}
 )
-FIELD = re.compile(r"\{\{([\w.]+)\}\}")
 
 
 @cache
 def table(language: str) -> Mapping[str, str]:
     """Every text of the pages in one language, by key."""
-    with (STATIC / "texts.csv").open(encoding="utf-8", newline="") as file:
+    with (TEMPLATES / "texts.csv").open(encoding="utf-8", newline="") as file:
         return MappingProxyType({row["key"]: row[language] for row in csv.DictReader(file)})
 
 
@@ -61,27 +56,45 @@ def consent_text(consent: str, language: str) -> str:
     return table(language)["consent.text"] if consent == CONSENT else consent
 
 
+@cache
+def pages() -> Environment:
+    """The templates. Every value is escaped; one that is missing is an error."""
+    found = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+    )
+    found.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    return found
+
+
 def document(name: str, request: Request, *, status: int = 200, **values: str) -> HTMLResponse:
     """The page ``name``.html in the request's language. ``values`` fill ``{{name}}``; everything is
     escaped. Addresses in it are relative to where the application is mounted. A rater's page gets
     none of the administrator's words: they tell what is watched for."""
     language = language_of(request)
-    texts = table(language)
+    words = table(language)
     prefixes = ADMIN_TEXTS if name == "admin" else RATER_TEXTS
-    own = {key: words for key, words in texts.items() if key.partition(".")[0] in prefixes}
-    script = json.dumps(own, ensure_ascii=False).replace("<", "\\u003c")
     fields = {
-        **texts,
+        **_grouped(words),
         **values,
+        "texts": {key: text for key, text in words.items() if key.partition(".")[0] in prefixes},
         "language": HTML_LANGUAGES[language],
         "other_language": "en" if language == "zh" else "zh",
         "base": base(request),
     }
-    page = FIELD.sub(
-        lambda field: script if field[1] == "texts" else html.escape(fields[field[1]]),
-        (STATIC / f"{name}.html").read_text(encoding="utf-8"),
-    )
+    page = pages().get_template(f"{name}.html").render(fields)
     return HTMLResponse(page, status, headers={"vary": "Accept-Language"})
+
+
+def _grouped(words: Mapping[str, str]) -> dict[str, SimpleNamespace]:
+    """``{{item.next}}`` of a template is the text ``item.next``."""
+    groups: dict[str, SimpleNamespace] = {}
+    for key, text in words.items():
+        group, _, name = key.partition(".")
+        setattr(groups.setdefault(group, SimpleNamespace()), name, text)
+    return groups
 
 
 def notice(name: str, request: Request, *, status: int = 200, **said: str) -> HTMLResponse:
@@ -104,27 +117,20 @@ def base(request: Request) -> str:
     return request.scope.get("root_path", "").rstrip("/") + "/"
 
 
-@dataclass(frozen=True)
-class StaticFile:
-    """A script, style or drawing: its bytes, type and the digest that tells when it changed."""
+class PageFiles(StaticFiles):
+    """Scripts, styles and drawings. A browser asks for each of them again at every visit, and is
+    told in a line where it has the newest (ETag)."""
 
-    content: bytes
-    media_type: str
-    tag: str
+    def __init__(self) -> None:
+        super().__init__(directory=STATIC)
 
-    def response(self, request: Request) -> Response:
-        headers = {"etag": f'"{self.tag}"', "cache-control": "no-cache"}
-        if request.headers.get("if-none-match") == headers["etag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(self.content, media_type=self.media_type, headers=headers)
-
-
-def static_files() -> Mapping[str, StaticFile]:
-    """The files that are served as they are, by name; templates and texts are not among them."""
-    found = {}
-    for path in sorted(STATIC.iterdir()):
-        if path.suffix in TYPES:
-            content = path.read_bytes()
-            tag = hashlib.sha256(content).hexdigest()[:20]
-            found[path.name] = StaticFile(content, TYPES[path.suffix], tag)
-    return MappingProxyType(found)
+    def file_response(
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: Scope,
+        status_code: int = 200,
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["cache-control"] = "no-cache"
+        return response

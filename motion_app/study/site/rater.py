@@ -16,9 +16,8 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from motion_app.errors import RequestError
 from motion_app.study.acceptance import check_link
-from motion_app.study.answers import StudyStore
-from motion_app.study.identity import identity, shown
-from motion_app.study.links import Browser, Visitor
+from motion_app.study.answers import AnswerWriter
+from motion_app.study.links import Browser, Recruit, identity, shown
 from motion_app.study.records import Answer, Rater, Trial
 from motion_app.study.site.documents import (
     consent_text,
@@ -27,7 +26,7 @@ from motion_app.study.site.documents import (
     notice,
     question_text,
 )
-from motion_app.study.writer import AnswerWriter
+from motion_app.study.study import Study
 
 BACK = 5  # screens a rater may go back from the furthest one
 BREAK_EVERY = 25  # screens between two offers of a break
@@ -54,10 +53,10 @@ class Entry(Body):
     browser: str | None = Field(default=None, max_length=64)
     agreed: bool = False
 
-    def visitor(self) -> Visitor | Browser | None:
+    def visitor(self) -> Recruit | Browser | None:
         """Who has come, as far as it is told. RequestError for ids that are none."""
         if self.prolific_pid is not None:
-            return Visitor(self.prolific_pid, self.study_id, self.session_id)
+            return Recruit(self.prolific_pid, self.study_id, self.session_id)
         return None if self.browser is None else Browser(self.browser)
 
 
@@ -102,10 +101,10 @@ class MediaResponse(FileResponse):
         self.headers.setdefault("etag", f'"{name}"')
 
 
-async def _media(store: StudyStore, request: Request) -> Response:
+async def _media(study: Study, request: Request) -> Response:
     """A small file in one piece, others and parts of one as a stream."""
     try:
-        path = store.media_path(request.path_params["name"])
+        path = study.archive.media_path(request.path_params["name"])
     except RequestError as error:
         raise HTTPException(404, str(error)) from error
     if "range" not in request.headers:
@@ -128,15 +127,15 @@ def _token(authorization: str) -> str:
     return token
 
 
-def rater_router(store: StudyStore) -> APIRouter:
+def rater_router(study: Study) -> APIRouter:
     """The routes of one study's raters."""
     router = APIRouter()
 
     def anybody(authorization: Annotated[str, Header()] = "") -> Rater:
-        return store.join(_token(authorization))
+        return study.raters.join(_token(authorization))
 
     def known(rater: Rater = Depends(anybody)) -> Rater:
-        check_link(store.config, rater, store.clock())
+        check_link(study.archive.config, rater, study.archive.clock())
         return rater
 
     @router.get("/")
@@ -147,18 +146,18 @@ def rater_router(store: StudyStore) -> APIRouter:
     def page(request: Request, token: str) -> HTMLResponse:
         """The same page for every token of which the days are not over: its script reads it. An
         open link with a placeholder where an id should be is told so."""
-        if store.link_ended(token):
+        if study.raters.link_ended(token):
             return notice("ended", request, status=410)
         given = _recruit(request)
-        if given is not None and store.links.is_open(token) and identity(given) is None:
+        if given is not None and study.archive.links.is_open(token) and identity(given) is None:
             return notice("identity", request, status=400, given=shown(given))
         return document("rater", request)
 
-    _add_visit(router, store, known, anybody)
-    _add_answers(router, store, known)
+    _add_visit(router, study, known, anybody)
+    _add_answers(router, study, known)
 
     async def media(request: Request) -> Response:
-        return await _media(store, request)
+        return await _media(study, request)
 
     router.add_route("/media/{name}", media)  # seven of ten requests; nothing in them to check
     return router
@@ -166,29 +165,29 @@ def rater_router(store: StudyStore) -> APIRouter:
 
 def _add_visit(
     router: APIRouter,
-    store: StudyStore,
+    study: Study,
     known: Callable[..., Rater],
     anybody: Callable[..., Rater],
 ) -> None:
     @router.post("/api/enter")
     def enter(request: Request, entry: Entry) -> dict[str, Any]:
         """Whoever came before finds the same place again; others take one when they agree."""
-        if not store.links.is_open(entry.open):
+        if not study.archive.links.is_open(entry.open):
             raise HTTPException(401, "this link is not valid; ask for your link again")
         visitor = entry.visitor()
-        token = store.enter(visitor) if entry.agreed else store.find(visitor)
-        rater = None if token is None else store.join(token)
+        token = study.raters.enter(visitor) if entry.agreed else study.raters.find(visitor)
+        rater = None if token is None else study.raters.join(token)
         if rater is not None and entry.agreed:
-            rater = store.consent(rater.id)
+            rater = study.raters.consent(rater.id)
         return {
             "token": token,
             "page": None if token is None else f"r/{token}",
-            "session": describe_session(store, rater, language_of(request)),
+            "session": describe_session(study, rater, language_of(request)),
         }
 
     @router.get("/api/session")
     def session(request: Request, rater: Rater = Depends(known)) -> dict[str, Any]:
-        return describe_session(store, rater, language_of(request))
+        return describe_session(study, rater, language_of(request))
 
     @router.post("/api/consent")
     def consent(
@@ -196,57 +195,58 @@ def _add_visit(
     ) -> dict[str, Any]:
         if not given.agreed:
             raise RequestError("taking part needs your consent; tick the box first")
-        return describe_session(store, store.consent(rater.id), language_of(request))
+        return describe_session(study, study.raters.consent(rater.id), language_of(request))
 
     @router.post("/api/delete")
     def delete(erasure: Erasure, rater: Rater = Depends(anybody)) -> dict[str, int]:
         """One's data stay one's own when the link has ended."""
         if not erasure.sure:
             raise RequestError('nothing was deleted; send {"sure": true} to delete')
-        return {"deleted": store.delete_rater(rater.id)}
+        return {"deleted": study.raters.delete(rater.id)}
 
 
-def _add_answers(router: APIRouter, store: StudyStore, known: Callable[..., Rater]) -> None:
+def _add_answers(router: APIRouter, study: Study, known: Callable[..., Rater]) -> None:
     @router.get("/api/items/{number}")
     def item(number: int, rater: Rater = Depends(known)) -> dict[str, Any]:
         if rater.consented is None:
             raise HTTPException(403, "the rater has not agreed to take part yet; agree first")
-        return describe_trial(store.trial(rater.id, number))
+        return describe_trial(study.answers.trial(rater.id, number))
 
     @router.post("/api/practice/{number}")
     def practice(number: int, given: Practice, rater: Rater = Depends(known)) -> dict[str, Any]:
-        right = store.practise(rater.id, number, given.choices)
-        place = _right_place(store, store.trial(rater.id, number))
+        right = study.answers.practise(rater.id, number, given.choices)
+        place = _right_place(study, study.answers.trial(rater.id, number))
         return {
-            "passed": set(right) == set(store.config.asked) and all(right.values()),
+            "passed": set(right) == set(study.archive.config.asked) and all(right.values()),
             "right": right,
             "expected": {name: None if name.endswith(".worst") else place for name in right},
         }
 
-    writer = AnswerWriter(store)
+    writer = AnswerWriter(study.answers)
 
     @router.post("/api/answers")
     async def answers(
         sent: SentAnswer, authorization: Annotated[str, Header()] = ""
     ) -> dict[str, Any]:
-        rater = store.links.rater(_token(authorization))  # whether there is one, the writer says
+        # Whether there is such a rater, the writer says.
+        rater = study.archive.links.rater(_token(authorization))
         saved = await asyncio.wrap_future(writer.save(rater, sent.answer()))
         return {"saved": True, "done": saved.done}
 
     @router.post("/api/finish")
     def finish(rater: Rater = Depends(known)) -> dict[str, str]:
         try:
-            code = store.finish(rater.id)
+            code = study.answers.finish(rater.id)
         except RequestError as error:
             raise HTTPException(409, str(error)) from error
         return {"code": code, "return_url": RETURN_ADDRESS.format(code=code)}
 
 
-def describe_session(store: StudyStore, rater: Rater | None, language: str) -> dict[str, Any]:
+def describe_session(study: Study, rater: Rater | None, language: str) -> dict[str, Any]:
     """What the page needs to know before the first item; ``rater`` None: of a place not yet
     taken."""
-    config = store.config
-    progress = store.outlook() if rater is None else store.progress(rater.id)
+    config = study.archive.config
+    progress = study.answers.outlook() if rater is None else study.answers.progress(rater.id)
     return {
         "title": config.title,
         "consent": consent_text(config.consent, language),
@@ -260,8 +260,8 @@ def describe_session(store: StudyStore, rater: Rater | None, language: str) -> d
         "candidates": config.shown,
         "back": BACK,
         "break_every": BREAK_EVERY,
-        "fps": store.video.fps,
-        "frames": store.video.frames,
+        "fps": study.archive.video.fps,
+        "frames": study.archive.video.frames,
         "coverage": config.coverage,
         "questions": [
             {"id": name, "text": question_text(name, language)} for name in config.questions
@@ -289,7 +289,7 @@ def _recruit(request: Request) -> str | None:
     return next((value for name, value in given if name.upper() == "PROLIFIC_PID"), None)
 
 
-def _right_place(store: StudyStore, trial: Trial) -> int:
+def _right_place(study: Study, trial: Trial) -> int:
     """Where the right answer of a practice screen stands."""
-    right = {item.candidates[item.answer] for item in store.items.values() if item.answer}
+    right = {item.candidates[item.answer] for item in study.archive.items.values() if item.answer}
     return next(k for k, name in enumerate(trial.candidates, start=1) if name in right)

@@ -126,14 +126,14 @@ class EvaluateTab:
             )
         self.status = gr.HTML(apply_default_css=False, elem_id="evaluate-status")
 
-    def wire(self, session: gr.State, *, tab: gr.Tab | None = None) -> None:
+    def wire(self, visit: gr.State, *, tab: gr.Tab | None = None) -> None:
         """Bind the events. ``tab``: where it is built; its videos are looked for when it opens."""
         looks = [self.refresh.click] if tab is None else [self.refresh.click, tab.select]
         for event in looks:
-            listen(event, self.look, inputs=[session, self.state], outputs=[self.picker])
-        listen(self.picker.pick, self.pick, inputs=[session, self.state], outputs=[self.picker])
+            listen(event, self.look, inputs=[visit, self.state], outputs=[self.picker])
+        listen(self.picker.pick, self.pick, inputs=[visit, self.state], outputs=[self.picker])
         for button, handler in ((self.every, self.pick_every), (self.none, self.pick_none)):
-            listen(button.click, handler, inputs=[session, self.state], outputs=[self.picker])
+            listen(button.click, handler, inputs=[visit, self.state], outputs=[self.picker])
         listen(  # one event for both: the answers of two might come in the other order
             partial(gr.on, [self.videos.change, self.extras.change]),
             self.list_uploads,
@@ -142,7 +142,7 @@ class EvaluateTab:
             trigger_mode="always_last",
         )
         outputs = [self.score, self.cancel, self.status, *self.results.outputs, self.timer]
-        inputs = [session, self.state, self.videos, self.extras, self.methods, self.metrics]
+        inputs = [visit, self.state, self.videos, self.extras, self.methods, self.metrics]
         listen(self.score.click, self.run, inputs=inputs, outputs=outputs)
         asked = {"inputs": [self.state], "outputs": outputs, "concurrency_limit": None}
         listen(self.timer.tick, self.ask, **asked)
@@ -158,16 +158,16 @@ class EvaluateTab:
 
     # choosing
 
-    def _rows(self, session: PageVisit) -> list[JobRow]:
-        rows = self.host.jobs.rows(session.owner, kind="generate")
+    def _rows(self, visit: PageVisit) -> list[JobRow]:
+        rows = self.host.jobs.rows(visit.owner, kind="generate")
         return [row for row in rows if row.state == "done"]
 
     def _title(self, row: JobRow) -> str:
         return row.title or title_of(parse_request(row.inputs["request"]), self.texts)
 
-    def look(self, session: PageVisit, state: EvaluationState) -> str:
+    def look(self, visit: PageVisit, state: EvaluationState) -> str:
         """The cards of this browser's finished videos; those that are gone are chosen no more."""
-        rows = self._rows(session)
+        rows = self._rows(visit)
         state.chosen = [row.id for row in rows if row.id in state.chosen]
         choices = []
         for row in rows:
@@ -176,22 +176,22 @@ class EvaluateTab:
             choices.append(Choice(row.id, self._title(row), picture, row.id in state.chosen))
         return choices_html(choices, self.texts)
 
-    def pick(self, session: PageVisit, state: EvaluationState, event: gr.EventData) -> str:
+    def pick(self, visit: PageVisit, state: EvaluationState, event: gr.EventData) -> str:
         """Choose a card, or choose it no more."""
         picked = str(event.id)
         if picked in state.chosen:
             state.chosen.remove(picked)
         else:
             state.chosen.append(picked)
-        return self.look(session, state)
+        return self.look(visit, state)
 
-    def pick_every(self, session: PageVisit, state: EvaluationState) -> str:
-        state.chosen = [row.id for row in self._rows(session)]
-        return self.look(session, state)
+    def pick_every(self, visit: PageVisit, state: EvaluationState) -> str:
+        state.chosen = [row.id for row in self._rows(visit)]
+        return self.look(visit, state)
 
-    def pick_none(self, session: PageVisit, state: EvaluationState) -> str:
+    def pick_none(self, visit: PageVisit, state: EvaluationState) -> str:
         state.chosen = []
-        return self.look(session, state)
+        return self.look(visit, state)
 
     def list_uploads(
         self,
@@ -233,7 +233,7 @@ class EvaluateTab:
             method=self.texts("evaluate.default_method"),
         )
 
-    def _made(self, session: PageVisit, state: EvaluationState) -> list[EvaluationItem]:
+    def _made(self, visit: PageVisit, state: EvaluationState) -> list[EvaluationItem]:
         return [
             item_of_result(
                 self.host.jobs.folder(row.id),
@@ -242,7 +242,7 @@ class EvaluateTab:
                 recipe=row.outcome["recipe"],
                 frames=row.outcome.get("frames", ""),
             )
-            for row in self._rows(session)
+            for row in self._rows(visit)
             if row.id in state.chosen
         ]
 
@@ -256,7 +256,7 @@ class EvaluateTab:
 
     def run(
         self,
-        session: PageVisit,
+        visit: PageVisit,
         state: EvaluationState,
         videos: Sequence[str] | None,
         extras: Sequence[str] | None,
@@ -267,7 +267,7 @@ class EvaluateTab:
         once."""
         if state.scoring is not None:
             state.scoring.stop()
-        items = [*self._made(session, state), *self._uploaded(state, videos, extras, methods)]
+        items = [*self._made(visit, state), *self._uploaded(state, videos, extras, methods)]
         if len(items) > MOST_VIDEOS:
             raise RequestError(
                 f"{len(items)} videos are chosen; at most {MOST_VIDEOS} are scored at once"

@@ -82,13 +82,13 @@ class MotionsTab:
         self.timer = gr.Timer(TICK_SECONDS, active=False)
         self.learned = gr.State("")  # the last training that ended: the library may be another one
 
-    def wire(self, session: gr.State, on_change: OnChange | None = None) -> None:
+    def wire(self, visit: gr.State, on_change: OnChange | None = None) -> None:
         """Bind every event. ``on_change`` is given each event after which the library may be
         another one, so that the page can bind to its ``then`` what shows the choices again."""
         self._on_change = on_change or (lambda event: None)
         self.library.wire(self.state, self._on_change)
         self.form.wire(self.state)
-        self._wire_trainings(session)
+        self._wire_trainings(visit)
         changed = listen(
             self.learned.change,
             self.library.show_cards,
@@ -97,77 +97,77 @@ class MotionsTab:
         )
         self._on_change(changed)
 
-    def attach(self, event: Any, session: gr.State) -> None:
+    def attach(self, event: Any, visit: gr.State) -> None:
         """After ``event``, the page's load, show the library and this browser's trainings, and
         follow the one that runs."""
         shown = listen(
             event.then,
             self.arrive,
-            inputs=[session, self.state],
+            inputs=[visit, self.state],
             outputs=[self.library.cards, self.rows],
         )
-        self._follow_after(shown, session)
+        self._follow_after(shown, visit)
 
-    def _wire_trainings(self, session: gr.State) -> None:
+    def _wire_trainings(self, visit: gr.State) -> None:
         begun = listen(
             self.form.train.click,
             self.begin,
-            inputs=[session, self.state, *self.form.fields],
+            inputs=[visit, self.state, *self.form.fields],
             outputs=[self.rows],
         )
-        self._follow_after(begun, session, only_success=True)
+        self._follow_after(begun, visit, only_success=True)
         acted = listen(
-            self.rows.job, self.act_on_job, inputs=[session, self.state], outputs=[self.rows]
+            self.rows.job, self.act_on_job, inputs=[visit, self.state], outputs=[self.rows]
         )
-        self._follow_after(acted, session, only_success=True)
+        self._follow_after(acted, visit, only_success=True)
         listen(
             self.cancel.click,
             self.stop,
-            inputs=[session, self.state],
+            inputs=[visit, self.state],
             outputs=[self.cancel],
             queue=False,
         )
 
-        self._listen_for_news(self.timer.tick, self.ask, session)
+        self._listen_for_news(self.timer.tick, self.ask, visit)
 
-    def _follow_after(self, event: Any, session: gr.State, *, only_success: bool = False) -> None:
-        self._listen_for_news(event.success if only_success else event.then, self.follow, session)
+    def _follow_after(self, event: Any, visit: gr.State, *, only_success: bool = False) -> None:
+        self._listen_for_news(event.success if only_success else event.then, self.follow, visit)
 
     def _listen_for_news(
-        self, event: Callable[..., Any], handler: Callable[..., Any], session: gr.State
+        self, event: Callable[..., Any], handler: Callable[..., Any], visit: gr.State
     ) -> None:
         outputs = [
             *(self.status, self.cancel, self.curve, self.validation, self.view),
             *(self.rows, self.learned, self.timer),
         ]
-        inputs = [session, self.state]
+        inputs = [visit, self.state]
         listen(event, handler, inputs=inputs, outputs=outputs, concurrency_limit=None)
 
     def arrive(
-        self, session: PageVisit, state: TrainingState, request: gr.Request
+        self, visit: PageVisit, state: TrainingState, request: gr.Request
     ) -> tuple[str, str]:
         """The library, and the trainings of this browser; the newest that is active is shown."""
-        state.user = library_user(session.owner, request, self.host.settings)
+        state.user = library_user(visit.owner, request, self.host.settings)
         self.host.library.empty_trash()
-        rows = self.host.jobs.rows(session.owner, kind="train")
+        rows = self.host.jobs.rows(visit.owner, kind="train")
         state.job = next((row.id for row in rows if row.active), "")
         return self.library.show_cards(state), rows_html(rows, shown=state.job, texts=self.texts)
 
-    def begin(self, session: PageVisit, state: TrainingState, *fields: Any) -> str:
+    def begin(self, visit: PageVisit, state: TrainingState, *fields: Any) -> str:
         """Put a training into the line."""
         inputs = self.form.read(state, *fields)
-        state.job = submit_training(self.host, inputs, owner=session.owner).id
-        return self._show_rows(session, state)
+        state.job = submit_training(self.host, inputs, owner=visit.owner).id
+        return self._show_rows(visit, state)
 
-    def _show_rows(self, session: PageVisit, state: TrainingState) -> str:
-        rows = self.host.jobs.rows(session.owner, kind="train")
+    def _show_rows(self, visit: PageVisit, state: TrainingState) -> str:
+        rows = self.host.jobs.rows(visit.owner, kind="train")
         return rows_html(rows, shown=state.job, texts=self.texts)
 
-    def act_on_job(self, session: PageVisit, state: TrainingState, event: gr.EventData) -> str:
+    def act_on_job(self, visit: PageVisit, state: TrainingState, event: gr.EventData) -> str:
         """Show, resume or delete one of this browser's trainings."""
         data = event._data or {}
         job_id, what = str(data.get("id")), data.get("what")
-        if all(row.id != job_id for row in self.host.jobs.rows(session.owner, kind="train")):
+        if all(row.id != job_id for row in self.host.jobs.rows(visit.owner, kind="train")):
             raise RequestError("this training is gone; reload the page")
         if what == "delete":
             self.host.jobs.delete(job_id)
@@ -176,22 +176,22 @@ class MotionsTab:
             if what == "again":
                 self.host.jobs.again(job_id)
             state.job = job_id
-        return self._show_rows(session, state)
+        return self._show_rows(visit, state)
 
-    def stop(self, session: PageVisit, state: TrainingState) -> Any:
+    def stop(self, visit: PageVisit, state: TrainingState) -> Any:
         """Cancel the training on show; it stops within a step and can be resumed."""
-        if any(row.id == state.job for row in self.host.jobs.rows(session.owner, kind="train")):
+        if any(row.id == state.job for row in self.host.jobs.rows(visit.owner, kind="train")):
             self.host.jobs.cancel(state.job)
         return gr.update(value=self.texts("motions.stopping"), interactive=False)
 
-    def follow(self, session: PageVisit, state: TrainingState) -> list[Any]:
+    def follow(self, visit: PageVisit, state: TrainingState) -> list[Any]:
         """The training on show as it is; the timer asks how it goes on, in calls that end at once:
         a browser opens few connections, for all its tabs together."""
         state.follow()
-        *panel, timer = self.ask(session, state)
+        *panel, timer = self.ask(visit, state)
         return [*panel, timer if timer != gr.skip() else gr.Timer(active=True)]
 
-    def ask(self, session: PageVisit, state: TrainingState) -> list[Any]:
+    def ask(self, visit: PageVisit, state: TrainingState) -> list[Any]:
         """What is new of the training on show."""
         serial = state.serial
         progress = self._progress(state.job)
@@ -214,7 +214,7 @@ class MotionsTab:
             curve_html(progress, self.texts) if picture else gr.skip(),
             validation_html(progress, self.texts) if fresh_video or first else gr.skip(),
             view_html(progress, self.texts) if picture else gr.skip(),
-            self._show_rows(session, state) if picture else gr.skip(),
+            self._show_rows(visit, state) if picture else gr.skip(),
             f"{state.job} {serial}" if done else gr.skip(),
             gr.Timer(active=False) if done else gr.skip(),
         ]
