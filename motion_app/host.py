@@ -33,7 +33,7 @@ from motion_app.settings import Settings
 if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
     from motion_app.engine.memory import Outlook
     from motion_app.engine.pipeline import MotionEngine
-    from motion_app.models.clicks import ClickSegmenter
+    from motion_app.models.clicks import PictureSegmenter
     from motion_app.models.words import ObjectFinder
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class ModelHost:
         self.jobs = self._new_jobs()
         self._error: MotionAppError | None = None
         self._engine: MotionEngine | None = None
-        self._segmenter: ClickSegmenter | None = None
+        self._segmenter: PictureSegmenter | None = None
         self._engine_done = threading.Event()
         self._segmenter_done = threading.Event()
         self._finder_lock = threading.Lock()
@@ -226,7 +226,7 @@ class ModelHost:
             base=engine.fingerprint,
             name=chosen,
             phrase=phrase.strip() or NEUTRAL_PHRASE,
-            limits=self.settings.limits,
+            most_megabytes=self.settings.limits.motion_megabytes,
         )
         keep_owner(out, owner)
         return read_motion(out)
@@ -248,7 +248,7 @@ class ModelHost:
             raise self._error
         return self._engine
 
-    def segmenter(self) -> ClickSegmenter:
+    def segmenter(self) -> PictureSegmenter:
         """A segmenter of its own for one browser; it shares the weights. Waits for them."""
         if not self._segmenter_done.wait(CLICK_WAIT_SECONDS):
             raise CheckpointError("the model is still loading; click again in a while")

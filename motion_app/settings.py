@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from motion_app.acceleration import STOCK, Acceleration
 from motion_app.errors import MotionAppError
 
+PREFIX = "MOTION_APP_"  # of the environment's variables
+# All of an acceleration that a deployment sets, by the name it is set by.
+OPTIONS = tuple(entry.name for entry in fields(Acceleration) if entry.name != "compiler")
 ROOT = Path(__file__).resolve().parent.parent
 TRUE = ("1", "t", "true")
 TOO_LONG_FOR_ZERO_GPU = (
@@ -57,42 +62,48 @@ class Limits(BaseModel):
 DEFAULT_LIMITS = Limits()
 
 
+class AccelerationVariables(PydanticBaseSettingsSource):
+    """The options of ``Acceleration`` from variables of their own."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """None has a variable under its own name here."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        there = {name.lower(): value for name, value in os.environ.items()}
+        names = {name: PREFIX.lower() + name for name in OPTIONS}
+        return {name: there[variable] for name, variable in names.items() if variable in there}
+
+
 class Settings(BaseSettings):
     """Where things are and what is loaded.
 
     ``model`` is a folder or hub id of a diffusers CogVideoX image-to-video checkpoint; ``device``
-    None takes the GPU where there is one; ``profile``, ``kernel``, ``compiled``, ``cache_steps``,
-    ``second_device`` and ``keep_text_encoder`` say how the model is run
-    (``engine.acceleration``). ``motions`` are the folders searched for motions beside
-    the model's own, and new ones go into the first; ``segmenter`` is a SAM-2 folder or hub id, None
-    the one the model names; ``finder`` a Grounding DINO or SAM 3 folder or hub id, which finds
-    things by words, None for none. ``outputs`` holds the database of jobs and a folder for each;
-    ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose; ``training``
-    False turns learning motions off in the page. ``single_user`` False: the server is on this
-    machine's own address and others come to it all the same, through a proxy; then nobody is taken
-    for the machine's user, who may change motions that nobody in particular made.
-    ``c2pa_certificate``, a chain, and ``c2pa_key``,
-    both PEM files, sign every video; they need the extra ``c2pa``. ``study_database``:
-    the PostgreSQL address of studies that are not kept in SQLite.
-    ``root_path``, "/motion" or "https://lab.example/motion", is where browsers find the app
-    behind a proxy (docs/hosting.md).
-    ``judges`` holds the weights of networks that score videos, where there are any.
+    None takes the GPU where there is one; ``acceleration`` says how the model is run, each option
+    under its own name (``MOTION_APP_KERNEL``). ``motions`` are the folders searched for motions
+    beside the model's own, and new ones go into the first; ``segmenter`` is a SAM-2 folder or hub
+    id, None the one the model names; ``finder`` a Grounding DINO or SAM 3 folder or hub id, which
+    finds things by words, None for none. ``outputs`` holds the database of jobs and a folder for
+    each; ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose;
+    ``training`` False turns learning motions off in the page. ``single_user`` False: the server is
+    on this machine's own address and others come to it all the same, through a proxy; then nobody
+    is taken for the machine's user, who may change motions that nobody in particular made.
+    ``c2pa_certificate``, a chain, and ``c2pa_key``, both PEM files, sign every video; they need the
+    extra ``c2pa``. ``study_database``: the PostgreSQL address of studies that are not kept in
+    SQLite. ``root_path``, "/motion" or "https://lab.example/motion", is where browsers find the app
+    behind a proxy (docs/hosting.md). ``judges`` holds the weights of networks that score videos,
+    where there are any.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="MOTION_APP_", env_nested_delimiter="__", frozen=True, protected_namespaces=()
+        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, protected_namespaces=()
     )
 
     model: str = str(ROOT / "checkpoints" / "pocket")
     segmenter: str | None = None
     finder: str | None = None
     device: str | None = None
-    profile: str | None = None
-    kernel: str = "torch"
-    compiled: bool = False
-    cache_steps: str | None = None
-    second_device: str | None = None
-    keep_text_encoder: bool = True
+    acceleration: Acceleration = STOCK
     host: str = "127.0.0.1"
     port: int = Field(default=7860, ge=0, le=65535)
     root_path: str = ""
@@ -108,6 +119,21 @@ class Settings(BaseSettings):
     study_database: SecretStr | None = None
     limits: Limits = DEFAULT_LIMITS
 
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """pydantic's own, and the acceleration's variables."""
+        return (*sources.values(), AccelerationVariables(settings_cls))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_acceleration(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Options of the acceleration that come by their own names into one."""
+        own = {name: given[name] for name in OPTIONS if name in given}
+        rest = {name: value for name, value in given.items() if name not in own}
+        return {"acceleration": own, **rest} if own else rest
+
     def motion_folders(self, model: str | None = None) -> tuple[Path, ...]:
         """The folders of the library: the model's own ``motions`` first, then ``motions``."""
         own = Path(model or self.model) / "motions"
@@ -120,7 +146,10 @@ def load_settings(**given: object) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "MOTION_APP_" + "__".join(str(part).upper() for part in first["loc"])
+        loc = [str(part).upper() for part in first["loc"]]
+        if loc[0] == "ACCELERATION":  # whose options have variables of their own
+            del loc[0], loc[1:]
+        name = PREFIX + "__".join(loc)
         raise MotionAppError(f"the setting {name} is wrong: {first['msg']}") from error
 
 

@@ -68,11 +68,10 @@ def small_heap() -> Iterator[None]:
 def postgres_server() -> Iterator[str]:
     """The socket folder of a real PostgreSQL."""
     with postgres.running() as folder:
-        postgres.make_tables(folder)
         yield folder
 
 
 @pytest.fixture(params=postgres.backends())
 def database(request: pytest.FixtureRequest) -> str | None:
-    """A new database with a study's empty tables; None: SQLite in the study's folder."""
+    """A new, empty database for a study; None: SQLite in the study's folder."""
     return postgres.database_for(request)

@@ -17,12 +17,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from motion_app.study.database import connect
-
 OWNER = "postgres"  # the user that Debian's package makes; a server refuses to run as root
 WITHOUT = "MOTION_APP_TEST_WITHOUT_POSTGRES"  # set by make where it cannot be installed
 START_SECONDS = 60
-EMPTY, WITH_TABLES = "template1", "with_tables"  # what a new database is a copy of
 
 
 def binaries() -> Path | None:
@@ -122,23 +119,24 @@ def running() -> Iterator[str]:
         yield str(made.folder)
 
 
-def database_for(request: pytest.FixtureRequest, *, like: str = WITH_TABLES) -> str | None:
-    """A new database of the kind that the fixture's parameter names, a copy of ``like``; None:
-    SQLite."""
+def database_for(request: pytest.FixtureRequest) -> str | None:
+    """Where a study finds no tables yet, of the kind that the fixture's parameter names; None:
+    SQLite. A schema, which to whoever has its address is a database: one of its own would take
+    8 MB of the disk for each test."""
     if request.param == "sqlite":
         return None
-    folder = request.getfixturevalue("postgres_server")
-    return new_database(folder, "t" + uuid.uuid4().hex, like=like)
+    folder, name = request.getfixturevalue("postgres_server"), "t" + uuid.uuid4().hex
+    _execute(folder, f'CREATE SCHEMA "{name}"')
+    return f"postgresql://study@/postgres?host={folder}&options=-csearch_path%3D{name}"
 
 
-def make_tables(folder: str) -> None:
-    """The study's tables, in a database that others are copied from."""
-    connect(new_database(folder, WITH_TABLES)).dispose()
+def new_database(folder: str, name: str) -> str:
+    """The address of a new, empty database."""
+    _execute(folder, f'CREATE DATABASE "{name}"')
+    return f"postgresql://study@/{name}?host={folder}"
 
 
-def new_database(folder: str, name: str, *, like: str = EMPTY) -> str:
-    """The address of a new database, a copy of ``like``."""
+def _execute(folder: str, statement: str) -> None:
     connection = psycopg.connect(host=folder, user="study", dbname="postgres", autocommit=True)
     with connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')  # type: ignore[call-overload]
-    return f"postgresql://study@/{name}?host={folder}"
+        connection.execute(statement)  # type: ignore[call-overload]

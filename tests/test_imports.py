@@ -14,7 +14,7 @@ PACKAGE = ROOT / "motion_app"
 # From the bottom up. A part imports those of the bars below its own, and none beside it.
 BARS = (
     ("errors", "wording"),
-    ("methods",),
+    ("methods", "acceleration"),
     ("scene",),
     ("settings", "geometry", "text_files"),
     ("media", "models", "library"),
@@ -38,7 +38,7 @@ STILL_CIRCLES: list[set[str]] = []
 
 # Parts that load without torch, in a blink.
 WITHOUT_TORCH = ("request", "media", "library", "study", "world", "jobs", "cli", "host")
-WITHOUT_TORCH += ("errors", "wording", "methods", "scene")
+WITHOUT_TORCH += ("errors", "wording", "methods", "acceleration", "scene")
 WITHOUT_TORCH += ("training.config", "training.inputs", "training.mover")
 WITHOUT_TORCH += ("evaluation.metrics", "evaluation.report", "evaluation.figures")
 WITHOUT_TORCH += ("evaluation.trackers",)

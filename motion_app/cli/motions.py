@@ -86,7 +86,7 @@ def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
         name=options.name,
         phrase=options.phrase,
         noun=options.noun,
-        limits=settings.limits,
+        most_megabytes=settings.limits.motion_megabytes,
     )
     return {"motion": str(options.out), "name": saved.name, "layers": saved.layers}
 

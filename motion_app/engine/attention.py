@@ -91,8 +91,8 @@ class AttentionPlan:
         object_masks = torch.as_tensor(object_masks)
         device = object_masks.device if device is None else torch.device(device)
         classes = layout.classify(object_masks)
-        table = visibility_table(layout.objects, classes.sets, scope=scope, without=without)
-        table = torch.from_numpy(table)[:, classes.keys.unique()]  # (classes, classes with keys)
+        seen = visibility_table(layout.objects, classes.sets, scope=scope, without=without)
+        table = torch.from_numpy(seen)[:, classes.keys.unique()]  # (classes, classes with keys)
         key_class = classes.keys.unique(return_inverse=True)[1]  # (L + ΣM + V,)
         bias = _strength_bias(layout, strengths)
         rows_of: dict[tuple[bool, ...], list[Tensor]] = {}
@@ -105,8 +105,8 @@ class AttentionPlan:
         groups, laid = [], []
         for visible, parts in rows_of.items():
             rows = torch.cat(parts).sort().values
-            seen = torch.tensor(visible, dtype=torch.bool)[key_class] & (bias > -math.inf)
-            keys = seen.nonzero().flatten()
+            open_keys = torch.tensor(visible, dtype=torch.bool)[key_class] & (bias > -math.inf)
+            keys = open_keys.nonzero().flatten()
             key_bias = bias[keys].to(device) if bool(bias[keys].any()) else None
             index = (_index(rows, device), _index(keys, device))
             groups.append(AttentionGroup(*index, key_bias, label_of[visible]))
@@ -347,8 +347,8 @@ class FixedShapes:
             (g.keys.device for g in plan.groups if isinstance(g.keys, Tensor)), torch.device("cpu")
         )
         present: Mapping[str, AttentionGroup] = {group.label: group for group in plan.groups}
-        for label, group in present.items():
-            self.shapes[label] = self._shape(label, group, layout.queries, layout.keys)
+        for label, found in present.items():
+            self.shapes[label] = self._shape(label, found, layout.queries, layout.keys)
         groups, places = [], torch.zeros(layout.queries, dtype=torch.long)
         start = 0
         for label, shape in self.shapes.items():

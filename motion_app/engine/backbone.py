@@ -32,7 +32,7 @@ from motion_app.engine.layers import (
     split_heads,
 )
 from motion_app.engine.memory import DeviceProfile, Placing
-from motion_app.engine.previews import draw_preview, fit_colours, patchwork, to_pixels
+from motion_app.engine.previews import fit_colours, patchwork, to_pixels
 from motion_app.engine.prompts import PromptStates
 from motion_app.errors import CheckpointError
 from motion_app.geometry import ModelGeometry
@@ -40,6 +40,7 @@ from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.hub import one_line
 
 log = logging.getLogger(__name__)
+rotated: Any = apply_rotary_emb  # whose annotation has (cos, sin) as a tuple of one
 
 # Called after every denoising step: its number from 1, and the estimate of the clean latents
 # (F, C, H', W') float32 where it was asked for. False stops.
@@ -55,7 +56,8 @@ class JointAttention:
     """An ``AttentionLayer`` in which text and video are one sequence; ``module`` is diffusers'."""
 
     def __init__(self, number: int, module: Attention) -> None:
-        self.number, self.module = number, module
+        self.number = number
+        self.module: Any = module
 
     @property
     def width(self) -> int:
@@ -100,7 +102,7 @@ class MotionAttnProcessor:
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
@@ -117,8 +119,8 @@ class MotionAttnProcessor:
         query = query if attn.norm_q is None else attn.norm_q(query)
         key = key if attn.norm_k is None else attn.norm_k(key)
         if image_rotary_emb is not None:
-            query[:, :, text:] = apply_rotary_emb(query[:, :, text:], image_rotary_emb)
-            key[:, :, text:] = apply_rotary_emb(key[:, :, text:], image_rotary_emb)
+            for part in (query, key):
+                part[:, :, text:] = rotated(part[:, :, text:], image_rotary_emb)
         output = attend_with_motion(
             (query, key, value), self.layer, self.steering, self.attention, text=text
         )  # (B, L + V, D)
@@ -134,14 +136,13 @@ class Backbone:
 
     def __init__(
         self,
-        pipe: CogVideoXImageToVideoPipeline,
+        pipe: Any,
         checkpoint: Checkpoint,
         profile: DeviceProfile,
         *,
         keep_text_encoder: bool = True,
     ) -> None:
-        self.pipe: Any = pipe  # whose parts diffusers registers at run time
-        self.checkpoint, self.profile = checkpoint, profile
+        self.pipe, self.checkpoint, self.profile = pipe, checkpoint, profile
         if not keep_text_encoder:
             self.pipe.text_encoder = None
         self.prompts = PromptStates(self.pipe.tokenizer, self.encode_text)
@@ -152,7 +153,7 @@ class Backbone:
     ) -> Backbone:
         """The models of ``checkpoint``, placed by ``profile`` or, where the device runs out of
         memory, by the next smaller one. CheckpointError for what cannot be read as this model."""
-        without = {} if keep_text_encoder else {"text_encoder": None}
+        without: dict[str, Any] = {} if keep_text_encoder else {"text_encoder": None}
         try:
             pipe = CogVideoXImageToVideoPipeline.from_pretrained(
                 checkpoint.folder,
@@ -169,8 +170,6 @@ class Backbone:
         profile = profile.place(pipe)
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe, checkpoint, profile, keep_text_encoder=keep_text_encoder)
-
-    # what it is made of
 
     @property
     def geometry(self) -> ModelGeometry:
@@ -200,20 +199,19 @@ class Backbone:
     def blocks(self, transformer: nn.Module | None = None) -> list[Any]:
         """The transformer's blocks in order; ``transformer`` is a copy of it, None itself. Called
         with ``hidden_states`` (B, V, D), a block gives the video tokens first."""
-        return list((transformer or self.transformer).transformer_blocks)
+        network: Any = transformer or self.transformer
+        return list(network.transformer_blocks)
 
     def attention_layers(self, transformer: nn.Module | None = None) -> Sequence[AttentionLayer]:
         """The attention of each block, where motions act; ``transformer`` as ``blocks`` has it."""
-        blocks = self.blocks(transformer)
-        return [JointAttention(number, block.attn1) for number, block in enumerate(blocks)]
+        blocks = enumerate(self.blocks(transformer))
+        return [JointAttention(number, block.attn1) for number, block in blocks]
 
     def parts_to_compile(self, transformer: nn.Module | None = None) -> list[nn.Module]:
         """What surrounds the attention of each block, modulation and feed-forward. They are alike
         in all blocks, so that each is compiled once."""
-        blocks = self.blocks(transformer)
-        return [part for block in blocks for part in (block.norm1, block.norm2, block.ff)]
-
-    # where it is
+        parts = ((block.norm1, block.norm2, block.ff) for block in self.blocks(transformer))
+        return [part for triple in parts for part in triple]
 
     def step_down(self, error: Exception) -> None:
         """The next smaller memory profile, after ``error``."""
@@ -230,8 +228,6 @@ class Backbone:
         """All models where the profile wants them."""
         self.transformer.disable_gradient_checkpointing()
         self.profile = self.profile.place(self.pipe)
-
-    # words, pictures and clips
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[Tensor]:
@@ -307,10 +303,6 @@ class Backbone:
             )
         return to_pixels(video.movedim(0, -1))  # (T, H, W, 3)
 
-    def preview(self, latents: np.ndarray) -> np.ndarray:
-        """``draw_preview`` by this VAE's own colours."""
-        return draw_preview(latents, self.colours, self.geometry)
-
     @cached_property
     @torch.no_grad()
     def colours(self) -> np.ndarray:
@@ -319,8 +311,6 @@ class Backbone:
         encoded = vae.encode(pictures[:, :, None].to(self.profile.device, vae.dtype))
         latents = encoded.latent_dist.mode()[:, :, 0].float().cpu()
         return fit_colours(pictures, latents * self.pipe.vae_scaling_factor_image)
-
-    # denoising
 
     def denoise(
         self,
@@ -374,9 +364,8 @@ class Backbone:
     def clean_estimate(self, noisy: Tensor, prediction: Tensor, timestep: int) -> Tensor:
         """Clean latents (B, F, C, H', W') from ``noisy`` ones and the transformer's ``prediction``,
         guidance included."""
-        scheduler = self.pipe.scheduler
-        kept = scheduler.alphas_cumprod[timestep].item()
-        kind = scheduler.config.prediction_type
+        kept = self.pipe.scheduler.alphas_cumprod[timestep].item()
+        kind = self.pipe.scheduler.config.prediction_type
         if kind == "v_prediction":
             return kept**0.5 * noisy - (1 - kept) ** 0.5 * prediction
         if kind == "epsilon":
@@ -397,8 +386,6 @@ class Backbone:
             newest[:] = [clean[0, g.padded_latent_frames - g.latent_frames :]]
 
         return self.transformer.register_forward_hook(predicted, with_kwargs=True)
-
-    # learning
 
     def padded(self, latents: Tensor) -> Tensor:
         """``latents`` (B, F, C, H', W') with the first frame repeated in front where a token spans
@@ -457,7 +444,7 @@ class Backbone:
         if not self.transformer.config.use_rotary_positional_embeddings:
             return None
         g, device = self.geometry, self.transformer.device
-        with torch.autocast(device.type, enabled=False):  # learning may call for it in one
+        with torch.autocast(device.type, enabled=False):  # learning may ask in one
             return self.pipe._prepare_rotary_positional_embeddings(
                 g.height, g.width, g.padded_latent_frames, device
             )

@@ -67,8 +67,9 @@ def diffusers_kernel(name: str) -> Kernel:
     backend = AttentionBackendName(name)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None) -> Tensor:
-        laid = (part.transpose(1, 2) for part in (query, key, value))  # (B, S, heads, d)
-        return dispatch_attention_fn(*laid, scale=scale, backend=backend).transpose(1, 2)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        laid = dispatch_attention_fn(query, key, value, scale=scale, backend=backend)
+        return laid.transpose(1, 2)  # (B, heads, S, d)
 
     return attend
 

@@ -134,8 +134,9 @@ class SequenceLayout:
         first_video = 1 + 2 * self.objects
         text_class = torch.zeros(self.text, dtype=torch.long)
         for k in self.steered:
-            if self.phrases[k] is not None:
-                text_class[slice(*self.phrases[k])] = 1 + k
+            phrase = self.phrases[k]
+            if phrase is not None:
+                text_class[slice(*phrase)] = 1 + k
         motion_class = torch.tensor(
             [1 + self.objects + k for k, tokens in enumerate(self.motion) for _ in range(tokens)],
             dtype=torch.long,

@@ -229,7 +229,7 @@ class Placing:
 def remove_group_hooks(module: nn.Module) -> None:
     """Undo diffusers' group offload in ``module`` and all below it."""
     for inner in module.modules():
-        registry = getattr(inner, "_diffusers_hook", None)
+        registry: Any = getattr(inner, "_diffusers_hook", None)
         for name in GROUP_HOOKS if registry is not None else ():
             registry.remove_hook(name, recurse=False)
 

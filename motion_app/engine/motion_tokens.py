@@ -22,9 +22,9 @@ from motion_app.engine.backbone import PUBLISHED_NAME, PUBLISHED_TOKENS
 from motion_app.engine.layers import AttentionLayer, KeyValues
 from motion_app.errors import MotionFileError
 from motion_app.library.motion_file import format_of, read_header
-from motion_app.settings import DEFAULT_LIMITS, Limits
 
 DISTRIBUTIONS = ("uniform", "normal")
+MOST_MEGABYTES = 256.0  # of a published file
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,9 @@ class MotionTokens(nn.Module):
         return cls(ordered, metadata)
 
     @classmethod
-    def import_published(cls, path: Path | str, *, limits: Limits = DEFAULT_LIMITS) -> MotionTokens:
+    def import_published(
+        cls, path: Path | str, *, most_megabytes: float = MOST_MEGABYTES
+    ) -> MotionTokens:
         """The authors' ``pytorch_model.pt``: ``PUBLISHED_TOKENS`` of every layer, [1, M, D] each,
         bf16 or fp32. Read with ``weights_only``, so that
         the pickle can run nothing. Raises MotionFileError for any other content."""
@@ -211,10 +213,9 @@ class MotionTokens(nn.Module):
             megabytes = path.stat().st_size / 2**20
         except OSError as error:
             raise MotionFileError(f"{path.name} cannot be read: {error.strerror}") from error
-        if megabytes > limits.motion_megabytes:
+        if megabytes > most_megabytes:
             raise MotionFileError(
-                f"{path.name} is {megabytes:.0f} MB; a motion file may have "
-                f"{limits.motion_megabytes:g} MB"
+                f"{path.name} is {megabytes:.0f} MB; a motion file may have {most_megabytes:g} MB"
             )
         try:
             entries = torch.load(path, map_location="cpu", weights_only=True)
@@ -283,12 +284,12 @@ def convert_published(
     name: str,
     phrase: str,
     noun: str = "",
-    limits: Limits = DEFAULT_LIMITS,
+    most_megabytes: float = MOST_MEGABYTES,
 ) -> MotionMetadata:
     """The authors' file at ``path`` as a motion file ``out``, bound to the model of that many
     ``layers``, that ``width`` and the fingerprint ``base``. Raises MotionFileError where it is
     none, or does not fit."""
-    tokens = MotionTokens.import_published(path, limits=limits)
+    tokens = MotionTokens.import_published(path, most_megabytes=most_megabytes)
     tokens.check_fits(layers=layers, width=width)
     metadata = MotionMetadata(
         name=name,

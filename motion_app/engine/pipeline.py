@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motion_app.engine.acceleration import STOCK, Acceleration
+from motion_app.acceleration import STOCK, Acceleration
 from motion_app.engine.attention import check_ablations
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.memory import DeviceProfile, Outlook, look_ahead
 from motion_app.engine.preparation import PreparedScene, prepare_scene
+from motion_app.engine.previews import draw_preview
 from motion_app.engine.propagation import PropagationConfig
-from motion_app.engine.runtime import Runtime
+from motion_app.engine.runtime import Runtime, check_acceleration
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.methods import ABLATIONS
@@ -44,9 +45,6 @@ class MotionEngine:
     def __init__(self, backbone: Backbone, *, acceleration: Acceleration = STOCK) -> None:
         self.backbone = backbone
         self.propagation = _propagation_config(self.defaults)
-        if acceleration.cache is not None:
-            cache = acceleration.cache.for_model(self.defaults.mag_ratios, name=self.defaults.name)
-            acceleration = replace(acceleration, cache=cache)
         self.runtime = Runtime(backbone, acceleration)
         self._busy = threading.Lock()
 
@@ -75,8 +73,7 @@ class MotionEngine:
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = Checkpoint.find(checkpoint)
         defaults, keep = checkpoint.defaults, acceleration.keep_text_encoder
-        if acceleration.cache is not None:
-            acceleration.cache.for_model(defaults.mag_ratios, name=defaults.name)
+        acceleration = acceleration.for_model(defaults.mag_ratios, name=defaults.name)
         profile, outlook = look_ahead(
             checkpoint,
             device=device,
@@ -84,7 +81,7 @@ class MotionEngine:
             placement=acceleration.profile,
             keep_text_encoder=keep,
         )
-        acceleration.check(profile.device)
+        check_acceleration(acceleration, profile.device)
         if on_outlook is not None:
             on_outlook(outlook)
         backbone = Backbone.load(checkpoint, profile, keep_text_encoder=keep)
@@ -118,7 +115,7 @@ class MotionEngine:
     def preview(self, latents: np.ndarray) -> np.ndarray:
         """A cheap look at latents (F, C, H', W') float: frames (F, H, W, 3) uint8, one per latent
         frame."""
-        return self.backbone.preview(latents)
+        return draw_preview(latents, self.colours, self.geometry)
 
     def generate(self, request: GenerationRequest, on_step: OnStep | None = None) -> GeneratedVideo:
         """Generate the video of ``request``.
@@ -138,25 +135,29 @@ class MotionEngine:
                 self.backbone.step_down(full)
 
     def _generate(self, request: GenerationRequest, on_step: OnStep | None) -> GeneratedVideo:
-        backbone = self.backbone
-        scene = prepare_scene(backbone, request, self.propagation)
-        run = GenerationRun(request, scene, self.propagation, self.runtime, on_step)
+        backbone, steps, guidance = self.backbone, request.steps, request.guidance
+        if steps is None or guidance is None:
+            raise ValueError("the request has no steps or no guidance; fill in the defaults first")
+        guided = guidance > 1  # the stock pipeline then runs an unconditional half first
+        scene = prepare_scene(backbone, request, self.propagation, guided=guided)
+        run = GenerationRun(
+            scene, self.propagation, self.runtime, on_step, steps=steps, guided=guided
+        )
         with self.runtime.installed(scene):
             text = scene.text
             if text is None:
-                guided = request.guidance > 1
                 text = backbone.prompts.encode(request.full_prompt(), guided=guided)
             latents = backbone.denoise(
                 request.image,
                 text,
-                steps=request.steps,
-                guidance=request.guidance,
+                steps=steps,
+                guidance=guidance,
                 seed=request.seed,
                 on_step=run.step_ended,
                 estimates=on_step is not None,
             )
         if run.cancelled:
-            raise GenerationCancelled(f"stopped after step {run.step} of {request.steps}, as asked")
+            raise GenerationCancelled(f"stopped after step {run.step} of {steps}, as asked")
         return GeneratedVideo(
             frames=backbone.decode(latents),
             masks=run.track.masks.cpu().numpy(),
@@ -195,13 +196,16 @@ class GenerationRun:
 
     def __init__(
         self,
-        request: GenerationRequest,
         scene: PreparedScene,
         propagation: PropagationConfig,
         runtime: Runtime,
         on_step: OnStep | None,
+        *,
+        steps: int,
+        guided: bool,
     ) -> None:
-        self.request, self.propagation, self.runtime = request, propagation, runtime
+        self.propagation, self.runtime = propagation, runtime
+        self.steps, self.guided = steps, guided
         self.steering = scene.steering
         self.track = scene.track
         self.on_step = on_step
@@ -216,9 +220,9 @@ class GenerationRun:
         moving = self.steering is not None and self.steering.tracks_masks
         self.runtime.cache.step_ended(
             step,
-            self.request.steps,
+            self.steps,
             masks_move=moving,
-            guided=self.request.guidance > 1,
+            guided=self.guided,
             timestep=self.runtime.backbone.current_timestep,
         )
         if self.on_step is not None:
@@ -231,7 +235,7 @@ class GenerationRun:
         now = time.perf_counter()
         report = StepReport(
             step=self.step,
-            steps=self.request.steps,
+            steps=self.steps,
             seconds=now - self._started,
             latents=clean.cpu().numpy(),
             masks=self.track.masks.cpu().numpy(),
@@ -247,7 +251,7 @@ class GenerationRun:
             return
         if steering.nouns is not None:
             self.track = replace(self.track, masks=steering.layer_masks())
-        elif steering.recording and self.step < self.request.steps:
+        elif steering.recording and self.step < self.steps:
             features = steering.features().to(self.track.masks.device)
             self.track = self.track.after(features, self.propagation)
             steering.recording = not self.track.settled

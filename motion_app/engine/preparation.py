@@ -57,10 +57,11 @@ class PreparedScene:
 
 
 def prepare_scene(
-    backbone: Backbone, request: GenerationRequest, propagation: PropagationConfig
+    backbone: Backbone, request: GenerationRequest, propagation: PropagationConfig, *, guided: bool
 ) -> PreparedScene:
-    """The scene of a checked request with its steps and guidance filled in. Raises MotionFileError
-    for a motion that cannot be used and RequestError for words that do not fit."""
+    """The scene of a checked request; ``guided``: an unconditional half runs before the conditional
+    one. Raises MotionFileError for a motion that cannot be used and RequestError for words that do
+    not fit."""
     g, objects = backbone.geometry, request.objects
     masks = [mask_to_grid(item.mask, g.grid_height, g.grid_width) for item in objects]
     first = torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, *g.grid[1:]).bool()
@@ -69,7 +70,7 @@ def prepare_scene(
     find_phrases(request.full_prompt(), objects, backbone.tokenizer, g.text_tokens)
     if request.method == "none" or all(item.motion is None for item in objects):
         return PreparedScene(track)
-    return _MovingScene(backbone, request, track, propagation).prepared()
+    return _MovingScene(backbone, request, track, propagation, guided=guided).prepared()
 
 
 class _MovingScene:
@@ -82,9 +83,11 @@ class _MovingScene:
         request: GenerationRequest,
         track: MaskTrack,
         propagation: PropagationConfig,
+        *,
+        guided: bool,
     ) -> None:
         self.backbone, self.request, self.track = backbone, request, track
-        self.propagation = propagation
+        self.propagation, self.guided = propagation, guided
         self.layers = backbone.attention_layers()
         self.objects = request.objects
         self.everywhere = _everywhere(request)
@@ -131,10 +134,17 @@ class _MovingScene:
         return pack.to(self.backbone.profile.device)
 
     def _check_words(self) -> None:
-        for item, pack, clause in zip(self.objects, self.packs, self.clauses, strict=True):
-            if pack is not None:
-                motion = item.motion
+        for k, pack, clause in self._packed():
+            motion = self.objects[k].motion
+            if motion is not None:
                 check_words(pack.pieces, clause.pieces, name=motion.name, phrase=motion.phrase)
+
+    def _packed(self) -> list[tuple[int, MotionPack, Clause]]:
+        """The objects with a pack: their numbers, packs and clauses."""
+        rows = zip(range(len(self.objects)), self.packs, self.clauses, strict=True)
+        return [
+            (k, pack, clause) for k, pack, clause in rows if pack is not None and clause is not None
+        ]
 
     def _steering(self, adapters: AdapterSteering | None) -> GenerationSteering:
         """MDMA for every object with a motion, whether it has motion tokens or not."""
@@ -149,7 +159,7 @@ class _MovingScene:
         without = {"infer_mask"} if request.method == "concat" else request.without & set(ABLATIONS)
         strengths = [item.strength for item in self.objects]
         halves = [strengths]
-        if request.guidance > 1:  # the stock pipeline then runs an unconditional half first
+        if self.guided:
             silent = [0.0] * len(self.objects)
             halves.insert(0, strengths if self._in_unconditional else silent)
         propagates = without.isdisjoint({"infer_mask", "rmpm"})
@@ -176,16 +186,20 @@ class _MovingScene:
 
     def _adapters(self) -> AdapterSteering | None:
         """The objects' adapters, gated by the masks of step 0; None where there are none."""
-        acting = [k for k in range(len(self.objects)) if self._adapter(k) is not None]
+        acting = {
+            k: (adapter, clause.spans)
+            for k, _, clause in self._packed()
+            if (adapter := self._adapter(k)) is not None
+        }
         if not acting:
             return None
         halves = [True]
-        if self.request.guidance > 1:
+        if self.guided:
             halves.insert(0, self._in_unconditional)
         adapters = AdapterSteering(
-            [self._adapter(k) for k in acting],
-            acting,
-            [self.clauses[k].spans for k in acting],
+            [adapter for adapter, _ in acting.values()],
+            list(acting),
+            [spans for _, spans in acting.values()],
             strengths=[self.objects[k].strength for k in acting],
             halves=halves,
             text=self.backbone.geometry.text_tokens,
@@ -200,20 +214,14 @@ class _MovingScene:
         if all(pack is None for pack in self.packs):
             return None
         request = self.request
-        read_apart = [
-            clause
-            for pack, clause in zip(self.packs, self.clauses, strict=True)
-            if pack is not None and pack.apart
-        ]
+        read_apart = [clause for _, pack, clause in self._packed() if pack.apart]
         prompt, empty = self.backbone.prompts.encode(
-            request.full_prompt(), guided=request.guidance > 1, apart=read_apart
+            request.full_prompt(), guided=self.guided, apart=read_apart
         )
         states = prompt[0]  # (L, text width)
-        for item, pack, clause in zip(self.objects, self.packs, self.clauses, strict=True):
-            if pack is not None:
-                states = pack.branch(
-                    states, clause, strength=item.strength, without=request.without
-                )
+        for k, pack, clause in self._packed():
+            strength = self.objects[k].strength
+            states = pack.branch(states, clause, strength=strength, without=request.without)
         return states[None], empty
 
     def _key_values(self) -> list[KeyValues]:

@@ -20,16 +20,37 @@ from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from motion_app.engine.acceleration import Acceleration
+from motion_app.acceleration import Acceleration
 from motion_app.engine.attention import Attend, AttentionPlan, attend
 from motion_app.engine.backbone import ATTENTION_NAMES, Backbone
 from motion_app.engine.kernels import TORCH_OWN, attention_kernel
 from motion_app.engine.layers import AttentionLayer, KeyValues, Steering
+from motion_app.engine.memory import placement_named
 from motion_app.engine.preparation import PreparedScene
 from motion_app.engine.steering import steered
 from motion_app.engine.step_cache import CacheSwitch
+from motion_app.errors import CheckpointError
+from motion_app.models.devices import device_named
 
 HOOK = "guidance_split"
+
+
+def check_acceleration(acceleration: Acceleration, device: torch.device) -> None:
+    """Refuse what cannot be had on ``device``, before any weight is read: an unknown memory profile
+    or cache, a kernel that does not run there, a second device this machine lacks, and options that
+    exclude each other. Raises CheckpointError, and RequestError for the cache."""
+    cache = acceleration.cache
+    if acceleration.profile is not None:
+        placement_named(acceleration.profile)
+    attention_kernel(acceleration.kernel, device=device)
+    if acceleration.second_device is None:
+        return
+    device_named(acceleration.second_device)
+    if cache is not None:
+        raise CheckpointError(
+            "a cache and a second device cannot be had together: the cache looks at both "
+            "halves of the guidance; leave one of them out"
+        )
 
 
 class Runtime:
@@ -133,6 +154,7 @@ class SplitHook(ModelHook):
 
     def __init__(self, replica: nn.Module, device: torch.device) -> None:
         super().__init__()
+        self.fn_ref: Any  # diffusers sets it where it registers the hook
         self.replica, self.device = replica, device
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:

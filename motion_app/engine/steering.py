@@ -137,6 +137,8 @@ class GenerationSteering:
 
     def features(self) -> Tensor:
         """RMPM's features of this step, (F, h, w, D) float32: the mean over the first layers."""
+        if self._features is None:
+            raise ValueError("no layer was observed in this step, so that it has no features")
         return (self._features / self.feature_layers).view(*self.layout.grid, -1)  # (F, h, w, D)
 
     def layer_masks(self) -> Tensor:
@@ -238,7 +240,7 @@ class TrainingSteering:
         # the first time, whose random drop cannot be drawn twice.
         if layer not in self._by_layer:
             self._by_layer[layer] = [
-                fixed or self._noun_plan(sample, query[b], key[b], first=b == 0)
+                fixed or self._noun_plan(sample.layout, sample.noun, query[b], key[b], first=b == 0)
                 for b, (sample, fixed) in enumerate(zip(self._samples, self._fixed, strict=True))
             ]
         return self._by_layer[layer]
@@ -247,16 +249,15 @@ class TrainingSteering:
         """Training needs no features."""
 
     def _noun_plan(
-        self, sample: TrainingSample, query: Tensor, key: Tensor, *, first: bool
+        self, layout: SequenceLayout, noun: Span | None, query: Tensor, key: Tensor, *, first: bool
     ) -> AttentionPlan:
         """DMEM, from query and key (heads, L + V, d) of one sample; ``first``: of the batch."""
-        layout = sample.layout
+        if noun is None:
+            raise ValueError("a sample without a noun has a plan that is the same in all layers")
         video = key[:, layout.video_rows]  # (heads, V, d)
         if first:
-            self._noun_masks.append(noun_mask(query, video, layout.grid, sample.noun))
-        mask = noun_mask(
-            query, video, layout.grid, sample.noun, drop=self.drop, generator=self.generator
-        )
+            self._noun_masks.append(noun_mask(query, video, layout.grid, noun))
+        mask = noun_mask(query, video, layout.grid, noun, drop=self.drop, generator=self.generator)
         return AttentionPlan.build(layout, mask[None], without=UNTOUCHED)
 
 

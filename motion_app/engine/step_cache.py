@@ -7,88 +7,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from motion_app.errors import CheckpointError, RequestError
-
-CACHES = ("first-block", "faster", "pab", "taylorseer", "mag")
+from motion_app.acceleration import StepCache
 
 
-@dataclass(frozen=True)
-class StepCache:
-    """One of ``CACHES``. ``strength`` 0 to 1 says how much is skipped: a threshold for first-block
-    and mag, a number of steps for the others; None is the library's own. ``ratios``: of mag alone,
-    one a step, measured on this very model by ``residual_ratios`` (diffusers ships none for
-    it); the checkpoint's own where there are none here. ``warm_steps`` are computed in full where
-    no masks are propagated."""
+def diffusers_config(
+    cache: StepCache,
+    *,
+    step: int,
+    steps: int,
+    guided: bool,
+    timestep: Callable[[], int],
+    attention: str,
+) -> Any:
+    """diffusers' configuration of ``cache`` for the ``steps`` - ``step`` steps that are left.
+    ``guided``: a pass is a batch of both halves of the guidance. ``attention``: a pattern of the
+    names that the attention layers have in the transformer."""
+    import diffusers
 
-    kind: str
-    strength: float | None = None
-    ratios: Sequence[float] = ()
-    warm_steps: int = 5
-
-    def __post_init__(self) -> None:
-        if self.kind not in CACHES:
-            raise RequestError(f'unknown cache "{self.kind}"; choose one of {", ".join(CACHES)}')
-        if self.strength is not None and not 0 < self.strength <= 1:
-            raise RequestError(f"the cache's strength is {self.strength}; it lies above 0 up to 1")
-
-    def for_model(self, ratios: Sequence[float], *, name: str) -> StepCache:
-        """This cache for the checkpoint ``name``, whose own ``ratios`` mag takes. CheckpointError
-        where mag has none."""
-        if self.kind != "mag" or self.ratios:
-            return self
-        if len(ratios) < 2:
-            raise CheckpointError(
-                f"the cache mag needs magnitude ratios measured on the model, and {name} names "
-                'none; put those of "python -m motion_app bench caches" into its generation.json '
-                'as "mag_ratios", or choose first-block'
-            )
-        return replace(self, ratios=tuple(ratios))
-
-    def config(
-        self, *, step: int, steps: int, guided: bool, timestep: Callable[[], int], attention: str
-    ) -> Any:
-        """diffusers' configuration for the ``steps`` - ``step`` steps that are left. ``guided``: a
-        pass is a batch of both halves of the guidance. ``attention``: a pattern of the names that
-        the attention layers have in the transformer."""
-        import diffusers
-
-        amount = 0.5 if self.strength is None else self.strength
-        every = 2 + round(3 * amount)  # computed anew every so many steps
-        if self.kind == "first-block":
-            return diffusers.FirstBlockCacheConfig(threshold=0.1 * amount)
-        if self.kind == "faster" and guided:
-            return diffusers.FasterCacheConfig(
-                spatial_attention_block_skip_range=every,
-                unconditional_batch_skip_range=every,
-                current_timestep_callback=timestep,
-                attention_weight_callback=lambda module: 0.3,
-                tensor_format="BFCHW",
-            )
-        if self.kind in ("pab", "faster"):
-            # Without guidance there is no half for faster to leave out, and diffusers' form of it
-            # for such models looks at attention that it has not kept yet when it starts half-way.
-            return diffusers.PyramidAttentionBroadcastConfig(
-                spatial_attention_block_skip_range=every, current_timestep_callback=timestep
-            )
-        if self.kind == "taylorseer":
-            return diffusers.TaylorSeerCacheConfig(
-                cache_interval=every,
-                disable_cache_before_step=2,
-                max_order=1,
-                cache_identifiers=[attention],
-            )
-        return diffusers.MagCacheConfig(
-            threshold=0.12 * amount,
-            retention_ratio=0.0,
-            num_inference_steps=steps - step,
-            mag_ratios=resampled(self.ratios, steps)[step:],
+    amount = 0.5 if cache.strength is None else cache.strength
+    every = 2 + round(3 * amount)  # computed anew every so many steps
+    if cache.kind == "first-block":
+        return diffusers.FirstBlockCacheConfig(threshold=0.1 * amount)
+    if cache.kind == "faster" and guided:
+        return diffusers.FasterCacheConfig(
+            spatial_attention_block_skip_range=every,
+            unconditional_batch_skip_range=every,
+            current_timestep_callback=timestep,
+            attention_weight_callback=lambda module: 0.3,
+            tensor_format="BFCHW",
         )
+    if cache.kind in ("pab", "faster"):
+        # Without guidance there is no half for faster to leave out, and diffusers' form of it
+        # for such models looks at attention that it has not kept yet when it starts half-way.
+        return diffusers.PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=every, current_timestep_callback=timestep
+        )
+    if cache.kind == "taylorseer":
+        return diffusers.TaylorSeerCacheConfig(
+            cache_interval=every,
+            disable_cache_before_step=2,
+            max_order=1,
+            cache_identifiers=[attention],
+        )
+    return diffusers.MagCacheConfig(
+        threshold=0.12 * amount,
+        retention_ratio=0.0,
+        num_inference_steps=steps - step,
+        mag_ratios=resampled(cache.ratios, steps)[step:],
+    )
 
 
 def resampled(ratios: Sequence[float], steps: int) -> list[float]:
@@ -131,7 +102,7 @@ def residual_ratios(blocks: Sequence[nn.Module]) -> Iterator[list[float]]:
 
 class CacheSwitch:
     """Turns a cache on for what is left of one generation, and off again at its end.
-    ``attention`` as ``StepCache.config`` has it."""
+    ``attention`` as ``diffusers_config`` has it."""
 
     def __init__(self, transformer: Any, cache: StepCache | None, *, attention: str) -> None:
         self.transformer, self.cache, self.attention = transformer, cache, attention
@@ -153,7 +124,8 @@ class CacheSwitch:
         if step < self.cache.warm_steps:
             return
         self.transformer.enable_cache(
-            self.cache.config(
+            diffusers_config(
+                self.cache,
                 step=step,
                 steps=steps,
                 guided=guided,

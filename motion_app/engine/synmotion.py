@@ -1,4 +1,5 @@
-"""SynMotion's semantic branch: what a motion and a subject add to the prompt's text states.
+"""What SynMotion learns of a motion: the semantic branch, which adds to the prompt's text states,
+and the file that holds it with the adapter.
 
     e  = [ e_mot + Z_mot(e^l_mot), e_sub + Z_sub(e^l_sub) ]        Z: a convolution born as zero
     e' = e + Z_ref(R(e))                                           R: the refiner
@@ -8,12 +9,9 @@ Tokens keep their places and only subject and motion words are touched, so an in
 paper style") and the padding stay as they are, to the bit. Each object's clause is enriched by its
 own motion alone. Z_mot(e^l_mot) and Z_sub(e^l_sub) depend on no input: folded, they are tables.
 
-What SynMotion learned of one motion, as a file and in memory: semantic branch and adapter.
-
-It lies in one safetensors file, folded, alone (method "synmotion") or beside motion tokens
-("both"). The metadata entry "synmotion" is JSON: ``pieces`` (token ids of the motion words),
-``apart`` (how they were read), ``heads`` of the refiner and ``scale`` of the adapter, which no
-shape tells.
+A ``MotionPack`` lies in one safetensors file, folded, alone (method "synmotion") or beside motion
+tokens ("both"). The metadata entry "synmotion" is JSON: ``pieces`` (token ids of the motion words),
+``apart`` (how they were read), ``heads`` of the refiner, ``scale`` of the adapter.
 """
 
 from __future__ import annotations
@@ -47,14 +45,25 @@ def zero_conv(width: int, kind: str = "full") -> nn.Conv1d:
     one factor a channel."""
     groups = {"full": 1, "depthwise": width}[kind]
     conv = nn.Conv1d(width, width, 1, groups=groups)
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
     return conv
 
 
 def _over_tokens(conv: nn.Conv1d, states: Tensor) -> Tensor:
     """``conv`` on states (n, width)."""
     return conv(states.T).T  # (n, width)
+
+
+def _residuals(conv: nn.Conv1d | None, embedding: Tensor | None) -> Tensor | None:
+    """``conv`` on ``embedding`` (n, width); None where they are not learned."""
+    return None if conv is None or embedding is None else _over_tokens(conv, embedding)
+
+
+def _parameters(part: nn.Module | nn.Parameter | None) -> list[nn.Parameter]:
+    if part is None:
+        return []
+    return [part] if isinstance(part, nn.Parameter) else list(part.parameters())
 
 
 class Refiner(nn.Module):
@@ -67,6 +76,7 @@ class Refiner(nn.Module):
         self, text_width: int, *, width: int, layers: int, heads: int, feed_forward: int
     ) -> None:
         super().__init__()
+        self.heads = heads
         self.inward = nn.Linear(text_width, width)
         self.roles = nn.Embedding(2, width)
         self.blocks = nn.ModuleList(
@@ -107,6 +117,8 @@ class SemanticBranch(nn.Module):
         z_ref: nn.Conv1d | None,
     ) -> None:
         super().__init__()
+        self.motion: Tensor | None
+        self.subject: Tensor | None
         self.register_buffer("motion", motion)
         self.register_buffer("subject", subject)
         self.refiner, self.z_ref = refiner, z_ref
@@ -133,11 +145,16 @@ class SemanticBranch(nn.Module):
     @property
     def mixer(self) -> Mixer | None:
         """R and Z_ref; None where they were never learned."""
-        return None if self.refiner is None else Mixer(self.refiner, self.z_ref)
+        return Mixer.of(self.refiner, self.z_ref)
 
 
 class Mixer:
     """Z_ref(R(e)) of one clause."""
+
+    @classmethod
+    def of(cls, refiner: Refiner | None, z_ref: nn.Conv1d | None) -> Mixer | None:
+        """None where one of the two is."""
+        return None if refiner is None or z_ref is None else cls(refiner, z_ref)
 
     def __init__(self, refiner: Refiner, z_ref: nn.Conv1d) -> None:
         self.refiner, self.z_ref = refiner, z_ref
@@ -211,9 +228,7 @@ class DualEmbedding(nn.Module):
 
     def tables(self) -> tuple[Tensor | None, Tensor | None]:
         """Z_mot(e^l_mot) and Z_sub(e^l_sub), with gradient."""
-        motion = None if self.e_mot is None else _over_tokens(self.z_mot, self.e_mot)
-        subject = None if self.e_sub is None else _over_tokens(self.z_sub, self.e_sub)
-        return motion, subject
+        return _residuals(self.z_mot, self.e_mot), _residuals(self.z_sub, self.e_sub)
 
     def forward(self, text: Tensor, clause: Clause, *, motion_residual: str = "learn") -> Tensor:
         """e' of ``text`` (L, text width). ``motion_residual``: "learn", "detach" (added, no
@@ -223,17 +238,18 @@ class DualEmbedding(nn.Module):
             motion = None
         elif motion_residual == "detach" and motion is not None:
             motion = motion.detach()
-        mixer = None if self.refiner is None else Mixer(self.refiner, self.z_ref)
+        mixer = Mixer.of(self.refiner, self.z_ref)
         return enrich(text, clause, motion=motion, subject=subject, mixer=mixer)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """θ_mot, θ_sub and θ_ref, by the part they belong to."""
+        parts: dict[str, tuple[nn.Module | nn.Parameter | None, ...]] = {
+            "mot": (self.e_mot, self.z_mot),
+            "sub": (self.e_sub, self.z_sub),
+            "refiner": (self.refiner, self.z_ref),
+        }
         return {
-            "mot": [] if self.e_mot is None else [self.e_mot, *self.z_mot.parameters()],
-            "sub": [] if self.e_sub is None else [self.e_sub, *self.z_sub.parameters()],
-            "refiner": []
-            if self.refiner is None
-            else [*self.refiner.parameters(), *self.z_ref.parameters()],
+            name: [p for part in held for p in _parameters(part)] for name, held in parts.items()
         }
 
     @torch.no_grad()
@@ -309,8 +325,7 @@ class MotionPack:
 
     @property
     def _heads(self) -> int:
-        refiner = self.branch.refiner
-        return 0 if refiner is None else refiner.blocks[0].self_attn.num_heads
+        return 0 if self.branch.refiner is None else self.branch.refiner.heads
 
     @property
     def _scale(self) -> float:
@@ -414,10 +429,10 @@ def _assemble(
             width = refiner.inward.in_features
             depthwise = tensors["z_ref.weight"].shape[1] == 1 and width > 1
             z_ref = zero_conv(width, "depthwise" if depthwise else "full")
-    tables = [tensors.get(name) for name in ("motion", "subject")]
-    if any(table is not None and table.ndim != 2 for table in tables):
+    motion, subject = tensors.get("motion"), tensors.get("subject")
+    if any(table is not None and table.ndim != 2 for table in (motion, subject)):
         raise ValueError("a table of residuals has not two axes")
-    branch = SemanticBranch(*tables, refiner, z_ref)
+    branch = SemanticBranch(motion, subject, refiner, z_ref)
     branch.load_state_dict(tensors, strict=True, assign=True)
     if branch.motion is not None and len(branch.motion) != len(pieces):
         raise ValueError(f"{len(branch.motion)} rows came for {len(pieces)} motion words' pieces")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from motion_app.acceleration import Acceleration, StepCache
 from motion_app.errors import RequestError
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.hub import OnBytes, checkpoint_folder, config_folder
@@ -21,16 +22,11 @@ from motion_app.scene import Click
 from motion_app.settings import Settings
 
 if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
-    from motion_app.engine.acceleration import Acceleration
     from motion_app.engine.memory import Outlook
     from motion_app.engine.pipeline import MotionEngine
-    from motion_app.engine.step_cache import StepCache
     from motion_app.evaluation.networks import Judges
-    from motion_app.models.clicks import ClickSegmenter, OriginalSegmenter
+    from motion_app.models.clicks import PictureSegmenter
     from motion_app.models.words import ObjectFinder
-
-# Settings of how a model is run; their defaults hold on every machine and need no look.
-RUNNING = ("profile", "kernel", "compiled", "cache_steps", "second_device")
 
 
 class Models:
@@ -51,7 +47,7 @@ class Models:
         self._checked = False
         self._checkpoints: dict[Path, Checkpoint] = {}
         self._engine: tuple[str, MotionEngine] | None = None
-        self._segmenter: tuple[str, ClickSegmenter | OriginalSegmenter] | None = None
+        self._segmenter: tuple[str, PictureSegmenter] | None = None
         self._judges: tuple[str, Judges] | None = None
 
     def check(self) -> None:
@@ -60,9 +56,10 @@ class Models:
         if self._checked:
             return
         if self._needs_look:
+            from motion_app.engine.runtime import check_acceleration
             from motion_app.models.devices import device_named
 
-            self.acceleration.check(device_named(self.device))
+            check_acceleration(self.acceleration, device_named(self.device))
         if self.settings.segmenter is not None:
             from motion_app.models.clicks import check_source
 
@@ -71,9 +68,9 @@ class Models:
 
     @property
     def _needs_look(self) -> bool:
-        given = self.settings.model_dump(include=set(RUNNING))
-        own = {name: Settings.model_fields[name].default for name in RUNNING}
-        return self.device not in (None, "cpu") or given != own
+        """Whether there is something that does not hold on every machine."""
+        options = set(self.acceleration.changed()) - {"keep_text_encoder"}
+        return self.device not in (None, "cpu") or bool(options)
 
     def _prepare(self) -> None:
         """Before anything is loaded."""
@@ -86,15 +83,13 @@ class Models:
     @cached_property
     def acceleration(self) -> Acceleration:
         """How engines are run."""
-        from motion_app.engine.acceleration import Acceleration
-
-        return Acceleration.of(self.settings)
+        return self.settings.acceleration
 
     def with_cache(self, cache: StepCache | None) -> Models:
         """The same with another step cache than the settings', to compare them; nothing loaded is
         shared."""
         other = Models(self.settings, device=self.device, threads=self.threads)
-        other.acceleration = replace(self.acceleration, cache=cache)
+        other.acceleration = replace(self.acceleration, cache_steps=cache)
         return other
 
     def checkpoint(
@@ -147,7 +142,7 @@ class Models:
         *,
         given: str | None = None,
         default: str | None = None,
-    ) -> ClickSegmenter | OriginalSegmenter:
+    ) -> PictureSegmenter:
         """A SAM 2, an original ``.pt`` checkpoint or a transformers model: the one ``given``, else
         the settings' own, else the one that ``model`` names, else ``default``. Raises
         CheckpointError."""
@@ -216,8 +211,8 @@ class Models:
 def running_of(settings: Settings) -> dict[str, Any]:
     """Of how ``settings`` run a model what may change a video's numbers and is not the default;
     {} for settings that leave it as it is. What is kept under a key of its ingredients needs it."""
-    own = {name: Settings.model_fields[name].default for name in RUNNING}
-    changed = {name: value for name in RUNNING if (value := getattr(settings, name)) != own[name]}
+    changed = settings.acceleration.changed()
+    changed.pop("keep_text_encoder", None)  # which changes nothing but memory
     profile = changed.pop("profile", None)
     if profile is not None:
         from motion_app.engine.memory import placement_named

@@ -1,19 +1,15 @@
-"""From clicks to masks, by either form of Segment Anything 2.
-
-From clicks to masks: Segment Anything 2 through transformers' ``Sam2Model``.
+"""From clicks to masks, by either form of Segment Anything 2: transformers' ``Sam2Model``, or
+Meta's own ``sam2`` package with its original ``.pt`` checkpoints (extra ``sam2``), for those who
+have such files. Both give the same answers on the same weights.
 
 The picture is encoded once, in ``set_image``; every click after that only runs the mask decoder.
-
-Clicks through Meta's own ``sam2`` package and its original ``.pt`` checkpoints (extra ``sam2``).
-
-The same answers as ``models.clicks.ClickSegmenter`` gives on the same weights; for those who have
-the original files, or fine-tuned ones that were saved in that form.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -62,14 +58,72 @@ class Segmentation:
         return float(self.scores[self.best])
 
 
-class ClickSegmenter:
+class PictureSegmenter(ABC):
     """One picture at a time; ``new_session`` gives another person the same weights."""
 
-    def __init__(self, model: Sam2Model, processor: Sam2Processor) -> None:
-        self.model = model.eval()
-        self.processor = processor
+    def __init__(self) -> None:
         self._size: tuple[int, int] | None = None  # (H, W) of the picture
         self._digest = b""
+
+    @abstractmethod
+    def new_session(self) -> PictureSegmenter:
+        """A segmenter with the same weights and no picture yet."""
+
+    @torch.no_grad()
+    def set_image(self, image: np.ndarray) -> None:
+        """Encodes ``image``, (H, W, 3) uint8 RGB in the model frame; the same one again is free.
+
+        Raises MediaError for another shape or dtype.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise MediaError(
+                f"The picture to click on came as {image.dtype} of shape {image.shape}: expected "
+                "uint8 of shape (height, width, 3)."
+            )
+        digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        if (digest, image.shape[:2]) == (self._digest, self._size):
+            return
+        self._encode(image)
+        height, width = image.shape[:2]
+        self._size, self._digest = (height, width), digest
+
+    @torch.no_grad()
+    def predict(self, clicks: Sequence[Click] = (), box: Box | None = None) -> Segmentation:
+        """Masks of the thing that the clicks and the box mean, at the picture's size.
+
+        At least one positive click or a box; negative clicks say what does not belong to it. Raises
+        RequestError for no picture, no such click, or one that lies outside the picture.
+        """
+        started = time.monotonic()
+        if self._size is None:
+            raise RequestError("No picture has been set: call set_image before the first click.")
+        check_prompt(clicks, box, *self._size)
+        masks, scores = self._decode(clicks, box, self._size)
+        return Segmentation(
+            masks=np.stack([without_specks(mask) for mask in masks]),  # (3, H, W)
+            scores=scores,
+            best=int(scores.argmax()),
+            seconds=time.monotonic() - started,
+        )
+
+    @abstractmethod
+    def _encode(self, image: np.ndarray) -> None:
+        """Take a picture (H, W, 3) uint8."""
+
+    @abstractmethod
+    def _decode(
+        self, clicks: Sequence[Click], box: Box | None, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Three masks (3, H, W) bool of ``size`` and their scores (3,) float32."""
+
+
+class ClickSegmenter(PictureSegmenter):
+    """SAM 2 through transformers."""
+
+    def __init__(self, model: Sam2Model, processor: Sam2Processor) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.processor = processor
         self._embeddings: list[torch.Tensor] = []
 
     @classmethod
@@ -122,38 +176,16 @@ class ClickSegmenter:
         """A segmenter with the same weights and no picture yet."""
         return ClickSegmenter(self.model, self.processor)
 
-    @torch.no_grad()
-    def set_image(self, image: np.ndarray) -> None:
-        """Encodes ``image``, (H, W, 3) uint8 RGB in the model frame; the same one again is free.
-
-        Raises MediaError for another shape or dtype.
-        """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise MediaError(
-                f"The picture to click on came as {image.dtype} of shape {image.shape}: expected "
-                "uint8 of shape (height, width, 3)."
-            )
-        digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
-        if (digest, image.shape[:2]) == (self._digest, self._size):
-            return
+    def _encode(self, image: np.ndarray) -> None:
         inputs = self.processor(images=image, return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.model.device)  # (1, 3, S, S)
         self._embeddings = self.model.get_image_embeddings(pixels)  # 3 x (1, C, S/4.., S/4..)
-        self._size, self._digest = image.shape[:2], digest
 
-    @torch.no_grad()
-    def predict(self, clicks: Sequence[Click] = (), box: Box | None = None) -> Segmentation:
-        """Masks of the thing that the clicks and the box mean, at the picture's size.
-
-        At least one positive click or a box; negative clicks say what does not belong to it. Raises
-        RequestError for no picture, no such click, or one that lies outside the picture.
-        """
-        started = time.monotonic()
-        if self._size is None:
-            raise RequestError("No picture has been set: call set_image before the first click.")
-        check_prompt(clicks, box, *self._size)
+    def _decode(
+        self, clicks: Sequence[Click], box: Box | None, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         prompt = self.processor(
-            original_sizes=[list(self._size)],
+            original_sizes=[list(size)],
             input_points=[[[[c.x, c.y] for c in clicks]]] if clicks else None,
             input_labels=[[[int(c.positive) for c in clicks]]] if clicks else None,
             input_boxes=[[box_corners(box)]] if box is not None else None,
@@ -165,14 +197,8 @@ class ClickSegmenter:
             multimask_output=True,
             **{name: prompt[name].to(self.model.device) for name in names if name in prompt},
         )
-        masks = self.processor.post_process_masks([out.pred_masks[0].cpu()], [list(self._size)])
-        scores = out.iou_scores[0, 0].cpu().numpy()  # (3,)
-        return Segmentation(
-            masks=np.stack([without_specks(mask) for mask in masks[0][0].numpy()]),  # (3, H, W)
-            scores=scores,
-            best=int(scores.argmax()),
-            seconds=time.monotonic() - started,
-        )
+        masks = self.processor.post_process_masks([out.pred_masks[0].cpu()], [list(size)])
+        return masks[0][0].numpy(), out.iou_scores[0, 0].cpu().numpy()  # (3, H, W), (3,)
 
 
 def without_specks(mask: np.ndarray, *, share: float = 0.03) -> np.ndarray:
@@ -219,13 +245,12 @@ def box_corners(box: Box) -> list[float]:
     return [x0, y0, x1, y1]
 
 
-class OriginalSegmenter:
-    """One picture at a time, as ClickSegmenter; ``model`` is a ``SAM2Base``."""
+class OriginalSegmenter(PictureSegmenter):
+    """SAM 2 through Meta's package; ``model`` is a ``SAM2Base``."""
 
     def __init__(self, model: Any) -> None:
+        super().__init__()
         self.predictor = _predictor(model)
-        self._size: tuple[int, int] | None = None
-        self._digest = b""
 
     @classmethod
     def load(
@@ -253,39 +278,19 @@ class OriginalSegmenter:
         """A segmenter with the same weights and no picture yet."""
         return OriginalSegmenter(self.predictor.model)
 
-    def set_image(self, image: np.ndarray) -> None:
-        """Encodes ``image``, (H, W, 3) uint8 RGB; the same one again is free. MediaError for
-        another shape or dtype."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise MediaError(
-                f"The picture to click on came as {image.dtype} of shape {image.shape}: expected "
-                "uint8 of shape (height, width, 3)."
-            )
-        digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
-        if (digest, image.shape[:2]) == (self._digest, self._size):
-            return
+    def _encode(self, image: np.ndarray) -> None:
         self.predictor.set_image(image)
-        self._size, self._digest = image.shape[:2], digest
 
-    def predict(self, clicks: Sequence[Click] = (), box: Box | None = None) -> Segmentation:
-        """Masks of the thing that the clicks and the box mean, at the picture's size; RequestError
-        as ClickSegmenter."""
-        started = time.monotonic()
-        if self._size is None:
-            raise CheckpointError("There is no picture yet: set one before the first click.")
-        check_prompt(clicks, box, *self._size)
+    def _decode(
+        self, clicks: Sequence[Click], box: Box | None, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         masks, scores, _ = self.predictor.predict(
             point_coords=np.array([[c.x, c.y] for c in clicks], np.float32) if clicks else None,
             point_labels=np.array([int(c.positive) for c in clicks]) if clicks else None,
             box=None if box is None else np.array(box_corners(box), np.float32),
             multimask_output=True,
         )  # (3, H, W) float of 0 and 1, (3,)
-        return Segmentation(
-            masks=np.stack([without_specks(mask > 0) for mask in masks]),
-            scores=scores,
-            best=int(scores.argmax()),
-            seconds=time.monotonic() - started,
-        )
+        return masks > 0, scores
 
 
 def check_original(path: Path) -> None:
@@ -315,7 +320,7 @@ def check_source(source: str | Path) -> None:
 
 def load_segmenter(
     source: str | Path, *, device: str | torch.device | None = None
-) -> ClickSegmenter | OriginalSegmenter:
+) -> PictureSegmenter:
     """An original ``.pt`` checkpoint through Meta's package, anything else through transformers.
     Raises CheckpointError."""
     if str(source).endswith(ORIGINAL):

@@ -19,8 +19,8 @@ from torch import nn
 
 from motion_app.pocket.network import (
     SCHEDULER_CONFIG,
-    Backbone,
     MatrixAttnProcessor,
+    PocketNetwork,
     rotary_embedding,
 )
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
@@ -58,9 +58,9 @@ class BackboneTraining:
     seed: int = 0
 
 
-def new_backbone(training: BackboneTraining) -> Backbone:
+def new_backbone(training: BackboneTraining) -> PocketNetwork:
     """A fresh one of the training's shape."""
-    return Backbone(layers=training.layers, heads=training.heads, head_dim=training.head_dim)
+    return PocketNetwork(layers=training.layers, heads=training.heads, head_dim=training.head_dim)
 
 
 def draw_timesteps(rng: torch.Generator, batch: int, noisy_share: float) -> torch.Tensor:
@@ -225,9 +225,9 @@ def train_backbone(
     process: int = 0,
     processes: int = 1,
     start_from: Path | None = None,
-    measure: Callable[[Backbone], dict[str, float]] | None = None,
+    measure: Callable[[PocketNetwork], dict[str, float]] | None = None,
     measure_every: float = 30.0,
-) -> tuple[Backbone, TrainingRecord]:
+) -> tuple[PocketNetwork, TrainingRecord]:
     """Trains until ``training.samples`` were seen (earlier calls' count, the shipped weights' too)
     or ``training.minutes`` of this call are over, saving every two minutes; returns the averaged
     weights and the record.
@@ -276,7 +276,7 @@ def train_backbone(
     return run.average, run.record
 
 
-def _note_figures(run: BackboneRun, measure: Callable[[Backbone], dict[str, float]]) -> None:
+def _note_figures(run: BackboneRun, measure: Callable[[PocketNetwork], dict[str, float]]) -> None:
     """Held-back figures of the average, logged and added to the record."""
     figures = {"samples": run.record.samples, **measure(run.average)}
     log.info("held back: %s", json.dumps(figures))

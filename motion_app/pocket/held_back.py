@@ -19,8 +19,12 @@ from motion_app.benchmark.propagation import measure_propagation
 from motion_app.evaluation.metrics import assignment_similarity, follows_own, psnr
 from motion_app.evaluation.trackers import colour_track
 from motion_app.jobs.models import Models
-from motion_app.pocket.checkpoint import save_checkpoint
-from motion_app.pocket.network import SCHEDULER_CONFIG, Backbone, rotary_embedding
+from motion_app.pocket.network import (
+    SCHEDULER_CONFIG,
+    PocketNetwork,
+    rotary_embedding,
+    save_checkpoint,
+)
 from motion_app.pocket.vae import encode_frames
 from motion_app.scene import GenerationRequest, SceneObject
 from motion_app.settings import Settings
@@ -88,7 +92,7 @@ class HeldBack:
         self._captions = [scene.caption for scene in scenes]
         self._scenes = [HeldBackScene.draw(i, config) for i in range(SCENES)]
 
-    def __call__(self, backbone: Backbone) -> dict[str, float]:
+    def __call__(self, backbone: PocketNetwork) -> dict[str, float]:
         """``loss``: velocity error of the held-back clips at fixed noise; ``follow``: the share of
         creatures that go where their words say; ``rmpm_iou``: of propagated masks; ``frame1_db``:
         how well the first frame is kept."""
@@ -117,7 +121,7 @@ class HeldBack:
         }
 
     @torch.no_grad()
-    def _loss(self, backbone: Backbone) -> float:
+    def _loss(self, backbone: PocketNetwork) -> float:
         """Mean squared velocity error over all clips, each at its own fixed timestep and noise."""
         scheduler = CogVideoXDDIMScheduler(**SCHEDULER_CONFIG)
         rotary = rotary_embedding(backbone.transformer, "cpu")

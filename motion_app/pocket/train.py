@@ -24,9 +24,8 @@ from motion_app.errors import RequestError
 from motion_app.jobs.models import Models
 from motion_app.models.devices import device_named
 from motion_app.pocket.backbone import BackboneTraining, TrainingRecord, train_backbone
-from motion_app.pocket.checkpoint import save_checkpoint
 from motion_app.pocket.held_back import HeldBack
-from motion_app.pocket.network import Backbone
+from motion_app.pocket.network import PocketNetwork, save_checkpoint
 from motion_app.pocket.sam2 import Sam2Training, train_sam2
 from motion_app.pocket.sam2_network import export_sam2
 from motion_app.pocket.shipped import train_shipped_motions
@@ -170,7 +169,7 @@ def _backbone_process(
     training: BackboneTraining,
     rank: int,
     port: int,
-) -> tuple[Backbone, TrainingRecord]:
+) -> tuple[PocketNetwork, TrainingRecord]:
     """One process: its share of the encoding, then its share of every batch."""
     processes = options.processes
     if rank:

@@ -94,8 +94,9 @@ def forced_shares(layers: int, *, steps: int = CACHED_STEPS) -> dict[str, Comput
 def _forced_share(transformer: CogVideoXTransformer3DModel, kind: str, steps: int) -> ComputedShare:
     import torch
 
+    from motion_app.acceleration import StepCache
     from motion_app.engine.backbone import ATTENTION_NAMES
-    from motion_app.engine.step_cache import CacheSwitch, StepCache
+    from motion_app.engine.step_cache import CacheSwitch
 
     cache = StepCache(kind, strength=1.0, ratios=[1.0] * steps if kind == "mag" else ())
     switch = CacheSwitch(transformer, cache, attention=ATTENTION_NAMES)
@@ -131,8 +132,8 @@ def bench_caches(
     in decibels (mean, and ``psnr_worst``), ``follows`` (share of objects that follow their own
     motion) and ``own`` (mean similarity to it). ``mag_ratio.000`` and so on are means over other
     scenes."""
+    from motion_app.acceleration import CACHES, StepCache
     from motion_app.benchmark.scenes import tuning_cases
-    from motion_app.engine.step_cache import CACHES, StepCache
     from motion_app.library.library import Library
 
     engines = {"none": models.with_cache(None).engine()}

@@ -22,7 +22,7 @@ from motion_app.scene import Click
 
 
 class Segmenter(Protocol):
-    """What is needed of ``models.clicks.ClickSegmenter``."""
+    """What is needed of ``models.clicks.PictureSegmenter``."""
 
     def set_image(self, image: np.ndarray) -> None:
         """The picture (H, W, 3) uint8 that clicks are on."""

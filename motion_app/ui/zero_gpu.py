@@ -41,7 +41,7 @@ from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 from motion_app.settings import TOO_LONG_FOR_ZERO_GPU, Settings
 
 if TYPE_CHECKING:
-    from motion_app.engine.acceleration import Acceleration
+    from motion_app.acceleration import Acceleration
     from motion_app.engine.footprint import Workload
     from motion_app.engine.pipeline import MotionEngine, OnStep
 

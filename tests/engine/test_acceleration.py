@@ -8,12 +8,12 @@ import pytest
 import torch
 from test_pipeline import motions, scene  # noqa: F401
 
-from motion_app.engine.acceleration import Acceleration
+from motion_app.acceleration import CACHES, Acceleration, StepCache
 from motion_app.engine.attention import AttentionPlan, FixedShapes, attend
 from motion_app.engine.kernels import attention_kernel, kernels_of
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.engine.step_cache import CACHES, StepCache, resampled, residual_ratios
+from motion_app.engine.step_cache import resampled, residual_ratios
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.evaluation.metrics import PSNR_AT_MOST
 from motion_app.jobs.models import Models
@@ -142,7 +142,7 @@ def test_a_cache_starts_when_the_masks_have_settled_and_leaves_nothing_behind(
     motions,  # noqa: F811
 ):
     ratios = [1.0] * 8 if kind == "mag" else ()
-    cached = accelerated(tiny_checkpoint, cache=StepCache(kind, strength=1.0, ratios=ratios))
+    cached = accelerated(tiny_checkpoint, cache_steps=StepCache(kind, strength=1.0, ratios=ratios))
     seen = []
 
     def watch(report):
@@ -165,7 +165,7 @@ def test_a_cache_skips_layers_once_it_has_started(tiny_checkpoint, motions):  # 
     request = scene(motions, steps=10, method="none")
     calls = {}
     for name, cache in (("plain", None), ("cached", StepCache("pab", strength=1.0))):
-        engine = accelerated(tiny_checkpoint, cache=cache)
+        engine = accelerated(tiny_checkpoint, cache_steps=cache)
         count = []
         attention = engine.backbone.transformer.transformer_blocks[1].attn1.to_out[0]
         attention.register_forward_hook(lambda *_, count=count: count.append(1))
@@ -188,7 +188,7 @@ def test_a_cache_that_cannot_be_is_refused(options, words):
 
 def test_mag_is_refused_for_a_model_that_names_no_ratios(tiny_checkpoint):
     with pytest.raises(CheckpointError, match="the cache mag needs .* tiny names none"):
-        accelerated(tiny_checkpoint, cache=StepCache("mag"))
+        accelerated(tiny_checkpoint, cache_steps=StepCache("mag"))
 
 
 def test_measured_ratios_are_those_of_what_the_layers_add(engine, motions):  # noqa: F811
@@ -219,7 +219,7 @@ def test_measured_ratios_are_those_of_what_the_layers_add(engine, motions):  # n
 def test_every_cache_works_on_the_pocket_by_its_name_alone(kind):
     """As a deployment sets it, and skipping as much as it can."""
     pocket = ROOT / "checkpoints" / "pocket"
-    engine = accelerated(pocket, cache=StepCache(kind, strength=1.0))
+    engine = accelerated(pocket, cache_steps=StepCache(kind, strength=1.0))
     request = replace(two_objects(engine, str(pocket)), steps=20)
     passes = []
     block = engine.backbone.transformer.transformer_blocks[-1].attn1.to_out[0]
@@ -246,7 +246,7 @@ def test_a_step_over_several_measured_ones_takes_the_product_of_their_ratios():
 @pytest.mark.parametrize("kind", CACHES)
 def test_a_cache_does_without_guidance_too(kind, tiny_checkpoint, motions):  # noqa: F811
     ratios = [1.0] * 8 if kind == "mag" else ()
-    cached = accelerated(tiny_checkpoint, cache=StepCache(kind, strength=1.0, ratios=ratios))
+    cached = accelerated(tiny_checkpoint, cache_steps=StepCache(kind, strength=1.0, ratios=ratios))
     request = scene(motions, steps=12, guidance=1.0)
     with computed_share(cached.backbone.transformer, steps=12, batch=1) as share:
         assert np.isfinite(cached.generate(request).latents).all()
@@ -267,4 +267,4 @@ def test_the_bench_of_caches_compares_each_with_the_same_videos_without_one():
 
 def test_a_cache_and_a_second_device_exclude_each_other(tiny_checkpoint):
     with pytest.raises(CheckpointError, match="leave one of them out"):
-        accelerated(tiny_checkpoint, second_device="cpu", cache=StepCache("pab"))
+        accelerated(tiny_checkpoint, second_device="cpu", cache_steps=StepCache("pab"))

@@ -11,7 +11,7 @@ from test_full_scale import full_footprint
 from test_pipeline import HEIGHT, WIDTH, motions, picture, scene  # noqa: F401
 from tiny_models import tiny_pipeline
 
-from motion_app.engine.acceleration import Acceleration
+from motion_app.acceleration import Acceleration
 from motion_app.engine.footprint import GIGABYTE, decoding_bytes, denoising_bytes, footprint
 from motion_app.engine.memory import LADDER, PLACEMENTS, RESERVE, DeviceProfile, Placing, look_ahead
 from motion_app.engine.pipeline import MotionEngine

@@ -12,8 +12,8 @@ import torch
 from tiny_models import tiny_tokenizer
 from torch import Tensor
 
+from motion_app.acceleration import Acceleration
 from motion_app.engine import prompts
-from motion_app.engine.acceleration import Acceleration
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted, token_gates
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine

@@ -21,9 +21,13 @@ from motion_app.pocket.backbone import (
     train_backbone,
     training_loss,
 )
-from motion_app.pocket.checkpoint import save_checkpoint
 from motion_app.pocket.held_back import HeldBackScene
-from motion_app.pocket.network import SCHEDULER_CONFIG, Backbone, rotary_embedding
+from motion_app.pocket.network import (
+    SCHEDULER_CONFIG,
+    PocketNetwork,
+    rotary_embedding,
+    save_checkpoint,
+)
 from motion_app.pocket.vae import CHUNK, LatentClips, encode_clips, encode_frames, read_clips
 from motion_app.settings import ROOT
 from motion_app.world.world import WorldConfig, draw_scene, render
@@ -47,7 +51,7 @@ def clips() -> LatentClips:
     return LatentClips(list(latents), list(latents[:, :, 0]), sentences * CHUNK)
 
 
-def weights(backbone: Backbone) -> torch.Tensor:
+def weights(backbone: PocketNetwork) -> torch.Tensor:
     return torch.cat([p.flatten() for p in backbone.parameters()])
 
 

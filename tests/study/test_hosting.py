@@ -19,7 +19,7 @@ from tiny_proxy import Habits, TinyProxy
 from tiny_study import SECRET, make_study, served
 
 from motion_app.errors import RequestError
-from motion_app.settings import Settings
+from motion_app.settings import OPTIONS, Settings
 from motion_app.study.site.address import PublicAddress
 from motion_app.study.site.app import StudySettings, build_site, build_study_app, study_secret
 from motion_app.study.study import Study
@@ -283,4 +283,4 @@ def test_the_examples_of_the_guide_hold_the_settings_that_it_names() -> None:
     for name in ("MOTION_APP_ROOT_PATH", "GRADIO_ROOT_PATH", "--root-path", "FORWARDED_ALLOW_IPS"):
         assert name in guide
     for name in re.findall(r"MOTION_APP_([A-Z_]+)", guide):
-        assert name.lower() in Settings.model_fields
+        assert name.lower() in {*Settings.model_fields, *OPTIONS}

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 
-import postgres
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -731,14 +730,8 @@ def test_the_migrations_make_the_tables_the_code_knows(make):
         assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == schema.HEAD
 
 
-@pytest.fixture(params=postgres.backends())
-def empty_database(request):
-    """Without the study's tables."""
-    return postgres.database_for(request, like=postgres.EMPTY)
-
-
-def test_many_programs_may_open_a_new_database_at_once(empty_database, tmp_path):
-    address = empty_database or tmp_path / "new.sqlite"
+def test_many_programs_may_open_a_new_database_at_once(database, tmp_path):
+    address = database or tmp_path / "new.sqlite"
     barrier = threading.Barrier(6)
 
     def open_it(_: int) -> str:

@@ -7,8 +7,10 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -28,6 +30,7 @@ from motion_app.ui.transfer.object_draft import NamedBox, noun_at
 from motion_app.ui.transfer.picture import load_examples
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.stream import FollowedJobs
+from motion_app.ui.transfer.tab import TransferTab
 from motion_app.ui.visitor import BrowserState, PageVisit
 
 ROBOT = NamedBox("red robot", (10, 10, 40, 50))
@@ -157,6 +160,20 @@ def test_each_browser_begins_with_a_state_of_its_own(state: type[BrowserState]) 
     first.owner = "ann"
     second = copy.deepcopy(first)
     assert type(second) is state and second.__dict__.get("owner") != "ann"
+
+
+def test_an_upload_whose_page_is_left_holds_up_nothing() -> None:
+    """gradio takes each step of a generator on a thread of its own, and may never take the last."""
+    tab = TransferTab.__new__(TransferTab)  # without its components
+    tab.scene_outputs = []
+    tab.actions = SimpleNamespace(picture=lambda session, path: None)
+    tab._show = lambda session: []
+    session = Session()
+    steps = tab.upload_picture(session, "picture.png")
+    thread = threading.Thread(target=lambda: [next(steps), next(steps)])
+    thread.start()
+    thread.join()
+    assert session.lock.acquire(blocking=False)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Alembic's scripts; ``schema.connect`` runs them."""
+"""Alembic's scripts; ``database.connect`` runs them."""

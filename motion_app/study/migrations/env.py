@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: over the connection ``schema.connect`` hands it, inside its
+"""How Alembic reaches the database: over the connection ``database.connect`` hands it, inside its
 transaction."""
 
 from alembic import context

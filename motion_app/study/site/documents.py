@@ -133,4 +133,7 @@ class PageFiles(StaticFiles):
     ) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers["cache-control"] = "no-cache"
+        if "content-type" in response.headers and str(full_path).endswith(".js"):
+            # What a script is called differs between machines and versions of Python.
+            response.headers["content-type"] = "text/javascript; charset=utf-8"
         return response

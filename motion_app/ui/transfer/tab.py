@@ -188,7 +188,8 @@ class TransferTab:
             raise MediaError("no picture arrived; choose a PNG, JPEG, WebP or HEIC file")
         with session.lock:
             self.actions.picture(session, Path(path))
-            yield [gr.skip(), *self._show(session)]
+            shown = self._show(session)
+        yield [gr.skip(), *shown]  # after the lock: another thread may close this generator
 
     def prepare(self, session: Session) -> None:
         """Encode the picture before the first click needs it."""
