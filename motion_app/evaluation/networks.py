@@ -14,18 +14,20 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import cv2
 import numpy as np
-import torch
-from torch.nn import functional as nnf
 
 from motion_app.errors import CheckpointError
 from motion_app.evaluation.trackers import FlowPair, PointTracks, flow_enlargement
+
+if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
+    import torch
 
 BATCH = 16  # frames at a time
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -112,8 +114,23 @@ def _torch_file(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def without_gradients(method: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.no_grad``, with torch imported at the first call."""
+
+    @wraps(method)
+    def called(*given: Any, **named: Any) -> Any:
+        import torch
+
+        with torch.no_grad():
+            return method(*given, **named)
+
+    return called
+
+
 def _batches(frames: np.ndarray, device: str) -> list[torch.Tensor]:
     """Frames as float tensors (B, 3, H, W) in 0 to 255."""
+    import torch
+
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (T, 3, H, W)
     return [part.float().to(device) for part in pixels.split(BATCH)]
 
@@ -131,7 +148,7 @@ class ClipEmbedder:
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
-    @torch.no_grad()
+    @without_gradients
     def images(self, frames: np.ndarray) -> np.ndarray:
         """Image embeddings [T, D] of ``frames``."""
         rows = []
@@ -141,7 +158,7 @@ class ClipEmbedder:
             rows.append(found.pooler_output.cpu().float().numpy())
         return np.concatenate(rows)
 
-    @torch.no_grad()
+    @without_gradients
     def text(self, caption: str) -> np.ndarray:
         """The embedding [D] of ``caption``, cut at the tokens CLIP can read (77), not at
         letters."""
@@ -169,9 +186,11 @@ class DinoEmbedder:
         self.model.to(device).eval()
         self.side = self.model.config.image_size
 
-    @torch.no_grad()
+    @without_gradients
     def images(self, frames: np.ndarray) -> np.ndarray:
         """Features [T, D] of ``frames``."""
+        import torch
+
         mean, std = (
             torch.tensor(values, device=self.device)[:, None, None]
             for values in (IMAGENET_MEAN, IMAGENET_STD)
@@ -186,10 +205,12 @@ class DinoEmbedder:
 
 def _middle(pixels: torch.Tensor, short_side: int, crop: int) -> torch.Tensor:
     """(B, 3, crop, crop): (B, 3, H, W) with the shorter side resized, then cut from the middle."""
+    import torch
+
     height, width = pixels.shape[2:]
     scale = short_side / min(height, width)
     size = (round(height * scale), round(width * scale))
-    resized = nnf.interpolate(pixels, size, mode="bicubic", antialias=True)
+    resized = torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True)
     top, left = (size[0] - crop) // 2, (size[1] - crop) // 2
     return resized[:, :, top : top + crop, left : left + crop].clamp(0, 255)
 
@@ -200,6 +221,7 @@ class RaftFlow:
     source = WeightSource("raft_large_C_T_SKHT_V2-ff5fadd5.pth", "file", "RAFT of torchvision")
 
     def __init__(self, file: Path, *, device: str = "cpu") -> None:
+        import torch
         from torchvision.models.optical_flow import raft_large
 
         self.device = device
@@ -213,10 +235,12 @@ class RaftFlow:
             ) from error
         self.model.to(device).eval()
 
-    @torch.no_grad()
+    @without_gradients
     def flow(self, frames: np.ndarray, *, updates: int = 12) -> FlowPair:
         """Flow of ``frames`` both ways, at their own size; small frames are enlarged first, as for
         DIS. ``updates``: RAFT's own iterations."""
+        import torch
+
         height, width = frames.shape[1:3]
         scale = flow_enlargement(height, width)
         large = [max(SMALLEST_FLOW_SIDE, -(-side * scale // 8) * 8) for side in (height, width)]
@@ -240,6 +264,8 @@ class ScriptedNetwork:
     """A TorchScript file. What it takes and gives is said by the class of each."""
 
     def __init__(self, file: Path, *, device: str = "cpu") -> None:
+        import torch
+
         self.device, self.name = device, file.name
         try:
             self.module = torch.jit.load(str(file), map_location=device).eval()
@@ -248,7 +274,7 @@ class ScriptedNetwork:
                 f"{file.name} is no TorchScript file; save the network with torch.jit.save"
             ) from error
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         try:
             return self.module(*(tensor.to(self.device) for tensor in inputs))
@@ -268,6 +294,8 @@ class CoTracker(ScriptedNetwork):
         """``points`` [n, 2] (y, x) of the first of ``frames`` through all of them. It is
         given video [1, T, 3, H, W] in 0 to 255 and queries [1, n, 3] (t, x, y), and gives tracks
         [1, T, n, 2] (x, y) and visibility [1, T, n]."""
+        import torch
+
         video = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float()
         queries = np.concatenate([np.zeros((len(points), 1)), points[:, ::-1]], axis=1)
         tracks, visible = self(video, torch.from_numpy(queries)[None].float())
@@ -284,6 +312,8 @@ class Amt(ScriptedNetwork):
         """Frames 2, 4, … made by AMT from their neighbours, as ``trackers.half_warp`` does.
 
         It is given two frames [1, 3, H, W] in 0 to 1 and the time [1, 1, 1, 1], 0.5."""
+        import torch
+
         pixels = torch.cat(_batches(frames, self.device)) / 255  # (T, 3, H, W)
         made = []
         for t in range(1, len(frames) - 1, 2):
@@ -301,6 +331,8 @@ class Resnet3d(ScriptedNetwork):
     def resnet_features(self, frames: np.ndarray) -> np.ndarray:
         """FVD-3DRN50's features [D]: mean over segments of 16 frames, the last one filled up with
         its last frame, at 112 pixels less the Kinetics means. It is given [S, 3, 16, 112, 112]."""
+        import torch
+
         missing = -len(frames) % SEGMENT
         whole = np.concatenate([frames, frames[-1:].repeat(missing, axis=0)])
         pixels = _squares(whole, 112) - torch.tensor(KINETICS_MEAN)[:, None, None]
@@ -325,6 +357,8 @@ class FrameRater(ScriptedNetwork):
 
     def scores(self, frames: np.ndarray) -> np.ndarray:
         """A rating [T] of each of ``frames``, given as (B, 3, H, W) in 0 to 1."""
+        import torch
+
         found = [self(pixels / 255).reshape(-1) for pixels in _batches(frames, self.device)]
         return torch.cat(found).cpu().numpy()
 
@@ -345,6 +379,8 @@ class Musiq(FrameRater):
 
 def _squares(frames: np.ndarray, side: int) -> torch.Tensor:
     """(T, 3, side, side) float in 0 to 255."""
+    import torch
+
     resized = [cv2.resize(f, (side, side), interpolation=cv2.INTER_LINEAR) for f in frames]
     return torch.cat(_batches(np.stack(resized), "cpu"))
 
@@ -385,9 +421,11 @@ class QwenJudge:
         )
         self.model.to(device).eval()
 
-    @torch.no_grad()
+    @without_gradients
     def ask(self, frames: np.ndarray, question: str, *, repeats: int = REPEATS) -> list[str]:
         """See ``Judge``. The same question about the same frames gets the same answers."""
+        import torch
+
         shown = frames[np.linspace(0, len(frames) - 1, SHOWN_FRAMES).round().astype(int)]
         content = [{"type": "image"} for _ in shown] + [{"type": "text", "text": question}]
         prompt = self.processor.apply_chat_template(
