@@ -1,7 +1,8 @@
 """Text files of strangers: UTF-8 or UTF-16 with or without a byte order mark, the line endings of
 any system, CSV as spreadsheets write it, one record a line, and paths as Windows writes them.
 
-What operating systems and editors leave in folders, which nobody means by naming a folder.
+What operating systems and editors leave in folders, which nobody means by naming a folder. Files of
+this program's own that are whole or not there.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import codecs
 import csv
 import io
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -290,3 +293,16 @@ def listed(folder: Path, pattern: str = "*") -> Iterator[Path]:
     """What lies in ``folder`` and fits ``pattern``, in the order of the names, leftovers left out.
     OSError where the folder cannot be read."""
     return (path for path in sorted(folder.glob(pattern)) if not is_leftover(path.name))
+
+
+def write_whole(path: Path, write: Callable[[Path], object], *, ending: str = ".part") -> None:
+    """Let ``write`` make a hidden file beside ``path`` and put it there in one step: a kill leaves
+    the old file or the new one, never half. ``ending``: of the hidden file, for writers that go by
+    it. The folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

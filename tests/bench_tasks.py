@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motion_app.errors import RequestError
-from motion_app.jobs.workers import BenchSource, Crew
+from motion_app.jobs.kinds import WorkerConfig
+from motion_app.jobs.workers import Workers, run_task
 from motion_app.settings import Settings
 
 
-def load(source: BenchSource) -> int:
-    """A bench that is the worker's own process id."""
+def load(config: WorkerConfig) -> int:
+    """What a task is done with: the worker's own process id."""
     return os.getpid()
 
 
@@ -20,10 +21,10 @@ def load(source: BenchSource) -> int:
 class Square:
     number: int
 
-    def run(self, bench: int) -> tuple[int, int]:
+    def run(self, own: int) -> tuple[int, int]:
         if self.number < 0:
             raise RequestError(f"{self.number} is below 0")
-        return self.number**2, bench
+        return self.number**2, own
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Linger:
     folder: Path
     number: int
 
-    def run(self, bench: int) -> int:
-        (self.folder / str(bench)).touch()
+    def run(self, own: int) -> int:
+        (self.folder / str(own)).touch()
         time.sleep(0.5)
-        return bench
+        return own
 
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    with Crew(BenchSource("", Settings()), load, processes=2) as crew:
-        list(crew.run([Linger(place, number) for number in range(200)]))
+    with Workers([WorkerConfig(Settings())] * 2, load, run_task) as workers:
+        list(workers.map([Linger(place, number) for number in range(200)]))

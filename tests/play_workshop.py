@@ -1,4 +1,4 @@
-"""A workshop for the laws of crews: it makes nothing of worth, and fails as it is told to."""
+"""A workshop for the laws of workers: it makes nothing of worth, and fails as it is told to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.errors import GenerationCancelled, RequestError
-from motion_app.jobs.kinds import Bench, GoOn
+from motion_app.jobs.kinds import GoOn, WorkerConfig
 from motion_app.jobs.manifest import Item
 
 
@@ -21,8 +21,8 @@ def play_item(name: str, line: int = 1, **does: Any) -> Item:
 
 
 class PlayWorkshop:
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, config: WorkerConfig) -> None:
+        self.config = config
 
     def make(self, item: Item, folder: Path, go_on: GoOn) -> dict[str, Any]:
         does = item.entries
@@ -41,7 +41,7 @@ class PlayWorkshop:
                 raise GenerationCancelled("stopped, as asked")
             time.sleep(0.02)
         (folder / "whole.txt").write_text(item.id)
-        return {"file": "whole.txt", "threads": self.bench.threads}
+        return {"file": "whole.txt", "threads": self.config.threads}
 
 
 def note(diary: Path, name: str) -> int:
@@ -55,6 +55,6 @@ def attempts(diary: Path, name: str) -> int:
     return diary.read_text().splitlines().count(name) if diary.exists() else 0
 
 
-def broken(bench: Bench) -> PlayWorkshop:
+def broken(config: WorkerConfig) -> PlayWorkshop:
     """A workshop that does not open: a mistake of who set it up."""
     raise RequestError("the model is not there; check its name")

@@ -21,7 +21,7 @@ from motion_app.benchmark.tasks import (
     PropagationTask,
     ScoreTask,
     VideoTask,
-    load_bench,
+    load_runner,
 )
 from motion_app.benchmark.variants import (
     FULL,
@@ -37,10 +37,11 @@ from motion_app.benchmark.variants import (
 )
 from motion_app.engine.propagation import PropagationConfig
 from motion_app.errors import RequestError
-from motion_app.evaluation.weights import WeightStore
+from motion_app.evaluation.networks import WeightStore
+from motion_app.jobs.kinds import WorkerConfig
 from motion_app.jobs.models import running_of
 from motion_app.jobs.results import ResultStore, content_key, read_json
-from motion_app.jobs.workers import BenchSource, Crew, Task
+from motion_app.jobs.workers import Task, ThisProcess, Workers, run_task
 from motion_app.library.library import Library
 from motion_app.library.motion_file import file_digest
 from motion_app.models.checkpoint import Checkpoint
@@ -53,6 +54,7 @@ from motion_app.world.movements import MOTIONS
 MODEL_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 COMPUTING = 2  # goes up when one request gives another video, or one clip another motion
 OnTask = Callable[[int, int, str], None]
+Mapper = Workers | ThisProcess
 
 
 @dataclass(frozen=True)
@@ -132,18 +134,22 @@ class _Run:
 
     def outcome(self) -> Outcome:
         campaign = self.campaign
-        settings = campaign.settings.model_copy(update={"study_database": None})
-        source = BenchSource(str(self.folder), settings, campaign.device)
-        with Crew(source, load_bench, processes=campaign.processes) as crew:
-            roster = self._roster(crew)
+        own = {"study_database": None, "model": str(self.folder)}
+        config = WorkerConfig(campaign.settings.model_copy(update=own), campaign.device)
+        if campaign.processes > 1:
+            pool = Workers([config] * campaign.processes, load_runner, run_task)
+        else:
+            pool = ThisProcess(config, load_runner)
+        with pool as workers:
+            roster = self._roster(workers)
             suites = self._suites(roster)
             if any(suite.name == MOVERS for suite in suites):
-                roster = self._learn_crowded(crew, roster)
+                roster = self._learn_crowded(workers, roster)
             cases = list({c.id: c for suite in suites for c in suite.cases}.values())
             write_inputs(cases, self.store.folder / "cases", fps=self.geometry.fps)
-            videos, scores, problems = self._videos(crew, suites, roster, cases)
-            propagation = self._propagation(crew, suites)
-            figure = self._figure(crew, suites, roster)
+            videos, scores, problems = self._videos(workers, suites, roster, cases)
+            propagation = self._propagation(workers, suites)
+            figure = self._figure(workers, suites, roster)
         return Outcome(
             made_with=self.made_with,
             model=self.checkpoint.defaults.name,
@@ -158,7 +164,7 @@ class _Run:
             figure=figure,
         )
 
-    def _roster(self, crew: Crew) -> dict[tuple[str, str], dict[str, Motion]]:
+    def _roster(self, workers: Mapper) -> dict[tuple[str, str], dict[str, Motion]]:
         """For each method the first file of each movement that it can use, asked of the engine."""
         campaign = self.campaign
         sets = motion_sets(campaign.variants, self.library, campaign.reduced)
@@ -171,7 +177,7 @@ class _Run:
         )
         tasks = [ProbeTask(file, method) for file, method in pairs]
         words = (f"can {task.method} use {task.motion.name}?" for task in tasks)
-        answers = self._all(crew, tasks, words)
+        answers = self._all(workers, tasks, words)
         roster, gaps = usable_files(sets, dict(zip(pairs, answers, strict=True)))
         self.gaps += gaps
         if campaign.unmasked is not None:
@@ -204,19 +210,18 @@ class _Run:
         return suites
 
     def _learn_crowded(
-        self, crew: Crew, roster: dict[tuple[str, str], dict[str, Motion]]
+        self, workers: Mapper, roster: dict[tuple[str, str], dict[str, Motion]]
     ) -> Roster:
         names = [name for name in MOVER_MOTIONS if name in roster[FULL.method, LIBRARY]]
         steps = self.campaign.training_steps
         tasks = []
-        ways = (False,) if self.campaign.segmenter is None else (True, False)
-        for name, marked in itertools.product(names, ways):
+        for name, marked in itertools.product(names, (True, False)):
             about = {**self.made_with, "name": name, "marked": marked, "training": steps}
             kind = "motions/marked" if marked else "motions/by-noun"
             out = self.store.path(kind, name, content_key(about), ".safetensors")
             tasks.append(LearnTask(name, marked, out, steps))
         words = (f"learn {task.name} from a crowded clip" for task in tasks)
-        learned = dict(zip(tasks, self._all(crew, tasks, words), strict=True))
+        learned = dict(zip(tasks, self._all(workers, tasks, words), strict=True))
         for task, answer in learned.items():
             if isinstance(answer, str):
                 self.gaps.append(f"{task.name} was not learned from a crowded clip: {answer}")
@@ -230,7 +235,11 @@ class _Run:
         return roster
 
     def _videos(
-        self, crew: Crew, suites: Sequence[Suite], roster: Roster, cases: Sequence[BenchmarkCase]
+        self,
+        workers: Mapper,
+        suites: Sequence[Suite],
+        roster: Roster,
+        cases: Sequence[BenchmarkCase],
     ) -> tuple[dict, dict, list[str]]:
         """Files of videos, scores and problems, by (case id, row of the table)."""
         tasks: dict[tuple[str, str], VideoTask | ScoreTask] = {}
@@ -259,7 +268,7 @@ class _Run:
                 tasks[case.id, method.name] = ScoreTask(case, self.ids, path, file)
         missing = {key: task for key, task in tasks.items() if not task.scores.is_file()}
         words = (" ".join(key) for key in missing)
-        answers = self._all(crew, list(missing.values()), words)
+        answers = self._all(workers, list(missing.values()), words)
         for key, answer in zip(missing, answers, strict=True):
             if answer:
                 problems.append(f"{key[0]}, {key[1]}: {answer}")
@@ -298,7 +307,9 @@ class _Run:
             self._digests[path] = file_digest(path)
         return self._digests[path]
 
-    def _propagation(self, crew: Crew, suites: Sequence[Suite]) -> list[dict[str, list[float]]]:
+    def _propagation(
+        self, workers: Mapper, suites: Sequence[Suite]
+    ) -> list[dict[str, list[float]]]:
         """IoU of RMPM's rules on the main suite's scenes of two, by scene."""
         pairs = [case for case in suites[0].cases if case.rendered is not None]
         chosen = sorted(pairs, key=lambda case: len(case.objects) != 2)
@@ -307,10 +318,10 @@ class _Run:
             key = content_key({**self.made_with, "case": case.digest(), "scoring": SCORING})
             tasks.append(PropagationTask(case, self.store.path("rmpm", case.id, key, ".json")))
         missing = [task for task in tasks if not task.path.is_file()]
-        self._all(crew, missing, (f"{task.case.id} RMPM's rules" for task in missing))
+        self._all(workers, missing, (f"{task.case.id} RMPM's rules" for task in missing))
         return [read_json(task.path) for task in tasks]
 
-    def _figure(self, crew: Crew, suites: Sequence[Suite], roster: Roster) -> Path | None:
+    def _figure(self, workers: Mapper, suites: Sequence[Suite], roster: Roster) -> Path | None:
         """The picture of features and masks by step of the first scene of two."""
         pairs = [case for case in suites[0].cases if len(case.objects) == 2]
         motions = files_for(pairs[0], FULL, roster) if pairs else None
@@ -320,17 +331,17 @@ class _Run:
         path = self.store.path("rmpm", f"{pairs[0].id}.steps", key, ".png")
         if not path.is_file():
             task = FeatureTask(pairs[0], motions, path, self.campaign.steps)
-            problem = self._all(crew, [task], ["features and masks by step"])[0]
+            problem = self._all(workers, [task], ["features and masks by step"])[0]
             if problem:
                 self.gaps.append(f"features and masks by step: {problem}")
                 return None
         return path
 
-    def _all(self, crew: Crew, tasks: Sequence[Task], words: Iterable[str]) -> list[Any]:
+    def _all(self, workers: Mapper, tasks: Sequence[Task], words: Iterable[str]) -> list[Any]:
         """Every task's answer, in order."""
         said = list(words)
         answers: dict[int, Any] = {}
-        for index, answer in crew.run(tasks):
+        for index, answer in workers.map(tasks):
             answers[index] = answer
             self.on_task(len(answers), len(tasks), said[index])
         return [answers[index] for index in range(len(tasks))]

@@ -1,17 +1,10 @@
-"""Mask propagation by itself, and the pocket's own scenes.
-
-RMPM looked at by itself: its rules against true masks over noise levels, and what features and
+"""RMPM looked at by itself: its rules against true masks over noise levels, and what features and
 masks look like from step to step (the paper's figure 4).
-
-How good the pocket is, against the renderer's ground truth, on scenes it never saw.
-
-Every judgement of motion transfer starts from the first frame's masks alone: true masks of later
-frames would give the place away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,28 +20,14 @@ from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.propagation import RULES, propagate
 from motion_app.engine.steering import GenerationSteering, steered
-from motion_app.evaluation.metrics import (
-    assignment_similarity,
-    bootstrap_interval,
-    follows_own,
-    mask_iou,
-)
-from motion_app.evaluation.trackers import colour_track
-from motion_app.scene import (
-    GeneratedVideo,
-    GenerationRequest,
-    Motion,
-    Options,
-    SceneObject,
-    StepReport,
-)
+from motion_app.evaluation.metrics import mask_iou
+from motion_app.scene import Motion, StepReport
 from motion_app.training.views import encode_views, grid_masks
-from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
+from motion_app.world.world import RenderedClip
 
 NOISE_LEVELS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)  # shares of the scheduler's timesteps
 SHOWN_STEPS = 6
 OUTLINES = ((230, 159, 0), (0, 114, 178), (0, 158, 115))  # RGB, told apart by nearly everyone
-CASE_SEED = 500_000  # far from every seed the training draws from
 
 
 def propagation_scores(engine: MotionEngine, case: BenchmarkCase) -> dict[str, list[float]]:
@@ -60,7 +39,11 @@ def propagation_scores(engine: MotionEngine, case: BenchmarkCase) -> dict[str, l
         for centre in (False, True):
             engine.propagation = replace(own, centre=centre)
             found = measure_propagation(
-                engine, [case], noise_levels=NOISE_LEVELS, rules=tuple(RULES), seed=case.seed
+                engine,
+                [case.rendered],
+                noise_levels=NOISE_LEVELS,
+                rules=tuple(RULES),
+                seed=case.seed,
             )
             for rule in RULES:
                 name = f"{rule}, centred" if centre else rule
@@ -173,125 +156,9 @@ def outline(picture: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return drawn
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """An unseen scene whose creatures have room for the motions they shall get."""
-
-    seed: int
-    rendered: RenderedClip
-    motions: tuple[Motion, ...]
-
-    def request(self, *, method: str = "fleximmt", steps: int | None = None) -> GenerationRequest:
-        """The first frame, its masks, neutral sentences: nothing tells the motion but the
-        tokens."""
-        creatures = self.rendered.scene.creatures
-        objects = tuple(
-            SceneObject(
-                mask=self.rendered.masks[k, 0],
-                sentence=creature.neutral_sentence,
-                motion=self.motions[k],
-                name=creature.noun,
-            )
-            for k, creature in enumerate(creatures)
-        )
-        image = self.rendered.frames[0]
-        return GenerationRequest(
-            image, objects, Options(seed=self.seed, steps=steps, method=method)
-        )
-
-    def with_motions(self, motions: Mapping[str, Motion]) -> Case:
-        """The same scene with other tokens of the same motions, by name."""
-        return replace(self, motions=tuple(motions[motion.name] for motion in self.motions))
-
-
-@dataclass(frozen=True)
-class ObjectScore:
-    """Similarity of one generated object's track to its own motion's reference and to the most
-    similar of the other objects' motions."""
-
-    case: int
-    motion: str
-    own: float
-    other: float
-
-    @property
-    def follows(self) -> bool:
-        return follows_own(self.own, self.other)
-
-
-def draw_cases(
-    motions: Sequence[Motion],
-    count: int,
-    *,
-    objects: int = 2,
-    config: WorldConfig = WorldConfig(),
-    seed: int = CASE_SEED,
-) -> list[Case]:
-    """``count`` scenes; each draws its motions without repetition from those with a known track."""
-    tracked = [motion for motion in motions if motion.track is not None]
-    cases = []
-    for i in range(count):
-        rng = np.random.default_rng([seed, i])
-        picked = [tracked[j] for j in rng.permutation(len(tracked))[:objects]]
-        scene = draw_scene(rng, config, objects=objects, motions=[m.name for m in picked])
-        cases.append(Case(i, render(scene), tuple(picked)))
-    return cases
-
-
-def score_video(case: Case, video: GeneratedVideo) -> list[ObjectScore]:
-    """Each object's own and other similarity, from the colour it has under its first-frame mask."""
-    scores = []
-    references = [np.asarray(motion.track) for motion in case.motions]
-    for k, motion in enumerate(case.motions):
-        track = colour_track(video.frames, case.rendered.masks[k, 0])
-        alike = [assignment_similarity(track, reference) for reference in references]
-        others = [value for j, value in enumerate(alike) if j != k]
-        scores.append(ObjectScore(case.seed, motion.name, alike[k], max(others, default=0.0)))
-    return scores
-
-
-@dataclass(frozen=True, eq=False)
-class MethodFigures:
-    """One method over all cases: mean ``own`` and ``other`` similarity, the share of objects that
-    ``follows`` their own motion, and own minus other of every object, in a fixed order."""
-
-    own: float
-    other: float
-    follows: float
-    margins: np.ndarray
-
-    @classmethod
-    def of(cls, scores: Sequence[ObjectScore]) -> MethodFigures:
-        own, other = ([getattr(s, name) for s in scores] for name in ("own", "other"))
-        share = np.mean([score.follows for score in scores])
-        margins = np.subtract(own, other)
-        return cls(float(np.mean(own)), float(np.mean(other)), float(share), margins)
-
-
-def paired_interval(
-    ours: MethodFigures, theirs: MethodFigures, *, objects: int
-) -> tuple[float, float]:
-    """95% bootstrap interval of the mean difference of own minus other, cases being resampled (the
-    ``objects`` of one scene are not independent)."""
-    differences = (ours.margins - theirs.margins).reshape(-1, objects).mean(axis=1)
-    return bootstrap_interval(differences)
-
-
-def contact_sheet(
-    videos: Sequence[np.ndarray], *, columns: int = 7, enlarge: int = 2
-) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 of each video as a row of ``columns`` evenly spaced pictures."""
-    rows = []
-    for frames in videos:
-        picked = frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]
-        rows.append(np.concatenate(list(picked), axis=1))  # (H, columns * W, 3)
-    sheet = np.concatenate(rows, axis=0)
-    return sheet.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
-
-
 def measure_propagation(
     engine: MotionEngine,
-    cases: Sequence[Case],
+    rendered: Sequence[RenderedClip],
     *,
     noise_levels: Sequence[float] = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
     rules: Sequence[str] = ("released", "paper", "competing"),
@@ -306,8 +173,7 @@ def measure_propagation(
     backbone, g, settings = engine.backbone, engine.geometry, engine.propagation
     generator = torch.Generator().manual_seed(seed)
     found: dict[tuple[str, float], list[float]] = {}
-    for case in cases:
-        clip = case.rendered
+    for clip in rendered:
         truth = torch.from_numpy(grid_masks(clip.masks, g))  # (N, F, h, w)
         latents = encode_views(backbone, clip.frames[None]).mean  # (1, F, C, H', W')
         image = encode_views(backbone, clip.frames[None, :1]).mean[:, 0]  # (1, C, H', W')

@@ -25,8 +25,8 @@ from motion_app.benchmark.scores import ALL_METRICS, Outcome, average, by_case
 from motion_app.benchmark.suites import MAIN, PACKS, RULES, Suite
 from motion_app.benchmark.tables import FOLLOWS, MARGIN, Table, reduced_table, supplement_table
 from motion_app.evaluation.report import MEASURED, NOT_MEASURED, Report, Row, Source
-from motion_app.jobs.results import write_whole
 from motion_app.media.results import make_folder
+from motion_app.text_files import write_whole
 
 SHEETS = {MAIN: 12, PACKS: 6}  # cases drawn as contact sheets; four of every other suite
 COLUMNS = 7

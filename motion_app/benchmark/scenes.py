@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,11 @@ from motion_app.world.movements import MOTIONS
 from motion_app.world.references import render_reference
 from motion_app.world.world import Creature, RenderedClip, Scene, WorldConfig, draw_scene, render
 
-BENCHMARK_SEED = 830_000  # of no training, and not of the scenes on which settings were chosen
+TUNING, HELD_OUT = "tuning", "held out"
+# Of no training, and far apart: settings were chosen on the first, methods are compared on the
+# second.
+SPLITS = MappingProxyType({TUNING: 500_000, HELD_OUT: 830_000})
+BENCHMARK_SEED = SPLITS[HELD_OUT]
 COUNT_NAMES = {1: "one", 2: "two", 3: "three"}
 BODIES, LIMBS, MOVERS = "bodies", "limbs", "movers"
 STRATA = {
@@ -94,6 +99,11 @@ class BenchmarkCase:
         )
         chosen = Options(seed=self.seed, steps=steps, method=method, without=tuple(sorted(without)))
         return GenerationRequest(self.image, objects, chosen)
+
+    def chosen(self, motions: Iterable[Motion]) -> tuple[Motion, ...]:
+        """Each object's motion among ``motions``, by name."""
+        named = {motion.name: motion for motion in motions}
+        return tuple(named[thing.motion] for thing in self.objects)
 
     @property
     def caption(self) -> str:
@@ -209,6 +219,22 @@ def draw_cases(
             scene, picked = visible_scene(names, objects, config, geometry, [seed, objects, i])
             id = f"{prefix}{COUNT_NAMES[objects]}-{i:03d}"
             cases.append(pocket_case(id, scene, i, picked))
+    return cases
+
+
+def tuning_cases(
+    names: Sequence[str], counts: Mapping[int, int], *, geometry: ModelGeometry
+) -> list[BenchmarkCase]:
+    """The scenes of the split TUNING, as ``draw_cases`` but that scene i depends on (seed, i) and
+    ``names`` in their order, and none is drawn again for an object smaller than a token: so they
+    were drawn when settings were chosen on them."""
+    cases = []
+    for objects, count in sorted(counts.items()):
+        for i in range(count):
+            rng = np.random.default_rng([SPLITS[TUNING], i])
+            picked = [names[j] for j in rng.permutation(len(names))[:objects]]
+            scene = draw_scene(rng, world_of(geometry), objects=objects, motions=picked)
+            cases.append(pocket_case(f"tuning-{COUNT_NAMES[objects]}-{i:03d}", scene, i, picked))
     return cases
 
 

@@ -24,21 +24,25 @@ from motion_app.benchmark.suites import Suite
 from motion_app.errors import MotionAppError
 from motion_app.evaluation import metrics as m
 from motion_app.evaluation.catalogue import METRICS, Metric, lacking
-from motion_app.evaluation.features import Judges, VideoFeatures
+from motion_app.evaluation.features import VideoFeatures
 from motion_app.evaluation.metrics import bootstrap_interval
+from motion_app.evaluation.networks import Judges, WeightStore
 from motion_app.evaluation.report import Average
 from motion_app.evaluation.trackers import MOVING_CONTRAST, FlowPair, colour_masks, colour_track
 from motion_app.evaluation.videos import LOSSLESS, EvaluationItem, JudgedObject, OpenedItem
-from motion_app.evaluation.weights import WeightStore
 from motion_app.geometry import ModelGeometry
 from motion_app.training.views import grid_masks
 
 SCORING = 1  # goes up when a measure here or its meaning changes, so that kept scores are redone
 NEARBY = 0.75  # of an object's larger side: what is nearer to its centre is its own affair
 # The catalogue's weightless ones that say something of a rendered scene.
-RENDERED = (
+BY_COLOUR = (
     *("follows_own[colour]", "own_motion[colour]", "other_motion[colour]"),
-    *("own_minus_other[colour]", "TF[dis]", "TF[colour]", "FF[dis]", "leak_share"),
+    "own_minus_other[colour]",
+)
+RENDERED = (
+    *BY_COLOUR,
+    *("TF[dis]", "TF[colour]", "FF[dis]", "leak_share"),
     *("leak_change", "colour_constancy[dis]", "mask_iou[colour]"),
 )
 PICTURED = ("TF[dis]", "FF[dis]", "leak_share", "leak_change", "temporal_flickering")
@@ -182,8 +186,17 @@ ALL_METRICS = MappingProxyType({**METRICS, **OWN_METRICS})
 def metric_ids(store: WeightStore, *, rendered: bool) -> tuple[str, ...]:
     """What is measured on this machine: FlexiMMT's own, and our reading of two of them, where the
     weights are, and the stand-ins that fit rendered scenes or pictures of the real world."""
-    here = [name for name in OF_PAPERS if not store.missing(METRICS[name].weights)]
+    here = [name for name in OF_PAPERS if not store.missing(METRICS[name].networks)]
     return (*here, *(RENDERED if rendered else PICTURED))
+
+
+def colour_scores(
+    case: BenchmarkCase, frames: np.ndarray, *, geometry: ModelGeometry
+) -> CaseScores:
+    """Which motion each object follows in ``frames`` (T, H, W, 3), by its colour's track."""
+    judges = Judges(WeightStore(Path(), caches=False))  # none is asked
+    video = CaseVideo(case, frames, geometry.fps, judges=judges, shared={}, geometry=geometry)
+    return score_case(video, BY_COLOUR)
 
 
 def score_case(video: CaseVideo, ids: tuple[str, ...]) -> CaseScores:
@@ -319,3 +332,12 @@ def settled_steps(outcome: Outcome, suite: Suite, row: str) -> list[int]:
             with np.load(path, allow_pickle=False) as kept:
                 steps.append(int(kept["settled"]))
     return steps
+
+
+def seconds_by_row(outcome: Outcome) -> dict[str, float]:
+    """Mean seconds of generating a video, by row."""
+    found: dict[str, list[float]] = {}
+    for (_, row), path in outcome.videos.items():
+        with np.load(path, allow_pickle=False) as kept:
+            found.setdefault(row, []).append(float(kept["seconds"]))
+    return {row: round(float(np.mean(values)), 2) for row, values in found.items()}

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from motion_app.benchmark.scenes import (
     BENCHMARK_SEED,
     BODIES,
+    HELD_OUT,
     LIMBS,
     MOVER_MOTIONS,
     MOVERS,
     STRATA,
+    TUNING,
     BenchmarkCase,
     draw_cases,
     limbless_cases,
     mover_cases,
     stretched_cases,
+    tuning_cases,
 )
 from motion_app.benchmark.variants import FULL, Roster, Variant
 from motion_app.errors import RequestError
@@ -44,11 +47,13 @@ class Suite:
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """How much is run: scenes by their number of objects, strata by name, scenes in each."""
+    """How much is run: scenes by their number of objects, strata by name, scenes in each; of which
+    split the scenes are. Strata, packs and RMPM's rules are compared on the held-out one alone."""
 
     counts: Mapping[int, int]
-    strata: tuple[str, ...]
-    strata_cases: int
+    strata: tuple[str, ...] = ()
+    strata_cases: int = 0
+    split: str = HELD_OUT
 
 
 def build_suites(
@@ -67,6 +72,9 @@ def build_suites(
             "model; learn them with: python -m motion_app pocket train --stages motions"
         )
     whole = [v for v in variants if set(names) <= set(roster.get((v.method, v.tokens), {}))]
+    if options.split == TUNING:
+        tuned = tuple(tuning_cases(names, options.counts, geometry=geometry))
+        return [Suite(MAIN, "scenes on which settings were chosen", tuned, tuple(whole))]
     main = tuple(draw_cases(names, options.counts, geometry=geometry))
     suites = [Suite(MAIN, "scenes that nothing was trained or tuned on", main, tuple(whole))]
     by_method = [v for v in variants if v.method in REFERENCE_METHODS and not v.without]

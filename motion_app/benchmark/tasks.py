@@ -26,25 +26,26 @@ from motion_app.benchmark.variants import Variant
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import GenerationCancelled, MotionAppError
 from motion_app.evaluation.trackers import FlowPair
+from motion_app.jobs.kinds import WorkerConfig
 from motion_app.jobs.models import Models
-from motion_app.jobs.results import write_arrays, write_json, write_whole
-from motion_app.jobs.workers import BenchSource
+from motion_app.jobs.results import write_arrays, write_json
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, read_clip
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject, StepReport
+from motion_app.text_files import write_whole
 from motion_app.training.config import MotionTraining
 from motion_app.training.mover import follow_mover, inner_points
 from motion_app.training.trainer import train_motion
 
 
-def load_bench(source: BenchSource) -> Bench:
-    """A worker's bench, on ``source.threads`` threads."""
+def load_runner(config: WorkerConfig) -> MethodRunner:
+    """What a worker runs methods with, on ``config.threads`` threads."""
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
-    cv2.setNumThreads(source.threads)
-    models = Models(source.settings, device=source.device, threads=source.threads)
-    return Bench(models.engine(source.model), models)
+    cv2.setNumThreads(config.threads)
+    models = config.models()
+    return MethodRunner(models.engine(), models)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +61,10 @@ class VideoTask:
     scores: Path
     steps: int | None = None
 
-    def run(self, bench: Bench) -> str:
+    def run(self, runner: MethodRunner) -> str:
         try:
             if not self.video.is_file():
-                made = bench.make(self.case, self.variant, self.motions, steps=self.steps)
+                made = runner.make(self.case, self.variant, self.motions, steps=self.steps)
                 write_arrays(
                     self.video,
                     frames=made.frames,
@@ -80,9 +81,9 @@ class VideoTask:
             self.case,
             frames,
             fps,
-            judges=bench.judges,
-            shared=bench.flows,
-            geometry=bench.engine.geometry,
+            judges=runner.judges,
+            shared=runner.flows,
+            geometry=runner.engine.geometry,
             token_masks=masks if propagated(masks) else None,
         )
         write_json(self.scores, score_case(video, self.ids).to_json())
@@ -104,8 +105,8 @@ class ScoreTask:
     scores: Path
     file: Path | None = None
 
-    def run(self, bench: Bench) -> str:
-        geometry = bench.engine.geometry
+    def run(self, runner: MethodRunner) -> str:
+        geometry = runner.engine.geometry
         try:
             if self.file is None:
                 frames, fps = self.case.rendered.frames, geometry.fps
@@ -117,7 +118,7 @@ class ScoreTask:
         except MotionAppError as error:
             return str(error)
         video = CaseVideo(
-            self.case, frames, fps, judges=bench.judges, shared=bench.flows, geometry=geometry
+            self.case, frames, fps, judges=runner.judges, shared=runner.flows, geometry=geometry
         )
         scores: CaseScores = score_case(video, self.ids)
         write_json(self.scores, scores.to_json())
@@ -131,8 +132,8 @@ class ProbeTask:
     motion: Motion
     method: str
 
-    def run(self, bench: Bench) -> str:
-        return bench.refusal(self.motion, self.method)
+    def run(self, runner: MethodRunner) -> str:
+        return runner.refusal(self.motion, self.method)
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,11 @@ class LearnTask:
     out: Path
     steps: int | None = None
 
-    def run(self, bench: Bench) -> Motion | str:
+    def run(self, runner: MethodRunner) -> Motion | str:
         if self.out.is_file():
             return read_motion(self.out)
         try:
-            return bench.learn_crowded(self.name, self.marked, self.out, steps=self.steps)
+            return runner.learn_crowded(self.name, self.marked, self.out, steps=self.steps)
         except MotionAppError as error:
             return str(error)
 
@@ -161,8 +162,8 @@ class PropagationTask:
     case: BenchmarkCase
     path: Path
 
-    def run(self, bench: Bench) -> None:
-        write_json(self.path, propagation_scores(bench.engine, self.case))
+    def run(self, runner: MethodRunner) -> None:
+        write_json(self.path, propagation_scores(runner.engine, self.case))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,9 +175,9 @@ class FeatureTask:
     path: Path
     steps: int | None = None
 
-    def run(self, bench: Bench) -> str:
+    def run(self, runner: MethodRunner) -> str:
         try:
-            picture = feature_picture(bench.engine, self.case, self.motions, steps=self.steps)
+            picture = feature_picture(runner.engine, self.case, self.motions, steps=self.steps)
         except MotionAppError as error:
             return str(error)
         write_whole(self.path, lambda part: part.write_bytes(png_bytes(picture)))
@@ -195,7 +196,7 @@ class MadeVideo:
     seconds: float
 
 
-class Bench:
+class MethodRunner:
     """One engine, the judges of its videos on the same device, and the flow of the references they
     are held against. ``models``: where the segmenter comes from once it is needed."""
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.errors import RequestError
-from motion_app.jobs.batch import Crew, News, Patience, run_batch
+from motion_app.jobs.batch import News, Patience, Pool, run_batch
 from motion_app.jobs.content_keys import Ingredients
-from motion_app.jobs.kinds import Bench, Workshop
+from motion_app.jobs.kinds import WorkerConfig, Workshop
 from motion_app.jobs.manifest import Shard, read_manifest, shard_of
 from motion_app.jobs.models import Models
 from motion_app.jobs.results import Ledger
-from motion_app.jobs.workers import ProcessCrew
+from motion_app.jobs.workers import Workers, attempt
 from motion_app.media.results import make_folder
 from motion_app.settings import Settings
 
@@ -82,31 +82,31 @@ def run(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     return outcome.to_json(ledger)
 
 
-def _hiring(options: argparse.Namespace, settings: Settings, out: Path) -> Callable[[int], Crew]:
-    """What hires the crew that was asked for. The study's database is no worker's affair."""
+def _hiring(options: argparse.Namespace, settings: Settings, out: Path) -> Callable[[int], Pool]:
+    """What starts the workers that were asked for. The study's database is no worker's affair."""
     settings = settings.model_copy(update={"study_database": None})
     if options.ray is not None:
         try:
-            from motion_app.jobs.ray_workers import RayCrew
+            from motion_app.jobs.ray_workers import RayWorkers
         except ImportError as error:
             raise RequestError(
                 "--ray needs Ray, which is not installed; install this package's extra: ray"
             ) from error
-        bench = Bench(settings, settings.device)
-        return lambda missing: RayCrew(
-            options.ray, out, bench, Workshop, workers=options.workers, most=missing
+        config, do = WorkerConfig(settings, settings.device), partial(attempt, out)
+        return lambda missing: RayWorkers(
+            options.ray, config, Workshop, do, workers=options.workers, most=missing
         )
-    return partial(_local_crew, out, settings, options.workers)
+    return partial(_local_workers, out, settings, options.workers)
 
 
-def _local_crew(out: Path, settings: Settings, workers: int | None, missing: int) -> ProcessCrew:
+def _local_workers(out: Path, settings: Settings, workers: int | None, missing: int) -> Workers:
     """No more processes than items are missing."""
     devices = [settings.device] if settings.device else _devices()
     count = min(workers or len(devices), missing)
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(1, (own or 1) // count)
-    benches = [Bench(settings, devices[k % len(devices)], threads) for k in range(count)]
-    return ProcessCrew(out, benches, Workshop)
+    configs = [WorkerConfig(settings, devices[k % len(devices)], threads) for k in range(count)]
+    return Workers(configs, Workshop, partial(attempt, out))
 
 
 def _devices() -> list[str]:

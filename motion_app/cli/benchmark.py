@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from motion_app.benchmark.exchange import parse_external, parse_folder
 from motion_app.benchmark.scenes import STRATA
 from motion_app.benchmark.suites import SuiteOptions
@@ -20,9 +18,8 @@ from motion_app.media.results import make_folder
 from motion_app.methods import METHODS
 from motion_app.settings import Settings
 
-if TYPE_CHECKING:  # both bring torch, which the other commands do without
+if TYPE_CHECKING:  # it brings torch, which the other commands do without
     from motion_app.benchmark.campaign import Campaign
-    from motion_app.benchmark.scores import Outcome
 
 MOST_OBJECTS = 3  # the renderer has colours and room for so many
 REDUCED_EXAMPLE = '--reduced "mot + sub=motions/mot-sub"'
@@ -32,6 +29,7 @@ def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, 
     """Methods × ablations × scenes into ``options.out``; run again, it makes what is missing."""
     from motion_app.benchmark.campaign import run_campaign
     from motion_app.benchmark.report import write_report
+    from motion_app.benchmark.scores import seconds_by_row
 
     campaign = build_campaign(options, settings)
     Models(settings, device=options.device).check()
@@ -77,7 +75,10 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
     external = tuple(parse_external(text) for text in options.external)
     _check_rows([variant.name for variant in variants] + [method.name for method in external])
     suites = SuiteOptions(
-        parse_counts(options.cases), parse_strata(options.strata), options.strata_cases
+        parse_counts(options.cases),
+        parse_strata(options.strata),
+        options.strata_cases,
+        options.split.replace("-", " "),
     )
     return Campaign(
         model=model,
@@ -141,12 +142,3 @@ def parse_strata(text: str) -> tuple[str, ...]:
         if name not in STRATA:
             raise RequestError(f'unknown stratum "{name}"; choose from {", ".join(STRATA)}, none')
     return tuple(dict.fromkeys(names))
-
-
-def seconds_by_row(outcome: Outcome) -> dict[str, float]:
-    """Mean seconds of generating a video, by row."""
-    found: dict[str, list[float]] = {}
-    for (_, row), path in outcome.videos.items():
-        with np.load(path, allow_pickle=False) as kept:
-            found.setdefault(row, []).append(float(kept["seconds"]))
-    return {row: round(float(np.mean(values)), 2) for row, values in found.items()}

@@ -107,6 +107,12 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``evaluate benchmark``."""
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"), metavar="DIR")
     parser.add_argument(
+        "--split",
+        choices=("held-out", "tuning"),
+        default="held-out",
+        help="scenes that nothing was chosen on, or those that settings were chosen on",
+    )
+    parser.add_argument(
         "--cases", default="1:20,2:40,3:20", help="objects:scenes (default: 1:20,2:40,3:20)"
     )
     parser.add_argument("--methods", help=f"default: {','.join(METHODS)}")

@@ -1,5 +1,5 @@
 """The method on a stock CogVideoX image-to-video checkpoint, file by file::
 
-layout → motion_tokens → attention (who sees whom) → steering (the processor and its state)
-→ propagation → memory → backbone → pipeline
+layout → attention (who sees whom) → layers (what is asked of a model) → backbone (the model)
+→ motion_tokens, adapters, synmotion → steering → preparation → runtime → pipeline
 """

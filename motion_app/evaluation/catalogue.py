@@ -18,8 +18,8 @@ import numpy as np
 
 from motion_app.errors import MotionAppError
 from motion_app.evaluation import metrics as m
-from motion_app.evaluation import weights as w
-from motion_app.evaluation.features import DIS, RAFT, VideoFeatures
+from motion_app.evaluation import networks as n
+from motion_app.evaluation.features import COTRACKER, DIS, RAFT, VideoFeatures
 from motion_app.evaluation.released_fidelity import (
     flow_fidelity_released,
     trajectory_fidelity_released,
@@ -35,7 +35,7 @@ Values = tuple[float, ...]  # one for the video, or one for each object that cou
 class Metric:
     """``id`` names its column; ``stand_in_for`` the paper's metric it may not be mistaken for.
 
-    ``implementation``: by what; ``weights``: keys of ``weights.SOURCES``; ``better`` which way is
+    ``implementation``: by what; ``networks``: what it is measured with; ``better`` which way is
     good, "" where there is none; ``measure`` gives the video's value or one for each object;
     ``features`` instead, for metrics of whole sets of videos against the references.
     """
@@ -44,7 +44,7 @@ class Metric:
     implementation: str
     paper: Literal["FlexiMMT", "SynMotion", ""]
     better: Literal["up", "down", ""]
-    weights: tuple[str, ...] = ()
+    networks: tuple[type[n.Network], ...] = ()
     stand_in_for: str = ""
     needs: Literal["", "text", "image", "objects", "references"] = ""
     measure: Callable[[VideoFeatures], Values] | None = None
@@ -53,7 +53,7 @@ class Metric:
     @property
     def weights_id(self) -> str:
         """The files it is measured with, or "none"."""
-        return ", ".join(w.SOURCES[name].name for name in self.weights) or "none"
+        return ", ".join(network.source.name for network in self.networks) or "none"
 
 
 def _embedded(metric: Callable[[np.ndarray], float], name: str, video: VideoFeatures) -> Values:
@@ -184,7 +184,7 @@ def _smooth_dis(video: VideoFeatures) -> Values:
 
 
 def _smooth_amt(video: VideoFeatures) -> Values:
-    made = video.judges.network(w.AMT).middle_frames(_three(video))
+    made = video.judges.network(n.Amt).middle_frames(_three(video))
     return (m.motion_smoothness(video.frames, made),)
 
 
@@ -202,17 +202,17 @@ def _i2v(video: VideoFeatures) -> Values:
     return (m.i2v_subject(video.dino_images, video.dino_picture),)
 
 
-def _rated(source: str, metric: Callable[[np.ndarray], float], video: VideoFeatures) -> Values:
-    return (metric(video.judges.network(source).scores(video.frames)),)
+def _rated(
+    rater: type[n.FrameRater], metric: Callable[[np.ndarray], float], video: VideoFeatures
+) -> Values:
+    return (metric(video.judges.network(rater).scores(video.frames)),)
 
 
 def _asked(template: str, video: VideoFeatures) -> Values:
-    from motion_app.evaluation.networks import share_of_yes
-
     shares = []
     for thing in video.opened.objects:
         question = template.format(phrase=thing.phrase, subject=f"the {thing.name}")
-        share = share_of_yes(video.judges.network(w.JUDGE).ask(video.frames, question))
+        share = n.share_of_yes(video.judges.network(n.QwenJudge).ask(video.frames, question))
         if share is None:
             raise MotionAppError(f'the judge answered neither yes nor no to "{question}"')
         shares.append(share)
@@ -220,28 +220,24 @@ def _asked(template: str, video: VideoFeatures) -> Values:
 
 
 def _motion_asked(video: VideoFeatures) -> Values:
-    from motion_app.evaluation.networks import MOTION_QUESTION
-
-    return _asked(MOTION_QUESTION, video)
+    return _asked(n.MOTION_QUESTION, video)
 
 
 def _subject_asked(video: VideoFeatures) -> Values:
-    from motion_app.evaluation.networks import SUBJECT_QUESTION
-
-    return _asked(SUBJECT_QUESTION, video)
+    return _asked(n.SUBJECT_QUESTION, video)
 
 
 def _resnet(video: VideoFeatures, frames: np.ndarray) -> np.ndarray:
-    return video.judges.network(w.RESNET3D).resnet_features(frames)
+    return video.judges.network(n.Resnet3d).resnet_features(frames)
 
 
 def _i3d(video: VideoFeatures, frames: np.ndarray) -> np.ndarray:
-    return video.judges.network(w.I3D).i3d_features(frames)
+    return video.judges.network(n.I3d).i3d_features(frames)
 
 
 def _clip(id: str, paper: str, metric: Callable[[np.ndarray], float]) -> Metric:
     measure = partial(_embedded, metric, "clip_images")
-    return Metric(id, "clip-vit-b-32", paper, "up", (w.CLIP,), measure=measure)
+    return Metric(id, "clip-vit-b-32", paper, "up", (n.ClipEmbedder,), measure=measure)
 
 
 def _entries() -> list[Metric]:
@@ -276,12 +272,12 @@ def _fleximmt() -> list[Metric]:
     """The five of FlexiMMT's table 1, by the networks of the paper and the formulas of its release,
     and our own reading of two of them by the same networks."""
     paper, up, refs = "FlexiMMT", "up", "references"
-    tracks, flow = partial(_trajectories, w.COTRACKER), partial(_flows, RAFT)
-    tracker, optical = (w.COTRACKER,), (w.RAFT,)
+    tracks, flow = partial(_trajectories, COTRACKER), partial(_flows, RAFT)
+    tracker, optical = (n.CoTracker,), (n.RaftFlow,)
     return [
         _clip("AC", paper, m.appearance_consistency),
         _clip("TC", paper, m.temporal_consistency),
-        Metric("TS", "clip-vit-b-32", paper, up, (w.CLIP,), needs="text", measure=_text),
+        Metric("TS", "clip-vit-b-32", paper, up, (n.ClipEmbedder,), needs="text", measure=_text),
         Metric(
             *("TF[released]", "cotracker3", paper, up, tracker),
             needs=refs,
@@ -299,27 +295,28 @@ def _fleximmt() -> list[Metric]:
 
 def _synmotion() -> list[Metric]:
     """SynMotion's, most of them VBench's, by the networks of the papers."""
-    paper, up, judge = "SynMotion", "up", (w.JUDGE,)
+    paper, up = "SynMotion", "up"
+    judge, clip, vit = (n.QwenJudge,), (n.ClipEmbedder,), (n.DinoEmbedder,)
     dino = partial(_embedded, m.subject_consistency, "dino_images")
     length, dynamic = partial(_flow_length, RAFT), partial(_dynamic, RAFT)
-    aesthetic = partial(_rated, w.AESTHETIC, m.aesthetic_quality)
-    imaging = partial(_rated, w.MUSIQ, m.imaging_quality)
+    aesthetic = partial(_rated, n.Aesthetic, m.aesthetic_quality)
+    imaging = partial(_rated, n.Musiq, m.imaging_quality)
     asked = {"needs": "objects"}
     return [
         Metric("motion_accuracy", "qwen2.5-vl", paper, up, judge, measure=_motion_asked, **asked),
         Metric("subject_accuracy", "qwen2.5-vl", paper, up, judge, measure=_subject_asked, **asked),
-        Metric("clip_text", "clip-vit-b-32", paper, up, (w.CLIP,), needs="text", measure=_text),
+        Metric("clip_text", "clip-vit-b-32", paper, up, clip, needs="text", measure=_text),
         _clip("adjacent_consistency", paper, m.adjacent_consistency),
         _clip("background_consistency", paper, m.subject_consistency),
-        Metric("subject_consistency", "dino-vitb16", paper, up, (w.DINO,), measure=dino),
-        Metric("i2v_subject", "dino-vitb16", paper, up, (w.DINO,), needs="image", measure=_i2v),
-        Metric("motion_smoothness", "amt-s", paper, up, (w.AMT,), measure=_smooth_amt),
-        Metric("flow_score", "raft_large", paper, "", (w.RAFT,), measure=length),
-        Metric("dynamic_degree", "raft_large", paper, "", (w.RAFT,), measure=dynamic),
-        Metric("aesthetic_quality", "laion-vit-l-14", paper, up, (w.AESTHETIC,), measure=aesthetic),
-        Metric("imaging_quality", "musiq-spaq", paper, up, (w.MUSIQ,), measure=imaging),
-        Metric("fvd_3drn50", "resnet-50-k400", paper, "down", (w.RESNET3D,), features=_resnet),
-        Metric("fvd_3dinception", "i3d-k400", paper, "down", (w.I3D,), features=_i3d),
+        Metric("subject_consistency", "dino-vitb16", paper, up, vit, measure=dino),
+        Metric("i2v_subject", "dino-vitb16", paper, up, vit, needs="image", measure=_i2v),
+        Metric("motion_smoothness", "amt-s", paper, up, (n.Amt,), measure=_smooth_amt),
+        Metric("flow_score", "raft_large", paper, "", (n.RaftFlow,), measure=length),
+        Metric("dynamic_degree", "raft_large", paper, "", (n.RaftFlow,), measure=dynamic),
+        Metric("aesthetic_quality", "laion-vit-l-14", paper, up, (n.Aesthetic,), measure=aesthetic),
+        Metric("imaging_quality", "musiq-spaq", paper, up, (n.Musiq,), measure=imaging),
+        Metric("fvd_3drn50", "resnet-50-k400", paper, "down", (n.Resnet3d,), features=_resnet),
+        Metric("fvd_3dinception", "i3d-k400", paper, "down", (n.I3d,), features=_i3d),
     ]
 
 
@@ -341,6 +338,6 @@ def lacking(metric: Metric, video: VideoFeatures) -> str:
     return ""
 
 
-def default_ids(store: w.WeightStore) -> list[str]:
+def default_ids(store: n.WeightStore) -> list[str]:
     """The metrics that can be measured on this machine."""
-    return [metric.id for metric in METRICS.values() if not store.missing(metric.weights)]
+    return [metric.id for metric in METRICS.values() if not store.missing(metric.networks)]

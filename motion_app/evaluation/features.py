@@ -1,17 +1,14 @@
 """What the metrics of one video share, computed once and only when asked for: embeddings, flow,
-masks, tracks. Networks are loaded once for all videos, from this machine alone."""
+masks, tracks."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from motion_app.evaluation import weights as w
+from motion_app.evaluation import networks as n
 from motion_app.evaluation.metrics import FlowHistograms, appearance_over_time, flow_histograms
 from motion_app.evaluation.trackers import (
     FlowPair,
@@ -26,40 +23,7 @@ from motion_app.evaluation.trackers import (
 )
 from motion_app.evaluation.videos import JudgedObject, OpenedItem, ReferenceClip
 
-logger = logging.getLogger(__name__)
-
-DIS, RAFT = "dis", "raft"
-
-
-class Judges:
-    """The networks, each loaded when it is first asked for."""
-
-    def __init__(self, store: w.WeightStore, *, device: str = "cpu") -> None:
-        self.store, self.device = store, device
-        self._loaded: dict[str, Any] = {}
-
-    def network(self, source: str) -> Any:
-        """The adapter in ``backbones`` or ``judge`` for a key of ``weights.SOURCES``; its weights
-        must be there (``WeightStore.missing`` tells)."""
-        if source not in self._loaded:
-            self._loaded[source] = self._load(source)
-        return self._loaded[source]
-
-    def _load(self, source: str) -> Any:
-        from motion_app.evaluation import (
-            networks as backbones,  # the metrics without weights need none
-        )
-        from motion_app.evaluation import networks as judge  # the metrics without weights need none
-
-        makers: dict[str, Callable[..., Any]] = {
-            w.CLIP: backbones.ClipEmbedder,
-            w.DINO: backbones.DinoEmbedder,
-            w.RAFT: backbones.RaftFlow,
-            w.JUDGE: judge.QwenJudge,
-        }
-        path = self.store.find(source)
-        logger.info("loading %s", w.SOURCES[source].name)
-        return makers.get(source, backbones.ScriptedNetwork)(path, device=self.device)
+DIS, RAFT, COTRACKER = "dis", "raft", "cotracker"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +55,7 @@ class VideoPicture:
 class VideoFeatures:
     """Features of one opened video."""
 
-    def __init__(self, opened: OpenedItem, judges: Judges) -> None:
+    def __init__(self, opened: OpenedItem, judges: n.Judges) -> None:
         self.opened, self.judges = opened, judges
         # by method and the frames' identity; the frames are kept with it, so that it stays theirs
         self._flows: dict[tuple[str, int], tuple[np.ndarray, FlowPair]] = {}
@@ -102,25 +66,25 @@ class VideoFeatures:
 
     @cached_property
     def clip_images(self) -> np.ndarray:
-        return self.judges.network(w.CLIP).images(self.frames)
+        return self.judges.network(n.ClipEmbedder).images(self.frames)
 
     @cached_property
     def clip_text(self) -> np.ndarray:
-        return self.judges.network(w.CLIP).text(self.opened.text)
+        return self.judges.network(n.ClipEmbedder).text(self.opened.text)
 
     @cached_property
     def dino_images(self) -> np.ndarray:
-        return self.judges.network(w.DINO).images(self.frames)
+        return self.judges.network(n.DinoEmbedder).images(self.frames)
 
     @cached_property
     def dino_picture(self) -> np.ndarray:
-        return self.judges.network(w.DINO).images(self.opened.image[None])[0]
+        return self.judges.network(n.DinoEmbedder).images(self.opened.image[None])[0]
 
     def flow(self, kind: str, frames: np.ndarray) -> FlowPair:
         """Flow of the video's or a reference's ``frames`` by DIS or RAFT."""
         key = (kind, id(frames))
         if key not in self._flows:
-            method = dis_flow if kind == DIS else self.judges.network(w.RAFT).flow
+            method = dis_flow if kind == DIS else self.judges.network(n.RaftFlow).flow
             self._flows[key] = frames, method(frames)
         return self._flows[key][1]
 
@@ -131,14 +95,14 @@ class VideoFeatures:
     def tracks(self, kind: str, thing: JudgedObject | ReferenceClip) -> PointTracks:
         """Points of a grid inside the first frame's mask, by ``kind`` DIS or COTRACKER."""
         points, frames = grid_points(thing.mask), self._frames_of(thing)
-        if kind == w.COTRACKER:
-            return self.judges.network(w.COTRACKER).track(frames, points)
+        if kind == COTRACKER:
+            return self.judges.network(n.CoTracker).track(frames, points)
         return flow_tracks(self.flow(DIS, frames), points)
 
     def box_tracks(self, thing: JudgedObject | ReferenceClip) -> PointTracks:
         """Points that FlexiMMT's release chooses, by CoTracker."""
         points, frames = box_points(thing.mask), self._frames_of(thing)
-        return self.judges.network(w.COTRACKER).track(frames, points)
+        return self.judges.network(n.CoTracker).track(frames, points)
 
     def centroid_track(self, thing: JudgedObject | ReferenceClip) -> np.ndarray:
         """[T, 2] in pixels (y, x): the true one where it is known, else where its colour goes."""

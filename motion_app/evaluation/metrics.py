@@ -28,6 +28,7 @@ FOLLOWS = 0.3  # similarity above which an object follows its own motion
 MAGNITUDE_BINS = 20
 DIRECTION_BINS = 18
 CAP_PERCENTILE = 99.0
+PSNR_AT_MOST = 99.0  # dB, of equal pictures
 STILL = 0.05  # pixels a frame: below it a displacement has no direction, only noise
 logger = logging.getLogger(__name__)
 DYNAMIC_SHARE = 0.05  # of the pixels of a frame: the fastest
@@ -121,6 +122,13 @@ def mask_iou(mask: np.ndarray, truth: np.ndarray) -> float:
     """Intersection over union of two bool arrays of one shape; 1 when both are empty."""
     union = np.logical_or(mask, truth).sum()
     return float(np.logical_and(mask, truth).sum() / union) if union else 1.0
+
+
+def psnr(frames: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 arrays of one shape, PSNR_AT_MOST for equal
+    ones."""
+    error = np.square(frames.astype(float) - truth.astype(float)).mean()
+    return PSNR_AT_MOST if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def bootstrap_interval(

@@ -15,8 +15,9 @@ import numpy as np
 
 from motion_app.errors import GenerationCancelled, MotionAppError, RequestError
 from motion_app.evaluation.catalogue import METRICS, Metric, lacking
-from motion_app.evaluation.features import Judges, VideoFeatures, VideoPicture
+from motion_app.evaluation.features import VideoFeatures, VideoPicture
 from motion_app.evaluation.metrics import frechet_distance
+from motion_app.evaluation.networks import Judges
 from motion_app.evaluation.report import (
     ALL_VIDEOS,
     MEASURED,
@@ -132,7 +133,7 @@ def score_steps(
         pictures.append(video.picture())
     methods = dict.fromkeys(item.method for item in items)
     for metric in chosen:
-        if metric.features is not None and not judges.store.missing(metric.weights):
+        if metric.features is not None and not judges.store.missing(metric.networks):
             rows += [sets.row(metric, method) for method in methods]
     return Scores(Report(tuple(rows), tuple(sources)), tuple(pictures))
 
@@ -166,7 +167,7 @@ def _measured(metric: Metric, video: VideoFeatures, sets: _Sets) -> Row | None:
 
 def judges_missing(metric: Metric, judges: Judges) -> str:
     """In words, which weights this machine lacks for ``metric``, or ""."""
-    return ", ".join(judges.store.missing(metric.weights))
+    return ", ".join(judges.store.missing(metric.networks))
 
 
 def _row(

@@ -1,6 +1,6 @@
 """A batch: what is still to be done, handed out until each item has its end.
 
-A manifest worked off: items handed to a crew until each has its end, or a person says stop.
+A manifest worked off: items handed to workers until each has its end, or a person says stop.
 
 What is still to be done, what comes next, and when to give up: pure bookkeeping, no processes.
 
@@ -19,7 +19,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal, Protocol
 
@@ -35,8 +35,8 @@ FAILED = 1  # exit code where an item was given up
 Ending = Literal["made", "found", "mistake", "fault", "dropped"]
 
 
-class Crew(Protocol):
-    """Who makes the items: ``ProcessCrew`` or ``RayCrew``."""
+class Pool(Protocol):
+    """Who makes the items, giving an Answer of each: ``Workers`` or ``RayWorkers``."""
 
     @property
     def size(self) -> int: ...
@@ -46,7 +46,7 @@ class Crew(Protocol):
 
     def give(self, item: Item) -> None: ...
 
-    def collect(self, timeout: float) -> list[Answer | Lost]: ...
+    def collect(self, timeout: float) -> list[Done | Lost]: ...
 
     def stop(self) -> None: ...
 
@@ -155,37 +155,37 @@ class _Run:
         if len(missing) < len(items):
             self._tell(f"{len(items) - len(missing)} were there already")
 
-    def work_off(self, crew: Crew, stop: StopRequest) -> None:
+    def work_off(self, pool: Pool, stop: StopRequest) -> None:
         while not self.backlog.over and not stop.times:
-            while crew.free and (item := self.backlog.next()) is not None:
-                crew.give(item)
+            while pool.free and (item := self.backlog.next()) is not None:
+                pool.give(item)
             ready = self.backlog.wait()
             soon = ready if ready else LOOK_SECONDS  # 0: an item waits for a worker
-            self._hear(crew.collect(min(LOOK_SECONDS, soon)))
+            self._hear(pool.collect(min(LOOK_SECONDS, soon)))
         if stop.times:
-            self._drop(crew, stop)
+            self._drop(pool, stop)
 
-    def _drop(self, crew: Crew, stop: StopRequest) -> None:
+    def _drop(self, pool: Pool, stop: StopRequest) -> None:
         """A first signal asks the workers, a second one does not."""
         asked = stop.times
         self._tell("stopping: what is being made is dropped, what is made is kept")
-        crew.stop()
+        pool.stop()
         ends = time.monotonic() + GRACE_SECONDS
         while self.backlog.busy and stop.times == asked and time.monotonic() < ends:
-            self._hear(crew.collect(LOOK_SECONDS))
+            self._hear(pool.collect(LOOK_SECONDS))
 
-    def _hear(self, news: Sequence[Answer | Lost]) -> None:
+    def _hear(self, news: Sequence[Done | Lost]) -> None:
         for one in news:
-            if isinstance(one, Answer):
-                self._settle(one)
+            if isinstance(one, Done):
+                self._settle(replace(one.answer, item=one.task))
                 continue
             self.lost += 1
-            if one.item is None:
+            if one.task is None:
                 self._tell("a worker that had nothing to do was lost and is replaced")
                 continue
-            failure = self.backlog.lost(one.item, one.message)
+            failure = self.backlog.lost(one.task, one.message)
             ending = "given up" if failure else "it is made again"
-            self._tell(f"{one.item.id}: a worker was lost, {one.message}; {ending}")
+            self._tell(f"{one.task.id}: a worker was lost, {one.message}; {ending}")
 
     def _settle(self, answer: Answer) -> None:
         failure = self.backlog.settle(answer)
@@ -230,13 +230,13 @@ class Patience:
 def run_batch(
     items: Sequence[Item],
     ledger: Ledger,
-    hire: Callable[[int], Crew],
+    hire: Callable[[int], Pool],
     *,
     patience: Patience = Patience(),
     on_news: Callable[[News], None] | None = None,
     stop: StopRequest | None = None,
 ) -> Outcome:
-    """Make what is missing of ``items``. ``hire`` gives the crew for so many items and is not
+    """Make what is missing of ``items``. ``hire`` gives the workers for so many items and is not
     called where none is missing. Killed at any moment and run again it ends with the same
     results."""
     started = time.monotonic()
@@ -245,11 +245,11 @@ def run_batch(
     stop = stop or StopRequest()
     if missing:
         with stop.listening():
-            crew = hire(len(missing))
+            pool = hire(len(missing))
             try:
-                run.work_off(crew, stop)
+                run.work_off(pool, stop)
             finally:
-                crew.close()
+                pool.close()
     backlog = run.backlog
     return Outcome(
         items=len(items),
@@ -364,8 +364,16 @@ class Backlog:
 
 
 @dataclass(frozen=True, eq=False)
-class Lost:
-    """A worker died, over ``item`` where it had one."""
+class Done:
+    """A worker's ``answer`` to its task."""
 
-    item: Item | None
+    task: Any
+    answer: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Lost:
+    """A worker died, over ``task`` where it had one."""
+
+    task: Any
     message: str

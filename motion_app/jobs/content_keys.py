@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -34,7 +32,7 @@ from motion_app.request.prompt_tokenizer import PromptTokenizer
 from motion_app.request.request import ObjectEntry, RequestFile, build_request, parse_request
 from motion_app.scene import Options
 from motion_app.settings import Settings
-from motion_app.text_files import is_leftover, listed, located
+from motion_app.text_files import is_leftover, listed, located, write_whole
 from motion_app.training.inputs import TrainingInputs
 
 FORMAT = 2  # of results, and of how they are computed; another number makes all of them anew
@@ -245,7 +243,7 @@ class Ingredients:
 
     def _default_metrics(self) -> list[str]:
         from motion_app.evaluation.catalogue import default_ids
-        from motion_app.evaluation.weights import WeightStore
+        from motion_app.evaluation.networks import WeightStore
 
         return list(default_ids(WeightStore(self._settings.judges)))
 
@@ -383,8 +381,6 @@ class Digests:
     def save(self) -> None:
         """Keep them for the next run, in one step."""
         if self._changed:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            part = self._file.with_name(f"{self._file.name}.{secrets.token_hex(4)}.part")
-            part.write_text(json.dumps(self._kept, sort_keys=True), encoding="utf-8")
-            os.replace(part, self._file)
+            text = json.dumps(self._kept, sort_keys=True)
+            write_whole(self._file, lambda part: part.write_text(text, encoding="utf-8"))
             self._changed = False

@@ -30,7 +30,7 @@ from motion_app.training.inputs import TrainingInputs
 
 if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
     from motion_app.engine.pipeline import MotionEngine
-    from motion_app.evaluation.features import Judges
+    from motion_app.evaluation.networks import Judges
     from motion_app.evaluation.report import Report
     from motion_app.evaluation.scoring import ScoreProgress, Scores
     from motion_app.evaluation.videos import EvaluationItem
@@ -144,8 +144,8 @@ def write_scores(report: Report, folder: Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where a worker stands: ``device`` None for the best there is, ``threads`` of the CPU."""
+class WorkerConfig:
+    """How a worker loads models: ``device`` None for the best there is, ``threads`` of the CPU."""
 
     settings: Settings
     device: str | None = None
@@ -159,11 +159,11 @@ class Bench:
 class Workshop:
     """Loads nothing until an item needs it, and keeps the model of the last one."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._settings, self._models = bench.settings, bench.models()
-        self._certificate = certificate_of(bench.settings)
+    def __init__(self, config: WorkerConfig) -> None:
+        self._settings, self._models = config.settings, config.models()
+        self._certificate = certificate_of(config.settings)
         os.environ.update(QUIET)
-        cv2.setNumThreads(bench.threads)
+        cv2.setNumThreads(config.threads)
 
     def make(self, item: Item, folder: Path, go_on: GoOn) -> dict[str, Any]:
         """``item`` into ``folder``; the outcome, its files named relative to that. Raises

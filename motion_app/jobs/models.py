@@ -24,7 +24,7 @@ from motion_app.settings import Settings
 if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
     from motion_app.engine.memory import Outlook
     from motion_app.engine.pipeline import MotionEngine
-    from motion_app.evaluation.features import Judges
+    from motion_app.evaluation.networks import Judges
     from motion_app.models.clicks import PictureSegmenter
     from motion_app.models.words import ObjectFinder
 
@@ -202,8 +202,7 @@ class Models:
         device = device or self.device or "cpu"
         if self._judges is None or self._judges[0] != device:
             self._prepare()
-            from motion_app.evaluation.features import Judges
-            from motion_app.evaluation.weights import WeightStore
+            from motion_app.evaluation.networks import Judges, WeightStore
 
             self._judges = (device, Judges(WeightStore(self.settings.judges), device=device))
         return self._judges[1]

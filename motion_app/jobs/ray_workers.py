@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
 import ray
@@ -20,11 +20,9 @@ from ray.exceptions import RayActorError, RayError
 from ray.job_config import JobConfig
 
 from motion_app.errors import MotionAppError
-from motion_app.jobs.batch import Answer, Lost
-from motion_app.jobs.kinds import Bench
-from motion_app.jobs.manifest import Item
-from motion_app.jobs.results import Ledger
-from motion_app.jobs.workers import MOST_STILLBORN, Open, handle, opened_late
+from motion_app.jobs.batch import Done, Lost
+from motion_app.jobs.kinds import WorkerConfig
+from motion_app.jobs.workers import MOST_STILLBORN, Do, Open
 from motion_app.media.sandbox import PACKAGES
 
 logger = logging.getLogger(__name__)
@@ -32,12 +30,12 @@ logger = logging.getLogger(__name__)
 PATIENT_SECONDS = 60.0  # without a single worker, after which that is said
 
 
-class Maker:
-    """What runs on a node. ``stop`` is heard while ``make`` runs: it has two threads."""
+class Actor:
+    """What runs on a node. ``stop`` is heard while ``do`` runs: it has two threads."""
 
-    def __init__(self, out: str, bench: Bench, open_workshop: Open) -> None:
-        self._ledger, self._models = Ledger(out), bench.models()
-        self._make = opened_late(bench, open_workshop)
+    def __init__(self, config: WorkerConfig, opens: Open, do: Do) -> None:
+        self._models, self._do = config.models(), do
+        self._opened = cache(partial(opens, config))
         self._stop = threading.Event()
 
     def node(self) -> str:
@@ -46,8 +44,8 @@ class Maker:
         self._models.check()
         return ray.get_runtime_context().get_node_id()
 
-    def make(self, item: Item) -> Answer:
-        return handle(item, self._ledger, self._make, lambda: not self._stop.is_set())
+    def do(self, task: Any) -> Any:
+        return self._do(task, self._opened, lambda: not self._stop.is_set())
 
     def stop(self) -> None:
         self._stop.set()
@@ -57,24 +55,24 @@ class Maker:
 class _Worker:
     actor: ActorHandle
     node: str | None = None  # None: not ready yet
-    item: Item | None = None
+    task: Any = None
 
 
-class RayCrew:
+class RayWorkers:
     """Actors on the cluster at ``address`` ("auto": the one this machine belongs to), spread over
     its nodes. ``workers`` None: one for each GPU, or one for each node where there is none; never
     more than ``most``.
 
-    ``out`` must be one folder that all nodes see under the same path. MotionAppError for a cluster
-    that does not answer.
+    Tasks are done as by ``Workers``; a folder they name must be one that all nodes see under the
+    same path. MotionAppError for a cluster that does not answer.
     """
 
     def __init__(
         self,
         address: str,
-        out: Path,
-        bench: Bench,
-        open_workshop: Open,
+        config: WorkerConfig,
+        opens: Open,
+        do: Do,
         *,
         workers: int | None,
         most: int,
@@ -107,14 +105,14 @@ class RayCrew:
             "scheduling_strategy": "SPREAD",
         }
         # Of the GPUs of its node an actor sees its own alone.
-        device = "cuda" if gpus and bench.device is None else bench.device
-        self._arguments = (str(out), replace(bench, device=device, threads=share), open_workshop)
+        device = "cuda" if gpus and config.device is None else config.device
+        self._arguments = (replace(config, device=device, threads=share), opens, do)
         self._workers: dict[ray.ObjectRef, _Worker] = {}
         self._idle: list[_Worker] = []
         self._stopping, self._stillborn = False, 0
         self._alone_since: float | None = time.monotonic()
         for _ in range(count):
-            self._hire()
+            self._start()
 
     @property
     def size(self) -> int:
@@ -122,21 +120,21 @@ class RayCrew:
 
     @property
     def free(self) -> int:
-        """Workers that wait for an item."""
+        """Workers that wait for a task."""
         return len(self._idle)
 
     @property
     def busy_nodes(self) -> list[str]:
         """The ids of the nodes whose workers are making something."""
-        return [w.node for w in self._workers.values() if w.item is not None and w.node]
+        return [w.node for w in self._workers.values() if w.task is not None and w.node]
 
-    def give(self, item: Item) -> None:
-        """Let a free worker make ``item``."""
+    def give(self, task: Any) -> None:
+        """Let a free worker do ``task``."""
         worker = self._idle.pop(0)
-        worker.item = item
-        self._workers[worker.actor.make.remote(item)] = worker
+        worker.task = task
+        self._workers[worker.actor.do.remote(task)] = worker
 
-    def collect(self, timeout: float) -> list[Answer | Lost]:
+    def collect(self, timeout: float) -> list[Done | Lost]:
         """What happened, waiting up to ``timeout`` seconds for it. MotionAppError where workers
         fail before they begin, and where a setting cannot hold on a worker's machine."""
         self._say_whether_alone()
@@ -148,27 +146,27 @@ class RayCrew:
         done, _ = ray.wait(list(self._workers), num_returns=len(self._workers), timeout=0)
         return [one for ref in done if (one := self._heard(ref)) is not None]
 
-    def _heard(self, reference: ray.ObjectRef) -> Answer | Lost | None:
+    def _heard(self, reference: ray.ObjectRef) -> Done | Lost | None:
         worker = self._workers.pop(reference)
         try:
             said = ray.get(reference)
         except RayError as error:
             cause = getattr(error, "cause", None)
-            if worker.item is None and isinstance(cause, MotionAppError):
+            if worker.task is None and isinstance(cause, MotionAppError):
                 raise type(cause)(str(cause)) from error
-            return self._bury(worker, error)
+            return self._replace(worker, error)
         self._idle.append(worker)
-        if worker.item is None:
+        if worker.task is None:
             worker.node, self._stillborn, self._alone_since = said, 0, None
             return None
-        item, worker.item = worker.item, None
-        return replace(said, item=item)
+        task, worker.task = worker.task, None
+        return Done(task, said)
 
-    def _hire(self) -> None:
-        actor = ray.remote(Maker).options(**self._options).remote(*self._arguments)
+    def _start(self) -> None:
+        actor = ray.remote(Actor).options(**self._options).remote(*self._arguments)
         self._workers[actor.node.remote()] = _Worker(actor)
 
-    def _bury(self, worker: _Worker, error: RayError) -> Lost:
+    def _replace(self, worker: _Worker, error: RayError) -> Lost:
         """Another worker for one that is lost. Should it live on, cut off, it may still commit its
         item; who is second then finds that done."""
         ray.kill(worker.actor)
@@ -180,9 +178,9 @@ class RayCrew:
                 "package installed on every node, as it is here?"
             )
         if not self._stopping:
-            self._hire()
+            self._start()
         kind = "its worker was lost" if isinstance(error, RayActorError) else "its worker failed"
-        return Lost(worker.item, f"{kind}: {line}")
+        return Lost(worker.task, f"{kind}: {line}")
 
     def _say_whether_alone(self) -> None:
         since = self._alone_since
@@ -197,10 +195,10 @@ class RayCrew:
             )
 
     def stop(self) -> None:
-        """Ask every worker to drop its item at the next step; hire nobody."""
+        """Ask every worker to drop its task at the next step; start no other."""
         self._stopping = True
         for reference, worker in list(self._workers.items()):
-            if worker.item is None:  # it has not begun to live
+            if worker.task is None:  # it has not begun to live
                 del self._workers[reference]
                 ray.kill(worker.actor)
             else:

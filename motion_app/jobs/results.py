@@ -24,7 +24,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -33,7 +33,7 @@ import numpy as np
 
 from motion_app.jobs.manifest import Item
 from motion_app.media.results import make_folder
-from motion_app.text_files import json_text
+from motion_app.text_files import json_text, write_whole
 
 RECORD = "result.json"
 TRAINING_STATE = ".training"  # the ending of what the trainer resumes from
@@ -156,13 +156,6 @@ class ResultStore:
         """Where the result of ``kind`` with this ``key`` lies, or will; ``name`` is for people."""
         slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")
         return make_folder(self.folder / kind) / f"{slug}.{key[:KEY_LETTERS]}{suffix}"
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a file beside ``path`` and put it there in one step."""
-    part = path.with_name(f"{path.stem}.{os.getpid()}{PART}")
-    write(part)
-    os.replace(part, path)
 
 
 def write_json(path: Path, entries: Any) -> None:

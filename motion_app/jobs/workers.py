@@ -1,17 +1,11 @@
-"""Workers in processes of their own: of a batch and of a benchmark.
+"""Workers in processes of their own, each with its models loaded once: of batches and benchmarks.
 
-Tasks shared among processes, each with its own loaded checkpoint on one thread.
+Tasks are given to whoever is free. A worker hears from its parent through a pipe alone: what to do
+next, to drop what it does, and, when the parent is gone however it died, the end of the pipe.
+Signals meant for the whole program, as Ctrl-C in a terminal, are the parent's affair.
 
-A worker that loses its parent, however that died, reads the end of its pipe and leaves.
-
-Workers of a batch as processes of this machine, each with its own device or share of the
-processors.
-
-A worker hears from its parent through a pipe alone: what to do next, to drop what it does, and,
-when the parent is gone however it died, the end of the pipe. Signals meant for the whole program,
-as Ctrl-C in a terminal, are the parent's affair.
-
-One attempt at one item, whatever comes of it: made in a folder of its own, logged, committed.
+One attempt at one item of a batch, whatever comes of it: made in a folder of its own, logged,
+committed.
 """
 
 from __future__ import annotations
@@ -28,23 +22,26 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from motion_app.errors import GenerationCancelled, MotionAppError
-from motion_app.jobs.batch import Answer, Ending, Lost
-from motion_app.jobs.kinds import Bench, GoOn, Make
+from motion_app.jobs.batch import Answer, Done, Ending, Lost
+from motion_app.jobs.kinds import GoOn, Make, WorkerConfig
 from motion_app.jobs.manifest import Item
 from motion_app.jobs.queue import one_line
 from motion_app.jobs.results import Ledger
-from motion_app.settings import Settings
 
 logger = logging.getLogger(__name__)
 MOST_STILLBORN = 3  # workers in a row that die before they begin
 LEAVE_SECONDS = 5.0
-Open = Callable[[Bench], Any]  # a Workshop, or what has its ``make``
+LOOK_SECONDS = 60.0  # one wait for news
+Open = Callable[[WorkerConfig], Any]  # what the tasks of one worker are done with
+Opened = Callable[[], Any]  # that, opened when it is first asked for
+Do = Callable[[Any, Opened, GoOn], Any]  # one task; its answer, which can be pickled
 # What a machine gets over, or another one has not. A missing file or a wrong path is a mistake.
 PASSING = {
     getattr(errno, name)
@@ -56,21 +53,11 @@ PASSING = {
 }
 
 
-@dataclass(frozen=True)
-class BenchSource:
-    """How a worker makes its bench: ``model`` a folder, ``device`` None for the settings' own."""
-
-    model: str
-    settings: Settings
-    device: str | None = None
-    threads: int = 1
-
-
 class Task(Protocol):
-    """One piece of work; it and its answer can be pickled."""
+    """One piece of a benchmark's work; it and its answer can be pickled."""
 
-    def run(self, bench: Any) -> Any:
-        """Do it with the worker's bench."""
+    def run(self, opened: Any) -> Any:
+        """Do it with what the worker has opened."""
         ...
 
 
@@ -80,118 +67,26 @@ class _Failure:
     expected: bool
 
 
-class Crew(AbstractContextManager["Crew"]):
-    """``processes`` workers; with one, the work is done in this process."""
-
-    def __init__(
-        self, source: BenchSource, load: Callable[[BenchSource], Any], *, processes: int
-    ) -> None:
-        self._source, self._load = source, load
-        self._own: Any = None
-        self._pipes: list[Connection] = []
-        self._workers: list[mp.process.BaseProcess] = []
-        if processes > 1:
-            context = mp.get_context("spawn")
-            for _ in range(processes):
-                ours, theirs = context.Pipe()
-                worker = context.Process(
-                    target=_serve_tasks, args=(theirs, source, load), daemon=True
-                )
-                worker.start()
-                theirs.close()
-                self._pipes.append(ours)
-                self._workers.append(worker)
-
-    def __exit__(self, *failure: object) -> None:
-        for pipe in self._pipes:
-            pipe.close()
-        for worker in self._workers:
-            if failure[0] is not None:
-                worker.terminate()
-            worker.join()
-
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-        """(index, answer) of each task as it is done. Raises MotionAppError where a task did or a
-        worker died, RuntimeError for any other failure of a task."""
-        if not self._pipes:
-            for index, task in enumerate(tasks):
-                if self._own is None:
-                    self._own = self._load(self._source)
-                yield index, task.run(self._own)
-            return
-        waiting = iter(enumerate(tasks))
-        busy: dict[Connection, int] = {}
-        for pipe in self._pipes:
-            self._hand_out(pipe, waiting, busy)
-        while busy:
-            for pipe in wait(list(busy)):
-                index = busy.pop(pipe)
-                answer = self._answer(pipe)
-                self._hand_out(pipe, waiting, busy)
-                yield index, answer
-
-    def _hand_out(
-        self, pipe: Connection, waiting: Iterator[tuple[int, Task]], busy: dict[Connection, int]
-    ) -> None:
-        index, task = next(waiting, (None, None))
-        if task is not None:
-            pipe.send(task)
-            busy[pipe] = index
-
-    def _answer(self, pipe: Connection) -> Any:
-        try:
-            answer = pipe.recv()
-        except EOFError as error:
-            raise MotionAppError(
-                "a worker of the benchmark died, perhaps for want of memory; run the same command "
-                "again with fewer --processes, what is done is kept"
-            ) from error
-        if isinstance(answer, _Failure):
-            raise (MotionAppError if answer.expected else RuntimeError)(answer.words)
-        return answer
-
-
-def _serve_tasks(pipe: Connection, source: BenchSource, load: Callable[[BenchSource], Any]) -> None:
-    """A worker's life."""
-    bench = None
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            bench = load(source) if bench is None else bench
-            answer = task.run(bench)
-        except MotionAppError as error:
-            answer = _Failure(str(error), expected=True)
-        except Exception:
-            answer = _Failure(traceback.format_exc(), expected=False)
-        try:
-            pipe.send(answer)
-        except OSError:
-            return
-
-
 @dataclass(eq=False)
 class _Worker:
     process: mp.process.BaseProcess
-    bench: Bench
+    config: WorkerConfig
     ready: bool = False
-    item: Item | None = None
+    task: Any = None
 
 
-class ProcessCrew:
-    """One process for each of ``benches``; ``open_workshop`` is called in each when its first item
-    comes, and must be found by import there."""
+class Workers(AbstractContextManager["Workers"]):
+    """One process for each of ``configs``, which does tasks by ``do`` with what ``opens`` opens;
+    both must be found by import there."""
 
-    def __init__(self, out: Path, benches: Sequence[Bench], open_workshop: Open) -> None:
-        self._out, self._open = Path(out), open_workshop
+    def __init__(self, configs: Sequence[WorkerConfig], opens: Open, do: Do) -> None:
+        self._open, self._do = opens, do
         self._context = mp.get_context("spawn")
         self._workers: dict[Connection, _Worker] = {}
         self._stopping = False
         self._stillborn = 0
-        for bench in benches:
-            self._hire(bench)
+        for config in configs:
+            self._start(config)
 
     @property
     def size(self) -> int:
@@ -199,57 +94,81 @@ class ProcessCrew:
 
     @property
     def free(self) -> int:
-        """Workers that wait for an item."""
-        return sum(worker.ready and worker.item is None for worker in self._workers.values())
+        """Workers that wait for a task."""
+        return sum(worker.ready and worker.task is None for worker in self._workers.values())
 
     @property
     def pids(self) -> list[int]:
         """Of the workers that are making something."""
-        busy = [worker for worker in self._workers.values() if worker.item is not None]
+        busy = [worker for worker in self._workers.values() if worker.task is not None]
         return [worker.process.pid for worker in busy]
 
-    def give(self, item: Item) -> None:
-        """Let a free worker make ``item``."""
+    def give(self, task: Any) -> None:
+        """Let a free worker do ``task``."""
         pipe, worker = next(
             (pipe, worker)
             for pipe, worker in self._workers.items()
-            if worker.ready and worker.item is None
+            if worker.ready and worker.task is None
         )
-        worker.item = item
+        worker.task = task
         try:
-            pipe.send(item)
+            pipe.send(task)
         except OSError:  # it has just died; ``collect`` reads that from the pipe
-            logger.info("a worker died before it began %s", item.id)
+            logger.info("a worker died before it began %s", task)
 
-    def collect(self, timeout: float) -> list[Answer | Lost]:
+    def collect(self, timeout: float) -> list[Done | Lost]:
         """What happened, waiting up to ``timeout`` seconds for it. MotionAppError where workers die
         before they begin."""
-        news: list[Answer | Lost] = []
+        news: list[Done | Lost] = []
         for pipe in wait(list(self._workers), timeout) if self._workers else []:
             worker = self._workers[pipe]
             try:
                 message = pipe.recv()
             except (EOFError, OSError):
-                news.append(self._bury(pipe))
+                news.append(self._replace(pipe))
                 continue
-            if message is None:
+            if not worker.ready:
                 worker.ready, self._stillborn = True, 0
             else:
-                # Its own item, not the copy that came back.
-                news.append(replace(message, item=worker.item))
-                worker.item = None
+                # Its own task, not the copy that came back.
+                news.append(Done(worker.task, message))
+                worker.task = None
         return news
 
-    def _hire(self, bench: Bench) -> None:
+    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        """(index, answer) of each task as it is done by ``run_task``. Raises MotionAppError where a
+        task did or a worker died, RuntimeError for any other failure of a task."""
+        waiting, places = iter(enumerate(tasks)), {}
+        for index, task in waiting:
+            places[id(task)] = index
+            while not self.free:
+                yield from self._mapped(places)
+            self.give(task)
+        while places:
+            yield from self._mapped(places)
+
+    def _mapped(self, places: dict[int, int]) -> Iterator[tuple[int, Any]]:
+        for one in self.collect(LOOK_SECONDS):
+            if isinstance(one, Lost):
+                raise MotionAppError(
+                    "a worker of the benchmark died, perhaps for want of memory; run the same "
+                    "command again with fewer --processes, what is done is kept"
+                )
+            if isinstance(one.answer, _Failure):
+                kind = MotionAppError if one.answer.expected else RuntimeError
+                raise kind(one.answer.words)
+            yield places.pop(id(one.task)), one.answer
+
+    def _start(self, config: WorkerConfig) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_serve_items, args=(theirs, self._out, bench, self._open), daemon=True
+            target=_serve, args=(theirs, config, self._open, self._do), daemon=True
         )
         process.start()
         theirs.close()
-        self._workers[ours] = _Worker(process, bench)
+        self._workers[ours] = _Worker(process, config)
 
-    def _bury(self, pipe: Connection) -> Lost:
+    def _replace(self, pipe: Connection) -> Lost:
         """Take a dead worker out and another one in."""
         worker = self._workers.pop(pipe)
         pipe.close()
@@ -260,14 +179,14 @@ class ProcessCrew:
         if self._stillborn >= MOST_STILLBORN:
             raise MotionAppError(
                 f"{MOST_STILLBORN} workers in a row ended before they began ({how}); see what they "
-                "wrote above, and ask for fewer --workers where memory is short"
+                "wrote above, and ask for fewer workers where memory is short"
             )
         if not self._stopping:
-            self._hire(worker.bench)
-        return Lost(worker.item, f"the last was {how}")
+            self._start(worker.config)
+        return Lost(worker.task, f"the last was {how}")
 
     def stop(self) -> None:
-        """Ask every worker to drop its item at the next step and to leave; hire nobody."""
+        """Ask every worker to drop its task at the next step and to leave; start no other."""
         self._stopping = True
         for pipe in self._workers:
             try:
@@ -280,7 +199,7 @@ class ProcessCrew:
         self._stopping = True
         for pipe, worker in self._workers.items():
             pipe.close()
-            if worker.item is not None or not worker.ready:
+            if worker.task is not None or not worker.ready:
                 worker.process.kill()
         ends = time.monotonic() + LEAVE_SECONDS
         for worker in self._workers.values():
@@ -290,34 +209,56 @@ class ProcessCrew:
                 worker.process.join()
         self._workers.clear()
 
+    def __exit__(self, *failure: object) -> None:
+        self.close()
 
-def _serve_items(pipe: Connection, out: Path, bench: Bench, open_workshop: Open) -> None:
-    """A worker's life."""
+
+class ThisProcess(AbstractContextManager["ThisProcess"]):
+    """``Workers.map`` without another process: a failure of a task is raised as it is."""
+
+    def __init__(self, config: WorkerConfig, opens: Open) -> None:
+        self._opened = cache(partial(opens, config))
+
+    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        return ((index, task.run(self._opened())) for index, task in enumerate(tasks))
+
+    def __exit__(self, *failure: object) -> None:
+        pass
+
+
+def _serve(pipe: Connection, config: WorkerConfig, opens: Open, do: Do) -> None:
+    """A worker's life. What cannot be opened is told of each task that needed it."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = str(bench.threads)
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)
     faulthandler.enable()
-    ledger = Ledger(out)
-    make = opened_late(bench, open_workshop)
+    opened = cache(partial(opens, config))
     try:
         pipe.send(None)
-        while (item := pipe.recv()) is not None:
+        while (task := pipe.recv()) is not None:
             # Nothing comes while it works but the word to stop, or the end of the pipe.
-            pipe.send(handle(item, ledger, make, lambda: not pipe.poll()))
+            pipe.send(do(task, opened, lambda: not pipe.poll()))
     except (EOFError, OSError):
         return
 
 
-def opened_late(bench: Bench, open_workshop: Open) -> Callable[[Item, Path, GoOn], dict[str, Any]]:
-    """``make`` of a workshop that is opened with the first item, where its failure is told."""
-    opened = []
+def run_task(task: Task, opened: Opened, go_on: GoOn) -> Any:
+    """One piece of a benchmark's work, for ``Workers.map``."""
+    try:
+        return task.run(opened())
+    except MotionAppError as error:
+        return _Failure(str(error), expected=True)
+    except Exception:
+        return _Failure(traceback.format_exc(), expected=False)
+
+
+def attempt(out: Path, item: Item, opened: Opened, go_on: GoOn) -> Answer:
+    """``handle``, of a batch whose results are in ``out``, with what has a workshop's ``make``."""
 
     def make(item: Item, folder: Path, go_on: GoOn) -> dict[str, Any]:
-        if not opened:
-            opened.append(open_workshop(bench))
-        return opened[0].make(item, folder, go_on)
+        return opened().make(item, folder, go_on)
 
-    return make
+    return handle(item, Ledger(out), make, go_on)
 
 
 def handle(item: Item, ledger: Ledger, make: Make, go_on: GoOn) -> Answer:

@@ -26,6 +26,7 @@ from motion_app.errors import MotionFileError
 from motion_app.methods import PACK_METHODS
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.text_files import write_whole
 
 FORMAT = "motion-tokens/1"
 PACK_FORMAT = "motion-pack/1"  # of a file with what SynMotion learned, with or without tokens
@@ -413,7 +414,5 @@ def _write(path: Path, header: Mapping[str, Any], payload: bytes) -> None:
     """Written beside and moved into place, so that nobody lists half a motion."""
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(struct.pack("<Q", len(text)) + text + payload)
-    partial.replace(path)
+    content = struct.pack("<Q", len(text)) + text + payload
+    write_whole(path, lambda part: part.write_bytes(content))

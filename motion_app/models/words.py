@@ -132,10 +132,3 @@ def _collect(word: str, answer: dict[str, Any], image: Image.Image) -> list[Foun
         mask = None if masks is None else masks[k].cpu().numpy().astype(bool)
         found.append(FoundObject(word, float(score), Box(*corners), mask))
     return found
-
-
-def find_objects(
-    image: np.ndarray, words: Sequence[str], *, finder: ObjectFinder, threshold: float = 0.3
-) -> list[FoundObject]:
-    """Boxes, and masks where the model gives them, of the things that ``words`` name."""
-    return finder.find(image, words, threshold=threshold)

@@ -25,6 +25,7 @@ from motion_app.pocket.network import (
 )
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
 from motion_app.pocket.vae import LatentClips
+from motion_app.text_files import write_whole
 from motion_app.world.world import NEUTRAL_SHARE
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,6 @@ class BackboneRun:
             self.record = TrainingRecord(**{**state["record"], "history": tuple(state["history"])})
 
     def save(self) -> None:
-        partial = self.file.with_suffix(".partial")
         record = asdict(self.record)
         state = {
             "model": self.model.state_dict(),
@@ -153,8 +153,7 @@ class BackboneRun:
             "record": record,
             "resumed_at": self.resumed_at,
         }
-        torch.save(state, partial)
-        partial.replace(self.file)
+        write_whole(self.file, lambda part: torch.save(state, part))
 
     @property
     def rate(self) -> float:

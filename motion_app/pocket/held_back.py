@@ -6,6 +6,7 @@ Their seeds lie apart from the training clips' and from both splits that judge t
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 from PIL import Image
 
-from motion_app.benchmark.propagation import Case, contact_sheet, measure_propagation
-from motion_app.evaluation.metrics import assignment_similarity, follows_own
+from motion_app.benchmark.propagation import measure_propagation
+from motion_app.evaluation.metrics import assignment_similarity, follows_own, psnr
 from motion_app.evaluation.trackers import colour_track
 from motion_app.jobs.models import Models
 from motion_app.pocket.network import (
@@ -34,12 +35,6 @@ CLIPS, SCENES, SHEET_SCENES = 200, 16, 8
 NOISE_LEVEL = 0.6  # of the noise, at which propagated masks are compared
 # Motions whose track tells them; a squash or a wave has none.
 TOLD_BY_TRACK = ("jump", "walk left", "walk right", "rise", "sink", "circle", "sway", "worded")
-
-
-def frame_psnr(frame: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two (H, W, 3) uint8 pictures."""
-    error = np.square(frame.astype(float) - truth.astype(float)).mean()
-    return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +105,14 @@ class HeldBack:
         for i, scene in enumerate(self._scenes):
             frames = engine.generate(scene.request).frames
             follows += scene.following(frames)
-            kept.append(frame_psnr(frames[0], scene.rendered.frames[0]))
+            kept.append(psnr(frames[0], scene.rendered.frames[0]))
             if i < SHEET_SCENES:
                 sheet += [scene.rendered.frames, frames]
-        drawn = [Case(i, scene.rendered, ()) for i, scene in enumerate(self._scenes)]
+        drawn = [scene.rendered for scene in self._scenes]
         key = ("released", NOISE_LEVEL)
         ious = measure_propagation(engine, drawn, noise_levels=(key[1],), rules=(key[0],))
         count = len(list(self.folder.glob("sheet-*.png")))
-        Image.fromarray(contact_sheet(sheet)).save(self.folder / f"sheet-{count:03d}.png")
+        Image.fromarray(picked_frames(sheet)).save(self.folder / f"sheet-{count:03d}.png")
         return {
             "loss": round(loss, 5),
             "follow": float(np.mean(follows)),
@@ -144,3 +139,15 @@ class HeldBack:
             )
             errors.append((prediction - target).square().mean(dim=(1, 2, 3, 4)))
         return float(torch.cat(errors).mean())
+
+
+def picked_frames(
+    videos: Sequence[np.ndarray], *, columns: int = 7, enlarge: int = 2
+) -> np.ndarray:
+    """Frames (T, H, W, 3) uint8 of each video as a row of ``columns`` evenly spaced pictures."""
+    rows = []
+    for frames in videos:
+        picked = frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]
+        rows.append(np.concatenate(list(picked), axis=1))  # (H, columns * W, 3)
+    sheet = np.concatenate(rows, axis=0)
+    return sheet.repeat(enlarge, axis=0).repeat(enlarge, axis=1)

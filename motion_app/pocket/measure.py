@@ -1,47 +1,30 @@
-"""Every figure the pocket's model card states, from one command, on scenes nothing was trained
-on."""
+"""Every figure the pocket's model card states, from one command, on scenes nothing was trained on:
+a benchmark on the split "tuning", and figures of the VAE and of clicks."""
 
 from __future__ import annotations
 
 import json
-import logging
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch.multiprocessing as mp
-from PIL import Image
+import numpy as np
 
-from motion_app.benchmark.propagation import (
-    MethodFigures,
-    ObjectScore,
-    contact_sheet,
-    draw_cases,
-    measure_propagation,
-    paired_interval,
-    score_video,
-)
+from motion_app.benchmark.campaign import Campaign, run_campaign
+from motion_app.benchmark.propagation import NOISE_LEVELS
+from motion_app.benchmark.report import write_report
+from motion_app.benchmark.scenes import TUNING
+from motion_app.benchmark.scores import Outcome, by_case, paired_difference, seconds_by_row
+from motion_app.benchmark.suites import SuiteOptions
+from motion_app.benchmark.variants import FULL, UNMASKED, Variant
+from motion_app.engine.propagation import RULES
 from motion_app.jobs.models import Models
-from motion_app.library.library import Library
 from motion_app.pocket.sam2 import measure_sam2
 from motion_app.pocket.vae import psnr, render_clips
-from motion_app.settings import Settings
 from motion_app.world.world import WorldConfig
 
-log = logging.getLogger(__name__)
-SHEET_CASES = 12
 UNSEEN_SEED = 987_654
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the comparison: a method, and the folder its motion tokens come from."""
-
-    name: str
-    method: str
-    motions: Path
+RMPM_CASES = 20
 
 
 def measure_pocket(
@@ -54,8 +37,8 @@ def measure_pocket(
     unmasked: Path | None = None,
     stills: int = 200,
 ) -> dict[str, Any]:
-    """Measures the VAE, the segmenter, RMPM and motion transfer; writes ``figures.json`` and
-    contact sheets into ``out``. ``models``: of the deployment that is measured.
+    """Measures the VAE, the segmenter, RMPM and motion transfer; writes ``figures.json`` and the
+    benchmark's report into ``out``. ``models``: of the deployment that is measured.
 
     ``unmasked``: a folder of the same motions learned without object masks, as ``concat`` would;
     its row is added where given. ``processes`` share the videos, one CPU thread each.
@@ -65,91 +48,63 @@ def measure_pocket(
     clips = render_clips(32, seed=UNSEEN_SEED, config=WorldConfig())
     figures: dict[str, Any] = {"vae_psnr_db": psnr(engine.backbone.pipe.vae, clips)}
     figures["one_click"] = asdict(measure_sam2(models.segmenter(checkpoint), stills))
-    drawn = draw_cases(Library([checkpoint / "motions"]).list(), cases)
-    propagation = measure_propagation(engine, drawn[: min(cases, 20)])
-    figures["rmpm_iou"] = {
-        f"{rule} at {level:g} of the noise": value for (rule, level), value in propagation.items()
-    }
-    started = time.perf_counter()
-    engine.generate(drawn[0].request())
-    figures["seconds_a_video"] = time.perf_counter() - started
     del engine
-    rows = [
-        Row("fleximmt", "fleximmt", checkpoint / "motions"),
-        Row("concat", "concat", checkpoint / "motions"),
-        Row("none", "none", checkpoint / "motions"),
-    ]
+    variants = [FULL, Variant("concat", "concat"), Variant("none", "none")]
     if unmasked is not None:
-        rows.insert(2, Row("concat, tokens learned without masks", "concat", unmasked))
+        name = "concat, tokens learned without masks"
+        variants.insert(2, Variant(name, "concat", tokens=UNMASKED))
     models.forget()
-    figures["transfer"] = compare_rows(
-        checkpoint, rows, cases, processes=processes, out=out, models=models
+    outcome = run_campaign(
+        Campaign(
+            model=str(checkpoint),
+            out=out,
+            motions=(checkpoint / "motions",),
+            settings=models.settings,
+            options=SuiteOptions({2: cases}, split=TUNING),
+            variants=tuple(variants),
+            unmasked=unmasked,
+            processes=processes,
+            device=models.device,
+            propagation_cases=min(cases, RMPM_CASES),
+        )
     )
+    write_report(outcome, out)
+    figures["rmpm_iou"] = {
+        f"{rule} at {level:g} of the noise": float(
+            np.mean([found[rule][k] for found in outcome.propagation])
+        )
+        for k, level in enumerate(NOISE_LEVELS)
+        for rule in RULES
+    }
+    figures["seconds_a_video"] = seconds_by_row(outcome)[FULL.name]
+    figures["transfer"] = transfer(outcome)
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
 
-def compare_rows(
-    checkpoint: Path,
-    rows: Sequence[Row],
-    cases: int,
-    *,
-    processes: int,
-    out: Path,
-    models: Models,
-) -> dict[str, Any]:
+def transfer(outcome: Outcome) -> dict[str, dict[str, Any]]:
     """Means of each row, and how far the first is ahead of the others, with 95% intervals."""
-    place = (models.settings.model_copy(update={"study_database": None}), models.device)
-    shares = [(checkpoint, rows, cases, p, processes, out, *place) for p in range(processes)]
-    if processes == 1:
-        scored = [_score_share(*shares[0])]
-    else:
-        with mp.get_context("spawn").Pool(processes) as pool:
-            scored = pool.starmap(_score_share, shares)
-    methods: dict[str, MethodFigures] = {}
-    for row in rows:
-        scores = sorted((s for share in scored for s in share[row.name]), key=lambda s: s.case)
-        methods[row.name] = MethodFigures.of(scores)
-    first = methods[rows[0].name]
-    table = {}
-    for name, means in methods.items():
-        table[name] = {"own": means.own, "other": means.other, "follows": means.follows}
-        table[name]["own_minus_other"] = float(means.margins.mean())
-        if means is not first:
-            table[name]["first_is_ahead_by"] = float((first.margins - means.margins).mean())
-            table[name]["interval"] = list(paired_interval(first, means, objects=2))
+    suite, table = outcome.suites[0], {}
+    margins = {
+        variant.name: by_case(outcome, suite, variant.name, "own_minus_other[colour]")
+        for variant in suite.variants
+    }
+    names = {"own": "own_motion", "other": "other_motion", "follows": "follows_own"}
+    for name, margin in margins.items():
+        row = table[name] = {
+            key: _mean(by_case(outcome, suite, name, f"{metric}[colour]"))
+            for key, metric in names.items()
+        }
+        row["own_minus_other"] = _mean(margin)
+        ahead = paired_difference(margins[FULL.name], margin)
+        if name != FULL.name and ahead is not None:
+            row["first_is_ahead_by"] = ahead.mean
+            row["interval"] = list(ahead.interval or (ahead.mean, ahead.mean))
     return table
 
 
-def _score_share(
-    checkpoint: Path,
-    rows: Sequence[Row],
-    cases: int,
-    process: int,
-    processes: int,
-    out: Path,
-    settings: Settings,
-    device: str | None,
-) -> dict[str, list[ObjectScore]]:
-    """Every ``processes``-th case by every row; the sheets of the first SHEET_CASES are written."""
-    models = Models(settings, device=device, threads=max(1, 2 // processes))
-    engine = models.engine(checkpoint)
-    drawn = draw_cases(Library([checkpoint / "motions"]).list(), cases)[process::processes]
-    scores: dict[str, list[ObjectScore]] = {row.name: [] for row in rows}
-    named = {
-        row.name: {motion.name: motion for motion in Library([row.motions]).list()} for row in rows
-    }
-    for case in drawn:
-        sheet = [case.rendered.frames]
-        for row in rows:
-            video = engine.generate(case.with_motions(named[row.name]).request(method=row.method))
-            scores[row.name] += score_video(case, video)
-            sheet.append(video.frames)
-        if case.seed < SHEET_CASES:
-            names = "-and-".join(motion.name.replace(" ", "-") for motion in case.motions)
-            picture = Image.fromarray(contact_sheet(sheet))
-            picture.save(out / f"case-{case.seed:02d}-{names}.png")
-    return scores
+def _mean(values: dict[str, float]) -> float:
+    return float(np.mean(list(values.values())))
 
 
 def summary(figures: dict[str, Any]) -> str:

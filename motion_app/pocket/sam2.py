@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Sam2Model
 
+from motion_app.evaluation.metrics import mask_iou
 from motion_app.models.clicks import ClickSegmenter
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
 from motion_app.pocket.sam2_network import IMAGE_SIZE, new_sam2
@@ -250,20 +251,15 @@ def measure_sam2(
         segmenter.set_image(still.image)
         near = Click(*sample_click(target, rng, power=2.0))
         answer = segmenter.predict([near])
-        one = iou(answer.mask, target)
+        one = mask_iou(answer.mask, target)
         (x, y), label = corrective_click(answer.mask, target, rng)
-        two = iou(segmenter.predict([near, Click(x, y, bool(label))]).mask, target)
+        two = mask_iou(segmenter.predict([near, Click(x, y, bool(label))]).mask, target)
         anywhere = segmenter.predict([Click(*sample_click(target, rng, power=0.0))])
         (x0, y0), (x1, y1) = sample_box(target, rng)
         boxed = segmenter.predict(box=Box(x0, y0, x1, y1))
         free = beside(still.masks)
         empty = segmenter.predict([Click(*sample_click(free, rng, power=0.0))]).score
         error = abs(answer.score - one)
-        rows.append((one, iou(anywhere.mask, target), two, iou(boxed.mask, target), error, empty))
+        ious = one, mask_iou(anywhere.mask, target), two, mask_iou(boxed.mask, target)
+        rows.append((*ious, error, empty))
     return Sam2Figures(*(float(value) for value in np.mean(rows, axis=0)))
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two (H, W) bool masks; 1 where both are empty."""
-    union = (a | b).sum()
-    return float((a & b).sum() / union) if union else 1.0

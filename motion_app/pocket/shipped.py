@@ -1,34 +1,94 @@
-"""What ships beside the checkpoint: results and the README's picture.
-
-The results that come with the app, made anew from their recipes after the model has changed.
-
-The moving picture at the top of the README: references on the left, what was made of them
-right.
+"""What ships beside the checkpoint: its motions, one rendered reference clip each and what is
+learned from it; results, made anew from their recipes after the model has changed; and the moving
+picture at the top of the README, references on the left, what was made of them on the right.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from motion_app.benchmark.propagation import draw_cases
+from motion_app.benchmark.scenes import tuning_cases
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.geometry import fit_frames
+from motion_app.jobs.models import Models
 from motion_app.library.library import Library
+from motion_app.library.motion_file import read_motion
 from motion_app.media.files import write_gif, write_webp
 from motion_app.request.request import build_request, parse_request
+from motion_app.scene import Motion
 from motion_app.text_files import listed
+from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
+from motion_app.training.trainer import TrainingReport, train_motion
 from motion_app.world.references import (
+    SHIPPED_MOTIONS,
     render_reference,
 )
 
+log = logging.getLogger(__name__)
 MOVING_WIDTH = 288  # px of the small moving pictures
 GAP = 6  # pixels between pictures
+
+
+def train_shipped_motions(
+    checkpoint: Path,
+    names: Sequence[str] = SHIPPED_MOTIONS,
+    *,
+    models: Models,
+    out: Path | None = None,
+    method: str = "fleximmt",
+    given: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Motion]:
+    """Learns each motion from its one clip, with the engine of ``models``, and writes
+    ``{name}.safetensors`` into ``out``, by default ``checkpoint/motions``; what an ``out`` that was
+    given already holds is left.
+
+    ``method``: motion tokens, with the clip's masks ("fleximmt") or without ("concat"), or
+    "synmotion". ``given``: settings of the training in place of the checkpoint's own.
+    """
+    engine = models.engine(checkpoint)
+    motions = []
+    for name in names:
+        file = (out or checkpoint / "motions") / f"{name.replace(' ', '-')}.safetensors"
+        if out is not None and file.is_file():
+            motions.append(read_motion(file))
+            continue
+        reference = render_reference(name)
+        training = _training(engine, method, name=name, noun=reference.noun, **given)
+
+        def report(news: TrainingReport, name: str = name) -> None:
+            if news.step % 25 == 0:
+                log.info("%s: step %d loss %.4f", name, news.step, news.loss)
+
+        motions.append(
+            train_motion(
+                [reference.clip],
+                training,
+                engine=engine,
+                out=file,
+                masks=[reference.rendered.masks[0]],
+                track=reference.rendered.tracks[0].tolist(),
+                on_progress=report,
+            )
+        )
+    return motions
+
+
+def _training(engine: MotionEngine, method: str, **given: Any) -> ClipTraining:
+    """The checkpoint's own settings of ``method`` under what was ``given``."""
+    defaults = engine.defaults.training_of(method)
+    if method == SynMotionTraining.method:
+        return SynMotionTraining.for_checkpoint(defaults, **given)
+    mask = "given" if method == MotionTraining.method else "none"
+    return MotionTraining.for_checkpoint(defaults, mask=mask, **given)
 
 
 def renew_results(folder: Path, engine: MotionEngine, library: Library) -> list[Path]:
@@ -61,16 +121,16 @@ def _write_moving(path: Path, frames: np.ndarray, fps: float) -> None:
 def write_showcase(
     engine: MotionEngine, out: Path, *, cases: Sequence[int], enlarge: int = 3, columns: int = 2
 ) -> None:
-    """Writes a GIF of the benchmark's ``cases``, by number: each shows its motions' reference
+    """Writes a GIF of ``cases`` of the tuning split, by number: each shows its motions' reference
     clips, small, and the video that ``engine`` makes with its model's own motions."""
-    drawn = draw_cases(
-        Library([engine.backbone.checkpoint.folder / "motions"]).list(), max(cases) + 1
-    )
+    motions = Library([engine.backbone.checkpoint.folder / "motions"]).list()
+    names = [motion.name for motion in motions if motion.track is not None]
+    drawn = tuning_cases(names, {2: max(cases) + 1}, geometry=engine.geometry)
     panels = []
     for number in cases:
         case = drawn[number]
-        video = engine.generate(case.request()).frames  # (T, H, W, 3)
-        references = [render_reference(motion.name).rendered.frames for motion in case.motions]
+        video = engine.generate(case.request(case.chosen(motions))).frames  # (T, H, W, 3)
+        references = [thing.reference.frames for thing in case.objects]
         panels.append(_panel(references, video, enlarge))
     rows = [np.concatenate(panels[i : i + columns], axis=2) for i in range(0, len(panels), columns)]
     frames = np.concatenate(rows, axis=1)

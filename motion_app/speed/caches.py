@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from motion_app.evaluation.metrics import psnr
+
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
     from torch import nn
 
-    from motion_app.benchmark.propagation import Case
+    from motion_app.benchmark.scenes import BenchmarkCase
     from motion_app.engine.pipeline import MotionEngine
+    from motion_app.geometry import ModelGeometry
     from motion_app.jobs.models import Models
-    from motion_app.scene import GeneratedVideo
+    from motion_app.scene import GeneratedVideo, GenerationRequest
 
 CACHED_STEPS = 50  # the authors' number; enough that something is left when the masks have settled
 SCENES = 8
 RATIO_SCENES = 4  # others than SCENES
 SETTLED_AT = 9  # of CACHED_STEPS: the pocket's median step, see ``started``
-DECIBELS_AT_MOST = 99.0
 
 
 @dataclass
@@ -131,35 +133,38 @@ def bench_caches(
     motion) and ``own`` (mean similarity to it). ``mag_ratio.000`` and so on are means over other
     scenes."""
     from motion_app.acceleration import CACHES, StepCache
-    from motion_app.benchmark.propagation import draw_cases
+    from motion_app.benchmark.scenes import tuning_cases
     from motion_app.library.library import Library
 
     engines = {"none": models.with_cache(None).engine()}
-    own = Path(models.settings.model) / "motions"
-    cases = draw_cases(Library([own]).list(), scenes + RATIO_SCENES)
-    ratios = mean_ratios(engines["none"], cases[scenes:], steps=steps)
+    motions = Library([Path(models.settings.model) / "motions"]).list()
+    names = [motion.name for motion in motions if motion.track is not None]
+    geometry = engines["none"].geometry
+    cases = tuning_cases(names, {2: scenes + RATIO_SCENES}, geometry=geometry)
+    asked = [case.request(case.chosen(motions), steps=steps) for case in cases]
+    ratios = mean_ratios(engines["none"], asked[scenes:])
     for kind in CACHES:
         cache = StepCache(kind, ratios=tuple(ratios) if kind == "mag" else ())
         engines[kind] = models.with_cache(cache).engine()
     runs: dict[str, list[_Run]] = {name: [] for name in engines}
-    for case in cases[:scenes]:
+    for request in asked[:scenes]:
         for name, engine in engines.items():
-            runs[name].append(_generate(engine, case, steps))
+            runs[name].append(_generate(engine, request))
     figures = {}
     for name, made in runs.items():
-        for what, value in _compare(made, runs["none"], cases[:scenes]).items():
+        for what, value in _compare(made, runs["none"], cases[:scenes], geometry).items():
             figures[f"{name}.{what}"] = value
     return {**figures, **{f"mag_ratio.{k:03}": ratio for k, ratio in enumerate(ratios)}}
 
 
-def mean_ratios(engine: MotionEngine, cases: list[Case], *, steps: int) -> list[float]:
-    """``residual_ratios`` of each step, the geometric mean over ``cases``."""
+def mean_ratios(engine: MotionEngine, requests: list[GenerationRequest]) -> list[float]:
+    """``residual_ratios`` of each step, the geometric mean over ``requests``."""
     from motion_app.engine.step_cache import residual_ratios
 
     found = []
-    for case in cases:
+    for request in requests:
         with residual_ratios(engine.backbone.blocks()) as ratios:
-            engine.generate(case.request(steps=steps))
+            engine.generate(request)
         found.append(ratios)
     return np.exp(np.log(found).mean(0)).tolist()
 
@@ -174,8 +179,8 @@ class _Run:
     started: int
 
 
-def _generate(engine: MotionEngine, case: Case, steps: int) -> _Run:
-    switch, started = engine.runtime.cache, []
+def _generate(engine: MotionEngine, request: GenerationRequest) -> _Run:
+    switch, started, steps = engine.runtime.cache, [], request.steps
 
     def look(report: Any) -> bool:
         started.append(switch.started_at)
@@ -183,19 +188,22 @@ def _generate(engine: MotionEngine, case: Case, steps: int) -> _Run:
 
     with computed_share(engine.backbone.transformer, steps=steps, batch=2) as share:
         began = time.perf_counter()
-        video = engine.generate(case.request(steps=steps), look)
+        video = engine.generate(request, look)
         seconds = time.perf_counter() - began
     return _Run(video, seconds, share, started[-1] or steps)
 
 
-def _compare(made: list[_Run], plain: list[_Run], cases: list[Case]) -> dict[str, float]:
-    from motion_app.benchmark.propagation import MethodFigures, score_video
+def _compare(
+    made: list[_Run], plain: list[_Run], cases: list[BenchmarkCase], geometry: ModelGeometry
+) -> dict[str, float]:
+    from motion_app.benchmark.scores import colour_scores
 
-    scores = MethodFigures.of(
-        [s for case, run in zip(cases, made, strict=True) for s in score_video(case, run.video)]
-    )
+    scores = [
+        colour_scores(case, run.video.frames, geometry=geometry).values
+        for case, run in zip(cases, made, strict=True)
+    ]
     pairs = list(zip(made, plain, strict=True))
-    decibels = [likeness(one.video.frames, other.video.frames) for one, other in pairs]
+    decibels = [psnr(one.video.frames, other.video.frames) for one, other in pairs]
     return {
         "seconds": statistics.median(run.seconds for run in made),
         "over_none": statistics.median(one.seconds / other.seconds for one, other in pairs),
@@ -204,12 +212,6 @@ def _compare(made: list[_Run], plain: list[_Run], cases: list[Case]) -> dict[str
         "started": statistics.median(run.started for run in made),
         "psnr": statistics.fmean(decibels),
         "psnr_worst": min(decibels),
-        "follows": scores.follows,
-        "own": scores.own,
+        "follows": statistics.fmean(v for s in scores for v in s["follows_own[colour]"]),
+        "own": statistics.fmean(v for s in scores for v in s["own_motion[colour]"]),
     }
-
-
-def likeness(frames: np.ndarray, others: np.ndarray) -> float:
-    """PSNR of uint8 frames in decibels, DECIBELS_AT_MOST for equal ones."""
-    error = ((frames.astype(float) - others.astype(float)) ** 2).mean()
-    return DECIBELS_AT_MOST if error == 0 else float(10 * np.log10(255**2 / error))

@@ -15,7 +15,6 @@ What a long measurement has found so far, in a file that a stop leaves whole.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +23,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
 from motion_app.errors import RequestError
 from motion_app.speed.rivals import SHAPES, LayerRivals, LayerShape, time_on
+from motion_app.text_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,8 +61,6 @@ def bench_layers(
     ``repeats`` times already are not run again. ``on_case`` hears of each. RequestError for a
     setting that cannot be, or that is not the one ``out`` was begun with.
     """
-    import torch
-
     if shape not in SHAPES:
         raise RequestError(f'unknown shape "{shape}"; choose one of {", ".join(SHAPES)}')
     if layers < 1 or repeats < 1 or min(motions, default=0) < 1:
@@ -97,8 +100,6 @@ def _measure(
 ) -> None:
     """Every case ``repeats`` times, in turn; each is made when its turn comes and let go after it,
     so that no two hold their masks and tokens at once. On a GPU one round does not count."""
-    import torch
-
     makers: dict[str, Callable[[], Callable[[], object]]] = {"stock": lambda: rivals.stock}
     makers |= {f"motions_{n}": lambda n=n: rivals.ours(n) for n in motions}
     if DENSE in motions:
@@ -119,7 +120,7 @@ def _measure(
                 peak: list[int] = []
                 with _peak(device, peak):
                     seconds = _timed(run, device)
-                case = Case(seconds, rivals.attention_seconds, peak[0] / GIGABYTE)
+                case = TimedCase(seconds, rivals.attention_seconds, peak[0] / GIGABYTE)
                 del run
                 record.add(name, case)
                 if on_case is not None:
@@ -170,10 +171,6 @@ def _figures(
 @contextmanager
 def _peak(device: Any, found: list[int]) -> Iterator[None]:
     """Puts the most bytes that activations took into ``found``."""
-    import torch
-
-    from motion_app.speed.peak_memory import PeakMemory
-
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -192,7 +189,7 @@ def _timed(run: Callable[[], object], device: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Case:
+class TimedCase:
     """One timed run: ``seconds``, those of them in attention, the most memory that it held."""
 
     seconds: float
@@ -200,7 +197,7 @@ class Case:
     peak_gigabytes: float
 
 
-OnCase = Callable[[str, Case], None]
+OnCase = Callable[[str, TimedCase], None]
 
 
 @dataclass
@@ -209,7 +206,7 @@ class BenchRecord:
 
     setting: Mapping[str, Any]
     path: Path | None = None
-    cases: dict[str, list[Case]] = field(default_factory=dict)
+    cases: dict[str, list[TimedCase]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path | None, setting: Mapping[str, Any]) -> BenchRecord:
@@ -220,7 +217,9 @@ class BenchRecord:
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
             found = entries["setting"]
-            cases = {name: [Case(**run) for run in runs] for name, runs in entries["cases"].items()}
+            cases = {
+                name: [TimedCase(**run) for run in runs] for name, runs in entries["cases"].items()
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(
                 f"{path.name} is no record of a measurement ({error!r}); name another file"
@@ -242,21 +241,56 @@ class BenchRecord:
         """All cases that were run, in the order of their first run."""
         return tuple(self.cases)
 
-    def add(self, name: str, case: Case) -> None:
+    def add(self, name: str, case: TimedCase) -> None:
         """Keep a run; the file is replaced whole."""
         self.cases.setdefault(name, []).append(case)
         if self.path is None:
             return
         runs = {name: [asdict(run) for run in kept] for name, kept in self.cases.items()}
         text = json.dumps({"setting": self.setting, "cases": runs}, indent=2) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, self.path)
+        write_whole(self.path, lambda part: part.write_text(text, encoding="utf-8"))
 
-    def median(self, name: str) -> Case:
+    def median(self, name: str) -> TimedCase:
         """The median of each of a case's numbers."""
         runs = self.cases[name]
-        return Case(
-            *(statistics.median(getattr(run, part.name) for run in runs) for part in fields(Case))
+        return TimedCase(
+            *(
+                statistics.median(getattr(run, part.name) for run in runs)
+                for part in fields(TimedCase)
+            )
         )
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of every storage that is made while the mode is on: ``peak`` is the most of
+    them that lived at once. What a kernel takes for itself and gives back is not seen, nor what
+    lived before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._living: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        given = tree_leaves((args, kwargs or {}))
+        old = {storage_key(t) for t in given if isinstance(t, torch.Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            key = storage_key(tensor)
+            if key in self._living or key in old:
+                continue
+            storage = tensor.untyped_storage()
+            self._living[key] = (StorageWeakRef(storage), storage.nbytes())
+        self._living = {key: entry for key, entry in self._living.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._living.values()))
+        return result
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """What two tensors on the same storage have in common while it lives."""
+    return tensor.untyped_storage()._cdata

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from motion_app.speed.caches import bench_caches
-from motion_app.speed.layers import Case, bench_layers
+from motion_app.speed.layers import TimedCase, bench_layers
 from motion_app.speed.rivals import dense_mask_builder
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run_bench(
     return results
 
 
-def tell_case(name: str, case: Case) -> None:
+def tell_case(name: str, case: TimedCase) -> None:
     """One finished case of a long measurement, on stderr."""
     print(f"{name:>10}  {case.seconds:8.1f} s  {case.peak_gigabytes:6.2f} GB", file=sys.stderr)
 

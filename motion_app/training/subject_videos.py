@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from motion_app.media.files import Clip, read_clip, read_image
 from motion_app.media.provenance import export_video
 from motion_app.request.phrases import occurrences
 from motion_app.scene import GenerationRequest, Options, StepReport
-from motion_app.text_files import json_text, read_text, records
+from motion_app.text_files import json_text, read_text, records, write_whole
 from motion_app.training.config import RENDERED, SynMotionTraining, training_caption
 from motion_app.wording import as_read
 from motion_app.world.movements import MOTIONS
@@ -153,9 +154,8 @@ def make_subjects(
             request = GenerationRequest(image, options=chosen)
             if not file.is_file():
                 made = engine.generate(request, on_step)
-                partial = file.with_name(f"partial-{file.name}")
-                export_video(partial, made.frames, made.fps, recipe=made.recipe)
-                partial.replace(file)
+                write = partial(export_video, frames=made.frames, fps=made.fps, recipe=made.recipe)
+                write_whole(file, write, ending=file.suffix)
             rows.append(
                 {
                     "video": file.name,

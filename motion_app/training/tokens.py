@@ -25,6 +25,7 @@ from motion_app.errors import RequestError
 from motion_app.media.files import Clip
 from motion_app.request.phrases import find_phrases
 from motion_app.scene import Motion, SceneObject
+from motion_app.text_files import write_whole
 from motion_app.training.config import ClipTraining, MotionTraining
 from motion_app.training.processes import ALONE, Share
 from motion_app.training.views import CachedViews, ViewConfig, cache_views
@@ -138,8 +139,6 @@ class LearningRun(ABC):
         several processes learn, the first writes it."""
         if not self.share.first:
             return
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(".partial")
         state = {
             "config": self._settings(),
             "base": self.backbone.checkpoint.fingerprint,
@@ -148,8 +147,7 @@ class LearningRun(ABC):
             "step": self.step,
             "losses": self.losses,
         }
-        torch.save(state, partial)
-        partial.replace(self.file)
+        write_whole(self.file, lambda part: torch.save(state, part))
 
     def _resume(self) -> None:
         state = torch.load(self.file, weights_only=True)

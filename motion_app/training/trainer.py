@@ -42,7 +42,6 @@ from motion_app.training.processes import ALONE, Share
 from motion_app.training.synmotion import SynMotionRun, prepare_synmotion
 from motion_app.training.tokens import LearningRun, TrainingRun, prepare_lesson
 
-logger = logging.getLogger(__name__)
 SMOOTHING = 25  # steps whose mean is the smoothed loss
 CUT_WORTH_SAYING = 0.05  # of a clip's picture, that learning does not see
 log = logging.getLogger(__name__)
@@ -178,7 +177,7 @@ def _tell_what_is_cut(clips: Sequence[Clip], geometry: ModelGeometry) -> None:
     for number, clip in enumerate(clips, start=1):
         fitted = fit_image(clip.frames[0], geometry.height, geometry.width, "crop")
         if fitted.cut > CUT_WORTH_SAYING:
-            logger.warning("clip %d: %s", number, fitted.summary())
+            log.warning("clip %d: %s", number, fitted.summary())
 
 
 def mover_masks(clips: Sequence[SelectedClip], segment: Segment | None) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import bench_tasks
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
+from motion_app.benchmark import tasks
 from motion_app.benchmark.charts import interval_chart, line_chart
 from motion_app.benchmark.exchange import parse_external, write_inputs
 from motion_app.benchmark.published import read_published
@@ -34,6 +36,7 @@ from motion_app.benchmark.scenes import (
     limbless_cases,
     movements,
     stretched_cases,
+    tuning_cases,
     world_of,
 )
 from motion_app.benchmark.scores import (
@@ -65,11 +68,11 @@ from motion_app.cli.main import main
 from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.synmotion import MotionPack, SemanticBranch
 from motion_app.errors import MotionAppError, RequestError
-from motion_app.evaluation.features import Judges
-from motion_app.evaluation.weights import WeightStore
+from motion_app.evaluation.networks import Judges, WeightStore
 from motion_app.geometry import ModelGeometry
+from motion_app.jobs.kinds import WorkerConfig
 from motion_app.jobs.results import ResultStore, content_key, write_json
-from motion_app.jobs.workers import BenchSource, Crew
+from motion_app.jobs.workers import Workers, run_task
 from motion_app.library.library import Library
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import write_video
@@ -405,16 +408,17 @@ def test_charts_are_well_formed_and_name_every_row():
 
 
 def test_workers_share_the_tasks_and_answer_each_in_its_place():
-    tasks = [bench_tasks.Square(number) for number in range(12)]
-    with Crew(BenchSource("", Settings()), bench_tasks.load, processes=2) as crew:
-        answers = dict(crew.run(tasks))
+    squares = [bench_tasks.Square(number) for number in range(12)]
+    configs = [WorkerConfig(Settings())] * 2
+    with Workers(configs, bench_tasks.load, run_task) as workers:
+        answers = dict(workers.map(squares))
         assert [answers[n][0] for n in range(12)] == [n**2 for n in range(12)]
         assert os.getpid() not in {pid for _, pid in answers.values()}
     with (
-        Crew(BenchSource("", Settings()), bench_tasks.load, processes=2) as crew,
+        Workers(configs, bench_tasks.load, run_task) as workers,
         pytest.raises(MotionAppError, match="-1 is below 0"),
     ):
-        list(crew.run([bench_tasks.Square(-1)]))
+        list(workers.map([bench_tasks.Square(-1)]))
 
 
 def test_workers_leave_when_their_parent_is_killed(tmp_path):
@@ -505,18 +509,29 @@ def test_the_authors_folder_is_read_and_each_row_that_lacks_a_file_is_told(
         read_published(tmp_path / "captions_inf", geometry=geometry)
 
 
-def benchmark(out: Path, *options: str, wait: bool = True) -> subprocess.Popen:
-    """``evaluate benchmark`` of one denoising step on three scenes, in a process of its own."""
-    command = [sys.executable, "-m", "motion_app", "evaluate", "benchmark", "--out", str(out)]
-    command += ["--steps", "1", "--methods", "fleximmt,none", "--without", "", "--processes", "1"]
-    command += ["--device", "cpu", "--rmpm-cases", "1", "--strata", "none", *options]
-    environment = {**os.environ, "MOTION_APP_MODEL": str(POCKET), "MOTION_APP_MOTIONS": "[]"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
-    if wait:
-        answer, _ = process.communicate(timeout=800)
-        assert process.returncode == 0, answer
-        process.answer = json.loads(answer.splitlines()[-1])
-    return process
+def options_of(out: Path, *options: str) -> list[str]:
+    """``evaluate benchmark`` of one denoising step, as words of a command."""
+    words = ["evaluate", "benchmark", "--out", str(out), "--device", "cpu", "--processes", "1"]
+    words += ["--steps", "1", "--methods", "fleximmt,none", "--without", ""]
+    return [*words, "--rmpm-cases", "1", "--strata", "none", *options]
+
+
+@pytest.fixture
+def pocket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTION_APP_MODEL", str(POCKET))
+    monkeypatch.setenv("MOTION_APP_MOTIONS", "[]")
+
+
+def benchmark(capsys: pytest.CaptureFixture, out: Path, *options: str) -> dict[str, Any]:
+    """What the command answers, run in this process, which has torch loaded."""
+    assert main(options_of(out, *options)) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def started(out: Path, *options: str) -> subprocess.Popen:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "motion_app", *options_of(out, *options)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
 
 
 def reports(out: Path) -> dict[str, bytes]:
@@ -541,24 +556,64 @@ def assert_same_to_rounding(one: dict[str, bytes], other: dict[str, bytes]) -> N
             assert np.allclose(np.array(left, float), np.array(right, float), rtol=0.05, atol=0.05)
 
 
-@pytest.mark.timeout(1800)  # starts the command, which loads torch, up to three times
-def test_a_run_that_is_killed_and_started_again_ends_with_the_same_report(tmp_path):
+class Killed(BaseException):
+    """What no part of the program catches."""
+
+
+def test_a_run_that_is_killed_and_started_again_ends_with_the_same_report(
+    pocket, tmp_path, monkeypatch, capsys
+):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = benchmark(killed, "--cases", "1:1,2:2", wait=False)
+
+    def die(path: Path, entries: Any) -> None:
+        write_json(path, entries)
+        if len(list(killed.glob("scores/*.json"))) == 1:
+            raise Killed
+
+    with monkeypatch.context() as dying, pytest.raises(Killed):
+        dying.setattr(tasks, "write_json", die)
+        benchmark(capsys, killed, "--cases", "2:1")
+    kept = {file: file.stat().st_mtime_ns for file in killed.glob("videos/*.npz")}
+    assert kept and not (killed / "report.md").exists()
+    benchmark(capsys, killed, "--cases", "2:1")
+    assert kept.items() <= {f: f.stat().st_mtime_ns for f in killed.glob("videos/*")}.items()
+    benchmark(capsys, whole, "--cases", "2:1")
+    assert_same_to_rounding(reports(killed), reports(whole))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)  # starts the command, which loads torch, three times
+def test_so_does_one_whose_process_is_killed(pocket, tmp_path):
+    killed, whole, counts = tmp_path / "killed", tmp_path / "whole", ("--cases", "1:1,2:2")
+    process = started(killed, *counts)
     wait_for(lambda: len(list(killed.glob("scores/*.json"))) >= 2, seconds=800)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     kept = {file: file.stat().st_mtime_ns for file in killed.glob("videos/*.npz")}
-    assert not (killed / "report.md").exists()
-    benchmark(killed, "--cases", "1:1,2:2")
-    assert (
-        kept and kept.items() <= {f: f.stat().st_mtime_ns for f in killed.glob("videos/*")}.items()
-    )
-    benchmark(whole, "--cases", "1:1,2:2")
+    assert kept and not (killed / "report.md").exists()
+    for out in (killed, whole):
+        process = started(out, *counts)
+        answer, _ = process.communicate(timeout=800)
+        assert process.returncode == 0, answer
+    assert kept.items() <= {f: f.stat().st_mtime_ns for f in killed.glob("videos/*")}.items()
     assert_same_to_rounding(reports(killed), reports(whole))
     report = reports(whole)["report.md"].decode()
     assert "| true clip | 3 | 5 of 5 | 1.00" in report and "Full FlexiMMT minus" in report
     assert {"report.tex", "scores.csv", "readme_tables.md", "rmpm.svg"} <= set(reports(whole))
+
+
+def test_the_scenes_settings_were_chosen_on_are_a_split_of_their_own(
+    pocket, geometry, tmp_path, capsys
+):
+    first = tuning_cases(NAMES, {2: 2}, geometry=geometry)
+    assert [case.digest() for case in first] == [
+        case.digest() for case in tuning_cases(NAMES, {2: 3}, geometry=geometry)[:2]
+    ]
+    held_out = draw_cases(NAMES, {2: 2}, geometry=geometry)
+    assert not {case.digest() for case in first} & {case.digest() for case in held_out}
+    answer = benchmark(capsys, tmp_path, "--cases", "2:1", "--split", "tuning")
+    assert answer["scenes"] == {"main": 1} and answer["videos"] == 2
+    assert "tuning-two-000,fleximmt,own_motion[colour]" in (tmp_path / "scores.csv").read_text()
 
 
 def pack_folder(folder: Path, name: str, scale: float) -> Path:
@@ -579,13 +634,12 @@ def pack_folder(folder: Path, name: str, scale: float) -> Path:
     return folder
 
 
-@pytest.mark.timeout(900)  # starts the command, which loads torch
-def test_one_command_compares_packs_learned_with_less(tmp_path):
+def test_one_command_compares_packs_learned_with_less(pocket, tmp_path, capsys):
     full = pack_folder(tmp_path / "full", "jump", 0.5)
     less = pack_folder(tmp_path / "less", "jump", 0.25)
     options = ["--methods", "synmotion", "--cases", "1:1", "--movements", "jump"]
     options += ["--motions", str(full), "--reduced", f"mot={less}"]
-    answer = benchmark(tmp_path / "out", *options).answer
+    answer = benchmark(capsys, tmp_path / "out", *options)
     assert answer["scenes"] == {"main": 1} and answer["videos"] == 3
     report = (tmp_path / "out" / "report.md").read_text()
     assert "## Full SynMotion minus each other row" in report
@@ -610,12 +664,11 @@ def test_what_cannot_be_compared_is_told_before_anything_is_made(
     assert not list(tmp_path.glob("out/*/*"))
 
 
-@pytest.mark.timeout(1800)  # starts the command, which loads torch, up to three times
-def test_the_same_command_runs_the_authors_folder(cases, tmp_path):
+def test_the_same_command_runs_the_authors_folder(pocket, cases, tmp_path, capsys):
     ids = published_folder(
         tmp_path / "data", [case for case in cases if len(case.objects) == 2][:1]
     )
-    answer = benchmark(tmp_path / "out", "--data", str(tmp_path / "data")).answer
+    answer = benchmark(capsys, tmp_path / "out", "--data", str(tmp_path / "data"))
     assert answer["scenes"] == {"main": 1} and answer["videos"] == 2
     scores = (tmp_path / "out" / "scores.csv").read_text()
     assert f"{ids[0]},fleximmt,TF[dis]" in scores

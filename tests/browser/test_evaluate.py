@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -14,12 +15,13 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from visits import PATIENCE
 
-from motion_app.benchmark.propagation import Case, draw_cases
+from motion_app.benchmark.scenes import BenchmarkCase, tuning_cases
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
 from motion_app.media.results import save_result
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import request_to_json
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import ROOT, Limits, Settings
@@ -29,6 +31,8 @@ from motion_app.ui.page import launch_options
 from motion_app.ui.pictures import Previews
 from motion_app.ui.visitor import PageVisit
 
+POCKET = ROOT / "checkpoints" / "pocket"
+MOTIONS = Library([POCKET / "motions"]).list()
 OWNER = secrets.token_hex(16)
 
 
@@ -40,18 +44,22 @@ class KnownVisit(PageVisit):
         self.owner = OWNER
 
 
-def rendered_result(case: Case, method: str) -> GeneratedVideo:
+def asked(case: BenchmarkCase) -> dict[str, Any]:
+    return request_to_json(case.request(case.chosen(MOTIONS)))
+
+
+def rendered_result(case: BenchmarkCase, method: str) -> GeneratedVideo:
     """A perfect video of a case: the renderer's own. ``method`` "still" repeats its first frame."""
     frames = case.rendered.frames
     if method == "still":
         frames = frames[:1].repeat(len(frames), axis=0)
-    request = request_to_json(case.request())
+    request = asked(case)
     recipe = {"request": {**request, "method": "fleximmt"}, "base": "pocket", "seed": 0}
     masks = np.zeros((2, 4, 8, 12), bool)
     return GeneratedVideo(frames, masks, recipe, 8.0)
 
 
-def add_results(host: ModelHost, cases: list[Case]) -> None:
+def add_results(host: ModelHost, cases: list[BenchmarkCase]) -> None:
     for number, case in enumerate(cases):
         job = secrets.token_hex(16)
         saved = save_result(rendered_result(case, "fleximmt"), host.jobs.folder(job))
@@ -62,21 +70,25 @@ def add_results(host: ModelHost, cases: list[Case]) -> None:
                 kind="generate",
                 owner=OWNER,
                 state="done",
-                title=" · ".join(f"creature: {m.name}" for m in case.motions),
+                title=" · ".join(f"creature: {m.name}" for m in case.chosen(MOTIONS)),
                 created=time.time() + number,
-                inputs={"request": request_to_json(case.request()), "badge": False},
+                inputs={
+                    "request": asked(case),
+                    "badge": False,
+                },
                 outcome=files,
             )
         )
 
 
 @pytest.fixture(scope="module")
-def cases() -> list[Case]:
-    return draw_cases(Library([ROOT / "checkpoints" / "pocket" / "motions"]).list(), 3)
+def cases() -> list[BenchmarkCase]:
+    names = [motion.name for motion in MOTIONS]
+    return tuning_cases(names, {2: 3}, geometry=Checkpoint.read(POCKET).geometry)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, cases: list[Case]) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory, cases: list[BenchmarkCase]) -> Iterator[str]:
     """The tab alone, in English and, at /zh, in Chinese."""
     host = ModelHost(Settings(outputs=tmp_path_factory.mktemp("outputs"), model=str(POCKET)))
     add_results(host, cases)
@@ -157,13 +169,13 @@ def test_chosen_results_get_a_table_plots_and_files(page: Page) -> None:
 
 
 def test_uploads_are_paired_named_by_method_and_a_broken_one_is_listed(
-    page: Page, cases: list[Case], tmp_path: Path
+    page: Page, cases: list[BenchmarkCase], tmp_path: Path
 ) -> None:
     good, broken = tmp_path / "good.mp4", tmp_path / "broken.mp4"
     write_video(good, cases[0].rendered.frames.repeat(2, 1).repeat(2, 2), 8.0, comment="")
     broken.write_bytes(b"no video at all")
     reference = tmp_path / "good.1.mp4"
-    reference.write_bytes(cases[0].motions[0].preview.read_bytes())
+    reference.write_bytes(cases[0].chosen(MOTIONS)[0].preview.read_bytes())
     page.locator("#evaluate-videos input[type=file]").set_input_files([good, broken])
     expect(page.locator("#evaluate-methods")).to_contain_text("good.mp4")
     page.locator("#evaluate-extras input[type=file]").set_input_files([reference])
@@ -176,7 +188,7 @@ def test_uploads_are_paired_named_by_method_and_a_broken_one_is_listed(
 
 
 def test_two_uploads_of_one_name_are_two_rows_each_by_the_method_it_was_given(
-    page: Page, cases: list[Case], tmp_path: Path
+    page: Page, cases: list[BenchmarkCase], tmp_path: Path
 ) -> None:
     files = []
     for k, case in enumerate(cases[:2]):

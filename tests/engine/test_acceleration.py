@@ -15,9 +15,10 @@ from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.step_cache import resampled, residual_ratios
 from motion_app.errors import CheckpointError, RequestError
+from motion_app.evaluation.metrics import PSNR_AT_MOST
 from motion_app.jobs.models import Models
 from motion_app.settings import ROOT, Settings
-from motion_app.speed.caches import DECIBELS_AT_MOST, bench_caches, computed_share
+from motion_app.speed.caches import bench_caches, computed_share
 from motion_app.speed.parts import two_objects
 
 LAYOUT = SequenceLayout(text=8, phrases=[(1, 3), (4, 6)], motion=[5, 7], grid=(3, 6, 8))
@@ -255,7 +256,7 @@ def test_a_cache_does_without_guidance_too(kind, tiny_checkpoint, motions):  # n
 def test_the_bench_of_caches_compares_each_with_the_same_videos_without_one():
     settings = Settings(model=str(ROOT / "checkpoints" / "pocket"))
     figures = bench_caches(Models(settings), scenes=1, steps=12)
-    assert figures["none.psnr"] == DECIBELS_AT_MOST and figures["none.over_none"] == 1
+    assert figures["none.psnr"] == PSNR_AT_MOST and figures["none.over_none"] == 1
     assert figures["none.attention_computed"] == pytest.approx(1)
     for kind in CACHES:
         assert figures[f"{kind}.psnr"] >= figures[f"{kind}.psnr_worst"] > 22

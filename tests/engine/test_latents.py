@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from tiny_models import tiny_pipeline
 
-from motion_app.benchmark.propagation import draw_cases, measure_propagation
+from motion_app.benchmark.propagation import measure_propagation
+from motion_app.benchmark.scenes import tuning_cases
 from motion_app.engine.motion_tokens import MotionTokens
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.library.library import Library
 from motion_app.media.files import Clip
 from motion_app.settings import ROOT
 from motion_app.training.config import MotionTraining, SynMotionTraining
@@ -135,9 +135,10 @@ def test_learning_and_measuring_show_the_model_first_frames_encoded_alone(
 def test_rmpm_is_measured_beside_the_picture_a_generation_is_shown() -> None:
     pocket = ROOT / "checkpoints" / "pocket"
     engine = MotionEngine.load(pocket, device="cpu")
-    case = draw_cases(Library([pocket / "motions"]).list(), 1)[0]
+    case = tuning_cases(("circle", "jump"), {2: 1}, geometry=engine.geometry)[0]
     shown = conditions_seen(
-        engine, lambda: measure_propagation(engine, [case], noise_levels=(0.6,), rules=("paper",))
+        engine,
+        lambda: measure_propagation(engine, [case.rendered], noise_levels=(0.6,), rules=("paper",)),
     )[0]
     alone = cache_views(
         engine.backbone,

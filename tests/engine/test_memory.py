@@ -18,7 +18,7 @@ from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError
 from motion_app.geometry import ModelGeometry
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.speed.peak_memory import PeakMemory
+from motion_app.speed.layers import PeakMemory
 
 ON_A_CPU = [name for name, placement in PLACEMENTS.items() if placement.where != "model"]
 

@@ -6,17 +6,19 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from motion_app.benchmark.propagation import Case, draw_cases
+from motion_app.benchmark.scenes import BenchmarkCase, tuning_cases
 from motion_app.errors import GenerationCancelled, RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
-from motion_app.evaluation.features import Judges, VideoFeatures
+from motion_app.evaluation.features import VideoFeatures
 from motion_app.evaluation.figures import flow_figure, over_time_figure, tracks_picture
 from motion_app.evaluation.metrics import mask_iou
+from motion_app.evaluation.networks import CoTracker, Judges, RaftFlow, WeightStore
 from motion_app.evaluation.released_fidelity import trajectory_fidelity_released
 from motion_app.evaluation.report import (
     Report,
@@ -47,9 +49,9 @@ from motion_app.evaluation.videos import (
     pair_uploads,
     row_labels,
 )
-from motion_app.evaluation.weights import WeightStore
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import request_to_json
 from motion_app.settings import ROOT
 from motion_app.world.references import render_reference
@@ -58,10 +60,19 @@ LIBRARY = Library([ROOT / "checkpoints" / "pocket" / "motions"])
 NOWHERE = WeightStore(Path("/nowhere"), caches=False)
 
 
-def kept_frames(folder: Path, case: Case, frames: np.ndarray, method: str) -> EvaluationItem:
+def asked(case: BenchmarkCase) -> dict[str, Any]:
+    return request_to_json(case.request(case.chosen(LIBRARY.list())))
+
+
+def kept_frames(
+    folder: Path, case: BenchmarkCase, frames: np.ndarray, method: str
+) -> EvaluationItem:
     """A result on disk as the app keeps it: lossless frames and the recipe."""
     folder.mkdir()
-    recipe = {"request": {**request_to_json(case.request()), "method": method}, "base": "pocket"}
+    recipe = {
+        "request": {**asked(case), "method": method},
+        "base": "pocket",
+    }
     (folder / "recipe.json").write_text(json.dumps(recipe))
     np.savez_compressed(folder / "frames.npz", frames=frames, fps=np.float32(8))
     names = {"video": "video.mp4", "recipe": "recipe.json", "frames": "frames.npz"}
@@ -74,12 +85,14 @@ def scored(items: list[EvaluationItem], metrics: list[str] | None = None) -> Sco
 
 
 @pytest.fixture(scope="module")
-def case() -> Case:
-    return draw_cases(LIBRARY.list(), 1)[0]
+def case() -> BenchmarkCase:
+    names = [motion.name for motion in LIBRARY.list()]
+    geometry = Checkpoint.read(ROOT / "checkpoints" / "pocket").geometry
+    return tuning_cases(names, {2: 1}, geometry=geometry)[0]
 
 
 @pytest.fixture(scope="module")
-def scores(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Scores:
+def scores(case: BenchmarkCase, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     """The renderer's own video, its first frame held still, and a video that is not there."""
     folder = tmp_path_factory.mktemp("results")
     frames = case.rendered.frames
@@ -162,11 +175,11 @@ class FollowedByFlow:
         return dis_flow(frames)
 
 
-def test_the_released_fidelities_are_measured_as_the_release_does(case: Case) -> None:
+def test_the_released_fidelities_are_measured_as_the_release_does(case: BenchmarkCase) -> None:
     """On a grid over the object's box, with the reference stretched to the video's size."""
     frames, mask = case.rendered.frames, case.rendered.masks[0, 0]
     judges = Judges(NOWHERE)
-    judges._loaded = dict.fromkeys(("cotracker", "raft"), FollowedByFlow())
+    judges._loaded = dict.fromkeys((CoTracker, RaftFlow), FollowedByFlow())
 
     def values(reference: np.ndarray, where: np.ndarray) -> list[float]:
         thing = JudgedObject("x", "", mask, ReferenceClip("r", reference, where))
@@ -185,7 +198,9 @@ def test_the_released_fidelities_are_measured_as_the_release_does(case: Case) ->
     assert values(wide, mask.repeat(2, axis=1)) == pytest.approx(same, abs=0.15)
 
 
-def test_where_pixels_came_from_is_said(scores: Scores, case: Case, tmp_path: Path) -> None:
+def test_where_pixels_came_from_is_said(
+    scores: Scores, case: BenchmarkCase, tmp_path: Path
+) -> None:
     assert "Scored from lossless frames: true, still." in scores.report.footnotes()
     video = tmp_path / "upload.mp4"
     write_video(video, case.rendered.frames, 8.0, comment="")
@@ -196,11 +211,14 @@ def test_where_pixels_came_from_is_said(scores: Scores, case: Case, tmp_path: Pa
 
 
 def test_an_upscaled_upload_is_scored_like_the_frames_it_was_made_from(
-    scores: Scores, case: Case, tmp_path: Path
+    scores: Scores, case: BenchmarkCase, tmp_path: Path
 ) -> None:
     video = tmp_path / "large.mp4"
     write_video(video, case.rendered.frames, 8.0, size=(576, 384), comment="")
-    recipe = {"request": request_to_json(case.request()), "base": "pocket"}
+    recipe = {
+        "request": asked(case),
+        "base": "pocket",
+    }
     (item,) = pair_uploads([video], [], read_recipe=lambda path: recipe)
     report = scored([item], ["own_motion[colour]", "FF[dis]"]).report
     for metric in ("own_motion[colour]", "FF[dis]"):
@@ -280,14 +298,16 @@ def namesakes(folder: Path, *contents: bytes, name: str = "output.mp4") -> list[
 
 
 def test_two_videos_of_one_name_are_two_rows_each_by_its_own_method(
-    case: Case, tmp_path: Path
+    case: BenchmarkCase, tmp_path: Path
 ) -> None:
     videos = namesakes(tmp_path, b"", b"")
     frames = case.rendered.frames
     write_video(videos[0], frames, 8.0, comment="")
     write_video(videos[1], frames[:1].repeat(len(frames), axis=0), 8.0, comment="")
     (request,) = namesakes(
-        tmp_path, json.dumps(request_to_json(case.request())).encode(), name="output.json"
+        tmp_path,
+        json.dumps(asked(case)).encode(),
+        name="output.json",
     )
     labels = row_labels(videos)
     assert labels == ["output.mp4", "output.mp4 (2)"]
@@ -326,7 +346,9 @@ def test_names_are_made_distinct_whatever_they_are() -> None:
     assert items[0].name != "all videos"  # the item of a set's own row
 
 
-def test_a_request_that_names_paths_on_the_server_is_refused(tmp_path: Path, case: Case) -> None:
+def test_a_request_that_names_paths_on_the_server_is_refused(
+    tmp_path: Path, case: BenchmarkCase
+) -> None:
     video = tmp_path / "a.mp4"
     write_video(video, case.rendered.frames, 8.0, comment="")
     item = EvaluationItem("a", "m", video, request={"image": "/etc/hostname", "objects": []})
@@ -334,7 +356,7 @@ def test_a_request_that_names_paths_on_the_server_is_refused(tmp_path: Path, cas
     assert "is the path /etc/hostname" in report.sources[0].problem
 
 
-def test_two_videos_of_one_name_keep_their_own_rows(case: Case, tmp_path: Path) -> None:
+def test_two_videos_of_one_name_keep_their_own_rows(case: BenchmarkCase, tmp_path: Path) -> None:
     first, second = tmp_path / "x", tmp_path / "y"
     frames = case.rendered.frames
     items = [
@@ -346,7 +368,7 @@ def test_two_videos_of_one_name_keep_their_own_rows(case: Case, tmp_path: Path) 
     assert [row.item for row in report.rows] == ["v", "v (2)"]
 
 
-def test_scoring_stops_where_it_is_told_to(case: Case, tmp_path: Path) -> None:
+def test_scoring_stops_where_it_is_told_to(case: BenchmarkCase, tmp_path: Path) -> None:
     item = kept_frames(tmp_path / "a", case, case.rendered.frames, "none")
     seen = []
     with pytest.raises(GenerationCancelled):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from motion_app.cli.main import main
 from motion_app.errors import RequestError
 from motion_app.jobs.batch import Answer, Backlog, Outcome, Patience, StopRequest, run_batch
 from motion_app.jobs.content_keys import Ingredients
-from motion_app.jobs.kinds import Bench
+from motion_app.jobs.kinds import WorkerConfig
 from motion_app.jobs.manifest import Item, Shard, read_manifest, shard_of
 from motion_app.jobs.results import Ledger
-from motion_app.jobs.workers import ProcessCrew, handle
+from motion_app.jobs.workers import Workers, attempt, handle
 from motion_app.media.files import read_clip, write_video
 from motion_app.settings import ROOT, Settings
 from motion_app.world.world import WorldConfig, draw_scene, render
@@ -368,7 +369,7 @@ def test_two_never_work_in_one_folder(tmp_path):
 def test_the_log_of_an_item_tells_each_attempt(tmp_path):
     item = play_item("fox", diary=str(tmp_path / "diary"), mistake=True)
     ledger = Ledger(tmp_path / "out")
-    make = PlayWorkshop(Bench(Settings())).make
+    make = PlayWorkshop(WorkerConfig(Settings())).make
     answers = [handle(item, ledger, make, lambda: True) for _ in range(2)]
     assert [answer.ending for answer in answers] == ["mistake", "mistake"]
     text = ledger.log(item).read_text()
@@ -383,16 +384,16 @@ def batch(
     *items: Item,
     workers: int = 2,
     patience: Patience = QUICK,
-    opens: Callable[[Bench], Any] = PlayWorkshop,
+    opens: Callable[[WorkerConfig], Any] = PlayWorkshop,
     stop: StopRequest | None = None,
-    on_news: Callable[[ProcessCrew], None] | None = None,
+    on_news: Callable[[Workers], None] | None = None,
 ) -> Outcome:
-    crews = []
+    started = []
 
-    def hire(missing: int) -> ProcessCrew:
-        benches = [Bench(Settings(), "cpu", threads=1)] * workers
-        crews.append(ProcessCrew(tmp_path / "out", benches, opens))
-        return crews[0]
+    def hire(missing: int) -> Workers:
+        configs = [WorkerConfig(Settings(), "cpu", threads=1)] * workers
+        started.append(Workers(configs, opens, partial(attempt, tmp_path / "out")))
+        return started[0]
 
     return run_batch(
         items,
@@ -400,7 +401,7 @@ def batch(
         hire,
         patience=patience,
         stop=stop,
-        on_news=None if on_news is None else lambda news: on_news(crews[0]),
+        on_news=None if on_news is None else lambda news: on_news(started[0]),
     )
 
 
@@ -451,7 +452,7 @@ def test_a_slow_item_keeps_no_other_from_a_free_worker(tmp_path):
     slow = play_item("slow", diary=str(diary), until=str(gate))
     others = [play_item(f"plain-{n}", diary=str(diary)) for n in range(5)]
 
-    def open_the_gate(crew: ProcessCrew) -> None:
+    def open_the_gate(pool: Workers) -> None:
         if len(results(tmp_path)) == 5:
             gate.touch()
 
@@ -468,7 +469,7 @@ def test_a_stopped_run_drops_what_is_being_made_and_ends_the_next_time(tmp_path)
         tmp_path,
         *items,
         stop=stop,
-        on_news=lambda crew: stop.times or stop.ask(signal.SIGTERM),
+        on_news=lambda pool: stop.times or stop.ask(signal.SIGTERM),
     )
     assert (outcome.left, outcome.exit_code) == (1, 128 + signal.SIGTERM)
     assert results(tmp_path) == ["plain"] and attempts(diary, "waits") == 1

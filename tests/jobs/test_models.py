@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,17 @@ import pytest
 import torch
 from PIL import Image
 
-from motion_app.benchmark.tasks import load_bench
+from motion_app.benchmark.tasks import load_runner
 from motion_app.cli.main import main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import MotionAppError
 from motion_app.host import ModelHost
 from motion_app.jobs.content_keys import Ingredients
-from motion_app.jobs.kinds import Bench, Workshop
+from motion_app.jobs.kinds import WorkerConfig, Workshop
 from motion_app.jobs.manifest import Item, read_manifest
 from motion_app.jobs.models import Models
-from motion_app.jobs.ray_workers import Maker
-from motion_app.jobs.workers import BenchSource
+from motion_app.jobs.ray_workers import Actor
+from motion_app.jobs.workers import attempt
 from motion_app.media.files import write_video
 from motion_app.models import clicks
 from motion_app.models.clicks import ClickSegmenter
@@ -128,12 +129,12 @@ def test_the_page_and_every_worker_refuse_it_in_the_same_words(refusal, place, m
         host.stop()
     monkeypatch.undo()
     monkeypatch.chdir(place)
-    bench = pickle.loads(pickle.dumps(Bench(settings, threads=1)))
-    source = pickle.loads(pickle.dumps(BenchSource(settings.model, settings)))
+    config = pickle.loads(pickle.dumps(WorkerConfig(settings, threads=1)))
+    do = partial(attempt, place)
     workers = [
-        lambda: Workshop(bench).make(items(place)["generate"], place, lambda: True),
-        lambda: load_bench(source),
-        lambda: Maker(str(place), bench, Workshop).node(),
+        lambda: Workshop(config).make(items(place)["generate"], place, lambda: True),
+        lambda: load_runner(config),
+        lambda: Actor(config, Workshop, do).node(),
     ]
     for work in workers:
         with pytest.raises(MotionAppError) as caught:
@@ -185,19 +186,19 @@ def test_every_worker_and_the_page_take_it_too(original, place, tmp_path):
             host.segmenter()
     finally:
         host.stop()
-    workshop = Workshop(Bench(settings, threads=1))
+    workshop = Workshop(WorkerConfig(settings, threads=1))
     with pytest.raises(Asked, match=original):
         workshop.make(items(place)["train"], place, lambda: True)
-    bench = load_bench(BenchSource(settings.model, settings))
+    runner = load_runner(WorkerConfig(settings))
     with pytest.raises(Asked, match=original):
-        bench.learn_crowded("jump", True, tmp_path / "jump.safetensors", steps=1)
+        runner.learn_crowded("jump", True, tmp_path / "jump.safetensors", steps=1)
 
 
 def test_the_reference_of_a_score_is_marked_by_it(original, place, capsys):
     assert main(ENTRIES["evaluate video"].split()) == 0
     (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert original in row["status"]
-    scored = Workshop(Bench(load_settings(), threads=1)).make(
+    scored = Workshop(WorkerConfig(load_settings(), threads=1)).make(
         items(place)["evaluate"], place, lambda: True
     )
     assert original in scored["rows"][0]["status"]
@@ -208,9 +209,11 @@ def test_the_reference_of_a_score_is_marked_by_it(original, place, capsys):
 
 def test_the_kernel_of_a_deployment_runs_in_its_workers(place, monkeypatch):
     settings = Settings(kernel="_native_math", motions=())
-    engine = Bench(settings, "cpu", 1).models().engine()
+    engine = WorkerConfig(settings, "cpu", 1).models().engine()
     assert engine.runtime.acceleration.kernel == "_native_math"
-    made = Workshop(Bench(settings, "cpu", 1)).make(items(place)["generate"], place, lambda: True)
+    made = Workshop(WorkerConfig(settings, "cpu", 1)).make(
+        items(place)["generate"], place, lambda: True
+    )
     recipe = json.loads((place / made["recipe"]).read_text())
     assert "_native_math" in json.dumps(recipe)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from ray.cluster_utils import Cluster
 from motion_app.errors import CheckpointError
 from motion_app.jobs.batch import News, run_batch
 from motion_app.jobs.content_keys import Ingredients
-from motion_app.jobs.kinds import Bench, Workshop
+from motion_app.jobs.kinds import WorkerConfig, Workshop
 from motion_app.jobs.manifest import read_manifest
-from motion_app.jobs.ray_workers import RayCrew, processors
+from motion_app.jobs.ray_workers import RayWorkers, processors
 from motion_app.jobs.results import Ledger
+from motion_app.jobs.workers import attempt
 from motion_app.settings import Settings
 
 NODES, ITEMS = 3, 9
@@ -70,20 +72,20 @@ def test_every_item_has_one_result_though_a_node_dies_over_one(
     items = read_manifest(
         manifest(tmp_path), Ingredients(settings, remembered=tmp_path / "known.json")
     )
-    ledger, killed, crews = Ledger(tmp_path / "out"), [], []
+    ledger, killed, started = Ledger(tmp_path / "out"), [], []
 
-    def hire(missing: int) -> RayCrew:
-        bench = Bench(settings, "cpu")
-        crew = RayCrew(cluster.address, ledger.out, bench, Workshop, workers=None, most=missing)
-        while crew.free < NODES:
-            crew.collect(1.0)
-        crews.append(crew)
-        return crew
+    def hire(missing: int) -> RayWorkers:
+        config, do = WorkerConfig(settings, "cpu"), partial(attempt, ledger.out)
+        pool = RayWorkers(cluster.address, config, Workshop, do, workers=None, most=missing)
+        while pool.free < NODES:
+            pool.collect(1.0)
+        started.append(pool)
+        return pool
 
     def kill_a_busy_node(news: News) -> None:
         own = ray.get_runtime_context().get_node_id()  # without it this program is cut off
         nodes = {node.node_id: node for node in cluster.worker_nodes if node.node_id != own}
-        busy = [node for node in crews[0].busy_nodes if node in nodes]
+        busy = [node for node in started[0].busy_nodes if node in nodes]
         if busy and not killed:
             killed.append(busy[0])
             cluster.remove_node(nodes[busy[0]], allow_graceful=False)
@@ -109,10 +111,11 @@ def test_a_setting_that_cannot_hold_on_a_workers_machine_ends_the_batch_in_its_o
     items = read_manifest(
         manifest(tmp_path), Ingredients(settings, remembered=tmp_path / "known.json")
     )
-    ledger, bench = Ledger(tmp_path / "out"), Bench(settings, "cpu")
+    ledger, config = Ledger(tmp_path / "out"), WorkerConfig(settings, "cpu")
 
-    def hire(missing: int) -> RayCrew:
-        return RayCrew(cluster.address, ledger.out, bench, Workshop, workers=1, most=missing)
+    def hire(missing: int) -> RayWorkers:
+        do = partial(attempt, ledger.out)
+        return RayWorkers(cluster.address, config, Workshop, do, workers=1, most=missing)
 
     with pytest.raises(CheckpointError) as caught:
         run_batch(items, ledger, hire)

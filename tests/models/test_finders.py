@@ -33,7 +33,7 @@ from motion_app.errors import CheckpointError, MediaError, RequestError
 from motion_app.host import ModelHost
 from motion_app.media.files import decode_data_uri, encode_data_uri, read_mask
 from motion_app.models.clicks import ClickSegmenter, OriginalSegmenter, config_of, load_segmenter
-from motion_app.models.words import FoundObject, ObjectFinder, find_objects
+from motion_app.models.words import FoundObject, ObjectFinder
 from motion_app.scene import Box, Click
 from motion_app.settings import Limits, Settings
 from motion_app.ui.api.pictures import PictureEndpoints
@@ -190,12 +190,12 @@ def picture() -> np.ndarray:
 
 def test_words_become_boxes_inside_the_picture_the_surest_first(grounding_dino):
     finder = ObjectFinder.load(grounding_dino, device="cpu")
-    found = find_objects(picture(), ["A red robot.", "fox"], finder=finder, threshold=0.0)
+    found = finder.find(picture(), ["A red robot.", "fox"], threshold=0.0)
     assert found and {item.words for item in found} <= {"a red robot", "fox"}
     assert [item.score for item in found] == sorted((i.score for i in found), reverse=True)
     for item in found:
         assert 0 <= item.box.x0 <= item.box.x1 <= 96 and 0 <= item.box.y0 <= item.box.y1 <= 64
-    assert find_objects(picture(), ["fox"], finder=finder, threshold=1.0) == []
+    assert finder.find(picture(), ["fox"], threshold=1.0) == []
 
 
 def test_no_words_and_no_picture_are_refused(grounding_dino, tmp_path):

@@ -12,15 +12,16 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXImageToVideoPipeline
 from PIL import Image
 from transformers import Sam2Model
 
-from motion_app.benchmark.propagation import draw_cases, score_video
+from motion_app.benchmark.scenes import tuning_cases
+from motion_app.benchmark.scores import colour_scores
 from motion_app.cli.main import main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.geometry import fit_image
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
 from motion_app.models.clicks import ClickSegmenter
-from motion_app.pocket.motions import train_shipped_motions
 from motion_app.pocket.sam2 import measure_sam2
+from motion_app.pocket.shipped import train_shipped_motions
 from motion_app.pocket.vae import psnr, render_clips
 from motion_app.scene import Click, Motion
 from motion_app.settings import ROOT, Settings
@@ -92,8 +93,9 @@ def test_the_vae_keeps_unseen_clips() -> None:
 def test_the_engine_without_motions_is_the_stock_pipeline_bit_for_bit(
     engine: MotionEngine, motions: list[Motion]
 ) -> None:
-    case = draw_cases(motions, 1)[0]
-    request = case.request(method="none", steps=3)
+    names = [motion.name for motion in motions]
+    case = tuning_cases(names, {2: 1}, geometry=engine.geometry)[0]
+    request = case.request(case.chosen(motions), method="none", steps=3)
     ours = engine.generate(request).latents
     stock = engine.backbone.pipe(
         image=Image.fromarray(request.image),
@@ -114,10 +116,12 @@ def test_the_engine_without_motions_is_the_stock_pipeline_bit_for_bit(
 def test_objects_move_more_like_their_own_motion_than_like_the_other(
     engine: MotionEngine, motions: list[Motion]
 ) -> None:
-    scores = []
-    for case in draw_cases(motions, 6):
-        scores += score_video(case, engine.generate(case.request()))
-    assert np.mean([score.own - score.other for score in scores]) > 0
+    names, margins = [motion.name for motion in motions], []
+    for case in tuning_cases(names, {2: 6}, geometry=engine.geometry):
+        video = engine.generate(case.request(case.chosen(motions)))
+        scores = colour_scores(case, video.frames, geometry=engine.geometry)
+        margins += scores.values["own_minus_other[colour]"]
+    assert np.mean(margins) > 0
 
 
 def test_one_click_finds_the_creature() -> None:

@@ -29,21 +29,24 @@ from transformers import (
 )
 
 from motion_app.errors import CheckpointError
-from motion_app.evaluation import weights as w
 from motion_app.evaluation.catalogue import METRICS, default_ids
-from motion_app.evaluation.features import Judges
 from motion_app.evaluation.networks import (
+    Amt,
     ClipEmbedder,
+    CoTracker,
     DinoEmbedder,
+    I3d,
+    Judges,
     QwenJudge,
     RaftFlow,
+    Resnet3d,
     ScriptedNetwork,
+    WeightStore,
     share_of_yes,
 )
 from motion_app.evaluation.report import Report, Row, Source
 from motion_app.evaluation.scoring import ScoreProgress, Scores, _Sets, score_videos
 from motion_app.evaluation.videos import EvaluationItem, JudgedObject, OpenedItem, ReferenceClip
-from motion_app.evaluation.weights import SOURCES, WeightStore
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
 from motion_app.ui.evaluate.results import EvaluationState, ScoringRun
@@ -79,16 +82,16 @@ def judges_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vision_config={**small, "image_size": 32, "patch_size": 8},
         projection_dim=8,
     )
-    clip = folder / SOURCES[w.CLIP].name.split("/")[1]
+    clip = folder / ClipEmbedder.source.name.split("/")[1]
     CLIPModel(config).save_pretrained(clip)
     size = {"height": 32, "width": 32}
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(clip)
     vocabulary = {word: k for k, word in enumerate(words)}
     CLIPTokenizer(vocab=vocabulary, merges=[("c", "a"), ("ca", "t</w>")]).save_pretrained(clip)
-    dino = folder / SOURCES[w.DINO].name.split("/")[1]
+    dino = folder / DinoEmbedder.source.name.split("/")[1]
     vit = ViTConfig(**small, image_size=32, patch_size=8)
     ViTModel(vit, add_pooling_layer=False).save_pretrained(dino)
-    torch.save(raft_large(weights=None).state_dict(), folder / SOURCES[w.RAFT].name)
+    torch.save(raft_large(weights=None).state_dict(), folder / RaftFlow.source.name)
     return folder
 
 
@@ -175,9 +178,9 @@ class Brightness(torch.nn.Module):
         return pixels.flatten(2).mean(dim=2)
 
 
-def scripted(module: torch.nn.Module, file: Path) -> ScriptedNetwork:
+def scripted(module: torch.nn.Module, file: Path) -> Path:
     torch.jit.save(torch.jit.script(module), str(file))
-    return ScriptedNetwork(file)
+    return file
 
 
 def test_clip_gives_the_same_embedding_for_the_same_frame_and_cuts_long_captions(
@@ -204,7 +207,7 @@ def test_dino_sees_the_middle_of_the_picture_alone(judges_folder: Path) -> None:
 def test_raft_gives_flow_of_the_frames_own_size_and_refuses_other_weights(
     judges_folder: Path, tmp_path: Path
 ) -> None:
-    raft = RaftFlow(judges_folder / SOURCES[w.RAFT].name)
+    raft = RaftFlow(judges_folder / RaftFlow.source.name)
     flow = raft.flow(FRAMES[:2], updates=1)
     assert flow.forward.shape == flow.backward.shape == (1, 64, 96, 2)
     assert np.isfinite(flow.forward).all()
@@ -215,13 +218,13 @@ def test_raft_gives_flow_of_the_frames_own_size_and_refuses_other_weights(
 
 def test_a_tracker_is_asked_in_x_and_y_and_answers_in_y_and_x(tmp_path: Path) -> None:
     points = np.array([[3.0, 40], [60, 5]])
-    tracks = scripted(Tracker(), tmp_path / "t.pt").track(FRAMES, points)
+    tracks = CoTracker(scripted(Tracker(), tmp_path / "t.pt")).track(FRAMES, points)
     assert np.array_equal(tracks.points, points[:, None].repeat(4, axis=1))
     assert tracks.visible[:, :3].all() and not tracks.visible[:, 3].any()
 
 
 def test_interpolated_frames_stand_for_those_between(tmp_path: Path) -> None:
-    made = scripted(Average(), tmp_path / "a.pt").middle_frames(FRAMES)
+    made = Amt(scripted(Average(), tmp_path / "a.pt")).middle_frames(FRAMES)
     expected = (FRAMES[0].astype(float) + FRAMES[2]) / 2
     assert made.shape == (1, 64, 96, 3) and np.abs(made[0] - expected).max() <= 1
 
@@ -229,10 +232,12 @@ def test_interpolated_frames_stand_for_those_between(tmp_path: Path) -> None:
 def test_video_features_are_given_the_scales_their_networks_were_trained_on(
     tmp_path: Path,
 ) -> None:
-    network = scripted(Brightness(), tmp_path / "b.pt")
+    file = scripted(Brightness(), tmp_path / "b.pt")
     grey = np.full((20, 32, 48, 3), 128, np.uint8)  # 20 frames: two segments, the second filled up
-    assert np.allclose(network.resnet_features(grey), 128 - np.array([114.77, 107.74, 99.48]))
-    assert np.allclose(network.i3d_features(grey), 128 / 127.5 - 1, atol=1e-4)
+    assert np.allclose(
+        Resnet3d(file).resnet_features(grey), 128 - np.array([114.77, 107.74, 99.48])
+    )
+    assert np.allclose(I3d(file).i3d_features(grey), 128 / 127.5 - 1, atol=1e-4)
 
 
 def test_a_file_that_is_no_network_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
+from motion_app.evaluation.networks import WeightStore
 from motion_app.evaluation.scoring import ScoreProgress, Scores, score_steps
 from motion_app.evaluation.videos import (
     MOST_VIDEOS,
@@ -21,7 +22,6 @@ from motion_app.evaluation.videos import (
     pair_uploads,
     row_labels,
 )
-from motion_app.evaluation.weights import WeightStore
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
 from motion_app.media.file_types import CLIP_CHOICES

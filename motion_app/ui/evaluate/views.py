@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motion_app.evaluation.catalogue import METRICS, Metric
+from motion_app.evaluation.networks import WeightStore
 from motion_app.evaluation.report import ARROWS, Report, catalogue_id, paper_cell, paper_tables
 from motion_app.evaluation.scoring import ScoreProgress
-from motion_app.evaluation.weights import SOURCES, WeightStore
 from motion_app.media.provenance import Verification
 from motion_app.media.watermark import DETECTED
 from motion_app.ui.markup import Texts
@@ -57,7 +57,7 @@ def metrics_html(weights: WeightStore, texts: Texts) -> str:
     """What each metric means; those without weights are grey and say what they need."""
     here, absent = [], []
     for metric in METRICS.values():
-        missing = [SOURCES[s].needs for s in metric.weights if weights.find(s) is None]
+        missing = weights.missing(metric.networks)
         facts = [metric_words(metric, texts), texts(f"evaluate.better_{metric.better or 'none'}")]
         if missing:
             facts.append(texts("evaluate.needs", what=", ".join(missing)))

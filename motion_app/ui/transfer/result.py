@@ -25,6 +25,7 @@ from motion_app.geometry import ExportSize, grid_to_mask
 from motion_app.jobs.folder import JobRow
 from motion_app.media.files import upscale
 from motion_app.media.provenance import export_video, read_recipe
+from motion_app.text_files import write_whole
 from motion_app.ui.markup import Texts, in_words, note_html, script
 from motion_app.ui.pictures import draw_objects, enlarge_masks, mask_sheet
 
@@ -241,7 +242,9 @@ class OverlayVideos:
         height, width = saved.frames.shape[1:3]
         export = self._export
         size = (width, height) if export is None else (export.width, export.height)
-        unfinished = path.with_name(f"unfinished-{path.name}")
         frames = masked_frames(saved, slots, size=size)
-        export_video(unfinished, frames, saved.fps, recipe=recipe, badge=badge)
-        unfinished.replace(path)
+
+        def write(part: Path) -> None:
+            export_video(part, frames, saved.fps, recipe=recipe, badge=badge)
+
+        write_whole(path, write, ending=path.suffix)
