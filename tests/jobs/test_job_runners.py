@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ from motion_app.request.prompt_tokenizer import PromptTokenizer
 from motion_app.request.request import build_request, parse_request, request_to_json
 from motion_app.scene import Options
 from motion_app.settings import ROOT, Limits, Settings
+from motion_app.training import trainer
 from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.world.world import WorldConfig, draw_scene, render
 
@@ -373,14 +376,17 @@ def test_a_name_that_is_taken_is_told_when_the_training_is_handed_in(
 
 
 def test_a_name_taken_meanwhile_is_not_overwritten(
-    engine: MotionEngine, clip: Path, tmp_path: Path
+    engine: MotionEngine, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = line_of(engine, tmp_path)
     late = learn(queue, clip, name="hop")
     shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-other")
     other = line_of(engine, tmp_path.parent / f"{tmp_path.name}-other")
-    other.start()
-    made = Path(end(other, late).row.outcome["motion"])
+    with monkeypatch.context() as earlier:  # a motion made in the same second is the same motion
+        then = datetime.now(UTC) - timedelta(hours=1)
+        earlier.setattr(trainer, "datetime", SimpleNamespace(now=lambda zone: then))
+        other.start()
+        made = Path(end(other, late).row.outcome["motion"])
     other.stop()
     (tmp_path / "motions").mkdir()
     taken = Path(shutil.copy(made, tmp_path / "motions"))
