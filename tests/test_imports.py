@@ -201,9 +201,56 @@ def test_what_needs_no_model_loads_without_torch_or_gradio():
     assert done.returncode == 0, done.stderr
 
 
+def defined(path: Path) -> set[str]:
+    """The names that a module makes at its top level, apart from those it imports."""
+    names: set[str] = set()
+    open_blocks = [ast.parse(path.read_text(encoding="utf-8")).body]
+    while open_blocks:
+        for node in open_blocks.pop():
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+            elif isinstance(node, (ast.If, ast.Try, ast.With)):
+                open_blocks += [node.body, getattr(node, "orelse", [])]
+    return names
+
+
+def homeless(path: Path) -> list[str]:
+    """What a file imports of this package from a place that does not define it, here or inside a
+    function: a name that is gone, or one that the place has only imported itself."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "motion_app":
+            source = (node.module or "").removeprefix("motion_app").removeprefix(".")
+            for alias in node.names:
+                whole = f"{source}.{alias.name}".lstrip(".")
+                if whole not in MODULES and alias.name not in defined(MODULES[source]):
+                    found.append(whole)
+    return found
+
+
+FILES = [*MODULES.values(), ROOT / "app.py", *sorted((ROOT / "tests").rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_name_is_imported_from_where_it_is_made(path):
+    assert not homeless(path)
+
+
 def test_no_name_is_handed_on():
     for module, path in MODULES.items():
         assert "__all__" not in path.read_text(encoding="utf-8"), f"motion_app.{module}"
+
+
+def test_a_class_name_means_one_thing():
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
 def test_the_tree_has_no_drawer_for_odds_and_ends():
@@ -225,6 +272,12 @@ def test_these_rules_catch_a_breach(tmp_path):
     assert wrong_arrows("study.bad", file) == ["engine.layout", "ui.page"]
     assert wrong_arrows("evaluation.bad", file) == ["engine.layout", "ui.page"]
     assert module_of("motion_app.engine.attention.attend") == "engine.attention"
+    file.write_text(
+        "from motion_app.engine.attention import attend, SequenceLayout\n"
+        "from motion_app import errors\n"
+        "def late():\n    from motion_app.errors import gone\n"
+    )
+    assert homeless(file) == ["engine.attention.SequenceLayout", "errors.gone"]
 
 
 def test_naming_the_model_is_caught_in_code_and_let_be_in_words(tmp_path):

@@ -73,7 +73,7 @@ def forced_shares(layers: int, *, steps: int = CACHED_STEPS) -> dict[str, Comput
     settled, at step SETTLED_AT."""
     from diffusers import CogVideoXTransformer3DModel
 
-    from motion_app.engine.step_cache import CACHES
+    from motion_app.acceleration import CACHES
 
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=1,
