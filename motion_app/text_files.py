@@ -112,7 +112,7 @@ def json_text(record: Any, **options: Any) -> str:
 
 # tables -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Row:
+class CsvRow:
     """``line``: of the file, where the row begins; ``cells``: column → text without white space
     around it, "" where there is none."""
 
@@ -121,16 +121,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class CsvTable:
     """A CSV file with a header: the columns that have a name, and the rows that hold something."""
 
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[CsvRow, ...]
 
 
 def read_table(
     path: Path | str, known: Sequence[str] = (), *, optional: Sequence[str] = ()
-) -> Table:
+) -> CsvTable:
     """A CSV file as a spreadsheet writes it: cells between commas, semicolons or tabs, whichever
     gives the first row the most ``known`` columns; rows and columns without content are left out.
     At its end a row may lack the cells of ``optional`` columns.
@@ -142,14 +142,14 @@ def read_table(
     text = read_text(path).removeprefix(MARK)
     rows = [row for row in _rows(path, text, known) if _holds(row[1])]
     if not rows:
-        return Table((), ())
+        return CsvTable((), ())
     columns = [as_named(cell) for cell in rows[0][1]]
     named = [name for name in columns if name]
     twice = next((name for name in named if named.count(name) > 1), None)
     if twice is not None:
         raise RequestError(f'{path.name} has the column "{twice}" twice; keep one')
     table = [_row(path, line, row, columns, set(optional)) for line, row in rows[1:]]
-    return Table(tuple(named), tuple(table))
+    return CsvTable(tuple(named), tuple(table))
 
 
 def read_rows(path: Path | str, known: Sequence[str] = ()) -> list[tuple[int, list[str]]]:
@@ -167,7 +167,7 @@ def _holds(cells: Sequence[str]) -> bool:
 
 def _row(
     path: Path, line: int, cells: Sequence[str], columns: Sequence[str], optional: set[str]
-) -> Row:
+) -> CsvRow:
     lacking = [name for name in columns[len(cells) :] if name and name not in optional]
     if lacking:
         raise RequestError(
@@ -187,7 +187,7 @@ def _row(
             "name in the first line; name it or empty it"
         )
     padded = [*cells, *[""] * (len(columns) - len(cells))]
-    return Row(line, {n: c.strip() for n, c in zip(columns, padded, strict=False) if n})
+    return CsvRow(line, {n: c.strip() for n, c in zip(columns, padded, strict=False) if n})
 
 
 def _rows(path: Path, text: str, known: Sequence[str]) -> list[tuple[int, list[str]]]:

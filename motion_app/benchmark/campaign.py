@@ -90,10 +90,10 @@ def run_campaign(campaign: Campaign, on_task: OnTask | None = None) -> Outcome:
 
     ``on_task`` is told how many of how many pieces of work are done, and what was done last.
     """
-    return _Run(campaign, on_task or (lambda done, total, what: None)).outcome()
+    return _CampaignRun(campaign, on_task or (lambda done, total, what: None)).outcome()
 
 
-class _Run:
+class _CampaignRun:
     """A campaign under way."""
 
     def __init__(self, campaign: Campaign, on_task: OnTask) -> None:

@@ -36,7 +36,7 @@ Ending = Literal["made", "found", "mistake", "fault", "dropped"]
 
 
 class Pool(Protocol):
-    """Who makes the items, giving an Answer of each: ``Workers`` or ``RayWorkers``."""
+    """Who makes the items, giving an Attempt of each: ``Workers`` or ``RayWorkers``."""
 
     @property
     def size(self) -> int: ...
@@ -88,13 +88,13 @@ class StopRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class BatchOutcome:
     """How a run ended. ``kept``: items that were there before; ``left``: those without an end
     because of ``signal`` (0: none came); ``lost`` workers were replaced."""
 
     items: int
     kept: int
-    answers: tuple[Answer, ...]
+    answers: tuple[Attempt, ...]
     failures: tuple[Failure, ...]
     left: int
     retries: int
@@ -140,7 +140,7 @@ class Outcome:
         }
 
 
-class _Run:
+class _BatchRun:
     def __init__(
         self,
         items: Sequence[Item],
@@ -187,7 +187,7 @@ class _Run:
             ending = "given up" if failure else "it is made again"
             self._tell(f"{one.task.id}: a worker was lost, {one.message}; {ending}")
 
-    def _settle(self, answer: Answer) -> None:
+    def _settle(self, answer: Attempt) -> None:
         failure = self.backlog.settle(answer)
         words = {
             "made": f"made in {answer.seconds:.1f} s",
@@ -203,7 +203,7 @@ class _Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Attempt:
     """How one attempt at ``item`` ended, ``message`` saying why it failed; ``seconds`` it took."""
 
     item: Item
@@ -235,13 +235,13 @@ def run_batch(
     patience: Patience = Patience(),
     on_news: Callable[[News], None] | None = None,
     stop: StopRequest | None = None,
-) -> Outcome:
+) -> BatchOutcome:
     """Make what is missing of ``items``. ``hire`` gives the workers for so many items and is not
     called where none is missing. Killed at any moment and run again it ends with the same
     results."""
     started = time.monotonic()
     missing = [item for item in items if ledger.record(item) is None]
-    run = _Run(items, missing, patience, on_news or (lambda news: None))
+    run = _BatchRun(items, missing, patience, on_news or (lambda news: None))
     stop = stop or StopRequest()
     if missing:
         with stop.listening():
@@ -251,7 +251,7 @@ def run_batch(
             finally:
                 pool.close()
     backlog = run.backlog
-    return Outcome(
+    return BatchOutcome(
         items=len(items),
         kept=len(items) - len(missing),
         answers=tuple(backlog.answers),
@@ -289,7 +289,7 @@ class Backlog:
         self._out: set[str] = set()
         self._faults: Counter[str] = Counter()
         self._deaths: Counter[str] = Counter()
-        self.answers: list[Answer] = []
+        self.answers: list[Attempt] = []
         self.failures: list[Failure] = []
         self.retries = 0
 
@@ -325,7 +325,7 @@ class Backlog:
             return 0.0
         return max(0.0, self._again[0][0] - self._now()) if self._again else None
 
-    def settle(self, answer: Answer) -> Failure | None:
+    def settle(self, answer: Attempt) -> Failure | None:
         """An attempt is over; the failure where its item is given up with it."""
         item = answer.item
         self._out.discard(item.name)

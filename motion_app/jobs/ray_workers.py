@@ -52,7 +52,7 @@ class Actor:
 
 
 @dataclass(eq=False)
-class _Worker:
+class _RayWorker:
     actor: ActorHandle
     node: str | None = None  # None: not ready yet
     task: Any = None
@@ -107,8 +107,8 @@ class RayWorkers:
         # Of the GPUs of its node an actor sees its own alone.
         device = "cuda" if gpus and config.device is None else config.device
         self._arguments = (replace(config, device=device, threads=share), opens, do)
-        self._workers: dict[ray.ObjectRef, _Worker] = {}
-        self._idle: list[_Worker] = []
+        self._workers: dict[ray.ObjectRef, _RayWorker] = {}
+        self._idle: list[_RayWorker] = []
         self._stopping, self._stillborn = False, 0
         self._alone_since: float | None = time.monotonic()
         for _ in range(count):
@@ -164,9 +164,9 @@ class RayWorkers:
 
     def _start(self) -> None:
         actor = ray.remote(Actor).options(**self._options).remote(*self._arguments)
-        self._workers[actor.node.remote()] = _Worker(actor)
+        self._workers[actor.node.remote()] = _RayWorker(actor)
 
-    def _replace(self, worker: _Worker, error: RayError) -> Lost:
+    def _replace(self, worker: _RayWorker, error: RayError) -> Lost:
         """Another worker for one that is lost. Should it live on, cut off, it may still commit its
         item; who is second then finds that done."""
         ray.kill(worker.actor)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from motion_app.errors import GenerationCancelled, MotionAppError
-from motion_app.jobs.batch import Answer, Done, Ending, Lost
+from motion_app.jobs.batch import Attempt, Done, Ending, Lost
 from motion_app.jobs.kinds import GoOn, Make, WorkerConfig
 from motion_app.jobs.manifest import Item
 from motion_app.jobs.queue import one_line
@@ -252,7 +252,7 @@ def run_task(task: Task, opened: Opened, go_on: GoOn) -> Any:
         return _Failure(traceback.format_exc(), expected=False)
 
 
-def attempt(out: Path, item: Item, opened: Opened, go_on: GoOn) -> Answer:
+def attempt(out: Path, item: Item, opened: Opened, go_on: GoOn) -> Attempt:
     """``handle``, of a batch whose results are in ``out``, with what has a workshop's ``make``."""
 
     def make(item: Item, folder: Path, go_on: GoOn) -> dict[str, Any]:
@@ -261,17 +261,17 @@ def attempt(out: Path, item: Item, opened: Opened, go_on: GoOn) -> Answer:
     return handle(item, Ledger(out), make, go_on)
 
 
-def handle(item: Item, ledger: Ledger, make: Make, go_on: GoOn) -> Answer:
+def handle(item: Item, ledger: Ledger, make: Make, go_on: GoOn) -> Attempt:
     """Make ``item`` and commit it, unless it is there. Raises nothing but what ends a process."""
     started = time.time()
     if ledger.record(item) is not None:
-        return Answer(item, "found")
+        return Attempt(item, "found")
     try:
         with captured(ledger.log(item)) as log:
             ending, message = _attempt(item, ledger, make, go_on, log)
     except OSError as error:  # the log itself, on a full disk
         ending, message = "fault", one_line(error)
-    return Answer(item, ending, message, round(time.time() - started, 3))
+    return Attempt(item, ending, message, round(time.time() - started, 3))
 
 
 def _attempt(

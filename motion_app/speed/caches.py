@@ -146,7 +146,7 @@ def bench_caches(
     for kind in CACHES:
         cache = StepCache(kind, ratios=tuple(ratios) if kind == "mag" else ())
         engines[kind] = models.with_cache(cache).engine()
-    runs: dict[str, list[_Run]] = {name: [] for name in engines}
+    runs: dict[str, list[_CachedRun]] = {name: [] for name in engines}
     for request in asked[:scenes]:
         for name, engine in engines.items():
             runs[name].append(_generate(engine, request))
@@ -170,7 +170,7 @@ def mean_ratios(engine: MotionEngine, requests: list[GenerationRequest]) -> list
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class _CachedRun:
     """``started``: the step after which the cache was on; ``steps`` where it never was."""
 
     video: GeneratedVideo
@@ -179,7 +179,7 @@ class _Run:
     started: int
 
 
-def _generate(engine: MotionEngine, request: GenerationRequest) -> _Run:
+def _generate(engine: MotionEngine, request: GenerationRequest) -> _CachedRun:
     switch, started, steps = engine.runtime.cache, [], request.steps
 
     def look(report: Any) -> bool:
@@ -190,11 +190,14 @@ def _generate(engine: MotionEngine, request: GenerationRequest) -> _Run:
         began = time.perf_counter()
         video = engine.generate(request, look)
         seconds = time.perf_counter() - began
-    return _Run(video, seconds, share, started[-1] or steps)
+    return _CachedRun(video, seconds, share, started[-1] or steps)
 
 
 def _compare(
-    made: list[_Run], plain: list[_Run], cases: list[BenchmarkCase], geometry: ModelGeometry
+    made: list[_CachedRun],
+    plain: list[_CachedRun],
+    cases: list[BenchmarkCase],
+    geometry: ModelGeometry,
 ) -> dict[str, float]:
     from motion_app.benchmark.scores import colour_scores
 

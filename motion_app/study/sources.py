@@ -24,7 +24,7 @@ from motion_app.errors import RequestError
 from motion_app.media.file_types import CLIP_FILES, CLIP_KINDS, STILL_FILES, is_unread_video
 from motion_app.media.files import decode_data_uri
 from motion_app.study.plan import Kind
-from motion_app.text_files import Row, listed, located, read_json, read_table, read_text
+from motion_app.text_files import CsvRow, listed, located, read_json, read_table, read_text
 from motion_app.wording import as_named, lookalike
 
 VIDEOS, PICTURES = CLIP_FILES, STILL_FILES
@@ -139,7 +139,7 @@ def _lacking(path: Path, missing: Sequence[str], columns: Sequence[str]) -> str:
     )
 
 
-def _read_row(path: Path, row: Row, methods: Sequence[str]) -> SourceItem:
+def _read_row(path: Path, row: CsvRow, methods: Sequence[str]) -> SourceItem:
     where, cells = f"line {row.line} of {path.name}", row.cells
 
     def file(column: str, text: str) -> Path:

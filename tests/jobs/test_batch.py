@@ -21,7 +21,7 @@ from play_workshop import PlayWorkshop, attempts, broken, play_item
 
 from motion_app.cli.main import main
 from motion_app.errors import RequestError
-from motion_app.jobs.batch import Answer, Backlog, Outcome, Patience, StopRequest, run_batch
+from motion_app.jobs.batch import Attempt, Backlog, BatchOutcome, Patience, StopRequest, run_batch
 from motion_app.jobs.content_keys import Ingredients
 from motion_app.jobs.kinds import WorkerConfig
 from motion_app.jobs.manifest import Item, Shard, read_manifest, shard_of
@@ -301,26 +301,26 @@ def test_a_fault_is_tried_again_after_waits_that_double():
     backlog = Backlog([item], Patience(retries=3, first_wait=2.0, longest_wait=5.0), clock)
     for due in (2.0, 6.0, 11.0):
         assert backlog.next() is item and backlog.next() is None
-        assert backlog.settle(Answer(item, "fault", "no room")) is None
+        assert backlog.settle(Attempt(item, "fault", "no room")) is None
         assert clock.seconds + backlog.wait() == due
         clock.seconds = due - 0.25
         assert backlog.next() is None
         clock.seconds = due
     assert backlog.next() is item
-    assert backlog.settle(Answer(item, "fault", "no room")).why == "fault"
+    assert backlog.settle(Attempt(item, "fault", "no room")).why == "fault"
     assert backlog.over and backlog.retries == 3
 
 
 def test_a_mistake_is_not_tried_again():
     backlog = Backlog([play_item("fox")])
-    assert backlog.settle(Answer(backlog.next(), "mistake", "no name")).why == "mistake"
+    assert backlog.settle(Attempt(backlog.next(), "mistake", "no name")).why == "mistake"
     assert backlog.over and backlog.retries == 0
 
 
 def test_an_item_that_waits_holds_up_nobody():
     clock, (slow, quick) = Clock(), [play_item("a"), play_item("b")]
     backlog = Backlog([slow, quick], Patience(first_wait=60.0), clock)
-    backlog.settle(Answer(backlog.next(), "fault"))
+    backlog.settle(Attempt(backlog.next(), "fault"))
     assert backlog.next() is quick
 
 
@@ -387,7 +387,7 @@ def batch(
     opens: Callable[[WorkerConfig], Any] = PlayWorkshop,
     stop: StopRequest | None = None,
     on_news: Callable[[Workers], None] | None = None,
-) -> Outcome:
+) -> BatchOutcome:
     started = []
 
     def hire(missing: int) -> Workers:
