@@ -26,7 +26,7 @@ from motion_app.library.motion_file import read_motion
 from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.prompt_tokenizer import PromptTokenizer
+from motion_app.request.phrases import PromptTokenizer
 from motion_app.scene import NEUTRAL_PHRASE, Motion
 from motion_app.settings import Settings
 

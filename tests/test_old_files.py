@@ -27,10 +27,10 @@ from motion_app.library.motion_file import check_motion_file
 from motion_app.media.provenance import read_recipe
 from motion_app.settings import Limits
 from motion_app.study import unblinding
+from motion_app.study.answers import Study
 from motion_app.study.links import new_id
 from motion_app.study.plan import Plan, StudyConfig, draw_plan
 from motion_app.study.records import Answer
-from motion_app.study.study import Study
 
 KEPT = Path(__file__).resolve().parent / "fixtures" / "version_1"
 MADE_WITH = json.loads((KEPT / "made_with.json").read_text())

@@ -19,11 +19,11 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from motion_app.media.files import write_video
+from motion_app.study.answers import Study
 from motion_app.study.archive import StudyArchive
 from motion_app.study.links import new_id
 from motion_app.study.plan import StudyConfig, StudyItem
 from motion_app.study.records import VideoFormat
-from motion_app.study.study import Study
 
 METHODS = ("FlexiMMT", "Go-with-the-Flow", "I2VEdit")
 VIDEO = VideoFormat(width=96, height=64, fps=8, frames=16)

@@ -9,11 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from motion_app.benchmark.exchange import ExternalMethod, write_inputs
-from motion_app.benchmark.published import read_published
+from motion_app.benchmark.published import ExternalMethod, read_published, write_inputs
 from motion_app.benchmark.scenes import MOVER_MOTIONS, MOVERS, BenchmarkCase, movements
 from motion_app.benchmark.scores import SCORING, TRUTH, CaseScores, Outcome, metric_ids
-from motion_app.benchmark.suites import BY_NOUN, MAIN, MARKED, Suite, SuiteOptions, build_suites
 from motion_app.benchmark.tasks import (
     FeatureTask,
     LearnTask,
@@ -24,11 +22,17 @@ from motion_app.benchmark.tasks import (
     load_runner,
 )
 from motion_app.benchmark.variants import (
+    BY_NOUN,
     FULL,
     LIBRARY,
+    MAIN,
+    MARKED,
     UNMASKED,
     Roster,
+    Suite,
+    SuiteOptions,
     Variant,
+    build_suites,
     choose_variants,
     files_for,
     lacking,
@@ -49,7 +53,7 @@ from motion_app.models.devices import device_named
 from motion_app.scene import Motion
 from motion_app.settings import Settings
 from motion_app.text_files import listed
-from motion_app.world.movements import MOTIONS
+from motion_app.world.creatures import MOTIONS
 
 MODEL_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 COMPUTING = 2  # goes up when one request gives another video, or one clip another motion

@@ -22,8 +22,8 @@ from motion_app.benchmark.charts import (
 from motion_app.benchmark.propagation import NOISE_LEVELS
 from motion_app.benchmark.scenes import STRATA, BenchmarkCase
 from motion_app.benchmark.scores import ALL_METRICS, Outcome, average, by_case
-from motion_app.benchmark.suites import MAIN, PACKS, RULES, Suite
 from motion_app.benchmark.tables import FOLLOWS, MARGIN, Table, reduced_table, supplement_table
+from motion_app.benchmark.variants import MAIN, PACKS, RULES, Suite
 from motion_app.evaluation.report import MEASURED, NOT_MEASURED, Report, Row, Source
 from motion_app.media.results import make_folder
 from motion_app.text_files import write_whole

@@ -25,9 +25,16 @@ from motion_app.errors import RequestError
 from motion_app.evaluation.videos import ReferenceClip
 from motion_app.geometry import ModelGeometry, mask_to_grid
 from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, Motion, Options, SceneObject
-from motion_app.world.movements import MOTIONS
-from motion_app.world.references import render_reference
-from motion_app.world.world import Creature, RenderedClip, Scene, WorldConfig, draw_scene, render
+from motion_app.world.creatures import MOTIONS
+from motion_app.world.world import (
+    Creature,
+    RenderedClip,
+    Scene,
+    WorldConfig,
+    draw_scene,
+    render,
+    render_reference,
+)
 
 TUNING, HELD_OUT = "tuning", "held out"
 # Of no training, and far apart: settings were chosen on the first, methods are compared on the

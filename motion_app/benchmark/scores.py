@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from motion_app.benchmark.scenes import BenchmarkCase, CaseObject
-from motion_app.benchmark.suites import Suite
+from motion_app.benchmark.variants import Suite
 from motion_app.errors import MotionAppError
 from motion_app.evaluation import metrics as m
 from motion_app.evaluation.catalogue import METRICS, Metric, lacking

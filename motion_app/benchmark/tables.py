@@ -23,8 +23,14 @@ from motion_app.benchmark.scores import (
     settled_steps,
     share_of_objects,
 )
-from motion_app.benchmark.suites import MAIN, Suite
-from motion_app.benchmark.variants import FULL, PACK_METHOD, PAPER_NAMES, SYNMOTION_NAMES
+from motion_app.benchmark.variants import (
+    FULL,
+    MAIN,
+    PACK_METHOD,
+    PAPER_NAMES,
+    SYNMOTION_NAMES,
+    Suite,
+)
 from motion_app.evaluation.metrics import bootstrap_interval
 from motion_app.evaluation.report import (
     ARROWS,

@@ -17,7 +17,7 @@ from motion_app.library.library import Library, motion_entry
 from motion_app.library.motion_file import SUFFIX
 from motion_app.media.results import make_folder
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.prompt_tokenizer import PromptTokenizer
+from motion_app.request.phrases import PromptTokenizer
 from motion_app.scene import StepReport
 from motion_app.settings import Settings
 from motion_app.training.config import training_caption

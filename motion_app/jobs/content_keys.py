@@ -28,7 +28,7 @@ from motion_app.library.library import Library
 from motion_app.library.motion_file import file_digest
 from motion_app.media.files import decode_data_uri
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.prompt_tokenizer import PromptTokenizer
+from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import ObjectEntry, RequestFile, build_request, parse_request
 from motion_app.scene import Options
 from motion_app.settings import Settings

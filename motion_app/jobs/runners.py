@@ -34,14 +34,16 @@ from motion_app.library.library import Library, token_of
 from motion_app.library.motion_file import read_motion
 from motion_app.media.provenance import Certificate
 from motion_app.media.results import make_folder
-from motion_app.request.kept import read_request, request_bytes, with_motions
-from motion_app.request.prompt_tokenizer import PromptTokenizer
+from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import (
     RequestFile,
     build_request,
     checked_request,
     parse_request,
+    read_request,
+    request_bytes,
     request_to_json,
+    with_motions,
 )
 from motion_app.scene import Click, GenerationRequest, Motion, StepReport
 from motion_app.settings import DEFAULT_LIMITS, Limits

@@ -28,7 +28,7 @@ from motion_app.scene import Motion
 from motion_app.text_files import listed
 from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
 from motion_app.training.trainer import TrainingReport, train_motion
-from motion_app.world.references import (
+from motion_app.world.world import (
     SHIPPED_MOTIONS,
     render_reference,
 )

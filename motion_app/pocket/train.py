@@ -24,7 +24,7 @@ from motion_app.errors import RequestError
 from motion_app.jobs.models import Models
 from motion_app.models.devices import device_named
 from motion_app.pocket.backbone import BackboneTraining, TrainingRecord, train_backbone
-from motion_app.pocket.held_back import HeldBack
+from motion_app.pocket.measure import HeldBack
 from motion_app.pocket.network import PocketNetwork, save_checkpoint
 from motion_app.pocket.sam2 import Sam2Training, train_sam2
 from motion_app.pocket.sam2_network import export_sam2
@@ -32,8 +32,7 @@ from motion_app.pocket.shipped import train_shipped_motions
 from motion_app.pocket.vae import VaeTraining, encode_clips, read_clips, train_vae
 from motion_app.settings import load_settings
 from motion_app.training.inputs import METHODS
-from motion_app.world.references import SHIPPED_MOTIONS
-from motion_app.world.world import WorldConfig
+from motion_app.world.world import SHIPPED_MOTIONS, WorldConfig
 
 log = logging.getLogger(__name__)
 STAGES = ("vae", "backbone", "sam2", "motions")

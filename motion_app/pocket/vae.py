@@ -128,7 +128,7 @@ def crop_batch(
     return to_tensor(np.stack(windows))
 
 
-def psnr(vae: AutoencoderKLCogVideoX, clips: list[RenderedClip]) -> float:
+def reconstruction_psnr(vae: AutoencoderKLCogVideoX, clips: list[RenderedClip]) -> float:
     """Mean peak signal-to-noise ratio, in dB, of whole clips encoded and decoded (mode, not
     sample)."""
     device = next(vae.parameters()).device
@@ -206,7 +206,7 @@ def train_vae(
         spent, mark = spent + now - mark, now
         if spent - last_save > 60 or spent >= total:
             vae.eval()
-            score = psnr(vae, held_out)
+            score = reconstruction_psnr(vae, held_out)
             vae.train()
             log.info("vae step %d %.0f s loss %.4f psnr %.2f", step, spent, np.mean(losses), score)
             losses, last_save, mark = [], spent, time.monotonic()
@@ -214,7 +214,7 @@ def train_vae(
             torch.save({**state, "step": step, "spent": spent}, state_file)
     vae.eval()
     unit_latents(vae, clips[:64])
-    log.info("vae done: psnr %.2f", psnr(vae, held_out))
+    log.info("vae done: psnr %.2f", reconstruction_psnr(vae, held_out))
     return vae
 
 

@@ -96,7 +96,7 @@ def _forced_share(transformer: CogVideoXTransformer3DModel, kind: str, steps: in
 
     from motion_app.acceleration import StepCache
     from motion_app.engine.backbone import ATTENTION_NAMES
-    from motion_app.engine.step_cache import CacheSwitch
+    from motion_app.engine.runtime import CacheSwitch
 
     cache = StepCache(kind, strength=1.0, ratios=[1.0] * steps if kind == "mag" else ())
     switch = CacheSwitch(transformer, cache, attention=ATTENTION_NAMES)
@@ -159,7 +159,7 @@ def bench_caches(
 
 def mean_ratios(engine: MotionEngine, requests: list[GenerationRequest]) -> list[float]:
     """``residual_ratios`` of each step, the geometric mean over ``requests``."""
-    from motion_app.engine.step_cache import residual_ratios
+    from motion_app.engine.runtime import residual_ratios
 
     found = []
     for request in requests:
@@ -180,7 +180,7 @@ class _CachedRun:
 
 
 def _generate(engine: MotionEngine, request: GenerationRequest) -> _CachedRun:
-    switch, started, steps = engine.runtime.cache, [], request.steps
+    switch, started, steps = engine.runtime.cache, [], request.options.steps
 
     def look(report: Any) -> bool:
         started.append(switch.started_at)

@@ -190,7 +190,7 @@ def bench_train(models: Models) -> dict[str, float]:
     of steps as far as the steps go (encoding the views included)."""
     from motion_app.training.config import MotionTraining
     from motion_app.training.trainer import train_motion
-    from motion_app.world.references import render_reference
+    from motion_app.world.world import render_reference
 
     engine = models.engine()
     reference = render_reference("jump")

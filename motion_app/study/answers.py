@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -301,3 +302,22 @@ def _row_of(rater: str, kept: KeptAnswer, answer: Answer, now: float) -> dict[st
     }
     del row["number"], row["trial"]
     return row
+
+
+class Study:
+    """``archive`` is the study as it was created and never changes; ``raters`` come and go;
+    ``answers`` are given by raters and are only ever added."""
+
+    def __init__(self, archive: StudyArchive) -> None:
+        self.archive = archive
+        self.raters = Raters(archive)
+        self.answers = Answers(archive, self.raters)
+
+    @classmethod
+    def open(cls, folder: Path | str, *, database: str | None = None) -> Study:
+        """The study made in ``folder``, as ``StudyArchive.open`` finds it."""
+        return cls(StudyArchive.open(folder, database=database))
+
+    def close(self) -> None:
+        """Let go of the database and hand on what the copy still holds."""
+        self.archive.close()

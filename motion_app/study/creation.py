@@ -16,11 +16,11 @@ from typing import Any
 
 from motion_app.errors import RequestError
 from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.study.answers import Study
 from motion_app.study.archive import StudyArchive
 from motion_app.study.items import PreparedItems, VideoChoice, prepare_items
 from motion_app.study.plan import StudyConfig
 from motion_app.study.sources import SourceItem
-from motion_app.study.study import Study
 from motion_app.wording import lookalike
 
 GOLD_EVERY = 20  # main items for each gold one, where their number is not given

@@ -28,6 +28,7 @@ import sqlalchemy as sa
 
 from motion_app.errors import RequestError
 from motion_app.study import unblinding
+from motion_app.study.answers import Study
 from motion_app.study.archive import StudyArchive
 from motion_app.study.creation import create_study
 from motion_app.study.database import answers, events, items, lapsed, presentations, raters, studies
@@ -35,7 +36,6 @@ from motion_app.study.plan import Form, StudyConfig
 from motion_app.study.report import StudyReport, study_report
 from motion_app.study.site.app import StudySettings, serve
 from motion_app.study.sources import read_sources
-from motion_app.study.study import Study
 from motion_app.study.synthetic_raters import (
     CLIP,
     Client,

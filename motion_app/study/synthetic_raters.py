@@ -22,10 +22,10 @@ from PIL import Image
 
 from motion_app.errors import RequestError
 from motion_app.media.files import write_video
+from motion_app.study.answers import Study
 from motion_app.study.archive import StudyArchive
 from motion_app.study.items import VideoChoice, frozen_heap
 from motion_app.study.records import Answer
-from motion_app.study.study import Study
 
 FALLOFF = 0.6  # each method is preferred this much as often as the one before it
 SECONDS = 25.0  # for a screen, the median that is told, however long it took

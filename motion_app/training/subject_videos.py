@@ -27,7 +27,7 @@ from motion_app.scene import GenerationRequest, Options, StepReport
 from motion_app.text_files import json_text, read_text, records, write_whole
 from motion_app.training.config import RENDERED, SynMotionTraining, training_caption
 from motion_app.wording import as_read
-from motion_app.world.movements import MOTIONS
+from motion_app.world.creatures import MOTIONS
 from motion_app.world.world import WorldConfig, draw_scene, render
 
 if TYPE_CHECKING:

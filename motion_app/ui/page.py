@@ -11,8 +11,7 @@ import gradio as gr
 
 from motion_app.host import ModelHost
 from motion_app.ui.api.files import checked_endpoint
-from motion_app.ui.api.jobs import JobEndpoints
-from motion_app.ui.api.motions import MotionEndpoints
+from motion_app.ui.api.jobs import JobEndpoints, MotionEndpoints
 from motion_app.ui.api.pictures import PictureEndpoints
 from motion_app.ui.boundary import CALL_SECONDS, GuardedBlocks, listen
 from motion_app.ui.evaluate.tab import EvaluateTab

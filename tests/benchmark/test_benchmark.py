@@ -26,8 +26,7 @@ from transformers import AutoTokenizer
 
 from motion_app.benchmark import tasks
 from motion_app.benchmark.charts import interval_chart, line_chart
-from motion_app.benchmark.exchange import parse_external, write_inputs
-from motion_app.benchmark.published import read_published
+from motion_app.benchmark.published import parse_external, read_published, write_inputs
 from motion_app.benchmark.scenes import (
     LIMBED,
     BenchmarkCase,
@@ -50,20 +49,28 @@ from motion_app.benchmark.scores import (
     paired_difference,
     score_case,
 )
-from motion_app.benchmark.suites import MAIN, PACKS, Suite, SuiteOptions, build_suites
 from motion_app.benchmark.tables import reduced_table, supplement_table
 from motion_app.benchmark.tasks import ScoreTask
 from motion_app.benchmark.variants import (
     FULL,
     LIBRARY,
+    MAIN,
+    PACKS,
     SYNMOTION_NAMES,
+    Suite,
+    SuiteOptions,
     Variant,
+    build_suites,
     choose_variants,
     motion_sets,
     usable_files,
 )
-from motion_app.cli.benchmark import build_campaign, parse_counts, parse_strata
-from motion_app.cli.evaluate import add_benchmark_arguments
+from motion_app.cli.evaluate import (
+    add_benchmark_arguments,
+    build_campaign,
+    parse_counts,
+    parse_strata,
+)
 from motion_app.cli.main import main
 from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.synmotion import MotionPack, SemanticBranch

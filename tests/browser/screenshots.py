@@ -27,7 +27,7 @@ from walk import (
     write_clip,
 )
 
-from motion_app.study.study import Study
+from motion_app.study.answers import Study
 
 logger = logging.getLogger("screenshots")
 

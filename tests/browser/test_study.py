@@ -14,10 +14,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tiny_study import SECRET, make_study, served
 
 from motion_app.media.files import write_video
+from motion_app.study.answers import Study
 from motion_app.study.links import Recruit
 from motion_app.study.site import rater as rater_page
 from motion_app.study.site.app import build_site
-from motion_app.study.study import Study
 from motion_app.study.unblinding import answer_rows, overview, unblind
 
 PATIENCE = 120_000  # ms; on a free machine everything here takes a few seconds

@@ -11,10 +11,10 @@ from playwright.sync_api import Browser, Page, expect
 from tiny_study import SECRET, make_study, served
 from visits import DESKTOP, PATIENCE, PHONE
 
+from motion_app.study.answers import Study
 from motion_app.study.links import new_id
 from motion_app.study.records import Answer
 from motion_app.study.site.app import build_site
-from motion_app.study.study import Study
 from motion_app.study.synthetic_raters import DirectClient
 
 FILES = ("answers.csv", "answers.parquet", "results.json", "table.tex", "codebook.md")

@@ -20,8 +20,8 @@ from motion_app.media.files import encode_data_uri
 from motion_app.media.results import save_result
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import Settings
+from motion_app.study.answers import Study
 from motion_app.study.site.app import StudySettings, build_study_app
-from motion_app.study.study import Study
 from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
 from motion_app.ui.study_tab import StudyTab

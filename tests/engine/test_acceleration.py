@@ -13,7 +13,7 @@ from motion_app.engine.attention import AttentionPlan, FixedShapes, attend
 from motion_app.engine.kernels import attention_kernel, kernels_of
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.engine.step_cache import resampled, residual_ratios
+from motion_app.engine.runtime import resampled, residual_ratios
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.evaluation.metrics import PSNR_AT_MOST
 from motion_app.jobs.models import Models

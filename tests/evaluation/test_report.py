@@ -54,7 +54,7 @@ from motion_app.media.files import write_video
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import request_to_json
 from motion_app.settings import ROOT
-from motion_app.world.references import render_reference
+from motion_app.world.world import render_reference
 
 LIBRARY = Library([ROOT / "checkpoints" / "pocket" / "motions"])
 NOWHERE = WeightStore(Path("/nowhere"), caches=False)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from motion_app.benchmark.exchange import ExternalMethod
+from motion_app.benchmark.published import ExternalMethod
 from motion_app.errors import MediaError, RequestError
 from motion_app.media.file_types import CLIP_CHOICES, CLIP_FILES, PICTURE_FILES
 from motion_app.media.files import read_clip, read_image, read_mask, read_picture

@@ -22,11 +22,11 @@ from motion_app.library.library import Library
 from motion_app.models.clicks import ClickSegmenter
 from motion_app.pocket.sam2 import measure_sam2
 from motion_app.pocket.shipped import train_shipped_motions
-from motion_app.pocket.vae import psnr, render_clips
+from motion_app.pocket.vae import reconstruction_psnr, render_clips
 from motion_app.scene import Click, Motion
 from motion_app.settings import ROOT, Settings
 from motion_app.ui.transfer.picture import load_examples
-from motion_app.world.movements import MOTIONS
+from motion_app.world.creatures import MOTIONS
 from motion_app.world.world import WorldConfig
 
 POCKET = ROOT / "checkpoints" / "pocket"
@@ -87,7 +87,8 @@ def test_the_library_has_eight_motions_three_of_them_novel(
 
 def test_the_vae_keeps_unseen_clips() -> None:
     vae = AutoencoderKLCogVideoX.from_pretrained(POCKET / "vae", torch_dtype=torch.float32)
-    assert psnr(vae.eval(), render_clips(6, seed=987_654, config=WorldConfig())) >= 28
+    clips = render_clips(6, seed=987_654, config=WorldConfig())
+    assert reconstruction_psnr(vae.eval(), clips) >= 28
 
 
 def test_the_engine_without_motions_is_the_stock_pipeline_bit_for_bit(

@@ -21,7 +21,7 @@ from motion_app.pocket.backbone import (
     train_backbone,
     training_loss,
 )
-from motion_app.pocket.held_back import HeldBackScene
+from motion_app.pocket.measure import HeldBackScene
 from motion_app.pocket.network import (
     SCHEDULER_CONFIG,
     PocketNetwork,

@@ -20,8 +20,7 @@ from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
 from motion_app.methods import ABLATIONS
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.phrases import find_phrases
-from motion_app.request.prompt_tokenizer import PromptTokenizer
+from motion_app.request.phrases import PromptTokenizer, find_phrases
 from motion_app.request.request import (
     build_request,
     checked_request,
@@ -504,7 +503,7 @@ def test_a_prompt_is_counted_as_the_pipeline_counts_it_and_without_torch():
         assert tokenizer.count(prompt) == len(whole(prompt)["input_ids"])
     code = (
         "import sys; from motion_app.models.checkpoint import Checkpoint;"
-        "from motion_app.request.prompt_tokenizer import PromptTokenizer as P;"
+        "from motion_app.request.phrases import PromptTokenizer as P;"
         f"P.load(Checkpoint.read({str(POCKET)!r})).check('A cat.'); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

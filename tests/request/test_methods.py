@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from motion_app.benchmark.suites import REFERENCE_METHODS
-from motion_app.benchmark.variants import DEFAULT_WITHOUT, PACK_METHOD, UNMASKED_METHOD
+from motion_app.benchmark.variants import (
+    DEFAULT_WITHOUT,
+    PACK_METHOD,
+    REFERENCE_METHODS,
+    UNMASKED_METHOD,
+)
 from motion_app.engine.attention import OPENS
 from motion_app.jobs import runners
 from motion_app.jobs.folder import ACTIVE, REPEATABLE, TERMINAL

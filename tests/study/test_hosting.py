@@ -20,9 +20,9 @@ from tiny_study import SECRET, make_study, served
 
 from motion_app.errors import RequestError
 from motion_app.settings import OPTIONS, Settings
+from motion_app.study.answers import Study
 from motion_app.study.site.address import PublicAddress
 from motion_app.study.site.app import StudySettings, build_site, build_study_app, study_secret
-from motion_app.study.study import Study
 
 NAME, PREFIX, PUBLIC = "0123456789abcdef", "/motion", "http://lab.example"
 # What a proxy does, and the least that must be set for it.

@@ -13,9 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_study import METHODS, SECRET, Caller, answer_everything, make_study
 
+from motion_app.study.answers import Study
 from motion_app.study.site.app import build_site
 from motion_app.study.site.guard import COOKIE, TRIES, TRIES_SECONDS, Door, TooManyTries
-from motion_app.study.study import Study
 
 
 @pytest.fixture

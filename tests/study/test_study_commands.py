@@ -11,9 +11,9 @@ import pytest
 from test_study_items import draw_items
 
 from motion_app.cli import main
+from motion_app.study.answers import Study
 from motion_app.study.links import new_id
 from motion_app.study.records import Answer
-from motion_app.study.study import Study
 from motion_app.study.synthetic_raters import DirectClient
 
 ROOT = Path(__file__).resolve().parents[2]

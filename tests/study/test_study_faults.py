@@ -25,8 +25,8 @@ from serving import RunningApp
 from tiny_study import Caller, make_study
 
 from motion_app.study import database as schema
+from motion_app.study.answers import Study
 from motion_app.study.links import LinkSigner, new_id, new_secret
-from motion_app.study.study import Study
 
 METHODS = ("FlexiMMT", "I2VEdit")
 RATERS, ITEMS, QUESTIONS = 8, 6, 4

@@ -21,7 +21,7 @@ from tiny_study import METHODS, SECRET, Caller, answer_everything, make_study
 from motion_app.errors import RequestError
 from motion_app.media.provenance import read_recipe
 from motion_app.study import database as schema
-from motion_app.study.answers import Answers
+from motion_app.study.answers import Answers, Study
 from motion_app.study.creation import create_study
 from motion_app.study.links import Recruit, new_id
 from motion_app.study.plan import CONSENT, QUESTIONS
@@ -30,7 +30,6 @@ from motion_app.study.site import rater as rater_calls
 from motion_app.study.site.app import StudySettings, build_site, build_study_app, study_secret
 from motion_app.study.site.guard import MAX_BODY_BYTES
 from motion_app.study.sources import read_sources
-from motion_app.study.study import Study
 from motion_app.study.unblinding import answer_rows, unblind
 
 

@@ -16,13 +16,13 @@ from test_study_plan import config, items
 
 from motion_app.study import database as schema
 from motion_app.study import exports, unblinding
+from motion_app.study.answers import Study
 from motion_app.study.archive import StudyArchive
 from motion_app.study.figures import figures_json, report_html
 from motion_app.study.links import new_id
 from motion_app.study.plan import StudyConfig
 from motion_app.study.records import AnswerRow, VideoFormat
 from motion_app.study.report import paper_row, percent, report_rows
-from motion_app.study.study import Study
 
 # FlexiMMT, Table 1, human evaluations: AC, TC, TS, MF in percent of 4,000 choices.
 PAPER = {

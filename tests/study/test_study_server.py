@@ -13,7 +13,7 @@ import pytest
 from serving import RunningApp
 from tiny_study import make_study
 
-from motion_app.study.study import Study
+from motion_app.study.answers import Study
 
 NAME = "0123456789abcdef"  # as the Study tab names a study's folder
 HEAVY = ("torch", "gradio", "diffusers", "transformers", "plotly", "statsmodels")

@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 
 from motion_app.errors import RequestError
-from motion_app.study.answer_copies import HubSink, JsonlSink
+from motion_app.study.archive import HubSink, JsonlSink
 from motion_app.study.database import check_local_disk
 from motion_app.text_files import read_text, records
 

@@ -17,11 +17,10 @@ from motion_app.errors import RequestError
 from motion_app.study import database as schema
 from motion_app.study import raters as enrolment
 from motion_app.study import unblinding
-from motion_app.study.answer_copies import JsonlSink
-from motion_app.study.archive import StudyArchive
+from motion_app.study.answers import Study
+from motion_app.study.archive import JsonlSink, StudyArchive
 from motion_app.study.links import LinkEnded, LinkSigner, PlaceGone, Recruit, new_id, new_secret
 from motion_app.study.records import Answer, SavedAnswer, VideoFormat
-from motion_app.study.study import Study
 
 VIDEO = VideoFormat(48, 32, 8.0, 16)
 

@@ -26,8 +26,7 @@ from motion_app.settings import DEFAULT_LIMITS, ROOT, Settings
 from motion_app.training.inputs import METHODS as LEARNED
 from motion_app.training.inputs import MOST_LETTERS, MOST_STEPS, TrainingInputs
 from motion_app.ui.api import files
-from motion_app.ui.api.jobs import JobEndpoints
-from motion_app.ui.api.motions import SERVER_PATHS, MotionEndpoints
+from motion_app.ui.api.jobs import SERVER_PATHS, JobEndpoints, MotionEndpoints
 from motion_app.ui.api.pictures import LONGEST_WORD, MOST_WORDS, PictureEndpoints
 
 OWNERS = (PictureEndpoints, JobEndpoints, MotionEndpoints)

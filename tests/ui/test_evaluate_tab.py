@@ -49,9 +49,15 @@ from motion_app.evaluation.scoring import ScoreProgress, Scores, _Sets, score_vi
 from motion_app.evaluation.videos import EvaluationItem, JudgedObject, OpenedItem, ReferenceClip
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
-from motion_app.ui.evaluate.results import EvaluationState, ScoringRun
+from motion_app.ui.evaluate.results import (
+    Choice,
+    EvaluationState,
+    ScoringRun,
+    choices_html,
+    metrics_html,
+    report_html,
+)
 from motion_app.ui.evaluate.tab import carried_methods
-from motion_app.ui.evaluate.views import Choice, choices_html, metrics_html, report_html
 from motion_app.ui.markup import LANGUAGES, Texts
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (4, 64, 96, 3), dtype=np.uint8)

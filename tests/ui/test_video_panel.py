@@ -32,7 +32,7 @@ from motion_app.methods import METHODS
 from motion_app.request.request import parse_request
 from motion_app.scene import GeneratedVideo, Options, StepReport
 from motion_app.settings import Limits
-from motion_app.ui.evaluate.views import verdict_html
+from motion_app.ui.evaluate.results import verdict_html
 from motion_app.ui.markup import (
     LANGUAGES,
     Texts,
@@ -51,7 +51,6 @@ from motion_app.ui.transfer.gallery import (
     gallery_html,
     when,
 )
-from motion_app.ui.transfer.replay import BIGGEST_SEED, Environment, installed_versions, replay_of
 from motion_app.ui.transfer.result import (
     DOWNLOADS,
     OverlayVideos,
@@ -59,7 +58,16 @@ from motion_app.ui.transfer.result import (
     SavedFrames,
     masked_frames,
 )
-from motion_app.ui.transfer.settings import Chosen, GenerationSettings, preset_of, presets
+from motion_app.ui.transfer.settings import (
+    BIGGEST_SEED,
+    Chosen,
+    Environment,
+    GenerationSettings,
+    installed_versions,
+    preset_of,
+    presets,
+    replay_of,
+)
 from motion_app.ui.transfer.stream import FollowedJobs, JobStream, PanelChange
 
 EN, ZH = Texts("en"), Texts("zh")

@@ -9,7 +9,7 @@ import pytest
 
 from motion_app.evaluation.metrics import assignment_similarity
 from motion_app.evaluation.trackers import colour_track
-from motion_app.world.movements import MOTIONS
+from motion_app.world.creatures import MOTIONS
 from motion_app.world.world import WorldConfig, draw_scene, render, vocabulary
 
 

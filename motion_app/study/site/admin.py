@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import RedirectResponse, Response
 
 from motion_app.errors import RequestError
+from motion_app.study.answers import Study
 from motion_app.study.site.documents import base, document, language_of, table
 from motion_app.study.site.guard import CONTENT_POLICY, COOKIE, OPEN_SECONDS, Door, TooManyTries
-from motion_app.study.study import Study
 from motion_app.study.unblinding import answer_rows, overview, record, unblind, unblinded
 
 # The plots set styles on what they draw; the rater's page needs nothing of the kind.

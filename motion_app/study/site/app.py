@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from motion_app.errors import MotionAppError, RequestError, server_fault
+from motion_app.study.answers import Study
 from motion_app.study.database import AWAY
 from motion_app.study.links import LinkEnded, LinkError, PlaceGone
 from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
@@ -33,7 +34,6 @@ from motion_app.study.site.admin import admin_router
 from motion_app.study.site.documents import PageFiles, asks_for_page, notice
 from motion_app.study.site.guard import SHORTEST_SECRET, Door, Gate
 from motion_app.study.site.rater import rater_router
-from motion_app.study.study import Study
 
 logger = logging.getLogger(__name__)
 RETRY_SECONDS = "2"

@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from motion_app.errors import RequestError
 from motion_app.study.acceptance import check_link
-from motion_app.study.answers import AnswerWriter
+from motion_app.study.answers import AnswerWriter, Study
 from motion_app.study.links import Browser, Recruit, identity, shown
 from motion_app.study.records import Answer, Rater, Trial
 from motion_app.study.site.documents import (
@@ -26,7 +26,6 @@ from motion_app.study.site.documents import (
     notice,
     question_text,
 )
-from motion_app.study.study import Study
 
 BACK = 5  # screens a rater may go back from the furthest one
 BREAK_EVERY = 25  # screens between two offers of a break

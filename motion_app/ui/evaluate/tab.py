@@ -30,9 +30,11 @@ from motion_app.request.request import parse_request
 from motion_app.scene import Click
 from motion_app.settings import Limits
 from motion_app.ui.boundary import listen
-from motion_app.ui.evaluate.results import EvaluationState, ResultsPanel, ScoringRun
-from motion_app.ui.evaluate.views import (
+from motion_app.ui.evaluate.results import (
     Choice,
+    EvaluationState,
+    ResultsPanel,
+    ScoringRun,
     choices_html,
     metrics_html,
     progress_html,

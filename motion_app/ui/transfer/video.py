@@ -20,10 +20,16 @@ from motion_app.ui.markup import Texts, host_banner, note_html, script, step_hea
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results
-from motion_app.ui.transfer.replay import Environment, Replay, installed_versions, read_replay
 from motion_app.ui.transfer.result import OverlayVideos, Result, ResultPanel
 from motion_app.ui.transfer.session import Session
-from motion_app.ui.transfer.settings import Chosen, GenerationSettings
+from motion_app.ui.transfer.settings import (
+    Chosen,
+    Environment,
+    GenerationSettings,
+    Replay,
+    installed_versions,
+    read_replay,
+)
 from motion_app.ui.transfer.stream import KIND, FollowedJobs, JobStream, PanelChange
 
 ReadRows = Callable[[Session, Sequence[Any]], SceneDraft]
