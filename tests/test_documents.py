@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from motion_app.cli.main import _parser
-from motion_app.cli.videos import train_pocket
+from motion_app.cli.main import build_parser
+from motion_app.cli.pocket import train_pocket
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = [ROOT / "checkpoints" / "pocket" / "README.md"]
@@ -84,7 +84,7 @@ def commands(text: str) -> Iterator[list[str]]:
 def test_every_command_is_one(document: Path) -> None:
     for words in commands(document.read_text("utf-8")):
         said = [word for word in words if word not in ("&", ">", "||", "&&", "…")]
-        options, rest = _parser().parse_known_args(said)
+        options, rest = build_parser().parse_known_args(said)
         if options.run is train_pocket:  # its options are the trainer's own
             import argparse
 

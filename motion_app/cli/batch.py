@@ -11,6 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from motion_app.cli.parser import (
+    add_command,
+    add_model,
+)
 from motion_app.errors import RequestError
 from motion_app.jobs.batch import News, Patience, Pool, run_batch
 from motion_app.jobs.content_keys import Ingredients
@@ -23,7 +27,7 @@ from motion_app.media.results import make_folder
 from motion_app.settings import Settings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``batch``."""
     parser.add_argument("manifest", type=Path, metavar="MANIFEST.jsonl", help="one job a line")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -127,3 +131,10 @@ def _show(news: News) -> None:
     logging.getLogger(__name__).info(news.text)
     sys.stderr.write(f"{news.done}/{news.total}  {news.text}\n")
     sys.stderr.flush()
+
+
+def add_commands(actions: Any) -> None:
+    """``batch`` with its options."""
+    parser = add_command(actions, "batch", run, "make all that a manifest asks for")
+    _add_arguments(parser)
+    add_model(parser)

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 from motion_app.benchmark.published import parse_external, parse_folder
 from motion_app.benchmark.scenes import STRATA
 from motion_app.benchmark.variants import DEFAULT_WITHOUT, SuiteOptions, choose_variants
+from motion_app.cli.parser import (
+    add_command,
+    add_group,
+)
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
 from motion_app.evaluation.scoring import ScoreProgress, Scores
@@ -74,7 +78,7 @@ def _results(scores: Scores, out: Path | None, *, quiet: bool) -> dict[str, Any]
     return result
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_video_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``evaluate video``."""
     parser.add_argument("video", type=Path, metavar="VIDEO")
     parser.add_argument("--request", type=Path, metavar="REQUEST.json", help="or a recipe")
@@ -298,3 +302,17 @@ def parse_strata(text: str) -> tuple[str, ...]:
         if name not in STRATA:
             raise RequestError(f'unknown stratum "{name}"; choose from {", ".join(STRATA)}, none')
     return tuple(dict.fromkeys(names))
+
+
+def add_commands(actions: Any) -> None:
+    """``evaluate …`` with its options."""
+    scored = add_group(actions, "evaluate", "how good videos are, whoever made them")
+    video = add_command(scored, "video", evaluate_video, "score one video")
+    _add_video_arguments(video)
+    benchmark = add_command(
+        scored,
+        "benchmark",
+        evaluate_benchmark,
+        "compare methods and ablations on scenes with ground truth",
+    )
+    add_benchmark_arguments(benchmark)

@@ -5,12 +5,21 @@ that compute.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from motion_app.cli.videos import models_for, show_progress
+from motion_app.cli.parser import (
+    Result,
+    add_command,
+    add_group,
+    add_model,
+    models_for,
+    shares,
+    show_progress,
+)
 from motion_app.errors import RequestError
 from motion_app.jobs import kinds
 from motion_app.library.library import Library, motion_entry
@@ -21,12 +30,11 @@ from motion_app.request.phrases import PromptTokenizer
 from motion_app.scene import StepReport
 from motion_app.settings import Settings
 from motion_app.training.config import training_caption
+from motion_app.training.inputs import METHODS as TRAINING_METHODS
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 
 if TYPE_CHECKING:
     from motion_app.training.trainer import TrainingReport
-
-Result = dict[str, Any]
 
 
 def list_motions(options: argparse.Namespace, settings: Settings) -> Result:
@@ -242,3 +250,98 @@ class _News:
             self.videos.append(path)
             self._shown = made.step
         return True
+
+
+def add_commands(actions: Any) -> None:
+    """``motions …`` and ``import-motion``, then what learns."""
+    listed = add_group(actions, "motions", "the library of motions")
+    listing = add_command(listed, "list", list_motions, "list the motions there are")
+    listing.add_argument("--model", help="the model whose own motions are listed too")
+    deleting = add_command(listed, "delete", delete_motion, "move a motion to the trash")
+    deleting.add_argument("name")
+    restoring = add_command(listed, "restore", restore_motion, "bring a deleted one back")
+    restoring.add_argument("token", help="what delete answered")
+    exporting = add_command(
+        listed, "export", export_motion, "one file with the motion and its preview"
+    )
+    exporting.add_argument("name")
+    exporting.add_argument("--out", type=Path, required=True, metavar="DIR")
+    exporting.add_argument("--model", help="the model whose own motions are meant too")
+    importing = add_command(listed, "import", import_exported, "bring in an exported motion")
+    importing.add_argument("file", type=Path, metavar="FILE.safetensors")
+    importing.add_argument("--name", help="another name, where its own is taken")
+    add_model(importing)
+    parser = add_command(actions, "import-motion", import_motion, "convert a published motion file")
+    parser.add_argument("file", type=Path, metavar="pytorch_model.pt")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--phrase", required=True, help="its motion words, as in its captions")
+    parser.add_argument("--noun", default="", help="what moves in its reference clip")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    add_model(parser)
+    _add_training(actions)
+
+
+def _add_training(actions: Any) -> None:
+    parser = add_command(actions, "train-motion", train_motion, "learn a motion from clips")
+    parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--phrase", required=True, help='the motion in words: "walks on snow"')
+    parser.add_argument("--noun", required=True, help="what moves in the clips: tiger")
+    parser.add_argument("--steps", type=int, help="of training, 1 to 20000")
+    parser.add_argument(
+        "--method",
+        choices=tuple(TRAINING_METHODS),
+        default="fleximmt",
+        help="concat: without masks, for comparison; synmotion: embeddings and an adapter",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE.safetensors",
+        help="synmotion: motion tokens to keep in the same file, for the method both",
+    )
+    parser.add_argument(
+        "--sample-latents",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="draw the clips' latents anew at every step, or learn from their means",
+    )
+    parser.add_argument("--alpha", type=float, help="synmotion: share of steps on the clips")
+    parser.add_argument("--rank", type=int, help="synmotion: of the adapter")
+    parser.add_argument("--parts", help="synmotion: what is learned, of mot,sub,refiner,lora")
+    parser.add_argument("--encoding", help="synmotion: phrases read jointly (joint) or apart")
+    parser.add_argument(
+        "--spv", type=Path, metavar="DIR", help="synmotion: subject prior videos (make-spv)"
+    )
+    parser.add_argument("--start", type=float, default=0.0, help="seconds; of every clip")
+    parser.add_argument("--stop", type=float, help="seconds; of every clip")
+    parser.add_argument(
+        "--box",
+        type=functools.partial(shares, count=4),
+        metavar="x0,y0,x1,y1",
+        help="the part of every clip that counts, as shares of its width and height, 0 to 1",
+    )
+    parser.add_argument(
+        "--mover",
+        type=functools.partial(shares, count=2),
+        metavar="x,y",
+        help="a point on the moving thing in the first frame that counts, as shares of the whole "
+        "picture's width and height, 0 to 1; where several things move",
+    )
+    parser.add_argument(
+        "--still", action="store_true", help="the motion is to stand still; nothing moves in a clip"
+    )
+    parser.add_argument(
+        "--validate-every", type=int, metavar="STEPS", help="write a short video on the way"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    add_model(parser)
+    parser = add_command(actions, "make-spv", make_spv, "subject prior videos for SynMotion")
+    parser.add_argument(
+        "pictures", type=Path, nargs="+", metavar="PICTURE", help="named by subject: polar-bear.jpg"
+    )
+    parser.add_argument("--actions", help='with commas between: "walks,runs,sits down"')
+    parser.add_argument("--steps", type=int, help="denoising steps of each clip")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_model(parser)

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from motion_app.cli.parser import (
+    Result,
+    add_command,
+    add_group,
+)
 from motion_app.library.library import Library
 from motion_app.settings import Settings
 from motion_app.text_files import read_text
-
-Result = dict[str, Any]
 
 
 def create(options: argparse.Namespace, settings: Settings) -> Result:
@@ -150,14 +152,15 @@ def _open(options: argparse.Namespace, settings: Settings) -> Any:
     return StudyArchive.open(options.study, database=_database(options, settings))
 
 
-def add_arguments(study: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
-    """The four commands on ``study``, the subparsers of ``study``; ``command`` adds one."""
-    _add_create(command(study, "create", create, "make a study and draw its plan"))
+def add_commands(actions: Any) -> None:
+    """``study …`` with its options."""
+    study = add_group(actions, "study", "ask people which video is best")
+    _add_create(add_command(study, "create", create, "make a study and draw its plan"))
     for name, run, about in (
         ("report", report, "the results as a page"),
         ("export", export, "the results as CSV, Parquet, JSON and LaTeX"),
     ):
-        parser = command(study, name, run, about)
+        parser = add_command(study, name, run, about)
         parser.add_argument("study", type=Path, metavar="DIR", help="the study's folder")
         out = "report.html" if name == "report" else "DIR"
         parser.add_argument("--out", type=Path, required=name == "export", metavar=out)
@@ -167,7 +170,7 @@ def add_arguments(study: Any, command: Callable[..., argparse.ArgumentParser]) -
         if name == "report":
             parser.add_argument("--unblind", action="store_true", help="recorded, for good")
         _add_database(parser)
-    parser = command(study, "simulate", simulate, "a throw-away study with synthetic raters")
+    parser = add_command(study, "simulate", simulate, "a throw-away study with synthetic raters")
     parser.add_argument("--raters", type=int, default=8)
     parser.add_argument("--items", type=int, default=12)
     parser.add_argument("--methods", type=int, default=6)
