@@ -70,3 +70,8 @@ def fault_in_words(fault: Mapping[str, Any], known: Sequence[str]) -> str:
     shown = repr(fault["input"])
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return f'"{key}"{owner} is {shown}: {reason[0].lower()}{reason[1:]}'
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split())

@@ -1,6 +1,7 @@
 """A job under way: its progress, its time, and its turn on the device.
 
-One job in memory while it waits and runs: what its runner sees, and what watchers are told.
+One job in memory while it waits and runs: what its runner sees, what watchers are told, and how one
+run of it ended, whatever came of it.
 
 One lock for each device: who came first goes first, and everyone can see their place.
 
@@ -9,6 +10,7 @@ How long jobs take here, by what was measured on those before: never a guess.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +19,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from motion_app.errors import GenerationCancelled
+from motion_app.errors import GenerationCancelled, MotionAppError, one_line, server_fault
 from motion_app.jobs.folder import JobRow, State
 
+logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1  # between looks at whether to stop while something is waited for
 # The stages of both kinds, in their order; "done" is the last of every job, however it ended.
 STAGES = (
     *("queued", "loading", "preparing", "encoding_clips", "denoising", "training"),
     *("decoding", "saving", "done"),
+)
+INTERRUPTED = "the program was stopped while this was being made; nothing that you chose is lost"
+OUT_OF_MEMORY = (
+    "the device ran out of memory; wait until nothing else uses it, or ask for fewer objects or a "
+    "smaller checkpoint"
 )
 # Waits for the loaded model, the given seconds at most; None says that it is still loading.
 WaitForEngine = Callable[[float], "MotionEngine | None"]
@@ -361,3 +369,30 @@ class Timings:
             return next(
                 (found for key, found in reversed(self._measured.items()) if fits(key)), None
             )
+
+
+def attempt(runner: Runner, work: Work) -> dict[str, Any]:
+    """Let ``runner`` do the job; returns how it ended, as changes of its row. Raises nothing."""
+    try:
+        return {"state": "done", "outcome": runner.run(work)}
+    except GenerationCancelled as stopped:
+        interrupted = work.ending == "interrupted"
+        return {
+            "state": work.ending,
+            "message": INTERRUPTED if interrupted else one_line(stopped),
+        }
+    except MotionAppError as error:
+        return {"state": "failed", "message": one_line(error)}
+    except BaseException as error:  # also what would end a thread: the others' jobs wait
+        if _is_out_of_memory(error):
+            logger.error("job %s ran out of memory", work.row.id, exc_info=error)
+            return {"state": "failed", "message": OUT_OF_MEMORY}
+        message = server_fault(logger, error, f"job {work.row.id} failed,")
+        return {"state": "failed", "message": message}
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python's own, PyTorch's for a GPU (by name: this runs without torch) and, which is a plain
+    RuntimeError, that of its allocator for the CPU."""
+    named = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or named or "DefaultCPUAllocator" in str(error)

@@ -4,8 +4,6 @@ their id, and found again after a restart.
     <folder>/jobs.sqlite3      the rows; never inside what the page serves
     <folder>/jobs/<id>/        a job's own folder: its input files and its results
     <folder>/queue.lock        held while a program works here; see ``folder``
-
-One run of one job, whatever comes of it: the line goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from motion_app.errors import GenerationCancelled, MotionAppError, RequestError, server_fault
+from motion_app.errors import MotionAppError, RequestError, one_line
 from motion_app.jobs.folder import (
     STAGING,
     ClaimedFolder,
@@ -35,12 +33,14 @@ from motion_app.jobs.folder import (
     write_files,
 )
 from motion_app.jobs.progress import (
+    INTERRUPTED,
     POLL_SECONDS,
     DeviceLock,
     JobProgress,
     Runner,
     Timings,
     Work,
+    attempt,
     ended,
 )
 from motion_app.settings import DEFAULT_LIMITS, Limits
@@ -52,11 +52,6 @@ TIDY_SECONDS = 600.0
 HELD_UP_SECONDS = 5.0
 STOP_SECONDS = 10.0  # a step may take longer on a large model; the job is then marked at next start
 JOB_ID = re.compile(r"[0-9a-f]{32}")
-INTERRUPTED = "the program was stopped while this was being made; nothing that you chose is lost"
-OUT_OF_MEMORY = (
-    "the device ran out of memory; wait until nothing else uses it, or ask for fewer objects or a "
-    "smaller checkpoint"
-)
 
 
 class JobQueue:
@@ -434,35 +429,3 @@ class JobQueue:
                 store.remove(job.id)
             shutil.rmtree(files / job.id, ignore_errors=True)
         remove_orphans(files, store.ids(), keep_hours=limits.keep_hours, staged=staged)
-
-
-def attempt(runner: Runner, work: Work) -> dict[str, Any]:
-    """Let ``runner`` do the job; returns how it ended, as changes of its row. Raises nothing."""
-    try:
-        return {"state": "done", "outcome": runner.run(work)}
-    except GenerationCancelled as stopped:
-        interrupted = work.ending == "interrupted"
-        return {
-            "state": work.ending,
-            "message": INTERRUPTED if interrupted else one_line(stopped),
-        }
-    except MotionAppError as error:
-        return {"state": "failed", "message": one_line(error)}
-    except BaseException as error:  # also what would end a thread: the others' jobs wait
-        if _is_out_of_memory(error):
-            logger.error("job %s ran out of memory", work.row.id, exc_info=error)
-            return {"state": "failed", "message": OUT_OF_MEMORY}
-        message = server_fault(logger, error, f"job {work.row.id} failed,")
-        return {"state": "failed", "message": message}
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Python's own, PyTorch's for a GPU (by name: this runs without torch) and, which is a plain
-    RuntimeError, that of its allocator for the CPU."""
-    named = type(error).__name__ == "OutOfMemoryError"
-    return isinstance(error, MemoryError) or named or "DefaultCPUAllocator" in str(error)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split())

@@ -28,11 +28,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from motion_app.errors import GenerationCancelled, MotionAppError
+from motion_app.errors import GenerationCancelled, MotionAppError, one_line
 from motion_app.jobs.batch import Attempt, Done, Ending, Lost
 from motion_app.jobs.kinds import GoOn, Make, WorkerConfig
 from motion_app.jobs.manifest import Item
-from motion_app.jobs.queue import one_line
 from motion_app.jobs.results import Ledger
 
 logger = logging.getLogger(__name__)

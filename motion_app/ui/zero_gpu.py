@@ -33,8 +33,8 @@ import numpy as np
 from motion_app.errors import GenerationCancelled, MotionAppError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.models import Models
-from motion_app.jobs.progress import JobProgress, JobSize, Measurement, Timings, Work
-from motion_app.jobs.queue import JobQueue, attempt
+from motion_app.jobs.progress import JobProgress, JobSize, Measurement, Timings, Work, attempt
+from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.runners import GENERATE
 from motion_app.media import sandbox
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
