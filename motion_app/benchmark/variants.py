@@ -67,6 +67,13 @@ SYNMOTION_NAMES = MappingProxyType(  # the same for the ablations of SynMotion's
 # Which file each movement has, by (method, tokens).
 Roster = Mapping[tuple[str, str], Mapping[str, Motion]]
 Sets = Mapping[tuple[str, str], Sequence[Movement]]  # by (method, tokens), as a Roster
+MAIN, PACKS, RULES = "main", "packs", "rules"
+PACK_SEED = BENCHMARK_SEED + 4
+PACK_COUNTS = {1: 4, 2: 12}
+RULE_CASES = 10
+MARKED, BY_NOUN = "movers, marked", "movers, by noun"  # tokens learned from crowded references
+REFERENCE_METHODS = ("fleximmt", "none", "concat")  # what a limit is compared by
+RULE_NAMES = ("paper", "released", "competing")
 
 
 @dataclass(frozen=True)
@@ -185,15 +192,6 @@ def _choose(
             return
         # One line for all motions that are refused alike: the names are in front of it.
         reasons[move.name] = reason.replace(f' "{file.name}" of object 1', "")
-
-
-MAIN, PACKS, RULES = "main", "packs", "rules"
-PACK_SEED = BENCHMARK_SEED + 4
-PACK_COUNTS = {1: 4, 2: 12}
-RULE_CASES = 10
-MARKED, BY_NOUN = "movers, marked", "movers, by noun"  # tokens learned from crowded references
-REFERENCE_METHODS = ("fleximmt", "none", "concat")  # what a limit is compared by
-RULE_NAMES = ("paper", "released", "competing")
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,13 @@ from motion_app.methods import METHODS
 from motion_app.request.request import parse_request
 from motion_app.settings import Settings
 
+if TYPE_CHECKING:  # it brings torch, which the other commands do without
+    from motion_app.benchmark.campaign import Campaign
+
+
+MOST_OBJECTS = 3  # the renderer has colours and room for so many
+REDUCED_EXAMPLE = '--reduced "mot + sub=motions/mot-sub"'
+
 
 def evaluate_video(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """Score one video of any method. ``--json`` prints no table; ``--out`` writes report.csv,
@@ -176,13 +183,6 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--training-steps", type=int, help="of motions learned for a limit")
     parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video model")
     parser.add_argument("--device", help="cpu, cuda … (default: a GPU where there is one)")
-
-
-if TYPE_CHECKING:  # it brings torch, which the other commands do without
-    from motion_app.benchmark.campaign import Campaign
-
-MOST_OBJECTS = 3  # the renderer has colours and room for so many
-REDUCED_EXAMPLE = '--reduced "mot + sub=motions/mot-sub"'
 
 
 def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from motion_app.engine.steering import steered
 from motion_app.errors import CheckpointError
 from motion_app.models.devices import device_named
 
+HOOK = "guidance_split"
+
 
 def diffusers_config(
     cache: StepCache,
@@ -158,9 +160,6 @@ class CacheSwitch:
         if self.started_at is not None:
             self.transformer.disable_cache()
             self.started_at = None
-
-
-HOOK = "guidance_split"
 
 
 def check_acceleration(acceleration: Acceleration, device: torch.device) -> None:

@@ -42,6 +42,11 @@ from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
 
 UNSEEN_SEED = 987_654
 RMPM_CASES = 20
+CLIP_SEED, SCENE_SEED = 710_000, 720_000
+CLIPS, SCENES, SHEET_SCENES = 200, 16, 8
+NOISE_LEVEL = 0.6  # of the noise, at which propagated masks are compared
+# Motions whose track tells them; a squash or a wave has none.
+TOLD_BY_TRACK = ("jump", "walk left", "walk right", "rise", "sink", "circle", "sway", "worded")
 
 
 def measure_pocket(
@@ -140,13 +145,6 @@ def summary(figures: dict[str, Any]) -> str:
             f"| {row['follows']:.0%} | {ahead} |"
         )
     return "\n".join(lines)
-
-
-CLIP_SEED, SCENE_SEED = 710_000, 720_000
-CLIPS, SCENES, SHEET_SCENES = 200, 16, 8
-NOISE_LEVEL = 0.6  # of the noise, at which propagated masks are compared
-# Motions whose track tells them; a squash or a wave has none.
-TOLD_BY_TRACK = ("jump", "walk left", "walk right", "rise", "sink", "circle", "sway", "worded")
 
 
 @dataclass(frozen=True, eq=False)

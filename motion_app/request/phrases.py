@@ -16,8 +16,13 @@ from motion_app.models.hub import one_line
 from motion_app.scene import Clause, SceneObject
 from motion_app.wording import Reading, difference, uses
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
 PART_END = re.compile(r"[.,;:!?。、\n]")  # a subject does not reach beyond one
 LEAD = re.compile(r"\s*(?:and\s+)?(?:(?:an?|the)\s+)?", re.IGNORECASE)
+TOKENIZER_FOLDER = "tokenizer"  # of a checkpoint
 
 
 def occurrences(phrase: str, text: str) -> list[tuple[int, int]]:
@@ -239,12 +244,6 @@ def _token_span(
     return inside[0], inside[-1] + 1
 
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-FOLDER = "tokenizer"  # of a checkpoint
-
-
 class PromptTokenizer:
     """Reads prompts as the loaded pipeline does. ``text_tokens``: L, the tokens the checkpoint
     reads. Many threads may ask it at once."""
@@ -262,7 +261,7 @@ class PromptTokenizer:
 
         folder = checkpoint.folder
         try:
-            read = T5TokenizerFast.from_pretrained(folder / FOLDER, local_files_only=True)
+            read = T5TokenizerFast.from_pretrained(folder / TOKENIZER_FOLDER, local_files_only=True)
         except Exception as error:  # its converters raise what the files make them
             raise CheckpointError(
                 f"the tokenizer of {folder.name} cannot be read: {one_line(error)}"
@@ -272,7 +271,7 @@ class PromptTokenizer:
     @classmethod
     def load_if_there(cls, checkpoint: Checkpoint) -> PromptTokenizer | None:
         """As ``load``; None where the checkpoint's tokenizer is not in its folder (yet)."""
-        place = checkpoint.folder / FOLDER
+        place = checkpoint.folder / TOKENIZER_FOLDER
         return cls.load(checkpoint) if place.is_dir() and any(place.iterdir()) else None
 
     def __call__(self, prompt: str, **asked: Any) -> dict[str, Any]:

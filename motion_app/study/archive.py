@@ -35,6 +35,7 @@ from motion_app.text_files import json_text
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitScheduler
+SLOTS_KEPT = 512  # plans in memory, of at most some 100 KB each
 
 
 class AnswerSink(Protocol):
@@ -108,9 +109,6 @@ class HubSink(JsonlSink):
                 self._scheduler.trigger().result()
                 self._scheduler.stop()
                 self._scheduler = None
-
-
-SLOTS_KEPT = 512  # plans in memory, of at most some 100 KB each
 
 
 class StudyArchive:

@@ -21,6 +21,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (146, 80, 200),
     "pink": (246, 132, 182),
 }
+TAU = 2 * np.pi
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,6 @@ def draw_creature(
         cv2.fillPoly(canvas, [fixed], colours[part.role], cv2.LINE_AA, shift=4)
         cv2.fillPoly(cover, [fixed], 255, cv2.LINE_8, shift=4)
     return cover
-
-
-TAU = 2 * np.pi
 
 
 @dataclass(frozen=True)

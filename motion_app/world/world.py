@@ -34,6 +34,28 @@ PLACEMENT_TRIES = 60
 PASSING_SHARE = 0.35  # of the scenes of level 1 in which creatures may cover each other in part
 PASSING_DISTANCE = 0.5  # of the sum of their radii: how near their centres may then come
 BODY_SIDE, BODY_TOP, BODY_BOTTOM = 1.28, -1.35, 1.03  # the widest kinds' extent, in radii
+SHIPPED_MOTIONS = (
+    "jump",
+    "walk left",
+    "walk right",
+    "rise",
+    "sink",
+    "circle",
+    "sway",
+    "figure eight",
+    "hop left",
+    "tilted loop",
+)
+REFERENCE_SEED = 77_000
+EXAMPLE_SEED = 31_000
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "1-two-friends": ("jump", "circle"),
+    "2-side-by-side": ("sway", "rise"),
+    "3-out-for-a-walk": ("walk right", "jump"),
+    "4-high-and-low": ("figure eight", "sink"),
+    "5-three-in-a-row": ("jump", "sway", "rise"),
+    "6-party": ("circle", "jump", "sway"),
+}
 
 
 @dataclass(frozen=True)
@@ -322,30 +344,6 @@ def vocabulary() -> list[str]:
     for motion in MOTIONS.values():
         words += motion.words.split()
     return list(dict.fromkeys(words))
-
-
-SHIPPED_MOTIONS = (
-    "jump",
-    "walk left",
-    "walk right",
-    "rise",
-    "sink",
-    "circle",
-    "sway",
-    "figure eight",
-    "hop left",
-    "tilted loop",
-)
-REFERENCE_SEED = 77_000
-EXAMPLE_SEED = 31_000
-EXAMPLES: dict[str, tuple[str, ...]] = {
-    "1-two-friends": ("jump", "circle"),
-    "2-side-by-side": ("sway", "rise"),
-    "3-out-for-a-walk": ("walk right", "jump"),
-    "4-high-and-low": ("figure eight", "sink"),
-    "5-three-in-a-row": ("jump", "sway", "rise"),
-    "6-party": ("circle", "jump", "sway"),
-}
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from motion_app.settings import DEFAULT_LIMITS, ROOT, Settings
 from motion_app.training.inputs import METHODS as LEARNED
 from motion_app.training.inputs import MOST_LETTERS, MOST_STEPS, TrainingInputs
 from motion_app.ui.api import files
-from motion_app.ui.api.jobs import SERVER_PATHS, JobEndpoints, MotionEndpoints
+from motion_app.ui.api.jobs import ENTRY_PATHS, JobEndpoints, MotionEndpoints
 from motion_app.ui.api.pictures import LONGEST_WORD, MOST_WORDS, PictureEndpoints
 
 OWNERS = (PictureEndpoints, JobEndpoints, MotionEndpoints)
@@ -134,7 +134,7 @@ def bounds(field: str, model: type[BaseModel]) -> tuple[float | None, float | No
 def test_the_answers_of_the_api_have_the_keys_they_are_said_to_have():
     verified = Verification(0.0, False, None, None, False, False, "none", None).to_json()
     assert keys_of(told("verify")[1]) == set(verified)
-    entry = set(motion_entry(Motion("a", "b", Path("c"), "d"))) - set(SERVER_PATHS)
+    entry = set(motion_entry(Motion("a", "b", Path("c"), "d"))) - set(ENTRY_PATHS)
     assert keys_of(told("motions")[1]) == entry | {"motions", "problems"}
     assert set(FILES) <= keys_of(told("generate")[1])
     host = ModelHost(Settings(device="cpu"))

@@ -18,7 +18,8 @@ from motion_app.scene import Motion
 from motion_app.ui.api.files import File, Json, handed_out, received
 from motion_app.ui.visitor import client_of, library_user
 
-SERVER_PATHS = ("motion",)  # of an outcome: where the library keeps the file
+OUTCOME_PATHS = ("motion",)  # of an outcome: where the library keeps the file
+ENTRY_PATHS = ("path", "preview")  # what the command line shows and a stranger need not know
 
 
 class JobEndpoints:
@@ -203,7 +204,7 @@ class JobEndpoints:
         folder = self.host.jobs.folder(row.id)
         outcome = {"job": row.id}
         for name, value in row.outcome.items():
-            if name in SERVER_PATHS:
+            if name in OUTCOME_PATHS:
                 continue
             file = folder / value if isinstance(value, str) else None
             outcome[name] = handed_out(file) if file is not None and file.is_file() else value
@@ -214,9 +215,6 @@ def _suffix(clip: File) -> str:
     """Of the uploaded file's name, where it is one that clips have."""
     suffix = Path(str(clip.get("path", ""))).suffix.lower() if isinstance(clip, dict) else ""
     return suffix if suffix in CLIP_CHOICES else ".mp4"
-
-
-PRIVATE_KEYS = ("path", "preview")  # what the command line shows and a stranger need not know
 
 
 class MotionEndpoints:
@@ -303,4 +301,4 @@ class MotionEndpoints:
 
 
 def _entry(motion: Motion) -> Json:
-    return {key: value for key, value in motion_entry(motion).items() if key not in PRIVATE_KEYS}
+    return {key: value for key, value in motion_entry(motion).items() if key not in ENTRY_PATHS}

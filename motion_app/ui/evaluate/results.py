@@ -29,6 +29,9 @@ from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts, note_html
 from motion_app.ui.visitor import BrowserState
 
+LEFT_SECONDS = 300.0  # without a question: a hidden page asks once a minute, a closed one never
+Steps = Generator[ScoreProgress, None, Scores]
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -221,10 +224,6 @@ def _recipe_words(found: Verification, texts: Texts) -> str:
 
 def _signature_words(found: Verification, texts: Texts) -> str:
     return texts(f"video.c2pa_{found.c2pa}", signer=html.escape(found.signer or ""))
-
-
-LEFT_SECONDS = 300.0  # without a question: a hidden page asks once a minute, a closed one never
-Steps = Generator[ScoreProgress, None, Scores]
 
 
 class ScoringRun:

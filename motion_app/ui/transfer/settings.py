@@ -32,6 +32,8 @@ WHOLE_NUMBERS = ("seed", "steps")  # a browser may send 12.0
 MOST_GUIDANCE = 15.0
 PresetName = Literal["draft", "standard", "paper"]
 DRAFT_SHARE = 2  # a draft takes one step where the checkpoint's own setting takes two
+BIGGEST_SEED = 2**53 - 1  # what JavaScript keeps exactly
+SHORT_DIGEST = 12  # letters of a digest that are shown
 
 
 @dataclass(frozen=True)
@@ -212,10 +214,6 @@ def preset_of(known: Sequence[Preset], *, steps: float, guidance: float) -> Pres
         if (preset.steps, preset.guidance) == (steps, guidance):
             return preset.name
     return None
-
-
-BIGGEST_SEED = 2**53 - 1  # what JavaScript keeps exactly
-SHORT_DIGEST = 12  # letters of a digest that are shown
 
 
 @dataclass(frozen=True)
