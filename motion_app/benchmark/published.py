@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from motion_app.benchmark.charts import png_bytes
 from motion_app.benchmark.scenes import BenchmarkCase, CaseObject
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation.videos import MOST_FRAMES, SHORT_SIDE, ReferenceClip
@@ -217,6 +216,8 @@ def parse_folder(text: str, *, example: str) -> tuple[str, Path]:
 def write_inputs(cases: Iterable[BenchmarkCase], folder: Path, *, fps: float) -> None:
     """What another method needs to take part: of each case its picture, masks and words, and the
     reference clips, once each. What is there already is left alone."""
+    from motion_app.benchmark.charts import png_bytes  # brings plotly
+
     for case in cases:
         place = folder / case.id
         if (place / "case.json").is_file():
