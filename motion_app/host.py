@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from motion_app.errors import CheckpointError, MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs import runners
@@ -27,7 +29,7 @@ from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.phrases import PromptTokenizer
-from motion_app.scene import NEUTRAL_PHRASE, Motion
+from motion_app.scene import NEUTRAL_PHRASE, Click, Motion
 from motion_app.settings import Settings
 
 if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
@@ -255,6 +257,11 @@ class ModelHost:
         if self._segmenter is None:
             raise self._error or CheckpointError("the click model could not be loaded")
         return self._segmenter.new_session()
+
+    def mark_at(self, frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
+        """The mask (H, W) bool of what lies at ``point`` (y, x), in pixels of ``frame`` (H, W, 3)
+        uint8, by a segmenter of its own."""
+        return self.segmenter().segment(frame, [Click(point[1], point[0])]).mask
 
     def finder(self) -> ObjectFinder:
         """What finds things by words; loaded when first asked for. RequestError where none is set,

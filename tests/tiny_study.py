@@ -89,6 +89,13 @@ class Caller:
         return self.post("/api/answers", {**body, **changed})
 
 
+def agreed(client: TestClient, study: Study) -> Caller:
+    """A new rater of ``study`` who has agreed to take part."""
+    caller = Caller(client, study.raters.hand_out(1)[0])
+    assert caller.post("/api/consent", {"agreed": True}).json()["consented"]
+    return caller
+
+
 def answer_everything(caller: Caller, choice: int = 1) -> None:
     session = caller.get("/api/session").json()
     for number in range(session["practice"] + session["items"]):

@@ -123,8 +123,7 @@ def segment(options: argparse.Namespace, settings: Settings) -> Result:
     check_prompt(options.point, options.box, *image.shape[:2])
     segmenter = models.segmenter(options.model, given=options.segmenter)
     started = time.perf_counter()
-    segmenter.set_image(image)
-    found = segmenter.predict(options.point, box=options.box)
+    found = segmenter.segment(image, options.point, options.box)
     seconds = time.perf_counter() - started
     save_mask(options.out, found.mask)
     return {

@@ -385,14 +385,6 @@ def _squares(frames: np.ndarray, side: int) -> torch.Tensor:
     return torch.cat(_batches(np.stack(resized), "cpu"))
 
 
-class Judge(Protocol):
-    """Answers one question about a video."""
-
-    def ask(self, frames: np.ndarray, question: str, *, repeats: int = REPEATS) -> list[str]:
-        """``repeats`` independent answers about ``frames`` (T, H, W, 3) uint8."""
-        ...
-
-
 def share_of_yes(answers: Sequence[str]) -> float | None:
     """Share of "yes" among the answers that begin with yes or no; None where none does. Others are
     logged: they are no answer, and no "no"."""
@@ -423,7 +415,8 @@ class QwenJudge:
 
     @without_gradients
     def ask(self, frames: np.ndarray, question: str, *, repeats: int = REPEATS) -> list[str]:
-        """See ``Judge``. The same question about the same frames gets the same answers."""
+        """``repeats`` independent answers about ``frames`` (T, H, W, 3) uint8. The same question
+        about the same frames gets the same answers."""
         import torch
 
         shown = frames[np.linspace(0, len(frames) - 1, SHOWN_FRAMES).round().astype(int)]

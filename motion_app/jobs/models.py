@@ -166,13 +166,7 @@ class Models:
     ) -> Callable[[np.ndarray, Sequence[Click]], np.ndarray]:
         """What marks what clicks (in pixels) show in an image (H, W, 3) uint8: a mask (H, W) bool.
         The segmenter of ``model`` is loaded when it is first called."""
-
-        def segment(image: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
-            segmenter = self.segmenter(model)
-            segmenter.set_image(image)
-            return segmenter.predict(clicks).mask
-
-        return segment
+        return lambda image, clicks: self.segmenter(model).segment(image, clicks).mask
 
     def mark_at(
         self, model: str | Path | None = None

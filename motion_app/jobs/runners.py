@@ -20,6 +20,7 @@ it was. The library is written when the motion is finished, and not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,34 +108,22 @@ def _check_sources(request_file: RequestFile) -> None:
             )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class GenerationRunner:
     """``geometry`` and ``defaults`` ask for the model's, which may be known before it is loaded;
     ``base`` for its fingerprint, None until then; ``tokenizer`` for what counts a prompt, None
     where only the engine can; ``badge`` puts the badge on every video and ``certificate`` a
     signature."""
 
-    def __init__(
-        self,
-        *,
-        wait_for_engine: WaitForEngine,
-        library: Library,
-        geometry: Callable[[], ModelGeometry],
-        defaults: Callable[[], GenerationDefaults],
-        base: Callable[[], str | None],
-        tokenizer: Callable[[], PromptTokenizer | None] = lambda: None,
-        badge: bool = False,
-        certificate: Certificate | None = None,
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> None:
-        self._wait_for_engine = wait_for_engine
-        self._library = library
-        self._geometry = geometry
-        self._defaults = defaults
-        self._base = base
-        self._tokenizer = tokenizer
-        self._badge = badge
-        self._certificate = certificate
-        self._limits = limits
+    wait_for_engine: WaitForEngine
+    library: Library
+    geometry: Callable[[], ModelGeometry]
+    defaults: Callable[[], GenerationDefaults]
+    base: Callable[[], str | None]
+    tokenizer: Callable[[], PromptTokenizer | None] = lambda: None
+    badge: bool = False
+    certificate: Certificate | None = None
+    limits: Limits = DEFAULT_LIMITS
 
     def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
         """A mistake is told at once, not when the job's turn comes."""
@@ -143,11 +132,11 @@ class GenerationRunner:
             raise RequestError('a video needs {"request": the request\'s JSON, "badge": bool}')
         checked = check_generation(
             request,
-            geometry=self._geometry(),
-            library=self._library,
-            base=self._base(),
-            tokenizer=self._tokenizer(),
-            limits=self._limits,
+            geometry=self.geometry(),
+            library=self.library,
+            base=self.base(),
+            tokenizer=self.tokenizer(),
+            limits=self.limits,
         )
         row = {**inputs, "request": request_to_json(checked, picture=KEPT_REQUEST), "badge": badge}
         return KeptInputs(row, {KEPT_REQUEST: request_bytes(checked)})
@@ -157,11 +146,11 @@ class GenerationRunner:
 
     def size(self, inputs: Mapping[str, Any]) -> JobSize:
         request = inputs["request"]
-        return JobSize(request["steps"] or self._defaults().steps, len(request["objects"]))
+        return JobSize(request["steps"] or self.defaults().steps, len(request["objects"]))
 
     def run(self, work: Work) -> dict[str, Any]:
         """Generate and save. Raises GenerationCancelled within the step in which it is asked to."""
-        engine = engine_for(work, self._wait_for_engine)
+        engine = engine_for(work, self.wait_for_engine)
         work.enter("preparing")
         request = self._request(work, engine)
         work.check_stop()
@@ -185,8 +174,8 @@ class GenerationRunner:
             work.folder,
             engine,
             on_step,
-            badge=self._badge or bool(work.row.inputs.get("badge")),
-            certificate=self._certificate,
+            badge=self.badge or bool(work.row.inputs.get("badge")),
+            certificate=self.certificate,
             on_saving=on_saving,
         )
         return {**outcome, "seconds": round(work.seconds, 3)}
@@ -196,54 +185,43 @@ class GenerationRunner:
         entries = work.row.inputs["request"]
         kept = work.folder / KEPT_REQUEST
         if kept.is_file():
-            return read_request(kept, entries, library=self._library, base=engine.fingerprint)
+            return read_request(kept, entries, library=self.library, base=engine.fingerprint)
         return check_generation(
             entries,
             geometry=engine.geometry,
-            library=self._library,
+            library=self.library,
             base=engine.fingerprint,
-            limits=self._limits,
+            limits=self.limits,
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingRunner:
     """``segmenter`` gives one that follows what a person pointed at; ``defaults`` the checkpoint's
     own settings; ``tokenizer`` what counts the caption, None where only the engine can; ``enabled``
     False refuses every training, with the words ``turned_off``."""
 
-    def __init__(
-        self,
-        *,
-        wait_for_engine: WaitForEngine,
-        library: Library,
-        segmenter: Callable[[], ClickSegmenter],
-        defaults: Callable[[], GenerationDefaults],
-        tokenizer: Callable[[], PromptTokenizer | None] = lambda: None,
-        enabled: bool = True,
-        turned_off: str = TURNED_OFF,
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> None:
-        self._wait_for_engine = wait_for_engine
-        self._library = library
-        self._segmenter = segmenter
-        self._defaults = defaults
-        self._tokenizer = tokenizer
-        self._enabled = enabled
-        self._turned_off = turned_off
-        self._limits = limits
+    wait_for_engine: WaitForEngine
+    library: Library
+    segmenter: Callable[[], ClickSegmenter]
+    defaults: Callable[[], GenerationDefaults]
+    tokenizer: Callable[[], PromptTokenizer | None] = lambda: None
+    enabled: bool = True
+    turned_off: str = TURNED_OFF
+    limits: Limits = DEFAULT_LIMITS
 
     def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
         """A wrong setting, a missing clip or a name that is taken is told at once."""
-        if not self._enabled:
-            raise RequestError(self._turned_off)
+        if not self.enabled:
+            raise RequestError(self.turned_off)
         asked = TrainingInputs.from_json(inputs, Path())
-        asked.check_count(self._limits)
+        asked.check_count(self.limits)
         missing = [clip.file.name for clip in asked.clips if clip.file.name not in files]
         if missing:
             raise RequestError(f"the clip {missing[0]} did not come; upload it with the training")
-        self._library.new_path(asked.name)  # raises where the name is taken or cannot be
-        config = asked.config(self._defaults().training_of(asked.method))
-        tokenizer = self._tokenizer()
+        self.library.new_path(asked.name)  # raises where the name is taken or cannot be
+        config = asked.config(self.defaults().training_of(asked.method))
+        tokenizer = self.tokenizer()
         if tokenizer is not None:
             tokenizer.check(config.caption)
         return KeptInputs(dict(inputs))
@@ -256,12 +234,12 @@ class TrainingRunner:
 
     def size(self, inputs: Mapping[str, Any]) -> JobSize:
         method = inputs.get("method") or "fleximmt"
-        own = self._defaults().training_of(method).get("steps", DEFAULT_STEPS)
+        own = self.defaults().training_of(method).get("steps", DEFAULT_STEPS)
         return JobSize(inputs.get("steps") or own, objects=1)
 
     def run(self, work: Work) -> dict[str, Any]:
         """Learn the motion, or what is left of it, and bring it into the library."""
-        engine = engine_for(work, self._wait_for_engine)
+        engine = engine_for(work, self.wait_for_engine)
         work.enter("encoding_clips")
         asked = TrainingInputs.from_json(work.row.inputs, work.folder)
         config = asked.config(engine.defaults.training_of(asked.method))
@@ -282,24 +260,22 @@ class TrainingRunner:
         }
 
     def _segment(self, image: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
-        segmenter = self._segmenter()
-        segmenter.set_image(image)
-        return segmenter.predict(clicks).mask
+        return self.segmenter().segment(image, clicks).mask
 
     def _publish(self, learned: Motion, work: Work, engine: MotionEngine) -> Motion:
         """``learned`` into the library, with its preview, as the motion of the job's owner. Where a
         kill came between this and the end of the job it is there already."""
         made = (learned.name, learned.base, learned.created)
-        for motion in self._library.list():
+        for motion in self.library.list():
             if (motion.name, motion.base, motion.created) == made:
                 return motion
-        make_folder(self._library.home)
-        parcel = self._library.export_file(learned, work.folder / "export")
-        return self._library.import_file(
+        make_folder(self.library.home)
+        parcel = self.library.export_file(learned, work.folder / "export")
+        return self.library.import_file(
             parcel,
             name=learned.name,
             base=engine.fingerprint,
-            limits=self._limits,
+            limits=self.limits,
             owner=token_of(work.row.owner),
         )
 

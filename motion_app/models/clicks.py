@@ -106,6 +106,13 @@ class PictureSegmenter(ABC):
             seconds=time.monotonic() - started,
         )
 
+    def segment(
+        self, image: np.ndarray, clicks: Sequence[Click] = (), box: Box | None = None
+    ) -> Segmentation:
+        """``predict`` on ``image``, which is encoded where it is another than the last one."""
+        self.set_image(image)
+        return self.predict(clicks, box)
+
     @abstractmethod
     def _encode(self, image: np.ndarray) -> None:
         """Take a picture (H, W, 3) uint8."""

@@ -76,10 +76,3 @@ def split_parameters(model: nn.Module, *, smallest: int = 4) -> tuple[list, list
         wide = parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= smallest
         (matrices if wide else others).append(parameter)
     return matrices, others
-
-
-def warm_constant_decay(step: int, steps: int, *, warm: int = 50, decay: float = 0.4) -> float:
-    """Learning-rate factor: linear warm-up, constant, then linear to 0 over the last ``decay``."""
-    if step < warm:
-        return (step + 1) / warm
-    return min(1.0, max(0.0, (steps - step) / max(1, steps * decay)))

@@ -1,18 +1,15 @@
 """What moves in a reference clip: whether anything does, and one of several things followed.
 
-A motion cannot be learned from a picture that is held.
-
-Following one of several moving things through a reference clip, from one point on it.
-
-The mask of one frame is carried to the next by dense optical flow (OpenCV's DIS), which keeps its
-identity; the segmenter then draws its edge anew from points inside it, so that errors of the flow
-do not add up. A new mask that disagrees with the carried one is some other thing, and is not taken.
+A motion cannot be learned from a picture that is held. One of several moving things is followed
+from one point on it: the mask of one frame is carried to the next by dense optical flow (OpenCV's
+DIS), which keeps its identity; the segmenter then draws its edge anew from points inside it, so
+that errors of the flow do not add up. A new mask that disagrees with the carried one is some other
+thing, and is not taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -20,33 +17,12 @@ import numpy as np
 from motion_app.errors import MediaError, RequestError
 from motion_app.scene import Click
 
-
-class Segmenter(Protocol):
-    """What is needed of ``models.clicks.PictureSegmenter``."""
-
-    def set_image(self, image: np.ndarray) -> None:
-        """The picture (H, W, 3) uint8 that clicks are on."""
-
-    def predict(self, clicks: Sequence[Click]) -> Any:
-        """The answer to some clicks; its ``mask`` is (H, W) bool."""
-
-
 Segment = Callable[[np.ndarray, Sequence[Click]], np.ndarray]
 AGREEMENT = 0.5  # IoU with the carried mask below which the segmenter has found something else
 GROWTH = 1.6  # most that a mask's area may differ from the carried one's
 LOOKED_AT = 180  # px of the shorter side: noise of cameras and codecs is averaged away
 CONTRAST = 8  # of 255, more than what codecs do to a picture that is held
 LEAST = 0.001  # of the picture, a patch far smaller than a token
-
-
-def segment_by(segmenter: Segmenter) -> Segment:
-    """The function that ``follow_mover`` asks, from a segmenter of one's own."""
-
-    def segment(image: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
-        segmenter.set_image(image)
-        return segmenter.predict(clicks).mask
-
-    return segment
 
 
 def follow_mover(

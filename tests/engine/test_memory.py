@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXImageToVideoPipeline
 from test_full_scale import full_footprint
-from test_pipeline import HEIGHT, WIDTH, motions, picture, scene  # noqa: F401
+from test_pipeline import HEIGHT, WIDTH, motions, picture, scene, stock_latents  # noqa: F401
 from tiny_models import tiny_pipeline
 
 from motion_app.acceleration import Acceleration
@@ -41,22 +41,8 @@ def test_without_motion_every_profile_is_the_stock_pipeline_in_it_bit_for_bit(
 ):
     request = scene(motions, method="none")
     pipe = CogVideoXImageToVideoPipeline.from_pretrained(tiny_checkpoint)
-    pipe.set_progress_bar_config(disable=True)
     Placing(pipe, torch.device("cpu")).apply(PLACEMENTS[name])
-    from PIL import Image
-
-    stock = pipe(
-        image=Image.fromarray(picture()),
-        prompt=request.full_prompt(),
-        height=HEIGHT,
-        width=WIDTH,
-        num_frames=13,
-        num_inference_steps=3,
-        guidance_scale=3.0,
-        generator=torch.Generator().manual_seed(5),
-        output_type="latent",
-        max_sequence_length=24,
-    ).frames.numpy()
+    stock = stock_latents(pipe, request.full_prompt())
     video = with_profile(tiny_checkpoint, name).generate(request)
     assert np.array_equal(video.latents, stock)
     assert video.recipe["profile"] == name

@@ -275,8 +275,7 @@ def host_with(finder: Path | None, *, objects: int = 8) -> ModelHost:
     host = ModelHost(Settings(finder=None if finder is None else str(finder), device="cpu"))
     host.settings = host.settings.model_copy(update={"limits": Limits(objects=objects)})
     host.segmenter = lambda: SimpleNamespace(
-        set_image=lambda image: None,
-        predict=lambda clicks, box: square(np.zeros((64, 96, 3), np.uint8), clicks, box),
+        segment=lambda image, clicks, box: square(np.zeros((64, 96, 3), np.uint8), clicks, box),
     )
     return host
 

@@ -6,7 +6,6 @@ import csv
 import inspect
 import io
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,31 +15,6 @@ from tiny_study import METHODS, SECRET, Caller, answer_everything, make_study
 from motion_app.study.answers import Study
 from motion_app.study.site.app import build_site
 from motion_app.study.site.guard import COOKIE, TRIES, TRIES_SECONDS, Door, TooManyTries
-
-
-@pytest.fixture
-def study(tmp_path: Path, database: str | None) -> Iterator[Study]:
-    made = make_study(tmp_path / "study", database=database)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(study: Study) -> Iterator[TestClient]:
-    with TestClient(build_site(study, admin_secret=SECRET), raise_server_exceptions=False) as made:
-        yield made
-
-
-@pytest.fixture
-def rater(client: TestClient, study: Study) -> Caller:
-    """One who has agreed to take part."""
-    return agreed(client, study)
-
-
-def agreed(client: TestClient, study: Study) -> Caller:
-    caller = Caller(client, study.raters.hand_out(1)[0])
-    assert caller.post("/api/consent", {"agreed": True}).json()["consented"]
-    return caller
 
 
 @pytest.fixture

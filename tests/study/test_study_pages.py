@@ -6,7 +6,6 @@ import html
 import json
 import re
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,27 +30,6 @@ from motion_app.study.site.app import StudySettings, build_site, build_study_app
 from motion_app.study.site.guard import MAX_BODY_BYTES
 from motion_app.study.sources import read_sources
 from motion_app.study.unblinding import answer_rows, unblind
-
-
-@pytest.fixture
-def study(tmp_path: Path, database: str | None) -> Iterator[Study]:
-    made = make_study(tmp_path / "study", database=database)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(study: Study) -> Iterator[TestClient]:
-    with TestClient(build_site(study, admin_secret=SECRET), raise_server_exceptions=False) as made:
-        yield made
-
-
-@pytest.fixture
-def rater(client: TestClient, study: Study) -> Caller:
-    """One who has agreed to take part."""
-    caller = Caller(client, study.raters.hand_out(1)[0])
-    assert caller.post("/api/consent", {"agreed": True}).json()["consented"]
-    return caller
 
 
 @pytest.fixture

@@ -568,9 +568,7 @@ class Host:
 
     def segmenter(self) -> SimpleNamespace:
         image = picture()
-        return SimpleNamespace(
-            set_image=lambda given: None, predict=lambda clicks, box: square(image, clicks, box)
-        )
+        return SimpleNamespace(segment=lambda given, clicks, box: square(image, clicks, box))
 
 
 def actions() -> SceneActions:

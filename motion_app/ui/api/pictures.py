@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
-import numpy as np
-
 from motion_app.errors import MediaError, RequestError
 from motion_app.evaluation.catalogue import default_ids
 from motion_app.evaluation.videos import EvaluationItem
@@ -82,8 +80,7 @@ class PictureEndpoints:
         edges = None if box is None else Box(*_numbers(box, 4, "box"))
         file = received(image, most_megabytes=self.limits.image_megabytes)
         segmenter = self.host.segmenter()
-        segmenter.set_image(read_image(file, limits=self.limits))
-        found = segmenter.predict(clicks, box=edges)
+        found = segmenter.segment(read_image(file, limits=self.limits), clicks, edges)
         order = found.scores.argsort()[::-1]
         return {
             "mask": encode_data_uri(found.mask),
@@ -185,18 +182,12 @@ class PictureEndpoints:
             judges,
             library=self.host.library,
             limits=self.limits,
-            mark_at=self._segment_moving,
+            mark_at=self.host.mark_at,
         )
         (source,) = scores.report.sources
         if source.problem:
             raise MediaError(f"the video cannot be scored: {source.problem}")
         return scores.report.to_json()
-
-    def _segment_moving(self, frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
-        """The mask (H, W) of what lies at ``point`` (y, x) of a reference's first frame."""
-        segmenter = self.host.segmenter()
-        segmenter.set_image(frame)
-        return segmenter.predict([Click(point[1], point[0])]).mask
 
 
 def _click(point: Sequence[float]) -> Click:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.evaluation.catalogue import METRICS, default_ids
@@ -27,7 +26,6 @@ from motion_app.jobs.folder import JobRow
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.media.provenance import read_recipe, verify_video
 from motion_app.request.request import parse_request
-from motion_app.scene import Click
 from motion_app.settings import Limits
 from motion_app.ui.boundary import listen
 from motion_app.ui.evaluate.results import (
@@ -282,7 +280,7 @@ class EvaluateTab:
             judges=self.host.models.judges(device="cpu"),  # a GPU is for jobs
             library=self.host.library,
             limits=self.host.settings.limits,
-            segment=self._segment,
+            segment=self.host.mark_at,
         )
         state.scoring = ScoringRun(steps, self.turn)  # a mistake is told before anything is hidden
         shown = progress_html(state.scoring.progress, self.texts, stopping=False)
@@ -304,11 +302,6 @@ class EvaluateTab:
             yield self._finished(state, scoring.scores, scoring.progress)
         if scoring is not None and scoring.error is not None:
             raise scoring.error
-
-    def _segment(self, frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
-        segmenter = self.host.segmenter()
-        segmenter.set_image(frame)
-        return segmenter.predict([Click(point[1], point[0])]).mask
 
     def _panel(self, *, busy: bool | None, status: str, results: Sequence[Any] = ()) -> list[Any]:
         """One update for each output; without ``results`` they stay as they are. ``busy``: None

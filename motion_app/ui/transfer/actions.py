@@ -30,7 +30,6 @@ from motion_app.ui.transfer.picture import Example
 from motion_app.ui.transfer.session import Action, Session
 
 if TYPE_CHECKING:
-    from motion_app.models.clicks import Segmentation
     from motion_app.models.words import FoundObject
 
 Values = Mapping[str, Any]
@@ -231,12 +230,7 @@ class SceneActions:
         return draft.selected
 
     def _segment(self, session: Session) -> Segment:
-        def segment(image: np.ndarray, clicks: Sequence[Click], box: Box | None) -> Segmentation:
-            segmenter = self._segmenter(session)
-            segmenter.set_image(image)
-            return segmenter.predict(clicks, box)
-
-        return segment
+        return lambda image, clicks, box: self._segmenter(session).segment(image, clicks, box)
 
     def _segmenter(self, session: Session) -> Any:
         if session.segmenter is None:
