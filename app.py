@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from motion_app.study.site.address import PublicAddress
     from motion_app.study.site.app import StudySettings
 
-WORKER_THREADS = 128  # a page that watches its job holds one
 HOSTING = Hosting.detect()
 # A Space makes its page, and on ZeroGPU loads its model, while this file is imported.
 PREPARED = prepare_space(HOSTING) if HOSTING.space else None
@@ -118,24 +117,28 @@ def _serve(
     from starlette.routing import Mount
 
     from motion_app.study.site.app import build_study_app
-    from motion_app.ui.boundary import server_options
+    from motion_app.ui.access import Login
     from motion_app.ui.page import launch_options
+    from motion_app.ui.server import Serving
+    from motion_app.ui.sessions import PLACES
 
     page, host, limits = prepared.page, prepared.host, settings.limits
     studies = _study_settings(settings)
+    login = None if credentials is None else Login(*credentials)
+    serving = Serving(page, settings, prepared.uploads, public=studies.public, login=login, mcp=mcp)
     server, _, _ = page.launch(
         server_name=settings.host,
         server_port=settings.port or None,
         auth=credentials,
         max_file_size=int(max(limits.clip_megabytes, limits.motion_megabytes) * 2**20),
-        max_threads=WORKER_THREADS,
+        max_threads=PLACES,
         enable_monitoring=False,
         ssr_mode=False,  # the page's own scripts draw into what gradio's server would have drawn
         allowed_paths=[str(host.jobs.files)],
-        mcp_server=mcp,
+        mcp_server=False,  # gradio's own would read files of this machine for a caller
         prevent_thread_lock=True,
-        strict_cors=False,  # our own rule is stricter, see motion_app.ui.boundary
-        app_kwargs=server_options(limits, studies.public),
+        strict_cors=False,  # our own rules are stricter, see motion_app.ui.access
+        app_kwargs=serving.app_kwargs,
         root_path=str(studies.public),
         **launch_options(),
     )

@@ -13,11 +13,24 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from motion_app.acceleration import STOCK, Acceleration
 from motion_app.errors import MotionAppError
@@ -26,6 +39,7 @@ PREFIX = "MOTION_APP_"  # of the environment's variables
 # All of an acceleration that a deployment sets, by the name it is set by.
 OPTIONS = tuple(entry.name for entry in fields(Acceleration) if entry.name != "compiler")
 ROOT = Path(__file__).resolve().parent.parent
+EVERY = "*"
 TRUE = ("1", "t", "true")
 TOO_LONG_FOR_ZERO_GPU = (
     "learning a motion takes longer than the minutes of GPU that ZeroGPU lends to a call; run the "
@@ -57,6 +71,15 @@ class Limits(BaseModel):
     keep_gigabytes: float = Field(default=5, gt=0, description="of finished jobs, oldest go first")
     upload_gigabytes: float = Field(default=2, gt=0, description="of uploads, oldest go first")
     call_megabytes: float = Field(default=128, gt=0, description="of one JSON call to the API")
+    call_values: int = Field(default=1_000_000, gt=0, description="in one JSON call")
+    calls_megabytes: float = Field(default=512, gt=0, description="of all calls that wait or run")
+    waiting_per_session: int = Field(default=64, gt=0, description="calls that wait; a held button")
+    waiting_per_address: int = Field(default=512, gt=0, description="calls that wait")
+    sessions: int = Field(default=2000, gt=0, description="pages and programs that are known")
+    session_megabytes: float = Field(default=256, gt=0, description="of one page's pictures, undo")
+    sessions_gigabytes: float = Field(default=2, gt=0, description="in memory, of all pages")
+    resting_gigabytes: float = Field(default=4, gt=0, description="on disk, of pages at rest")
+    rest_minutes: float = Field(default=10, gt=0, description="without a call, before a page rests")
 
 
 DEFAULT_LIMITS = Limits()
@@ -91,8 +114,10 @@ class Settings(BaseSettings):
     ``c2pa_certificate``, a chain, and ``c2pa_key``, both PEM files, sign every video; they need the
     extra ``c2pa``. ``study_database``: the PostgreSQL address of studies that are not kept in
     SQLite. ``root_path``, "/motion" or "https://lab.example/motion", is where browsers find the app
-    behind a proxy (docs/hosting.md). ``judges`` holds the weights of networks that score videos,
-    where there are any.
+    behind a proxy; ``hosts`` are the names that it answers to beside this machine's own, "*" for
+    all; ``frames`` the origins of other sites that may show the page in a frame and call it, "*"
+    for all; both with commas between (docs/hosting.md). ``judges`` holds the weights of networks
+    that score videos, where there are any.
     """
 
     model_config = SettingsConfigDict(
@@ -107,6 +132,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=7860, ge=0, le=65535)
     root_path: str = ""
+    hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    frames: Annotated[tuple[str, ...], NoDecode] = ()
     motions: tuple[Path, ...] = (ROOT / "data" / "motions",)
     outputs: Path = ROOT / "outputs"
     cache: Path = ROOT / "gradio_cache"
@@ -133,6 +160,14 @@ class Settings(BaseSettings):
         own = {name: given[name] for name in OPTIONS if name in given}
         rest = {name: value for name, value in given.items() if name not in own}
         return {"acceleration": own, **rest} if own else rest
+
+    @field_validator("hosts", "frames", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        """Names with commas between."""
+        if isinstance(given, str):
+            return tuple(name.strip().rstrip("/") for name in given.split(",") if name.strip())
+        return given
 
     def motion_folders(self, model: str | None = None) -> tuple[Path, ...]:
         """The folders of the library: the model's own ``motions`` first, then ``motions``."""
@@ -170,12 +205,18 @@ class Hosting:
 
     def settings(self, **given: object) -> Settings:
         """The environment's settings, with ``given`` on top. On a Space, where these are not set,
-        the page is served to everybody and learning is off, which would keep the device from all
-        others; with ZeroGPU it is off for good."""
+        the page is served to everybody, under any name and in frames of other sites, as a Space is,
+        and learning is off, which would keep the device from all others; with ZeroGPU it is off for
+        good."""
         settings = load_settings(**given)
         if not self.space:
             return settings
-        own: dict[str, Any] = {"host": "0.0.0.0", "training": False}
+        own: dict[str, Any] = {
+            "host": "0.0.0.0",
+            "training": False,
+            "hosts": (EVERY,),
+            "frames": (EVERY,),
+        }
         changes = {key: value for key, value in own.items() if key not in settings.model_fields_set}
         if self.zero_gpu:
             changes["training"] = False

@@ -5,8 +5,8 @@ The one place where exceptions become what the browser shows.
 What the page's first bytes say before gradio's script runs: its language, and a script for
 browsers that keep nothing.
 
-What the server says to a call that no handler can be asked about: too long, of an endpoint that
-is not there, with values that do not fit. Never a stack trace, never a path of the server's.
+What the server says to a call that no handler can be asked about: of an endpoint that is not
+there, with values that do not fit. Never a stack trace, never a path of the server's.
 """
 
 from __future__ import annotations
@@ -19,24 +19,19 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
 from typing import Any
 
 import gradio as gr
+from anyio import CapacityLimiter
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from gradio.exceptions import InvalidPathError
-from gradio.route_utils import FnIndexInferError
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from motion_app.errors import MotionAppError, log_under_mark, server_fault
-from motion_app.settings import Limits
-from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
+from motion_app.errors import MediaError, MotionAppError, log_under_mark, server_fault
 from motion_app.ui.markup import LANGUAGES, script
 
 logger = logging.getLogger(__name__)
@@ -45,9 +40,9 @@ HTML_LANGUAGE = re.compile(rb'(<html\b[^>]*?\blang=")[^"]*"')
 WORD_HEADER = "x-page-word"
 # What has no secrets: a page's scripts and styles, which a browser asks for without our header.
 PUBLIC = ("/assets/", "/static/", "/svelte/", "/theme.css", "/manifest.json", "/favicon.ico")
+ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*:|//|\\\\)", re.IGNORECASE)  # no path of a file's
 STUDIES = "/study/"  # has a gate of its own
-JSON_TYPE = b"application/json"
-LEFT_SECONDS = 2 * 3600.0  # without a call: browsers let hidden pages call seldom, or not at all
+WORKER_THREADS = 128  # calls that compute; one that waits for a job holds none
 CALL_SECONDS = 300.0  # between two calls of an open page
 
 
@@ -180,32 +175,35 @@ class GuardedBlocks(gr.Blocks):
     gradio's own errors come before a handler is asked and go out empty; their texts name what only
     the server need know. Its heartbeat, by which it knows that a page is still open, is a
     connection that every tab would hold, of the six that a browser opens to a server: here a page
-    calls now and then (``still_here``), and what it chose is forgotten when it called no more."""
+    calls now and then (``still_here``), and what it chose is forgotten when it called no more.
+
+    No value of a call makes it fetch anything: gradio reads what looks like one of its files
+    wherever it lies, and fetches it where its path is an address."""
 
     def get_config_file(self) -> Any:
         """As gradio's, without the heartbeat."""
         return super().get_config_file() | {"connect_heartbeat": False}
 
-    def close_left_sessions(self, *, seconds: float = LEFT_SECONDS) -> None:
-        """Mark the sessions that did not call for so many ``seconds``: gradio forgets what is in
-        them. One that calls again before that is open again."""
-        holder = getattr(self, "state_holder", None)
-        if holder is None:
-            return
-        before = datetime.now() - timedelta(seconds=seconds)
-        for name, session in list(holder.session_data.items()):
-            session.is_closed = holder.time_last_used.get(name, before) <= before
+    def use_queue(self, queue: Any) -> None:
+        """Calls wait in ``queue`` from now on."""
+        self._queue = queue
+
+    def create_limiter(self) -> None:
+        """As many threads as calls may compute at once; more may wait for something."""
+        self.limiter = CapacityLimiter(WORKER_THREADS)
 
     def still_here(self) -> None:
-        """The call of an open page: it is heard of like any other, and others are looked after."""
-        self.close_left_sessions()
+        """The call of an open page: its session is heard of, like any other that calls."""
 
     async def process_api(self, block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> Any:
         """As gradio's; whatever is raised is a ``gr.Error`` with a line for people."""
         try:
+            refuse_addresses(inputs)
             return await super().process_api(block_fn, inputs, *rest, **named)
         except gr.Error:
             raise
+        except MediaError as error:
+            raise _plain(str(error)) from error
         except InvalidPathError as error:
             raise _plain(
                 "that is no uploaded file; upload it first (gradio_client.handle_file)"
@@ -223,56 +221,41 @@ class GuardedBlocks(gr.Blocks):
                 f"server's log says more, under {mark})"
             ) from error
 
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> Any:
+        """As gradio's, which would fetch an address that goes out as a file just as well."""
+        refuse_addresses(predictions)
+        return await super().postprocess_data(block_fn, predictions, state)
+
+
+def refuse_addresses(value: Any) -> None:
+    """MediaError where anything in ``value``, however deep, is a file of gradio's whose path is an
+    address: those are fetched."""
+    waiting = [value]
+    while waiting:
+        now = waiting.pop()
+        if isinstance(now, dict):
+            path = now.get("path")
+            if isinstance(path, str) and ADDRESS.match(path):
+                raise MediaError(
+                    "a file must come as an upload (gradio_client.handle_file) or as a data: URI; "
+                    "addresses are not read"
+                )
+            waiting.extend(now.values())
+        elif isinstance(now, (list, tuple)):
+            waiting.extend(now)
+
 
 def _plain(message: str) -> gr.Error:
     return gr.Error(message, print_exception=False)
 
 
-class BodyLimit:
-    """Refuses a JSON body over ``most_bytes`` before it is held in memory. Uploads, which go to
-    disk, have a limit of gradio's."""
-
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
-        self.app, self.most_bytes = app, most_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope.get("headers", ()))
-        if scope["type"] != "http" or not headers.get(b"content-type", b"").startswith(JSON_TYPE):
-            await self.app(scope, receive, send)
-            return
-        claimed = headers.get(b"content-length", b"0")
-        if not claimed.isdigit() or int(claimed) > self.most_bytes:
-            await self._refusal()(scope, receive, send)
-            return
-        held = 0
-
-        async def counted() -> Message:
-            nonlocal held
-            message = await receive()
-            held += len(message.get("body", b""))
-            if held > self.most_bytes:  # sent in pieces, without a length
-                raise HTTPException(413, self._words())
-            return message
-
-        await self.app(scope, counted, send)
-
-    def _words(self) -> str:
-        return (
-            f"a call has {self.most_bytes / 2**20:.0f} MB at most; upload large files and send "
-            "what the upload answered"
-        )
-
-    def _refusal(self) -> JSONResponse:
-        return JSONResponse({"detail": self._words()}, status_code=413)
-
-
-async def _unknown(request: Request, error: Exception) -> JSONResponse:
+async def unknown(request: Request, error: Exception) -> JSONResponse:
     """gradio looks functions up by name and number, and stumbles over what is not there."""
     logger.info("nothing at %s: %s", request.url.path, type(error).__name__)
     return JSONResponse({"detail": "there is no such endpoint or event"}, status_code=404)
 
 
-async def _unreadable(request: Request, error: RequestValidationError) -> JSONResponse:
+async def unreadable(request: Request, error: RequestValidationError) -> JSONResponse:
     """Which field is wrong, without what was in it: that may be long."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])[:80]
@@ -280,18 +263,10 @@ async def _unreadable(request: Request, error: RequestValidationError) -> JSONRe
     return JSONResponse({"detail": detail}, status_code=422)
 
 
-def server_options(limits: Limits, public: PublicAddress = DIRECT) -> dict[str, Any]:
-    """The ``app_kwargs`` of ``launch``; ``public``: where browsers find the page."""
-    most = int(limits.call_megabytes * 2**20)
-    return {
-        "middleware": [
-            Middleware(WholePath, path=public.path),
-            Middleware(FrontPage),
-            Middleware(BodyLimit, most_bytes=most),
-        ],
-        "exception_handlers": {
-            FnIndexInferError: _unknown,
-            KeyError: _unknown,
-            RequestValidationError: _unreadable,
-        },
-    }
+async def misnamed(request: Request, error: Exception) -> JSONResponse:
+    """gradio matches the names of a call's values with those of its function, and stumbles over
+    one that is not there or is missing."""
+    if "/call/v2/" in request.url.path:
+        line = in_one_line(error).partition(" Please")[0][:200]
+        return JSONResponse({"detail": f"the values do not fit this call: {line}"}, status_code=422)
+    return JSONResponse({"detail": server_fault(logger, error)}, status_code=500)

@@ -17,7 +17,8 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,14 +28,14 @@ from motion_app.errors import MotionAppError
 from motion_app.settings import ROOT, Hosting, Settings
 
 if TYPE_CHECKING:
-    import gradio as gr
-
     from motion_app.host import ModelHost
+    from motion_app.ui.boundary import GuardedBlocks
 
 logger = logging.getLogger(__name__)
 
 KEEP_SECONDS = 3600.0
 TIDY_SECONDS = 30.0
+UNTIDIED_SHARE = 0.1  # of what the folder may hold, uploaded since it was last tidied
 LOCK_NAME = ".lock"
 PREFIX = "uploads-"
 EXAMPLES = ROOT / "assets" / "examples"
@@ -45,12 +46,14 @@ class _Copy:
     path: Path
     changed: float  # seconds since 1970
     bytes: int
+    address: str  # that it was uploaded from; "" for a copy that a page looks at
 
 
 class UploadFolder:
     """A folder of its own below ``cache`` for one running program, deleted at the end as a context;
-    those of programs that were killed go at the start. ``most_bytes``: what it may hold, where the
-    oldest files go first; ``keep_seconds``: how long anything stays."""
+    those of programs that were killed go at the start. ``most_bytes``: what it may hold. Beyond,
+    files of the address that holds most go first, of its own the oldest; ``keep_seconds``: how long
+    anything stays."""
 
     def __init__(
         self, cache: Path, *, most_bytes: float, keep_seconds: float = KEEP_SECONDS
@@ -58,6 +61,9 @@ class UploadFolder:
         self.cache, self.most_bytes, self.keep_seconds = cache, most_bytes, keep_seconds
         self.path = cache / (PREFIX + secrets.token_hex(8))
         self._kept: frozenset[Path] = frozenset()
+        self._came_from: dict[Path, str] = {}
+        self._lock_of_tidying = threading.Lock()
+        self._untidied = 0
         self._ended = threading.Event()
 
     def __enter__(self) -> UploadFolder:
@@ -91,17 +97,44 @@ class UploadFolder:
         self._kept = frozenset(Path(path) for path in kept)
         threading.Thread(target=self._keep_tidy, name="tidy-uploads", daemon=True).start()
 
+    def heard(self, address: str, paths: Sequence[str]) -> None:
+        """``paths`` were uploaded from ``address``. What they are too much is deleted now: files
+        may come faster than they are looked through."""
+        for path in map(Path, paths):
+            self._came_from[path] = address
+            with contextlib.suppress(OSError):  # it is moved here in the background
+                self._untidied += path.stat().st_size
+        if self._untidied > UNTIDIED_SHARE * self.most_bytes:
+            self.tidy()
+
     def tidy(self) -> None:
-        """Delete what is too old, then the oldest until the rest fits; and folders left empty."""
-        copies = sorted(self._copies(), key=lambda copy: copy.changed)
-        oldest, held = time.time() - self.keep_seconds, sum(copy.bytes for copy in copies)
-        for copy in copies:
-            if copy.changed >= oldest and held <= self.most_bytes:
-                break
-            copy.path.unlink(missing_ok=True)
-            held -= copy.bytes
-            with contextlib.suppress(OSError):  # another file is in it
-                copy.path.parent.rmdir()
+        """Delete what is too old, then of who holds most until the rest fits; and folders left
+        empty."""
+        with self._lock_of_tidying:
+            self._untidied = 0
+            copies = sorted(self._copies(), key=lambda copy: copy.changed)
+            oldest = time.time() - self.keep_seconds
+            held: dict[str, deque[_Copy]] = defaultdict(deque)
+            for copy in copies:
+                if copy.changed < oldest:
+                    self._delete(copy)
+                else:
+                    held[copy.address].append(copy)
+            sizes = {address: sum(copy.bytes for copy in own) for address, own in held.items()}
+            while sum(sizes.values()) > self.most_bytes:
+                most = max(sizes, key=lambda address: sizes[address])
+                copy = held[most].popleft()
+                sizes[most] -= copy.bytes
+                self._delete(copy)
+            there = {copy.path for copy in copies}
+            self._came_from = {
+                path: address for path, address in self._came_from.items() if path in there
+            }
+
+    def _delete(self, copy: _Copy) -> None:
+        copy.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another file is in it
+            copy.path.parent.rmdir()
 
     def _copies(self) -> list[_Copy]:
         copies = []
@@ -113,7 +146,9 @@ class UploadFolder:
                 with contextlib.suppress(OSError):  # it has just gone
                     stat = path.lstat()
                     # the later one: gradio touches a copy that it hands out again
-                    copies.append(_Copy(path, max(stat.st_mtime, stat.st_ctime), stat.st_size))
+                    changed = max(stat.st_mtime, stat.st_ctime)
+                    address = self._came_from.get(path, "")
+                    copies.append(_Copy(path, changed, stat.st_size, address))
         return copies
 
     def _keep_tidy(self) -> None:
@@ -142,7 +177,7 @@ class PreparedApp:
 
     uploads: UploadFolder
     host: ModelHost
-    page: gr.Blocks
+    page: GuardedBlocks
 
 
 def prepare_app(settings: Settings, uploads: UploadFolder, hosting: Hosting) -> PreparedApp:

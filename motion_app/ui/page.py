@@ -28,7 +28,7 @@ LOADING_TICK = 1.0  # seconds between looks at a model that is loading
 STYLE = Path(__file__).parent / "static" / "style.css"
 
 
-def build_page(host: ModelHost, examples: Path) -> gr.Blocks:
+def build_page(host: ModelHost, examples: Path) -> GuardedBlocks:
     """The whole app as gradio serves it: the first language at ``/``, each other one at its own
     path, and the endpoints of ``api`` once. ``examples``: the folder of the example pictures."""
     first, *others = LANGUAGES
@@ -45,7 +45,8 @@ def build_page(host: ModelHost, examples: Path) -> gr.Blocks:
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
             LanguagePage(host, Texts(language), known, previews).wire(page)
-    return page.queue(api_open=False)  # every call takes its place in the line
+    page.queue(api_open=False)  # every call takes its place in the line
+    return page
 
 
 def register_api(host: ModelHost) -> None:
@@ -79,7 +80,8 @@ class LanguagePage:
         self, host: ModelHost, texts: Texts, examples: Sequence[Example], previews: Previews
     ) -> None:
         self.host, self.texts = host, texts
-        self.session = gr.State(Session())
+        most = int(host.settings.limits.session_megabytes * 2**20)
+        self.session = gr.State(Session(most))
         # Kept by the browser, so that a reload finds what it had made; readable after a restart.
         self.browser = gr.BrowserState(
             "", storage_key="motion-transfer", secret=host.jobs.store.secret("browser")

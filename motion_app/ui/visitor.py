@@ -13,15 +13,26 @@ from motion_app.library.library import ADDRESS, LibraryUser
 from motion_app.settings import Settings
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "x-forwarded-host")
+IPV6_OF_ONE = 64  # bits of an IPv6 address that name a household
 TOKEN = re.compile("[0-9a-f]{32}")  # 128 random bits
 
 
 class BrowserState:
-    """What is kept for one browser tab between its calls, in a ``gr.State``."""
+    """What is kept for one browser tab between its calls, in a ``gr.State``. Where it holds much,
+    ``held_bytes`` says how much, and it can ``rest``."""
+
+    held_bytes = 0
+    resting_bytes = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """gr.State copies its first value for every browser: each begins with nothing."""
         return type(self)()
+
+    def rest(self) -> None:
+        """Let go of the memory until the next call asks for it."""
+
+    def drop(self) -> None:
+        """Let go of what rests."""
 
 
 class PageVisit(BrowserState):
@@ -36,6 +47,20 @@ class PageVisit(BrowserState):
         if isinstance(token, str) and TOKEN.fullmatch(token):
             self.owner = token
         return self.owner
+
+
+def address_of(request: Any) -> str:
+    """The address a call comes from, "" for none: of IPv6 the network, of which one visitor has
+    all. ``request``: gradio's or Starlette's, None for none. Behind a proxy that is believed it is
+    the visitor's own, as the server was told."""
+    host = str(getattr(getattr(request, "client", None), "host", "") or "")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 4:
+        return host
+    return str(ipaddress.ip_network((address, IPV6_OF_ONE), strict=False))
 
 
 def client_of(request: Any) -> str:

@@ -167,7 +167,8 @@ def test_the_app_behind_proxies_gives_addresses_that_lead_back_through_them(
     study = make_study(tmp_path / "outputs" / "studies" / NAME, items=1, practice=1)
     habits = [case.values[0] for case in PROXIES if case.values[1] == root]
     variable = {PREFIX: "GRADIO_ROOT_PATH", PUBLIC + PREFIX: "MOTION_APP_ROOT_PATH"}[root]
-    with RunningApp(tmp_path, **{variable: root}) as app:
+    named = {} if root == PUBLIC + PREFIX else {"MOTION_APP_HOSTS": "lab.example"}
+    with RunningApp(tmp_path, **{variable: root}, **named) as app:
         for number, habit in enumerate(habits):
             with served(TinyProxy(app.url, habit)) as address:
                 browser = Browser(address)

@@ -8,14 +8,12 @@ import re
 import subprocess
 import sys
 import threading
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
 import pytest
-from gradio.state_holder import StateHolder
 from PIL import Image
 
 from motion_app.errors import MotionAppError, server_fault
@@ -23,9 +21,10 @@ from motion_app.host import ModelHost
 from motion_app.library.library import Library
 from motion_app.settings import ROOT, Limits, Settings
 from motion_app.ui import markup, pictures
-from motion_app.ui.boundary import CALL_SECONDS, LEFT_SECONDS, GuardedBlocks
+from motion_app.ui.boundary import CALL_SECONDS, GuardedBlocks
 from motion_app.ui.evaluate.results import EvaluationState
 from motion_app.ui.motions.form import TrainingState
+from motion_app.ui.sessions import LEFT_SECONDS
 from motion_app.ui.transfer.object_draft import NamedBox, noun_at
 from motion_app.ui.transfer.picture import load_examples
 from motion_app.ui.transfer.session import Session
@@ -210,17 +209,8 @@ def test_a_model_that_is_not_there_is_told_to_whoever_needs_it(tmp_path: Path) -
     host.stop()
 
 
-def test_no_page_is_asked_to_keep_a_connection_and_left_sessions_are_forgotten() -> None:
+def test_no_page_is_asked_to_keep_a_connection() -> None:
     with GuardedBlocks() as page:
         gr.State([])
     assert page.get_config_file()["connect_heartbeat"] is False
-    holder = StateHolder()
-    holder.set_blocks(page)
-    left, here = holder["left"], holder["here"]
-    holder.time_last_used["left"] -= timedelta(seconds=LEFT_SECONDS + 1)
-    page.still_here()
-    assert left.is_closed and not here.is_closed
-    holder["left"]  # it calls again
-    page.still_here()
-    assert not left.is_closed
     assert CALL_SECONDS * 10 < LEFT_SECONDS  # an open page is not taken for one that was left

@@ -5,11 +5,16 @@ What was done, to be undone and done again: a bounded stack of drafts.
 
 from __future__ import annotations
 
+import logging
+import pickle
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.geometry import FIT_MODES
@@ -19,19 +24,28 @@ from motion_app.ui.visitor import PageVisit
 if TYPE_CHECKING:
     from motion_app.models.clicks import ClickSegmenter
 
+logger = logging.getLogger(__name__)
 MOST_STEPS = 60
+MOST_BYTES = 256 * 2**20  # of the pictures and masks of one session, steps to undo included
 
 
 class Session(PageVisit):
     """The scene of one browser tab, and whose it is. ``fit``: how the next picture is fitted.
     ``grid``: the model's tokens are shown. ``drawn`` counts what the page was told, ``heard`` is
     the last edit of the page that is in it. ``lock`` is held while the draft changes, so that a
-    slow click and a quick edit do not undo one another."""
+    slow click and a quick edit do not undo one another.
 
-    def __init__(self) -> None:
+    Its arrays have ``most_bytes``: the oldest steps go first. While it rests, its draft and its
+    steps lie in a file without a name.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         super().__init__()
-        self.draft: SceneDraft | None = None
-        self.history = History()
+        self.most_bytes = most_bytes
+        self._draft: SceneDraft | None = None
+        self._history = History()
+        self._resting: IO[bytes] | None = None
+        self._dropped = False
         self.fit = FIT_MODES[0]
         self.grid = False
         self.drawn = time.time_ns() // 1_000_000  # above the count of any session before it
@@ -39,8 +53,74 @@ class Session(PageVisit):
         self.segmenter: ClickSegmenter | None = None
         self.lock = threading.RLock()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)(self.most_bytes)
+
+    @property
+    def draft(self) -> SceneDraft | None:
+        """The scene as it is; None before there is a picture."""
+        with self.lock:
+            self._wake()
+            return self._draft
+
+    @property
+    def history(self) -> History:
+        """The way back."""
+        with self.lock:
+            self._wake()
+            return self._history
+
+    def rest(self) -> None:
+        """Write draft and steps to a file and let go of them, and of what the click model knows of
+        the picture. Not while somebody is at them."""
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            self.segmenter = None
+            if self._draft is None or self._resting is not None:
+                return
+            file = tempfile.TemporaryFile()  # noqa: SIM115  open for as long as the session rests
+            pickle.dump((self._draft, self._history), file, protocol=pickle.HIGHEST_PROTOCOL)
+            self.resting_bytes = file.tell()
+            self._resting = file
+            self._draft, self._history, self.held_bytes = None, History(), 0
+        except OSError as error:  # a full disk
+            logger.warning("a session stays in memory: %s", error)
+        finally:
+            self.lock.release()
+
+    def drop(self) -> None:
+        """The scene is gone; the next call is told so."""
+        with self.lock:
+            if self._resting is not None:
+                self._resting.close()
+                self._resting, self.resting_bytes, self._dropped = None, 0, True
+
+    def _wake(self) -> None:
+        if self._resting is not None:
+            self._resting.seek(0)
+            self._draft, self._history = pickle.load(self._resting)
+            self._resting.close()
+            self._resting, self.resting_bytes = None, 0
+            self.held_bytes = held_bytes(self._draft, self._history)
+
+    def _keep(self, draft: SceneDraft | None, history: History) -> None:
+        """``draft`` and ``history`` from now on, without the steps that are too much."""
+        held = held_bytes(draft, history)
+        while held > self.most_bytes and (history.past or history.future):
+            if history.past:
+                history = History(history.past[1:], history.future)
+            else:
+                history = History((), history.future[1:])
+            held = held_bytes(draft, history)
+        self._draft, self._history, self.held_bytes = draft, history, held
+
     def scene(self) -> SceneDraft:
         """The draft; RequestError before there is a picture."""
+        if self.draft is None and self._dropped:
+            raise RequestError(
+                "the picture was let go after a long time without a click; bring it again"
+            )
         if self.draft is None:
             raise RequestError("there is no picture yet; upload one or pick an example")
         return self.draft
@@ -49,12 +129,13 @@ class Session(PageVisit):
         """Go on with ``draft``, which ``action`` made; where it is the one there is, nothing was
         done. To select another object is no step of its own."""
         with self.lock:
-            before = self.draft
+            before, history = self.draft, self.history
             if draft is before:
                 return
             if before is None or not _same_but_selection(before, draft):
-                self.history = self.history.did(action, before)
-            self.draft, self.fit = draft, draft.fitted.mode
+                history = history.did(action, before)
+            self._keep(draft, history)
+            self.fit, self._dropped = draft.fitted.mode, False
 
     def undo(self) -> None:
         """Back by one action; RequestError where there is none."""
@@ -68,9 +149,30 @@ class Session(PageVisit):
         self, way: Callable[[SceneDraft | None], tuple[History, SceneDraft | None]]
     ) -> None:
         with self.lock:
-            self.history, self.draft = way(self.draft)
-            if self.draft is not None:
-                self.fit = self.draft.fitted.mode
+            history, draft = way(self.draft)
+            self._keep(draft, history)
+            if draft is not None:
+                self.fit = draft.fitted.mode
+
+
+def held_bytes(draft: SceneDraft | None, history: History) -> int:
+    """Bytes of all arrays in them, each counted once."""
+    held, seen = 0, set()
+    waiting: list[Any] = [draft, history]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        if isinstance(value, np.ndarray):
+            held += value.nbytes
+        elif isinstance(value, tuple):
+            waiting.extend(value)
+        elif is_dataclass(value):
+            waiting.extend(getattr(value, entry.name) for entry in fields(value))
+        else:
+            continue
+        seen.add(id(value))
+    return held
 
 
 def _same_but_selection(one: SceneDraft, other: SceneDraft) -> bool:
