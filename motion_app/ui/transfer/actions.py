@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from motion_app.models.words import FoundObject
 
 Values = Mapping[str, Any]
+FORESEEN_SECONDS = 0.2  # a click that takes longer is not answered before it is made
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,7 @@ class SceneActions:
             "candidate": self._candidate,
             "clear": self._clear,
             "mask": self._mask,
+            "more": self._more,
         }
         self._on_objects: dict[str, Callable[[SceneDraft, int, Values], SceneDraft]] = {
             "name": self._name,
@@ -112,6 +115,28 @@ class SceneActions:
             limits=self.limits,
         )
         session.put(SceneDraft.of_request(request), Action("transfer.did_restore"))
+
+    def foresee(self, session: Session, values: Values) -> tuple[np.ndarray, int] | None:
+        """The mask (H, W) bool that a click at "x", "y" would give, and its colour's slot. None where
+        clicks are not ready or slow here, where the session is busy, and where it would give none."""
+        if not self.host.clicks_ready or self.host.lent or not session.foresees:
+            return None
+        if not session.lock.acquire(blocking=False):
+            return None
+        try:
+            before = session.draft
+            if before is None:
+                return None
+            self._segmenter(session).set_image(before.fitted.image)
+            began = time.perf_counter()
+            after = self._point(session, before, {**values, "positive": True})
+            session.foresees = time.perf_counter() - began < FORESEEN_SECONDS
+            item = after.objects[after.selected]
+            return item.mask, item.slot
+        except RequestError:  # one object too many: the click itself will say so
+            return None
+        finally:
+            session.lock.release()
 
     def encode(self, session: Session) -> None:
         """Encode the picture before the first click needs it."""
@@ -200,6 +225,9 @@ class SceneActions:
             width=width,
         )
         return draft.painted(stroke, most=self.limits.objects)
+
+    def _more(self, session: Session, draft: SceneDraft, values: Values) -> SceneDraft:
+        return draft.more(self._segment(session), most=self.limits.objects)
 
     def _candidate(self, session: Session, draft: SceneDraft, values: Values) -> SceneDraft:
         k = int(_number(values, "choice"))

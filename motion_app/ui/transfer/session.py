@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from motion_app.errors import RequestError
@@ -24,7 +24,8 @@ MOST_STEPS = 60
 
 class Session(PageVisit):
     """The scene of one browser tab, and whose it is. ``fit``: how the next picture is fitted.
-    ``grid``: the model's tokens are shown. ``drawn`` counts what the page was told, ``heard`` is
+    ``grid``: the model's tokens are shown. ``foresees``: a click is answered fast enough to show
+    what it would give. ``drawn`` counts what the page was told, ``heard`` is
     the last edit of the page that is in it. ``lock`` is held while the draft changes, so that a
     slow click and a quick edit do not undo one another."""
 
@@ -34,6 +35,7 @@ class Session(PageVisit):
         self.history = History()
         self.fit = FIT_MODES[0]
         self.grid = False
+        self.foresees = True
         self.drawn = time.time_ns() // 1_000_000  # above the count of any session before it
         self.heard = 0
         self.segmenter: ClickSegmenter | None = None
@@ -52,6 +54,8 @@ class Session(PageVisit):
             before = self.draft
             if draft is before:
                 return
+            if before is not None and draft.question is before.question:
+                draft = replace(draft, question=None)  # it was left as it is
             if before is None or not _same_but_selection(before, draft):
                 self.history = self.history.did(action, before)
             self.draft, self.fit = draft, draft.fitted.mode

@@ -19,7 +19,7 @@ from motion_app.ui.markup import MOUNT, Texts, script, step_heading
 from motion_app.ui.motion_cards import cards_html
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import SceneActions
-from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
+from motion_app.ui.transfer.canvas import canvas_html, foreseen_uri, mask_file, masks_file
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.picture import Example, examples_html, find_html, fit_html, sources_html
 from motion_app.ui.transfer.rows import object_problems, rows_html
@@ -127,6 +127,15 @@ class TransferTab:
             acted.then(None, js=script("scene_answered"), api_visibility="private")
             if panel is self.picker:
                 listen(acted.success, self.prepare, inputs=[self.session])
+        listen(
+            self.canvas.foresee,
+            self.foresee,
+            inputs=[self.session],
+            outputs=[self.canvas],
+            trigger_mode="always_last",
+            concurrency_limit=None,
+            queue=False,
+        )
         uploaded = listen(
             self.upload.upload,
             self.upload_picture,
@@ -153,7 +162,7 @@ class TransferTab:
             name, address = EXPORTS[kind](session.scene())
             file = {"name": name, "address": address, "mark": secrets.token_hex(4)}
             return [gr.update(download=file), gr.skip(), gr.skip()]
-        if kind in ("point", "box", "find") and not self.host.clicks_ready:
+        if kind in ("point", "box", "more", "find") and not self.host.clicks_ready:
             gr.Info(self.texts("transfer.click_kept"), title=self.texts("transfer.loading"))
         finding = self.actions.look_for(session, values) if kind == "find" else None
         with session.lock:
@@ -165,6 +174,13 @@ class TransferTab:
             session.heard = max(session.heard, _serial(values))
             self._tell_lost(before, session.draft, str(kind))
             return self._show(session, picture=self._refitted(before, session, fit))
+
+    def foresee(self, session: Session, event: gr.EventData) -> Any:
+        """What a click would give at the place where the pointer rests."""
+        foreseen = self.actions.foresee(session, dict(event._data or {}))
+        address = "" if foreseen is None else foreseen_uri(*foreseen)
+        told = {"address": address, "more": session.foresees, "mark": secrets.token_hex(4)}
+        return gr.update(foreseen=told)
 
     def _tell_lost(self, before: SceneDraft | None, after: SceneDraft | None, kind: str) -> None:
         if kind != "fit" or before is None or after is None:

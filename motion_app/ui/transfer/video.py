@@ -14,10 +14,12 @@ from motion_app.errors import MotionAppError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
 from motion_app.request.request import RequestFile
+from motion_app.scene import Motion
 from motion_app.settings import ROOT
 from motion_app.ui.boundary import listen, shown_error
 from motion_app.ui.markup import Texts, host_banner, note_html, script, step_heading, title_of
 from motion_app.ui.pictures import Previews
+from motion_app.ui.transfer.compare import ComparedJob
 from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results
 from motion_app.ui.transfer.result import OverlayVideos, Result, ResultPanel
@@ -62,14 +64,19 @@ class VideoPanel:
             js_on_load=script("announce"), apply_default_css=False, elem_id="announced"
         )
         self.live = gr.HTML(self.stream.empty, apply_default_css=False, elem_id="live")
-        self.result = ResultPanel(texts)
+        self.previews = previews
         self.timer = gr.Timer(ASK_SECONDS, active=False)
 
     def build_gallery(self) -> GalleryPanel:
-        """The browser's own videos, the comparison and the drop zone, as wide as the page."""
+        """The video on show, the browser's own videos, the comparison and the drop zone, as wide as
+        the page."""
+        self.result = ResultPanel(self.texts, self.previews, self._motion_named)
         shipped = shipped_results(RESULTS, model=self.host.defaults().name, texts=self.texts)
         self.gallery = GalleryPanel(self.texts, fps=self.host.geometry().fps, shipped=shipped)
         return self.gallery
+
+    def _motion_named(self, name: str) -> Motion | None:
+        return next((item for item in self.host.library.list() if item.name == name), None)
 
     def wire(
         self,
@@ -286,7 +293,9 @@ class VideoPanel:
         results = [
             None if job is None else self._result(session, job) for job in followed.compared.sides
         ]
-        chosen = [None if found is None else (found.row, found.video) for found in results]
+        chosen = [
+            None if found is None else ComparedJob(found.row, found.video) for found in results
+        ]
         return self.gallery.compare.updates(*chosen)
 
     # recipes
@@ -364,7 +373,7 @@ class VideoPanel:
         if panel.result == "hidden":
             return self.result.hidden()
         try:
-            return self.result.updates(panel.result)
+            return self.result.updates(panel.result, arrives=panel.arrives)
         except MotionAppError as error:
             gr.Warning(html.escape(str(error)))
             return self.result.hidden()
