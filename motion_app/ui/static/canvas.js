@@ -298,9 +298,11 @@ function shortcut(event) {
   else if (key === "g" && usable(element.querySelector("#grid"))) act({ kind: "grid" });
   else if (key === "[") resize(-8);
   else if (key === "]") resize(8);
-  else if (element.querySelectorAll(".candidate")[Number(key) - 1]) {
-    act({ kind: "candidate", choice: element.querySelectorAll(".candidate")[Number(key) - 1].dataset.choice });
-  } else return false;
+  else {
+    const candidate = element.querySelectorAll(".candidate")[Number(key) - 1];
+    if (!candidate) return false;
+    act({ kind: "candidate", choice: candidate.dataset.choice });
+  }
   return true;
 }
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from motion_app.models.words import FoundObject
 
 Values = Mapping[str, Any]
-FORESEEN_SECONDS = 0.2  # a click that takes longer is not answered before it is made
+FORESEEN_SECONDS = 0.2  # a click that takes longer is slow
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,8 @@ class SceneActions:
                 getattr(session, kind)()
             elif kind == "grid":
                 session.grid = not session.grid
+            elif kind == "over":
+                session.clear(Action("transfer.did_over"))
             elif kind == "example":
                 self._example(session, values)
             elif kind == "fit":
@@ -117,8 +119,8 @@ class SceneActions:
         session.put(SceneDraft.of_request(request), Action("transfer.did_restore"))
 
     def foresee(self, session: Session, values: Values) -> tuple[np.ndarray, int] | None:
-        """The mask (H, W) bool that a click at "x", "y" would give, and its colour's slot. None where
-        clicks are not ready or slow here, where the session is busy, and where it would give none."""
+        """The mask (H, W) bool that a click at "x", "y" would give, and its colour's slot. None
+        where clicks are not ready or slow, where the session is busy, and where it gives none."""
         if not self.host.clicks_ready or self.host.lent or not session.foresees:
             return None
         if not session.lock.acquire(blocking=False):
@@ -130,7 +132,8 @@ class SceneActions:
             self._segmenter(session).set_image(before.fitted.image)
             began = time.perf_counter()
             after = self._point(session, before, {**values, "positive": True})
-            session.foresees = time.perf_counter() - began < FORESEEN_SECONDS
+            slow = time.perf_counter() - began > FORESEEN_SECONDS
+            session.slow_clicks = session.slow_clicks + 1 if slow else 0
             item = after.objects[after.selected]
             return item.mask, item.slot
         except RequestError:  # one object too many: the click itself will say so

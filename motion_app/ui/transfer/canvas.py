@@ -55,7 +55,8 @@ def canvas_html(
     return (
         f'<div class="stage-all" data-key="all" data-drawn="{drawn}">'
         f"{_toolbar_html(texts)}{_hint_html(draft, texts)}{body}{candidates}"
-        f"{_problems_html(draft, problems, texts)}{_buttons_html(draft, history, grid, texts)}</div>"
+        f"{_problems_html(draft, problems, texts)}"
+        f"{_buttons_html(draft, history, grid, texts)}</div>"
     )
 
 

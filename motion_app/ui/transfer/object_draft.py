@@ -45,8 +45,8 @@ class Candidates:
         return cls(packed, masks.shape[1:], tuple(float(score) for score in scores), int(chosen))
 
     def told_apart(self) -> list[int]:
-        """Those worth choosing from, the chosen one among them: of answers that are all but the same
-        the first, or the chosen one, stands for all."""
+        """Those worth choosing from, the chosen one among them: of answers that are all but the
+        same one stands for all."""
         masks = [self.mask(k) for k in range(len(self.scores))]
         kept = [self.chosen]
         for k in range(len(masks)):

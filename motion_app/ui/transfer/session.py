@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from motion_app.errors import RequestError
 from motion_app.geometry import FIT_MODES
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from motion_app.models.clicks import ClickSegmenter
 
 MOST_STEPS = 60
+MOST_SLOW = 4
 
 
 class Session(PageVisit):
     """The scene of one browser tab, and whose it is. ``fit``: how the next picture is fitted.
-    ``grid``: the model's tokens are shown. ``foresees``: a click is answered fast enough to show
-    what it would give. ``drawn`` counts what the page was told, ``heard`` is
-    the last edit of the page that is in it. ``lock`` is held while the draft changes, so that a
-    slow click and a quick edit do not undo one another."""
+    ``grid``: the model's tokens are shown. ``settings``: how the video is to be made, by name.
+    ``slow_clicks``: so many in a row, of those that were answered before they were made. ``drawn``
+    counts what the page was told, ``heard`` is the last edit of the page that is in it. ``lock`` is
+    held while the draft changes, so that a slow click and a quick edit do not undo one another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,11 +36,17 @@ class Session(PageVisit):
         self.history = History()
         self.fit = FIT_MODES[0]
         self.grid = False
-        self.foresees = True
+        self.settings: Mapping[str, Any] = {}
+        self.slow_clicks = 0
         self.drawn = time.time_ns() // 1_000_000  # above the count of any session before it
         self.heard = 0
         self.segmenter: ClickSegmenter | None = None
         self.lock = threading.RLock()
+
+    @property
+    def foresees(self) -> bool:
+        """Clicks are fast enough here to show what one would give before it is made."""
+        return self.slow_clicks < MOST_SLOW
 
     def scene(self) -> SceneDraft:
         """The draft; RequestError before there is a picture."""
@@ -59,6 +66,13 @@ class Session(PageVisit):
             if before is None or not _same_but_selection(before, draft):
                 self.history = self.history.did(action, before)
             self.draft, self.fit = draft, draft.fitted.mode
+
+    def clear(self, action: Action) -> None:
+        """Begin anew, with nothing; it can be undone."""
+        with self.lock:
+            if self.draft is not None:
+                self.history = self.history.did(action, self.draft)
+                self.draft = None
 
     def undo(self) -> None:
         """Back by one action; RequestError where there is none."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import canvas_html, foreseen_uri, mask_file, masks_file
 from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
 from motion_app.ui.transfer.picture import Example, examples_html, find_html, fit_html, sources_html
 from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
@@ -40,10 +43,11 @@ class TransferTab:
         examples: Sequence[Example],
         session: gr.State,
         previews: Previews,
+        kept: KeptDrafts,
     ) -> None:
         self.host, self.texts, self.session = host, texts, session
         self.actions = SceneActions(host, examples)
-        self.previews = previews
+        self.previews, self.kept = previews, kept
         with gr.Row(elem_id="steps"):
             with gr.Column(elem_classes="step", min_width=200):
                 self._build_picture(examples)
@@ -67,8 +71,7 @@ class TransferTab:
             elem_id="upload",
         )
         self._panel("sources", ("morph", "sources"), sources_html(texts))
-        fit = fit_html(None, Session().fit, self.host.geometry(), texts)
-        self.fit = self._panel("fit", ("morph", "fit"), fit)
+        self.fit = self._panel("fit", ("morph", "fit"), self._fit(Session()))
         self.find = []
         if self.host.settings.finder is not None:
             self.find.append(self._panel("find", ("morph", "find"), find_html(texts)))
@@ -231,17 +234,71 @@ class TransferTab:
                     self.actions.act(session, edit)
             return session.scene()
 
+    # what is kept
+
+    def _keep(self, session: Session) -> None:
+        """What the page shows is what a reload finds."""
+        if session.draft is None:
+            self.kept.forget(session.owner, session.tab)
+        else:
+            kept = KeptDraft(session.draft, session.settings)
+            self.kept.keep(session.owner, session.tab, kept)
+
+    def keep_settings(self, session: Session, *values: Any) -> None:
+        """How the video is to be made, as far as it is chosen."""
+        session.settings = self.video.settings.named(values)
+        if session.draft is not None:
+            self._keep(session)
+
+    def restore_kept_on(self, event: Callable[..., Any]) -> None:
+        """At ``event``, once the session's owner is known: the scene of before."""
+        settings = self.video.settings
+        listen(
+            event,
+            self.restore_kept,
+            inputs=[self.session],
+            outputs=[*self.scene_outputs, *settings.returnable],
+        ).success(None, js=script("scene_answered"), api_visibility="private")
+        listen(
+            partial(gr.on, [field.change for field in settings.fields]),
+            self.keep_settings,
+            inputs=[self.session, *settings.fields],
+            trigger_mode="always_last",
+        )
+
+    def restore_kept(self, session: Session) -> list[Any]:
+        """The scene that was kept for this tab or browser, where nothing was begun yet."""
+        nothing = [gr.skip()] * (len(self.scene_outputs) + len(self.video.settings.returnable))
+        with session.lock:
+            found = None
+            if session.draft is None:
+                options = {"geometry": self.host.geometry(), "library": self.host.library}
+                found = self.kept.find(session.owner, session.tab, **options)
+            if found is None:
+                return nothing
+            session.draft, session.fit = found.draft, found.draft.fitted.mode
+            session.settings = found.settings
+            if found.lost:
+                gr.Warning(
+                    html.escape(self.texts("transfer.kept_lost", names=", ".join(found.lost)))
+                )
+            return [*self._show(session), *self.video.settings.returned(found.settings)]
+
     # what is shown
 
     def _show(self, session: Session, *, picture: bool = True) -> list[Any]:
         """One update for each of ``scene_outputs``; ``picture`` False leaves the fits alone."""
         session.drawn += 1
+        self._keep(session)
         fit = gr.skip()
         if picture:
-            geometry = self.host.geometry()
-            fit = gr.update(markup=fit_html(session.draft, session.fit, geometry, self.texts))
+            fit = gr.update(markup=self._fit(session))
         stage, rows = self._canvas(session), self._rows(session)
         return [gr.update(markup=stage), fit, gr.update(markup=rows)]
+
+    def _fit(self, session: Session) -> str:
+        geometry, hours = self.host.geometry(), self.host.settings.limits.draft_hours
+        return fit_html(session.draft, session.fit, geometry, self.texts, hours=hours)
 
     def _problems(self, session: Session) -> list[Any]:
         draft = session.draft
