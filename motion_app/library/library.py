@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.errors import MotionFileError
+from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.motion_file import (
     MAX_LETTERS,
     SUFFIX,
@@ -166,6 +167,8 @@ class Library:
         """
         source = Path(source)
         checked = check_motion_file(source, base=base, layers=layers, width=width, limits=limits)
+        if checked.has_clip:
+            read_motion_clip(source, name=checked.name)
         chosen = (name or "").strip() or checked.name
         out = self.new_path(chosen)
         try:
@@ -312,6 +315,8 @@ def motion_entry(motion: Motion) -> dict[str, Any]:
         "created": motion.created,
         "preview": None if motion.preview is None else str(motion.preview),
         "track": motion.track,
+        "has_clip": motion.has_clip,
+        "has_mover": motion.has_mover,
         "path": str(motion.path),
     }
 
