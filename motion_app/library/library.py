@@ -284,6 +284,21 @@ class Library:
         return f'there is no motion "{name}"; {offer}'
 
 
+class AwaitedLibrary(Library):
+    """``library`` as it will be once the motions ``awaited`` are learned: ``find`` gives those too,
+    as they are described so far."""
+
+    def __init__(self, library: Library, awaited: Sequence[Motion]) -> None:
+        super().__init__(library.folders)
+        self._cache = library._cache
+        self._awaited = {motion.name: motion for motion in awaited}
+
+    def find(self, name_or_path: str | Path, *, base: str | None = None) -> Motion:
+        """As ``Library.find``; one that is awaited is for whichever model learns it."""
+        awaited = self._awaited.get(str(name_or_path))
+        return super().find(name_or_path, base=base) if awaited is None else awaited
+
+
 def _namesakes(motions: Sequence[Motion]) -> list[str]:
     """A line for each motion that ``find`` passes over for another one of its name."""
     first: dict[tuple[str, str], Motion] = {}
