@@ -10,6 +10,7 @@ import re
 import zipfile
 from pathlib import Path
 
+import gradio
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
@@ -192,6 +193,24 @@ def test_a_second_thing_is_a_second_object_unless_one_says_otherwise(page: Page)
     click_object(page, one)  # back to the first by a click on it
     expect(page.locator(".object-row.selected .badge")).to_have_text("1", timeout=PATIENCE)
     expect(page.locator(BADGES)).to_have_count(2)
+
+
+def test_a_photograph_is_told_of_and_what_has_no_name_is_asked_for_one(page: Page) -> None:
+    folder = Path(gradio.__file__).parent / "media_assets" / "images"
+    page.locator("#upload input[type=file]").set_input_files(folder / "lion.jpg")
+    expect(page.locator(".callout")).to_contain_text("--model", timeout=PATIENCE)
+    frame_of(page)
+    page.locator(".stage-frame").click(position={"x": 150, "y": 100})
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    page.locator("#generate").click()
+    assert "press Generate once more" in toast(page)
+    wanted = page.locator(".object-row .note.warning")
+    expect(wanted).to_contain_text("Give it a name", timeout=PATIENCE)
+    expect(page.locator(".gallery-card")).to_have_count(0)
+    page.get_by_label("Name of object 1").fill("lion")
+    expect(wanted).to_have_count(0, timeout=PATIENCE)
+    pick_example(page)
+    expect(page.locator(".callout")).to_have_count(0, timeout=PATIENCE)
 
 
 def test_brush_eraser_box_and_answers_change_the_mask_and_undo_says_what(page: Page) -> None:

@@ -28,12 +28,13 @@ from motion_app.ui.transfer.object_draft import (
     stroke_of,
 )
 from motion_app.ui.transfer.picture import Example
-from motion_app.ui.transfer.session import Action, Session
+from motion_app.ui.transfer.session import MOST_JUDGED, Action, Session
 
 if TYPE_CHECKING:
     from motion_app.models.words import FoundObject
 
 Values = Mapping[str, Any]
+LOADING_SECONDS = 120.0  # a picture is judged if the model has come by then
 FORESEEN_SECONDS = 0.2  # a click that takes longer is slow
 
 
@@ -146,6 +147,22 @@ class SceneActions:
         with session.lock:
             if self.host.clicks_ready and session.draft is not None:
                 self._segmenter(session).set_image(session.draft.fitted.image)
+
+    def judge(self, session: Session) -> bool:
+        """Find out whether the model knows the picture's like, once the model is there; True where
+        the page has something new to say of it."""
+        draft = session.draft
+        if draft is None or self.host.wait_for_engine(LOADING_SECONDS) is None:
+            return False
+        image = draft.fitted.image
+        if any(picture is image for picture, _ in session.judged):
+            return False
+        known = self.host.knows(image)
+        if known is None:
+            return False
+        with session.lock:
+            session.judged = (*session.judged, (image, known))[-MOST_JUDGED:]
+        return session.unfamiliar
 
     # words
 

@@ -33,6 +33,7 @@ from motion_app.ui.transfer.session import History
 
 TOOLS = (("add", "P"), ("remove", "M"), ("box", "B"), ("brush", "D"), ("eraser", "E"))
 CANDIDATE_WIDTH = 132  # px
+REAL_MODEL = "python app.py --model zai-org/CogVideoX-5b-I2V"
 FORESEEN_TINT = 90  # of 255: opacity of what a click would give
 LOWEST_QUESTION = 0.82  # of the frame's height: below it a question stands above its object
 
@@ -46,15 +47,17 @@ def canvas_html(
     problems: Sequence[Sequence[Problem]],
     geometry: ModelGeometry,
     texts: Texts,
+    unfamiliar: bool = False,
 ) -> str:
     """Tools, the picture with its masks, the answers to choose from, and what to do next.
-    ``drawn`` is the number of this answer, so that the browser drops one that a newer one
-    overtook."""
+    ``unfamiliar``: the model does not know the picture's like. ``drawn`` is the number of this
+    answer, so that the browser drops one that a newer one overtook."""
     body = _empty_html(texts) if draft is None else _frame_html(draft, grid, geometry, texts)
     candidates = "" if draft is None else _candidates_html(draft, texts)
     return (
         f'<div class="stage-all" data-key="all" data-drawn="{drawn}">'
-        f"{_toolbar_html(texts)}{_hint_html(draft, texts)}{body}{candidates}"
+        f"{_toolbar_html(texts)}{_hint_html(draft, texts)}"
+        f"{_unfamiliar_html(texts) if unfamiliar else ''}{body}{candidates}"
         f"{_problems_html(draft, problems, texts)}"
         f"{_buttons_html(draft, history, grid, texts)}</div>"
     )
@@ -281,6 +284,15 @@ def _hint_html(draft: SceneDraft | None, texts: Texts) -> str:
     return (
         '<div id="hint" data-key="hint" aria-live="polite"><p class="note quiet">'
         f"{html.escape(text)}</p></div>"
+    )
+
+
+def _unfamiliar_html(texts: Texts) -> str:
+    """What the model knows, before work is lost on a picture that it does not."""
+    title, words = (html.escape(texts(f"transfer.unfamiliar{part}")) for part in ("", "_help"))
+    return (
+        f'<div class="callout" data-key="unfamiliar" role="status"><b>{title}</b> {words}'
+        f"<code>{REAL_MODEL}</code></div>"
     )
 
 

@@ -97,6 +97,11 @@ class ObjectDraft:
         return NEUTRAL_PHRASE if self.motion is None else self.motion.phrase
 
     @property
+    def nameless(self) -> bool:
+        """Neither its name nor its sentence says what it is."""
+        return not self.name and self.sentence == compose_sentence("", self.phrase)
+
+    @property
     def prompted(self) -> bool:
         """Its region answers clicks and a box, which are kept and can be added to."""
         return bool(self.clicks) or self.box is not None

@@ -17,18 +17,23 @@ from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.visitor import PageVisit
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from motion_app.models.clicks import ClickSegmenter
 
 MOST_STEPS = 60
 MOST_SLOW = 4
+MOST_JUDGED = 8  # pictures: for the way back to one before
 
 
 class Session(PageVisit):
     """The scene of one browser tab, and whose it is. ``fit``: how the next picture is fitted.
     ``grid``: the model's tokens are shown. ``settings``: how the video is to be made, by name.
-    ``slow_clicks``: so many in a row, of those that were answered before they were made. ``drawn``
-    counts what the page was told, ``heard`` is the last edit of the page that is in it. ``lock`` is
-    held while the draft changes, so that a slow click and a quick edit do not undo one another."""
+    ``slow_clicks``: so many in a row, of those that were answered before they were made.
+    ``judged``: fitted pictures with whether the model knows their like; ``unnamed``: the keys of
+    objects whose name was asked for. ``drawn`` counts what the page was told, ``heard`` is the last
+    edit of the page that is in it. ``lock`` is held while the draft changes, so that a slow click
+    and a quick edit do not undo one another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +43,8 @@ class Session(PageVisit):
         self.grid = False
         self.settings: Mapping[str, Any] = {}
         self.slow_clicks = 0
+        self.judged: tuple[tuple[np.ndarray, bool], ...] = ()
+        self.unnamed: frozenset[int] = frozenset()
         self.drawn = time.time_ns() // 1_000_000  # above the count of any session before it
         self.heard = 0
         self.segmenter: ClickSegmenter | None = None
@@ -47,6 +54,12 @@ class Session(PageVisit):
     def foresees(self) -> bool:
         """Clicks are fast enough here to show what one would give before it is made."""
         return self.slow_clicks < MOST_SLOW
+
+    @property
+    def unfamiliar(self) -> bool:
+        """The picture was judged, and the model does not know its like."""
+        image = None if self.draft is None else self.draft.fitted.image
+        return any(picture is image and not known for picture, known in self.judged)
 
     def scene(self) -> SceneDraft:
         """The draft; RequestError before there is a picture."""

@@ -128,8 +128,8 @@ class TransferTab:
                 concurrency_limit=None,
             )
             acted.then(None, js=script("scene_answered"), api_visibility="private")
-            if panel is self.picker:
-                listen(acted.success, self.prepare, inputs=[self.session])
+            if panel in (self.picker, self.fit):
+                self._prepare_after(acted.success)
         listen(
             self.canvas.foresee,
             self.foresee,
@@ -145,11 +145,12 @@ class TransferTab:
             inputs=[self.session, self.upload],
             outputs=[self.upload, *show],
         )
-        listen(uploaded.success, self.prepare, inputs=[self.session])
+        self._prepare_after(uploaded.success)
         self.video.wire(
             self.session,
             [self.objects],  # its value is what is being typed and was not heard yet
             self.read_rows,
+            self.redraw_rows,
             banner,
             restore=self.restore,
             scene_outputs=show,
@@ -210,9 +211,20 @@ class TransferTab:
             shown = self._show(session)
         yield [gr.skip(), *shown]  # after the lock: another thread may close this generator
 
-    def prepare(self, session: Session) -> None:
-        """Encode the picture before the first click needs it."""
+    def prepare(self, session: Session) -> Iterator[Any]:
+        """Encode the picture before the first click needs it, and say where the model does not know
+        its like."""
+        yield gr.skip()
         self.actions.encode(session)
+        if self.actions.judge(session):
+            with session.lock:
+                session.drawn += 1
+                shown = gr.update(markup=self._canvas(session))
+            yield shown
+
+    def _prepare_after(self, event: Callable[..., Any]) -> None:
+        options = {"trigger_mode": "multiple", "concurrency_limit": None}
+        listen(event, self.prepare, inputs=[self.session], outputs=[self.canvas], **options)
 
     def restore(self, session: Session, request_file: RequestFile) -> list[Any]:
         """The scene of a recipe's request, as updates of ``scene_outputs``. Raises RequestError,
@@ -232,7 +244,25 @@ class TransferTab:
             for edit in edits:
                 if _serial(edit) > session.heard:
                     self.actions.act(session, edit)
-            return session.scene()
+            draft = session.scene()
+            self._ask_for_names(session, draft)
+            return draft
+
+    def redraw_rows(self, session: Session) -> Any:
+        """The update of ``objects`` with what was found wrong."""
+        with session.lock:
+            session.drawn += 1
+            return gr.update(markup=self._rows(session))
+
+    def _ask_for_names(self, session: Session, draft: SceneDraft) -> None:
+        """RequestError, once, for objects whose sentence says nothing of what they are; whoever
+        asks again goes on without."""
+        nameless = [item for item in draft.objects if item.nameless]
+        new = [item for item in nameless if item.key not in session.unnamed]
+        session.unnamed = frozenset(item.key for item in nameless)
+        if new:
+            numbers = ", ".join(str(draft.objects.index(item) + 1) for item in nameless)
+            raise RequestError(self.texts("transfer.name_wanted", numbers=numbers))
 
     # what is kept
 
@@ -253,12 +283,14 @@ class TransferTab:
     def restore_kept_on(self, event: Callable[..., Any]) -> None:
         """At ``event``, once the session's owner is known: the scene of before."""
         settings = self.video.settings
-        listen(
+        restored = listen(
             event,
             self.restore_kept,
             inputs=[self.session],
             outputs=[*self.scene_outputs, *settings.returnable],
-        ).success(None, js=script("scene_answered"), api_visibility="private")
+        )
+        restored.success(None, js=script("scene_answered"), api_visibility="private")
+        self._prepare_after(restored.success)
         listen(
             partial(gr.on, [field.change for field in settings.fields]),
             self.keep_settings,
@@ -313,6 +345,7 @@ class TransferTab:
             problems=self._problems(session),
             geometry=self.host.geometry(),
             texts=self.texts,
+            unfamiliar=session.unfamiliar,
         )
 
     def _rows(self, session: Session) -> str:
@@ -323,6 +356,7 @@ class TransferTab:
             drawn=session.drawn,
             texts=self.texts,
             counted=self._counted(session.draft),
+            unnamed=session.unnamed,
         )
 
     def _counted(self, draft: SceneDraft | None) -> tuple[int, int] | None:

@@ -83,15 +83,17 @@ class VideoPanel:
         session: gr.State,
         fields: Sequence[Any],
         read_rows: ReadRows,
+        redraw_rows: Callable[[Session], Any],
         banner: gr.HTML,
         *,
         restore: RestoreScene,
         scene_outputs: Sequence[Any],
     ) -> None:
-        """Bind the buttons. ``fields``: all rows' fields, which ``read_rows`` understands;
+        """Bind the buttons. ``fields``: all rows' fields, which ``read_rows`` understands
+        and ``redraw_rows`` draws anew with what is wrong in them;
         ``banner`` is renewed after each video; ``restore`` makes the updates of ``scene_outputs``
         for the scene of a recipe."""
-        self._read_rows, self._restore_scene = read_rows, restore
+        self._read_rows, self._redraw_rows, self._restore_scene = read_rows, redraw_rows, restore
         self.states = [session, self.followed]
         self.outputs = [
             *(self.cancel_button, self.status, self.announced, self.live),
@@ -119,7 +121,7 @@ class VideoPanel:
             self.generate_button.click,
             self.submit,
             inputs=[*self.states, *self.settings.fields, *fields],
-            outputs=[self.settings.seed, self.status, self.notes],
+            outputs=[self.settings.seed, self.status, self.notes, *fields],
             concurrency_limit=None,
         )
         self._stream_on(submitted.success, self.follow_submitted)
@@ -186,10 +188,10 @@ class VideoPanel:
         except Exception as error:
             shown = shown_error(error)
             told = note_html(html.unescape(str(shown.message)), kind="warning")
-            yield [gr.skip(), told, gr.skip()]
+            yield [gr.skip(), told, gr.skip(), self._redraw_rows(session)]
             raise shown from error
         followed.look_at(row.id)
-        yield [chosen.options.seed, "", ""]
+        yield [chosen.options.seed, "", "", gr.skip()]
 
     def _new_job(self, session: Session, draft: SceneDraft, chosen: Chosen) -> JobRow:
         request = request_of(draft, chosen.options)
