@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.errors import MotionFileError
+from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.motion_file import (
     MAX_LETTERS,
     SUFFIX,
@@ -166,6 +167,8 @@ class Library:
         """
         source = Path(source)
         checked = check_motion_file(source, base=base, layers=layers, width=width, limits=limits)
+        if checked.has_clip:
+            read_motion_clip(source, name=checked.name)
         chosen = (name or "").strip() or checked.name
         out = self.new_path(chosen)
         try:
@@ -281,6 +284,21 @@ class Library:
         return f'there is no motion "{name}"; {offer}'
 
 
+class AwaitedLibrary(Library):
+    """``library`` as it will be once the motions ``awaited`` are learned: ``find`` gives those too,
+    as they are described so far."""
+
+    def __init__(self, library: Library, awaited: Sequence[Motion]) -> None:
+        super().__init__(library.folders)
+        self._cache = library._cache
+        self._awaited = {motion.name: motion for motion in awaited}
+
+    def find(self, name_or_path: str | Path, *, base: str | None = None) -> Motion:
+        """As ``Library.find``; one that is awaited is for whichever model learns it."""
+        awaited = self._awaited.get(str(name_or_path))
+        return super().find(name_or_path, base=base) if awaited is None else awaited
+
+
 def _namesakes(motions: Sequence[Motion]) -> list[str]:
     """A line for each motion that ``find`` passes over for another one of its name."""
     first: dict[tuple[str, str], Motion] = {}
@@ -312,6 +330,8 @@ def motion_entry(motion: Motion) -> dict[str, Any]:
         "created": motion.created,
         "preview": None if motion.preview is None else str(motion.preview),
         "track": motion.track,
+        "has_clip": motion.has_clip,
+        "has_mover": motion.has_mover,
         "path": str(motion.path),
     }
 

@@ -37,15 +37,18 @@ class BrowserState:
 
 class PageVisit(BrowserState):
     """Of one browser tab. ``owner``: the browser's own random token, by which its jobs are found
-    again."""
+    again; ``tab`` the same of the tab, which a reload does not change."""
 
     def __init__(self) -> None:
-        self.owner = secrets.token_hex(16)
+        self.owner, self.tab = secrets.token_hex(16), secrets.token_hex(16)
 
-    def enter(self, token: object) -> str:
-        """The token: the one that the browser kept, or the new one where it kept none."""
+    def enter(self, token: object, tab: object = None) -> str:
+        """The token: the one that the browser kept, or the new one where it kept none. ``tab``: the
+        tab's own."""
         if isinstance(token, str) and TOKEN.fullmatch(token):
             self.owner = token
+        if isinstance(tab, str) and TOKEN.fullmatch(tab):
+            self.tab = tab
         return self.owner
 
 

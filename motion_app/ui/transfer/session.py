@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -27,13 +27,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 MOST_STEPS = 60
 MOST_BYTES = 256 * 2**20  # of the pictures and masks of one session, steps to undo included
+MOST_SLOW = 4
+MOST_JUDGED = 8  # pictures: for the way back to one before
 
 
 class Session(PageVisit):
     """The scene of one browser tab, and whose it is. ``fit``: how the next picture is fitted.
-    ``grid``: the model's tokens are shown. ``drawn`` counts what the page was told, ``heard`` is
-    the last edit of the page that is in it. ``lock`` is held while the draft changes, so that a
-    slow click and a quick edit do not undo one another.
+    ``grid``: the model's tokens are shown. ``settings``: how the video is to be made, by name.
+    ``slow_clicks``: so many in a row, of those that were answered before they were made.
+    ``judged``: fitted pictures with whether the model knows their like; ``unnamed``: the keys of
+    objects whose name was asked for. ``drawn`` counts what the page was told, ``heard`` is the last
+    edit of the page that is in it. ``lock`` is held while the draft changes, so that a slow click
+    and a quick edit do not undo one another.
 
     Its arrays have ``most_bytes``: the oldest steps go first. While it rests, its draft and its
     steps lie in a file without a name.
@@ -48,6 +53,10 @@ class Session(PageVisit):
         self._dropped = False
         self.fit = FIT_MODES[0]
         self.grid = False
+        self.settings: Mapping[str, Any] = {}
+        self.slow_clicks = 0
+        self.judged: tuple[tuple[np.ndarray, bool], ...] = ()
+        self.unnamed: frozenset[int] = frozenset()
         self.drawn = time.time_ns() // 1_000_000  # above the count of any session before it
         self.heard = 0
         self.segmenter: ClickSegmenter | None = None
@@ -76,7 +85,7 @@ class Session(PageVisit):
         if not self.lock.acquire(blocking=False):
             return
         try:
-            self.segmenter = None
+            self.segmenter, self.judged = None, ()
             if self._draft is None or self._resting is not None:
                 return
             file = tempfile.TemporaryFile()  # noqa: SIM115  open for as long as the session rests
@@ -115,6 +124,17 @@ class Session(PageVisit):
             held = held_bytes(draft, history)
         self._draft, self._history, self.held_bytes = draft, history, held
 
+    @property
+    def foresees(self) -> bool:
+        """Clicks are fast enough here to show what one would give before it is made."""
+        return self.slow_clicks < MOST_SLOW
+
+    @property
+    def unfamiliar(self) -> bool:
+        """The picture was judged, and the model does not know its like."""
+        image = None if self.draft is None else self.draft.fitted.image
+        return any(picture is image and not known for picture, known in self.judged)
+
     def scene(self) -> SceneDraft:
         """The draft; RequestError before there is a picture."""
         if self.draft is None and self._dropped:
@@ -132,10 +152,24 @@ class Session(PageVisit):
             before, history = self.draft, self.history
             if draft is before:
                 return
+            if before is not None and draft.question is before.question:
+                draft = replace(draft, question=None)  # it was left as it is
             if before is None or not _same_but_selection(before, draft):
                 history = history.did(action, before)
             self._keep(draft, history)
             self.fit, self._dropped = draft.fitted.mode, False
+
+    def go_on_with(self, draft: SceneDraft) -> None:
+        """A scene that was kept elsewhere: no step leads back from it."""
+        with self.lock:
+            self._keep(draft, self.history)
+            self.fit, self._dropped = draft.fitted.mode, False
+
+    def clear(self, action: Action) -> None:
+        """Begin anew, with nothing; it can be undone."""
+        with self.lock:
+            if self.draft is not None:
+                self._keep(None, self.history.did(action, self.draft))
 
     def undo(self) -> None:
         """Back by one action; RequestError where there is none."""
