@@ -31,10 +31,10 @@ from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.kinds import generate, train
 from motion_app.jobs.progress import JobSize, KeptInputs, WaitForEngine, Work, engine_for
-from motion_app.library.library import Library, token_of
-from motion_app.library.motion_file import read_motion
+from motion_app.library.library import Library
+from motion_app.library.motion_file import numbers_digest, read_motion
+from motion_app.library.owners import LibraryUser, token_of
 from motion_app.media.provenance import Certificate
-from motion_app.media.results import make_folder
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import (
     RequestFile,
@@ -125,7 +125,9 @@ class GenerationRunner:
     certificate: Certificate | None = None
     limits: Limits = DEFAULT_LIMITS
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
+    def check(
+        self, inputs: Mapping[str, Any], files: Sequence[str], *, owner: str = ""
+    ) -> KeptInputs:
         """A mistake is told at once, not when the job's turn comes."""
         request, badge = inputs.get("request"), inputs.get("badge", False)
         if not isinstance(request, Mapping | GenerationRequest) or not isinstance(badge, bool):
@@ -133,7 +135,7 @@ class GenerationRunner:
         checked = check_generation(
             request,
             geometry=self.geometry(),
-            library=self.library,
+            library=self.library.seen_by(LibraryUser(token_of(owner))),
             base=self.base(),
             tokenizer=self.tokenizer(),
             limits=self.limits,
@@ -199,7 +201,8 @@ class GenerationRunner:
 class TrainingRunner:
     """``segmenter`` gives one that follows what a person pointed at; ``defaults`` the checkpoint's
     own settings; ``tokenizer`` what counts the caption, None where only the engine can; ``enabled``
-    False refuses every training, with the words ``turned_off``."""
+    False refuses every training, with the words ``turned_off``; ``private`` shows what is learned
+    to its owner alone."""
 
     wait_for_engine: WaitForEngine
     library: Library
@@ -208,9 +211,12 @@ class TrainingRunner:
     tokenizer: Callable[[], PromptTokenizer | None] = lambda: None
     enabled: bool = True
     turned_off: str = TURNED_OFF
+    private: bool = False
     limits: Limits = DEFAULT_LIMITS
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
+    def check(
+        self, inputs: Mapping[str, Any], files: Sequence[str], *, owner: str = ""
+    ) -> KeptInputs:
         """A wrong setting, a missing clip or a name that is taken is told at once."""
         if not self.enabled:
             raise RequestError(self.turned_off)
@@ -263,13 +269,13 @@ class TrainingRunner:
         return self.segmenter().segment(image, clicks).mask
 
     def _publish(self, learned: Motion, work: Work, engine: MotionEngine) -> Motion:
-        """``learned`` into the library, with its preview, as the motion of the job's owner. Where a
-        kill came between this and the end of the job it is there already."""
-        made = (learned.name, learned.base, learned.created)
+        """``learned`` into the library, with its preview, as the motion of the job's owner; under
+        another name where its own was taken meanwhile. Where a kill came between this and the end
+        of the job it is there already."""
         for motion in self.library.list():
-            if (motion.name, motion.base, motion.created) == made:
+            alike = (motion.base, motion.created) == (learned.base, learned.created)
+            if alike and numbers_digest(motion.path) == numbers_digest(learned.path):
                 return motion
-        make_folder(self.library.home)
         parcel = self.library.export_file(learned, work.folder / "export")
         return self.library.import_file(
             parcel,
@@ -277,6 +283,8 @@ class TrainingRunner:
             base=engine.fingerprint,
             limits=self.limits,
             owner=token_of(work.row.owner),
+            private=self.private,
+            yielding=True,
         )
 
 
