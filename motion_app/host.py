@@ -22,8 +22,9 @@ from motion_app.errors import CheckpointError, MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs import runners
 from motion_app.jobs.models import Models
-from motion_app.jobs.progress import DeviceLock, Measurement, Runner
+from motion_app.jobs.progress import DeviceLock, Runner
 from motion_app.jobs.queue import JobQueue
+from motion_app.jobs.timings import Measurement
 from motion_app.library.library import Library
 from motion_app.library.motion_file import SUFFIX
 from motion_app.library.owners import LibraryUser
@@ -109,22 +110,22 @@ class ModelHost:
             "tokenizer": self.tokenizer,
             "limits": settings.limits,
         }
-        return {
-            runners.GENERATE: runners.GenerationRunner(
-                geometry=self.geometry,
-                base=self.base,
-                badge=settings.badge,
-                certificate=certificate_of(settings),
-                **shared,
-            ),
-            runners.TRAIN: runners.TrainingRunner(
-                segmenter=self.segmenter,
-                enabled=settings.training,
-                turned_off=self.no_training or runners.TURNED_OFF,
-                private=settings.private_motions,
-                **shared,
-            ),
-        }
+        training = runners.TrainingRunner(
+            segmenter=self.segmenter,
+            enabled=settings.training,
+            turned_off=self.no_training or runners.TURNED_OFF,
+            private=settings.private_motions,
+            **shared,
+        )
+        generation = runners.GenerationRunner(
+            geometry=self.geometry,
+            base=self.base,
+            training=training,
+            badge=settings.badge,
+            certificate=certificate_of(settings),
+            **shared,
+        )
+        return {runners.GENERATE: generation, runners.TRAIN: training}
 
     def start(self) -> None:
         """Begin to load and to run jobs, once. MotionAppError where the jobs' folder cannot be

@@ -65,7 +65,8 @@ class Motion:
     ``[T, 2]`` in pixels (y, x) where the reference clip was rendered and it is known. ``created``:
     ISO time, ``noun`` what moved in the reference, ``steps`` of its training: "" and 0 where the
     file does not say. ``method``: "fleximmt" for motion tokens, "synmotion" for embeddings and an
-    adapter, "both".
+    adapter, "both". ``has_clip``: its file holds the reference clip itself, ``has_mover``: and what
+    moves in it, in all frames.
     """
 
     name: str
@@ -79,6 +80,8 @@ class Motion:
     created: str = ""
     noun: str = ""
     steps: int = 0
+    has_clip: bool = False
+    has_mover: bool = False
 
     @property
     def has_pack(self) -> bool:

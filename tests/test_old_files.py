@@ -144,12 +144,14 @@ def line(old: Path, engine: MotionEngine) -> Iterator[JobQueue]:
     def no_segmenter() -> None:
         raise CheckpointError("this model names no segmenter")
 
-    runners = {
-        "generate": GenerationRunner(
-            geometry=lambda: engine.geometry, base=lambda: engine.fingerprint, **shared
-        ),
-        "train": TrainingRunner(segmenter=no_segmenter, **shared),
-    }
+    training = TrainingRunner(segmenter=no_segmenter, **shared)
+    generation = GenerationRunner(
+        geometry=lambda: engine.geometry,
+        base=lambda: engine.fingerprint,
+        training=training,
+        **shared,
+    )
+    runners = {"generate": generation, "train": training}
     line = JobQueue(old / "jobs", runners, limits=FOR_GOOD)
     yield line
     line.stop()

@@ -23,7 +23,8 @@ from motion_app.cli.parser import (
 from motion_app.errors import RequestError
 from motion_app.jobs import kinds
 from motion_app.library.library import Library, motion_entry
-from motion_app.library.motion_file import SUFFIX
+from motion_app.library.motion_clip import MotionClip
+from motion_app.library.motion_file import SUFFIX, read_motion
 from motion_app.media.results import make_folder
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.phrases import PromptTokenizer
@@ -31,7 +32,8 @@ from motion_app.scene import StepReport
 from motion_app.settings import Settings
 from motion_app.training.config import training_caption
 from motion_app.training.inputs import METHODS as TRAINING_METHODS
-from motion_app.training.inputs import ClipSelection, TrainingInputs
+from motion_app.training.inputs import ClipSelection, TrainingInputs, read_selection
+from motion_app.training.mover import follow_by_movement, follow_mover
 
 if TYPE_CHECKING:
     from motion_app.training.trainer import TrainingReport
@@ -98,6 +100,34 @@ def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
         most_megabytes=settings.limits.motion_megabytes,
     )
     return {"motion": str(options.out), "name": saved.name, "layers": saved.layers}
+
+
+def add_clip(options: argparse.Namespace, settings: Settings) -> Result:
+    """A reference clip into a motion's file, with what moves in it, for the methods that are told a
+    clip; the motion tokens stay as they are."""
+    _readable(options.clip)
+    model = options.model or settings.model
+    library = Library(settings.motion_folders(options.model))
+    motion = library.find(options.name)
+    if Path(options.name).suffix != SUFFIX and not library.writable(motion):
+        raise RequestError(
+            f'the motion "{motion.name}" ships with its model; name its file to change it all the '
+            "same"
+        )
+    geometry = Checkpoint.find_configs(model).geometry
+    chosen = ClipSelection(
+        options.clip, start=options.start, stop=options.stop, box=options.box, mover=options.mover
+    )
+    selected = read_selection(chosen, fps=geometry.fps)
+    frames = selected.clip.frames
+    if selected.mover is None:
+        masks = follow_by_movement(frames)
+    else:
+        mark = models_for(options, settings).mark(model)
+        masks = follow_mover(frames, selected.mover, mark, name=options.clip.name)
+    clip = MotionClip.fitted(frames, selected.clip.fps, geometry, masks=masks)
+    clip.save_into(motion.path)
+    return motion_entry(read_motion(motion.path))
 
 
 def _readable(path: Path) -> None:
@@ -271,6 +301,11 @@ def add_commands(actions: Any) -> None:
     importing.add_argument("file", type=Path, metavar="FILE.safetensors")
     importing.add_argument("--name", help="another name, where its own is taken")
     add_model(importing)
+    adding = add_command(listed, "add-clip", add_clip, "keep a motion's reference clip in its file")
+    adding.add_argument("name", help="a motion of the library, or its file")
+    adding.add_argument("clip", type=Path, metavar="CLIP")
+    _add_selection(adding)
+    add_model(adding)
     parser = add_command(actions, "import-motion", import_motion, "convert a published motion file")
     parser.add_argument("file", type=Path, metavar="pytorch_model.pt")
     parser.add_argument("--name", required=True)
@@ -279,6 +314,25 @@ def add_commands(actions: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
     add_model(parser)
     _add_training(actions)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """Which part of the clips counts, and what moves in it."""
+    parser.add_argument("--start", type=float, default=0.0, help="seconds; of every clip")
+    parser.add_argument("--stop", type=float, help="seconds; of every clip")
+    parser.add_argument(
+        "--box",
+        type=functools.partial(shares, count=4),
+        metavar="x0,y0,x1,y1",
+        help="the part of every clip that counts, as shares of its width and height, 0 to 1",
+    )
+    parser.add_argument(
+        "--mover",
+        type=functools.partial(shares, count=2),
+        metavar="x,y",
+        help="a point on the moving thing in the first frame that counts, as shares of the whole "
+        "picture's width and height, 0 to 1; where several things move",
+    )
 
 
 def _add_training(actions: Any) -> None:
@@ -313,21 +367,7 @@ def _add_training(actions: Any) -> None:
     parser.add_argument(
         "--spv", type=Path, metavar="DIR", help="synmotion: subject prior videos (make-spv)"
     )
-    parser.add_argument("--start", type=float, default=0.0, help="seconds; of every clip")
-    parser.add_argument("--stop", type=float, help="seconds; of every clip")
-    parser.add_argument(
-        "--box",
-        type=functools.partial(shares, count=4),
-        metavar="x0,y0,x1,y1",
-        help="the part of every clip that counts, as shares of its width and height, 0 to 1",
-    )
-    parser.add_argument(
-        "--mover",
-        type=functools.partial(shares, count=2),
-        metavar="x,y",
-        help="a point on the moving thing in the first frame that counts, as shares of the whole "
-        "picture's width and height, 0 to 1; where several things move",
-    )
+    _add_selection(parser)
     parser.add_argument(
         "--still", action="store_true", help="the motion is to stand still; nothing moves in a clip"
     )

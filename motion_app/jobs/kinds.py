@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from motion_app.errors import GenerationCancelled
+from motion_app.errors import GenerationCancelled, MotionFileError
 from motion_app.jobs.content_keys import lossless_frames, training_inputs
 from motion_app.jobs.manifest import Item
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
-from motion_app.library.motion_file import SUFFIX
+from motion_app.library.motion_file import SUFFIX, numbers_digest, read_motion
 from motion_app.media.provenance import Certificate, certificate_of
 from motion_app.media.results import make_folder, save_result
 from motion_app.request.request import build_request, parse_request
@@ -104,6 +104,54 @@ def train(
         still=inputs.still,
         **given,
     )
+
+
+def learn(
+    inputs: TrainingInputs,
+    config: ClipTraining,
+    file: Path,
+    engine: MotionEngine,
+    mark: Mark,
+    library: Library,
+    *,
+    owner: str = "",
+    private: bool = False,
+    limits: Limits,
+    on_progress: Callable[[TrainingReport], bool | None] | None = None,
+    on_saving: Callable[[], None] = lambda: None,
+) -> Motion:
+    """``train`` into ``file``, or what is left of it after a kill, and from there into ``library``
+    with its preview, as the motion of ``owner``, a browser's token; under another name where its
+    own was taken meanwhile. ``private`` shows it to nobody else.
+
+    The library is written when the motion is finished, and not before. ``on_saving`` is called
+    then. Raises what ``train`` and ``Library.import_file`` raise.
+    """
+    learned = _finished(file)
+    if learned is None:
+        learned = train(inputs, config, file, engine, mark, on_progress=on_progress)
+    on_saving()
+    for motion in library.list():  # where a kill came between this and the end of the job
+        alike = (motion.base, motion.created) == (learned.base, learned.created)
+        if alike and numbers_digest(motion.path) == numbers_digest(learned.path):
+            return motion
+    return library.import_file(
+        library.export_file(learned, file.parent / "export"),
+        name=learned.name,
+        base=engine.fingerprint,
+        limits=limits,
+        owner=owner,
+        private=private,
+        yielding=True,
+    )
+
+
+def _finished(file: Path) -> Motion | None:
+    """The motion of a training that ended; None where there is no whole one."""
+    try:
+        return read_motion(file) if file.is_file() else None
+    except MotionFileError:
+        return None
 
 
 def evaluate(

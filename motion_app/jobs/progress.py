@@ -1,11 +1,10 @@
 """A job under way: its progress, its time, and its turn on the device.
 
 One job in memory while it waits and runs: what its runner sees, what watchers are told, and how one
-run of it ended, whatever came of it.
+run of it ended, whatever came of it. A job has one part or several, which are done one after the
+other: two motions are learned, then the video is made with them.
 
 One lock for each device: who came first goes first, and everyone can see their place.
-
-How long jobs take here, by what was measured on those before: never a guess.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from motion_app.errors import GenerationCancelled, MotionAppError, one_line, server_fault
 from motion_app.jobs.folder import JobRow, State
+from motion_app.jobs.timings import JobPart, JobSize, Measurement, Timings
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1  # between looks at whether to stop while something is waited for
@@ -53,7 +53,8 @@ class JobProgress:
     queued. ``elapsed`` seconds since it joined the line, and of a job that has ended those from its
     start to its end. ``step`` of ``steps`` are finished, 0 before the first; ``step_seconds`` is
     the mean of them, None before the first. ``seconds_left`` is measured, None where nothing was.
-    ``news``: what the last step told. ``stopping``: asked to stop, and about to.
+    ``news``: what the last step told. ``stopping``: asked to stop, and about to. ``stage``, steps
+    and news are those of part ``part`` of ``parts``, counted from 0.
     """
 
     row: JobRow
@@ -66,6 +67,8 @@ class JobProgress:
     seconds_left: float | None = None
     news: News | None = None
     stopping: bool = False
+    part: int = 0
+    parts: tuple[JobPart, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,40 +91,56 @@ class Runner(Protocol):
         time."""
 
     def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
-        """Raise the RequestError for a job that cannot be made beside the ``active`` ones of its
+        """Raise the RequestError for a job that cannot be made beside the ``active`` ones, of any
         kind, which wait or run. Quick: the line is held up."""
 
-    def size(self, inputs: Mapping[str, Any]) -> JobSize:
-        """What the time it takes depends on."""
+    def parts(self, inputs: Mapping[str, Any]) -> tuple[JobPart, ...]:
+        """What is done one after the other, at least one."""
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Do it and return the outcome, plain JSON. Ask ``work`` at every step whether to go on."""
+        """Do it and return the outcome, plain JSON. Ask ``work`` at every step whether to go on,
+        and tell it of each part after the first (``next_part``)."""
 
 
 class Work:
-    """A job between ``submit`` and its end. The runner calls ``enter``, ``stepped`` and
-    ``check_stop`` from its thread; everything else belongs to the queue."""
+    """A job between ``submit`` and its end. The runner calls ``enter``, ``stepped``, ``next_part``
+    and ``check_stop`` from its thread; everything else belongs to the queue."""
 
     def __init__(
-        self, row: JobRow, folder: Path, size: JobSize, changed: threading.Condition
+        self,
+        row: JobRow,
+        folder: Path,
+        parts: Sequence[JobPart],
+        changed: threading.Condition,
     ) -> None:
         self.row = row
         self.folder = folder
-        self.size = size
+        self.parts = tuple(parts)
         self.version = 0
         self.ahead = 0
-        self.expected: Measurement | None = None
+        self.expected: tuple[Measurement | None, ...] = (None,) * len(self.parts)
         self._changed = changed
         self.ending: State = "cancelled"
         self._stop = threading.Event()
         self._joined = time.monotonic()
-        self._began: float | None = None
         self._stage = "queued"
+        self._measured: list[tuple[str, Measurement]] = []
+        self._enter_part(0)
+
+    def _enter_part(self, part: int) -> None:
+        """Its clock and its steps are at their beginning."""
+        self._part = part
+        self._began: float | None = None
         self._step = 0
-        self._steps = size.steps
+        self._steps = self.size.steps
         self._times: list[float] = []
-        self._last_step_at = self._joined
+        self._last_step_at = time.monotonic()
         self._news: News | None = None
+
+    @property
+    def size(self) -> JobSize:
+        """Of the part at hand."""
+        return self.parts[self._part].size
 
     # for the runner
 
@@ -143,6 +162,13 @@ class Work:
             self._stage = stage
             self._tell()
 
+    def next_part(self) -> None:
+        """The part at hand is done, and the next begins."""
+        with self._changed:
+            self._measure()
+            self._enter_part(self._part + 1)
+            self.enter("preparing")
+
     def stepped(self, news: News, *, step: int, steps: int, seconds: float, stage: str) -> bool:
         """A step is done, in so many ``seconds``; ``stage`` is what comes now. False: stop."""
         with self._changed:
@@ -163,10 +189,12 @@ class Work:
             self._stop.set()
             self._tell()
 
-    def placed(self, ahead: int, expected: Measurement | None) -> None:
-        """So many jobs are before it, and one like it took as long as ``expected``."""
+    def placed(self, ahead: int, timings: Timings) -> None:
+        """So many jobs are before it, and what is like its parts took as long as ``timings``
+        say."""
         with self._changed:
-            self.ahead, self.expected = ahead, expected
+            self.ahead = ahead
+            self.expected = tuple(timings.nearest(part.kind, part.size) for part in self.parts)
             self._tell()
 
     def begin(self, row: JobRow) -> None:
@@ -181,25 +209,45 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """From the first stage of its own until now."""
+        """From the first stage of the part at hand until now."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
-    def measurement(self) -> Measurement | None:
-        """What there is to learn from it at its end; None where it made no step, or where it was
-        resumed and only some of its steps were seen."""
+    def measurements(self) -> list[tuple[str, Measurement]]:
+        """What there is to learn from it at its end: the kind of each part and how long that took.
+        Left out are those that made no step, or were resumed so that only some of their steps were
+        seen."""
+        self._measure()
+        return list(self._measured)
+
+    def _measure(self) -> None:
         if self.step_seconds is None or len(self._times) < self._steps:
-            return None
-        return Measurement(
+            return
+        measured = Measurement(
             seconds=self.seconds,
             steps=self._steps,
             objects=self.size.objects,
             step_seconds=self.step_seconds,
             tail_seconds=time.monotonic() - self._last_step_at,
         )
+        kind = self.parts[self._part].kind
+        self._measured.append((kind, measured))
+        self.expected = tuple(
+            measured if known is None and part.kind == kind else known
+            for known, part in zip(self.expected, self.parts, strict=True)
+        )
 
     def seconds_left(self) -> float | None:
-        """By this job's own steps, and by ``expected`` for all else; None where that is missing."""
-        expected, each = self.expected, self.step_seconds
+        """By the steps of the part at hand, and by ``expected`` for all else; None where that is
+        missing."""
+        left = self._part_seconds_left()
+        for expected, part in list(zip(self.expected, self.parts, strict=True))[self._part + 1 :]:
+            if left is None or expected is None:
+                return None
+            left += expected.seconds_for(part.size.steps)
+        return left
+
+    def _part_seconds_left(self) -> float | None:
+        expected, each = self.expected[self._part], self.step_seconds
         if each is not None and self._step and self._step < self._steps:
             tail = 0.0 if expected is None else expected.tail_seconds
             return (self._steps - self._step) * each + tail
@@ -223,6 +271,8 @@ class Work:
             seconds_left=None if over or self.stopping else seconds_left,
             news=self._news,
             stopping=self.stopping and not over,
+            part=self._part,
+            parts=self.parts,
         )
 
     def _tell(self) -> None:
@@ -310,68 +360,6 @@ class Ticket:
         trace: TracebackType | None,
     ) -> None:
         self.release()
-
-
-@dataclass(frozen=True)
-class JobSize:
-    """What a job's time depends on: how many ``steps`` of how many ``objects``."""
-
-    steps: int
-    objects: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """How long a finished job took: ``seconds`` in all, ``step_seconds`` of them per step, and
-    ``tail_seconds`` after the last step: decoding and saving."""
-
-    seconds: float
-    steps: int
-    objects: int
-    step_seconds: float
-    tail_seconds: float = 0.0
-
-    @property
-    def rest_seconds(self) -> float:
-        """Before the first step and after the last: reading the inputs, decoding."""
-        return max(0.0, self.seconds - self.steps * self.step_seconds)
-
-    def seconds_for(self, steps: int) -> float:
-        """What a job of so many steps would take."""
-        return self.rest_seconds + steps * self.step_seconds
-
-
-class Timings:
-    """The last measurement for each kind and size. Any thread may ask."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._measured: dict[tuple[str, JobSize], Measurement] = {}
-
-    def remember(self, kind: str, measured: Measurement) -> None:
-        with self._lock:
-            key = (kind, JobSize(measured.steps, measured.objects))
-            self._measured.pop(key, None)  # so that the newest is the last
-            self._measured[key] = measured
-
-    def last(self, kind: str) -> Measurement | None:
-        """Of the job of that kind that ended last; None before the first."""
-        return self._newest(lambda key: key[0] == kind)
-
-    def nearest(self, kind: str, size: JobSize) -> Measurement | None:
-        """Of a job of that kind and size, else of that kind with as many objects, else None: more
-        objects make a step longer, so others would mislead."""
-        with self._lock:
-            exact = self._measured.get((kind, size))
-        if exact is not None:
-            return exact
-        return self._newest(lambda key: key[0] == kind and key[1].objects == size.objects)
-
-    def _newest(self, fits: Callable[[tuple[str, JobSize]], bool]) -> Measurement | None:
-        with self._lock:
-            return next(
-                (found for key, found in reversed(self._measured.items()) if fits(key)), None
-            )
 
 
 def attempt(runner: Runner, work: Work) -> dict[str, Any]:

@@ -38,11 +38,11 @@ from motion_app.jobs.progress import (
     DeviceLock,
     JobProgress,
     Runner,
-    Timings,
     Work,
     attempt,
     ended,
 )
+from motion_app.jobs.timings import Timings
 from motion_app.settings import DEFAULT_LIMITS, Limits
 
 logger = logging.getLogger(__name__)
@@ -310,7 +310,7 @@ class JobQueue:
     def _check_line(self, row: JobRow) -> None:
         with self._changed:
             self._check_quota(row.owner)
-            active = [work.row for work in self._works.values() if work.row.kind == row.kind]
+            active = [work.row for work in self._works.values()]
             self._runner(row.kind).check_line(row.inputs, active)
 
     def _check_quota(self, owner: str) -> None:
@@ -334,8 +334,8 @@ class JobQueue:
     def _join(self, row: JobRow) -> None:
         """Behind all others."""
         with self._changed:
-            size = self._runner(row.kind).size(row.inputs)
-            work = Work(row, self.folder(row.id), size, self._changed)
+            parts = self._runner(row.kind).parts(row.inputs)
+            work = Work(row, self.folder(row.id), parts, self._changed)
             self._works[row.id] = work
             self._moved()
 
@@ -343,8 +343,7 @@ class JobQueue:
         """The line is another: everyone in it hears their new place."""
         for ahead, work in enumerate(self._works.values()):
             if work.row.state == "queued":
-                expected = self.timings.nearest(work.row.kind, work.size)
-                work.placed(ahead, expected)
+                work.placed(ahead, self.timings)
         self._changed.notify_all()
 
     def _end(self, work: Work, state: State, **changes: Any) -> JobRow:
@@ -395,8 +394,9 @@ class JobQueue:
 
     def _settle(self, work: Work, ending: dict[str, Any]) -> None:
         """What came of a job is written down, and what can be learned from it remembered."""
-        if ending["state"] == "done" and (measured := work.measurement()) is not None:
-            self.timings.remember(work.row.kind, measured)
+        if ending["state"] == "done":
+            for kind, measured in work.measurements():
+                self.timings.remember(kind, measured)
         self._insist(lambda: self._end(work, **ending))
 
     def _insist(self, write: Callable[[], Any]) -> None:

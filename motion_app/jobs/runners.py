@@ -1,20 +1,23 @@
 """How the queue runs its two kinds of jobs: a request that waits becomes a video, clips a motion.
+A request may name motions that have still to be learned; then its job does that first.
 
 Jobs of the kind "generate":
 
     inputs   {"request": a GenerationRequest, or what ``request.request.parse_request`` reads, with
-             the picture and the masks inside as data: URIs; "badge": bool; other keys are the
-             page's own}
+             the picture and the masks inside as data: URIs; "badge": bool; "learn": the motions
+             that are to be learned for it, each as the inputs of a job of the kind "train", [] for
+             none; other keys are the page's own}
     kept     the same with the request's JSON; its picture, masks and words in ``request.npz``
-    outcome  that of ``kinds.generate``, and "seconds"
+    outcome  that of ``kinds.generate``, "seconds", and "learned": what was, where anything was,
+             each as the outcome of a job of the kind "train" without its file
 
 Jobs of the kind "train":
 
     inputs   what ``TrainingInputs.to_json`` gives; the clips lie in the job's folder
     outcome  {"motion": the file in the library, "name", "steps", "seconds", "last_loss"}
 
-A job's folder also holds its training's state, so that one that was stopped or killed goes on where
-it was. The library is written when the motion is finished, and not before.
+A job's folder also holds the state of its trainings, so that one that was stopped or killed goes on
+where it was. What is learned stays in the library, whatever becomes of the video.
 """
 
 from __future__ import annotations
@@ -26,13 +29,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motion_app.errors import MotionFileError, RequestError
+from motion_app.errors import RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs.folder import JobRow
-from motion_app.jobs.kinds import generate, train
-from motion_app.jobs.progress import JobSize, KeptInputs, WaitForEngine, Work, engine_for
-from motion_app.library.library import Library
-from motion_app.library.motion_file import numbers_digest, read_motion
+from motion_app.jobs.kinds import generate, learn
+from motion_app.jobs.progress import KeptInputs, WaitForEngine, Work, engine_for
+from motion_app.jobs.timings import JobPart, JobSize
+from motion_app.library.library import AwaitedLibrary, Library
 from motion_app.library.owners import LibraryUser, token_of
 from motion_app.media.provenance import Certificate
 from motion_app.request.phrases import PromptTokenizer
@@ -46,7 +49,7 @@ from motion_app.request.request import (
     request_to_json,
     with_motions,
 )
-from motion_app.scene import Click, GenerationRequest, Motion, StepReport
+from motion_app.scene import Click, GenerationRequest, StepReport
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.training.inputs import TrainingInputs
 
@@ -112,14 +115,15 @@ def _check_sources(request_file: RequestFile) -> None:
 class GenerationRunner:
     """``geometry`` and ``defaults`` ask for the model's, which may be known before it is loaded;
     ``base`` for its fingerprint, None until then; ``tokenizer`` for what counts a prompt, None
-    where only the engine can; ``badge`` puts the badge on every video and ``certificate`` a
-    signature."""
+    where only the engine can; ``training`` learns what a request's motions still lack; ``badge``
+    puts the badge on every video and ``certificate`` a signature."""
 
     wait_for_engine: WaitForEngine
     library: Library
     geometry: Callable[[], ModelGeometry]
     defaults: Callable[[], GenerationDefaults]
     base: Callable[[], str | None]
+    training: TrainingRunner
     tokenizer: Callable[[], PromptTokenizer | None] = lambda: None
     badge: bool = False
     certificate: Certificate | None = None
@@ -132,29 +136,76 @@ class GenerationRunner:
         request, badge = inputs.get("request"), inputs.get("badge", False)
         if not isinstance(request, Mapping | GenerationRequest) or not isinstance(badge, bool):
             raise RequestError('a video needs {"request": the request\'s JSON, "badge": bool}')
+        lessons = self._lessons(inputs, files)
+        seen = self.library.seen_by(LibraryUser(token_of(owner)))
         checked = check_generation(
             request,
             geometry=self.geometry(),
-            library=self.library.seen_by(LibraryUser(token_of(owner))),
+            library=AwaitedLibrary(seen, [lesson.awaited() for lesson in lessons]),
             base=self.base(),
             tokenizer=self.tokenizer(),
             limits=self.limits,
         )
+        wanted = {item.motion.name for item in checked.objects if item.motion is not None}
+        unused = [lesson.name for lesson in lessons if lesson.name.strip() not in wanted]
+        if unused:
+            raise RequestError(
+                f'the motion "{unused[0]}" is to be learned and is given to no object; name it as '
+                "the motion of one"
+            )
         row = {**inputs, "request": request_to_json(checked, picture=KEPT_REQUEST), "badge": badge}
         return KeptInputs(row, {KEPT_REQUEST: request_bytes(checked)})
 
-    def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
-        """Two jobs may make the same video."""
+    def _lessons(self, inputs: Mapping[str, Any], files: Sequence[str]) -> list[TrainingInputs]:
+        """What is to be learned first, each checked as a training of its own."""
+        asked = inputs.get("learn") or []
+        if not isinstance(asked, list) or not all(isinstance(item, Mapping) for item in asked):
+            raise RequestError(f'"learn" is a list of trainings, got {str(asked)[:40]!r}')
+        for lesson in asked:
+            self.training.check(lesson, files)
+        lessons = [TrainingInputs.from_json(lesson, Path()) for lesson in asked]
+        names = [lesson.name.strip() for lesson in lessons]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise RequestError(
+                f'two motions to be learned are called "{twice[0]}"; give one another name'
+            )
+        return lessons
 
-    def size(self, inputs: Mapping[str, Any]) -> JobSize:
+    def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
+        """Two jobs may make the same video, and wait for the same motion."""
+        for lesson in inputs.get("learn") or ():
+            if not any(_same_lesson(lesson, other) for row in active for other in _lessons_of(row)):
+                _check_name(lesson, active)
+
+    def parts(self, inputs: Mapping[str, Any]) -> tuple[JobPart, ...]:
         request = inputs["request"]
-        return JobSize(request["steps"] or self.defaults().steps, len(request["objects"]))
+        size = JobSize(request["steps"] or self.defaults().steps, len(request["objects"]))
+        lessons = inputs.get("learn") or ()
+        learning = (part for lesson in lessons for part in self.training.parts(lesson))
+        return (*learning, JobPart(GENERATE, size))
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Generate and save. Raises GenerationCancelled within the step in which it is asked to."""
+        """Learn what is to be learned, generate and save. Raises GenerationCancelled within the
+        step in which it is asked to."""
+        learned: list[dict[str, Any]] = []
+        called: dict[str, str] = {}  # the names that motions got by those they were asked for
+        for number, entries in enumerate(work.row.inputs.get("learn") or (), start=1):
+            lesson = TrainingInputs.from_json(entries, work.folder)
+            file = work.folder / MOTION_FILE.replace(".", f"-{number}.")
+            outcome = self.training.known(lesson, work.row.owner)
+            outcome = outcome or self.training.learn(lesson, work, file)
+            learned.append({name: told for name, told in outcome.items() if name != "motion"})
+            called[lesson.name.strip()] = outcome["name"]
+            work.next_part()
+        made = self._generate(work, called)
+        made["seconds"] = round(work.seconds, 3)
+        return made | ({"learned": learned} if learned else {})
+
+    def _generate(self, work: Work, called: Mapping[str, str]) -> dict[str, Any]:
         engine = engine_for(work, self.wait_for_engine)
         work.enter("preparing")
-        request = self._request(work, engine)
+        request = self._request(work, engine, called)
         work.check_stop()
 
         def on_step(report: StepReport) -> bool:
@@ -171,7 +222,7 @@ class GenerationRunner:
             work.check_stop()
             work.enter("saving")
 
-        outcome = generate(
+        return generate(
             request,
             work.folder,
             engine,
@@ -180,11 +231,16 @@ class GenerationRunner:
             certificate=self.certificate,
             on_saving=on_saving,
         )
-        return {**outcome, "seconds": round(work.seconds, 3)}
 
-    def _request(self, work: Work, engine: MotionEngine) -> GenerationRequest:
+    def _request(
+        self, work: Work, engine: MotionEngine, called: Mapping[str, str]
+    ) -> GenerationRequest:
         """As it was kept. Jobs of versions before 1.1 have their pictures in the row."""
-        entries = work.row.inputs["request"]
+        entries = dict(work.row.inputs["request"])
+        entries["objects"] = [
+            item | {"motion": called.get(item.get("motion"), item.get("motion"))}
+            for item in entries["objects"]
+        ]
         kept = work.folder / KEPT_REQUEST
         if kept.is_file():
             return read_request(kept, entries, library=self.library, base=engine.fingerprint)
@@ -234,29 +290,38 @@ class TrainingRunner:
 
     def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
         """Of two trainings with one name the second would be refused at its very end."""
-        name = str(inputs["name"]).strip()
-        if any(str(row.inputs["name"]).strip() == name for row in active):
-            raise RequestError(f'a motion "{name}" is being learned already; choose another name')
+        _check_name(inputs, active)
 
-    def size(self, inputs: Mapping[str, Any]) -> JobSize:
+    def parts(self, inputs: Mapping[str, Any]) -> tuple[JobPart, ...]:
         method = inputs.get("method") or "fleximmt"
         own = self.defaults().training_of(method).get("steps", DEFAULT_STEPS)
-        return JobSize(inputs.get("steps") or own, objects=1)
+        size = JobSize(inputs.get("steps") or own, objects=1)
+        return (JobPart(TRAIN, size, str(inputs["name"]).strip()),)
 
     def run(self, work: Work) -> dict[str, Any]:
         """Learn the motion, or what is left of it, and bring it into the library."""
+        asked = TrainingInputs.from_json(work.row.inputs, work.folder)
+        return self.learn(asked, work, work.folder / MOTION_FILE)
+
+    def learn(self, asked: TrainingInputs, work: Work, file: Path) -> dict[str, Any]:
+        """``kinds.learn`` as a part of ``work``, by way of ``file`` in its folder; the outcome."""
         engine = engine_for(work, self.wait_for_engine)
         work.enter("encoding_clips")
-        asked = TrainingInputs.from_json(work.row.inputs, work.folder)
         config = asked.config(engine.defaults.training_of(asked.method))
         steps = _Steps(work)
-        learned = _finished(work.folder / MOTION_FILE)
-        if learned is None:
-            learned = train(
-                asked, config, work.folder / MOTION_FILE, engine, self._segment, on_progress=steps
-            )
-        work.enter("saving")
-        motion = self._publish(learned, work, engine)
+        motion = learn(
+            asked,
+            config,
+            file,
+            engine,
+            self._segment,
+            self.library,
+            owner=token_of(work.row.owner),
+            private=self.private,
+            limits=self.limits,
+            on_progress=steps,
+            on_saving=lambda: work.enter("saving"),
+        )
         return {
             "motion": str(motion.path),
             "name": motion.name,
@@ -265,27 +330,37 @@ class TrainingRunner:
             "last_loss": steps.last_loss,
         }
 
+    def known(self, asked: TrainingInputs, owner: str) -> dict[str, Any] | None:
+        """The outcome of ``asked`` where a job before this one, which is ``owner``'s, has learned
+        it; else None. Names are unique among what is in the library and in the line, so that its
+        words tell it."""
+        config = asked.config(self.defaults().training_of(asked.method))
+        for motion in self.library.seen_by(LibraryUser(token_of(owner))).list():
+            words = (motion.name, motion.phrase, motion.noun, motion.steps)
+            if words == (config.name, config.phrase, config.noun, config.steps):
+                path = str(motion.path)
+                return {"motion": path, "name": motion.name, "steps": 0, "seconds": 0.0}
+        return None
+
     def _segment(self, image: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
         return self.segmenter().segment(image, clicks).mask
 
-    def _publish(self, learned: Motion, work: Work, engine: MotionEngine) -> Motion:
-        """``learned`` into the library, with its preview, as the motion of the job's owner; under
-        another name where its own was taken meanwhile. Where a kill came between this and the end
-        of the job it is there already."""
-        for motion in self.library.list():
-            alike = (motion.base, motion.created) == (learned.base, learned.created)
-            if alike and numbers_digest(motion.path) == numbers_digest(learned.path):
-                return motion
-        parcel = self.library.export_file(learned, work.folder / "export")
-        return self.library.import_file(
-            parcel,
-            name=learned.name,
-            base=engine.fingerprint,
-            limits=self.limits,
-            owner=token_of(work.row.owner),
-            private=self.private,
-            yielding=True,
-        )
+
+def _lessons_of(row: JobRow) -> Sequence[Mapping[str, Any]]:
+    """What a job learns."""
+    return [row.inputs] if row.kind == TRAIN else row.inputs.get("learn") or ()
+
+
+def _same_lesson(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether both learn the same from the same. A page names clips by what is in them."""
+    keys = (*("name", "phrase", "noun", "method", "steps", "still"), *("clips", "trim", "crop"))
+    return all(one.get(key) == other.get(key) for key in (*keys, "mover"))
+
+
+def _check_name(lesson: Mapping[str, Any], active: Sequence[JobRow]) -> None:
+    name = str(lesson["name"]).strip()
+    if any(str(other["name"]).strip() == name for row in active for other in _lessons_of(row)):
+        raise RequestError(f'a motion "{name}" is being learned already; choose another name')
 
 
 class _Steps:
@@ -302,11 +377,3 @@ class _Steps:
         return self._work.stepped(
             report, step=report.step, steps=report.steps, seconds=seconds, stage="training"
         )
-
-
-def _finished(path: Path) -> Motion | None:
-    """The motion of a job that was killed after its last step; None where there is no whole one."""
-    try:
-        return read_motion(path) if path.is_file() else None
-    except MotionFileError:
-        return None

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.errors import MotionFileError
+from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.motion_file import (
     MAX_LETTERS,
     SUFFIX,
@@ -218,6 +219,8 @@ class Library:
         """
         source = Path(source)
         checked = check_motion_file(source, base=base, layers=layers, width=width, limits=limits)
+        if checked.has_clip:
+            read_motion_clip(source, name=checked.name)
         chosen = (name or "").strip() or checked.name
         self._check_name(chosen, taken=set() if yielding else self.names())
         with self._changing(self.home) as home, _staging(home) as staged:
@@ -414,6 +417,21 @@ class Library:
         return f'there is no motion "{name}"; {offer}'
 
 
+class AwaitedLibrary(Library):
+    """``library`` as it will be once the motions ``awaited`` are learned: ``find`` gives those too,
+    as they are described so far."""
+
+    def __init__(self, library: Library, awaited: Sequence[Motion]) -> None:
+        super().__init__(library.folders)
+        self._cache, self._user = library._cache, library._user
+        self._awaited = {motion.name: motion for motion in awaited}
+
+    def find(self, name_or_path: str | Path, *, base: str | None = None) -> Motion:
+        """As ``Library.find``; one that is awaited is for whichever model learns it."""
+        awaited = self._awaited.get(str(name_or_path))
+        return super().find(name_or_path, base=base) if awaited is None else awaited
+
+
 def _lock(folder: Path) -> int:
     """A descriptor that holds ``folder`` until it is closed, or its program is gone. The lock is on
     the folder itself: no file of it is left in there."""
@@ -482,5 +500,7 @@ def motion_entry(motion: Motion) -> dict[str, Any]:
         "created": motion.created,
         "preview": None if motion.preview is None else str(motion.preview),
         "track": motion.track,
+        "has_clip": motion.has_clip,
+        "has_mover": motion.has_mover,
         "path": str(motion.path),
     }

@@ -35,6 +35,8 @@ PACK_NAME = re.compile(r"synmotion\.[a-z0-9_.]{1,100}")
 MOST_DIMENSIONS = 3
 SUFFIX = ".safetensors"
 PREVIEW = "preview"
+CLIP_FRAMES, CLIP_MASKS = "clip.frames", "clip.masks"  # of the reference, see ``motion_clip``
+CLIP_SIZES = "clip"  # the metadata that tell their sizes
 REQUIRED_KEYS = ("name", "phrase", "method", "base")
 MAX_HEADER_BYTES = 8 * 2**20  # 42 layers need some 6 KB; a longer header is an attack or a mistake
 MAX_LETTERS = {"name": 80, "phrase": 240, "noun": 240, "method": 40, "base": 80, "preview": 120}
@@ -67,20 +69,25 @@ class MotionHeader:
     payload: int
 
     def layers(self) -> list[TensorEntry]:
-        """The motion tokens, and whatever is neither pack nor preview."""
+        """The motion tokens, and whatever is neither pack, clip nor preview."""
+        others = {PREVIEW, CLIP_FRAMES, CLIP_MASKS}
         return [
             entry
             for entry in self.tensors
-            if entry.name != PREVIEW and not entry.name.startswith(PACK_PREFIX)
+            if entry.name not in others and not entry.name.startswith(PACK_PREFIX)
         ]
 
     def pack(self) -> list[TensorEntry]:
         """What SynMotion learned."""
         return [entry for entry in self.tensors if entry.name.startswith(PACK_PREFIX)]
 
+    def named(self, name: str) -> TensorEntry | None:
+        """The tensor of that name, None where there is none."""
+        return next((entry for entry in self.tensors if entry.name == name), None)
+
     @property
     def preview(self) -> TensorEntry | None:
-        return next((entry for entry in self.tensors if entry.name == PREVIEW), None)
+        return self.named(PREVIEW)
 
 
 def read_header(path: Path | str, *, limits: Limits = DEFAULT_LIMITS) -> MotionHeader:
@@ -152,14 +159,15 @@ def _check_layout(path: Path, tensors: list[TensorEntry], payload: int) -> None:
 def read_motion(path: Path | str, *, limits: Limits = DEFAULT_LIMITS) -> Motion:
     """One motion file as the library lists it; MotionFileError where it is not one."""
     path = Path(path)
-    metadata = read_header(path, limits=limits).metadata
+    header = read_header(path, limits=limits)
     try:
-        return _motion(path, metadata)
+        return _motion(path, header)
     except OSError as error:  # it has just been deleted
         raise MotionFileError(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def _motion(path: Path, metadata: Mapping[str, str]) -> Motion:
+def _motion(path: Path, header: MotionHeader) -> Motion:
+    metadata = header.metadata
     came, expected = metadata.get("format"), format_of(metadata.get("method") or "")
     if came != expected:
         raise MotionFileError(
@@ -186,6 +194,8 @@ def _motion(path: Path, metadata: Mapping[str, str]) -> Motion:
         created=_read_time(path, metadata.get("created") or ""),
         noun=metadata.get("noun") or "",
         steps=_read_steps(path, metadata.get("config") or "{}"),
+        has_clip=header.named(CLIP_FRAMES) is not None,
+        has_mover=header.named(CLIP_MASKS) is not None,
     )
 
 
@@ -253,7 +263,7 @@ def check_motion_file(
     if path.suffix != SUFFIX:
         raise MotionFileError(f"{path.name} is no {SUFFIX} file; choose an exported motion")
     header = read_header(path, limits=limits)
-    motion = _motion(path, header.metadata)
+    motion = _motion(path, header)
     if base is not None and motion.base != base:
         raise MotionFileError(
             f'the motion "{motion.name}" was learned on the base model {motion.base[:12]}, this is '
@@ -305,9 +315,10 @@ def _check_tensors(path: Path, header: MotionHeader, claimed: Mapping[str, int])
                 f"{path.name}: {entry.name} is {entry.shape} of {entry.dtype[:12]} in "
                 f"{entry.stop - entry.start} bytes, expected {shape} of floating point numbers"
             )
-    clip = header.preview
-    if clip is not None and (clip.dtype != "U8" or clip.shape != (clip.stop - clip.start,)):
-        raise MotionFileError(f"{path.name}: its preview is no row of bytes; get it again")
+    for name in (PREVIEW, CLIP_FRAMES, CLIP_MASKS):
+        part = header.named(name)
+        if part is not None and (part.dtype != "U8" or part.shape != (part.stop - part.start,)):
+            raise MotionFileError(f"{path.name}: its {name} is no row of bytes; get it again")
 
 
 def _check_pack(path: Path, header: MotionHeader, motion: Motion) -> None:
@@ -373,6 +384,27 @@ def file_digest(path: Path) -> str:
     """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_bytes(
+    path: Path, parts: Mapping[str, bytes | None], metadata: Mapping[str, str]
+) -> None:
+    """Write rows of bytes into the motion file at ``path``, by their names and in the place of what
+    has these names; None takes one out. ``metadata`` are added. Raises MotionFileError."""
+    source = read_header(path)
+    header, payload = _read(path)
+    kept = {entry.name: payload[entry.start : entry.stop] for entry in source.tensors}
+    written: dict[str, Any] = {"__metadata__": {**header["__metadata__"], **metadata}}
+    pieces: list[bytes] = []
+    place = 0
+    for name, content in {**kept, **parts}.items():
+        if content is None:
+            continue
+        entry = header[name] if name not in parts else {"dtype": "U8", "shape": [len(content)]}
+        written[name] = {**entry, "data_offsets": [place, place + len(content)]}
+        pieces.append(content)
+        place += len(content)
+    _write(path, written, b"".join(pieces))
 
 
 def pack_motion(motion: Motion, out: Path) -> Path:

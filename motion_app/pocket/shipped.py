@@ -21,17 +21,16 @@ from motion_app.engine.pipeline import MotionEngine
 from motion_app.geometry import fit_frames
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
+from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import write_gif, write_webp
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import Motion
 from motion_app.text_files import listed
 from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
+from motion_app.training.mover import Segment, follow_mover, inner_points
 from motion_app.training.trainer import TrainingReport, train_motion
-from motion_app.world.world import (
-    SHIPPED_MOTIONS,
-    render_reference,
-)
+from motion_app.world.world import SHIPPED_MOTIONS, Reference, render_reference
 
 log = logging.getLogger(__name__)
 MOVING_WIDTH = 288  # px of the small moving pictures
@@ -79,7 +78,20 @@ def train_shipped_motions(
                 on_progress=report,
             )
         )
-    return motions
+        keep_followed_clip(motions[-1], reference, engine, models.mark(checkpoint))
+    return [read_motion(motion.path) for motion in motions]
+
+
+def keep_followed_clip(
+    motion: Motion, reference: Reference, engine: MotionEngine, mark: Segment
+) -> None:
+    """The ``reference`` into the motion's file, with what moves in it followed from one click, as a
+    person's would be: systems are never told the renderer's own masks."""
+    frames = reference.rendered.frames
+    click = inner_points(reference.rendered.masks[0, 0], count=1)[0]
+    masks = follow_mover(frames, (click.x, click.y), mark, name=reference.name)
+    clip = MotionClip.fitted(frames, reference.clip.fps, engine.geometry, masks=masks)
+    clip.save_into(motion.path)
 
 
 def _training(engine: MotionEngine, method: str, **given: Any) -> ClipTraining:

@@ -17,6 +17,7 @@ import numpy as np
 
 from motion_app.errors import MediaError, RequestError
 from motion_app.media.files import Clip, read_clip
+from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
 
@@ -69,6 +70,11 @@ class TrainingInputs:
                 f"the moving thing is pointed at in {pointed} of {len(self.clips)} clips; point at "
                 "it in every clip or in none"
             )
+
+    def awaited(self) -> Motion:
+        """The motion as it can be named before it is learned: of no file, and of no model yet."""
+        name, phrase, noun = self.name.strip(), self.phrase.strip(), self.noun.strip()
+        return Motion(name, phrase, Path(), "", method=self.method, noun=noun)
 
     def check_count(self, limits: Limits = DEFAULT_LIMITS) -> None:
         """RequestError for more clips than this deployment takes."""

@@ -22,6 +22,7 @@ AGREEMENT = 0.5  # IoU with the carried mask below which the segmenter has found
 GROWTH = 1.6  # most that a mask's area may differ from the carried one's
 LOOKED_AT = 180  # px of the shorter side: noise of cameras and codecs is averaged away
 CONTRAST = 8  # of 255, more than what codecs do to a picture that is held
+STILL = 16.0  # of 255; a smaller change is the codec's noise
 LEAST = 0.001  # of the picture, a patch far smaller than a token
 
 
@@ -52,6 +53,39 @@ def follow_mover(
             )
         masks.append(_redrawn(frames[t], carried, segment))
     return np.stack(masks)
+
+
+def follow_by_movement(frames: np.ndarray) -> np.ndarray | None:
+    """Masks (T, H, W) bool of the one thing that moves in ``frames`` (T, H, W, 3) uint8, carried by
+    flow alone; None where it cannot be told from the rest, as under a moving camera, or is lost."""
+    region = moving_region(frames)
+    if region.all():
+        return None
+    nothing = np.zeros_like(region)
+    middle = inner_points(region, count=1)[0]
+    try:
+        return follow_mover(
+            frames,
+            (middle.x, middle.y),
+            lambda frame, clicks: region if np.shares_memory(frame, frames[0]) else nothing,
+        )
+    except MediaError:
+        return None
+
+
+def moving_region(frames: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the largest patch of the first of ``frames`` (T, H, W, 3) uint8 that looks
+    different in most later ones: what was there has moved away. All of it where nothing does, as
+    under a moving camera everything does."""
+    first = frames[0].astype(np.int16)
+    changes = [np.abs(frame.astype(np.int16) - first).max(axis=-1) for frame in frames[1:]]
+    change = np.median(np.stack(changes), axis=0) if changes else np.zeros(first.shape[:2])
+    moved = (change > max(STILL, 0.3 * float(change.max()))).astype(np.uint8)  # (H, W)
+    moved = cv2.morphologyEx(moved, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    _, pieces, figures, _ = cv2.connectedComponentsWithStats(moved)
+    if len(figures) < 2:
+        return np.ones(first.shape[:2], bool)
+    return pieces == 1 + int(figures[1:, cv2.CC_STAT_AREA].argmax())
 
 
 def clearest_channel(image: np.ndarray, mask: np.ndarray) -> int:

@@ -32,12 +32,19 @@ from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import ModelGeometry, fit_frames, fit_image, mask_to_grid
+from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, write_video
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
 from motion_app.training.inputs import ClipSelection, SelectedClip, read_selection
-from motion_app.training.mover import Segment, check_movement, follow_mover
+from motion_app.training.mover import (
+    Segment,
+    check_movement,
+    follow_by_movement,
+    follow_mover,
+    moving_region,
+)
 from motion_app.training.processes import ALONE, Share
 from motion_app.training.synmotion import SynMotionRun, prepare_synmotion
 from motion_app.training.tokens import LearningRun, TrainingRun, prepare_lesson
@@ -46,7 +53,6 @@ SMOOTHING = 25  # steps whose mean is the smoothed loss
 CUT_WORTH_SAYING = 0.05  # of a clip's picture, that learning does not see
 log = logging.getLogger(__name__)
 HUE_TURN = 60  # of OpenCV's 180 hues: a third of the circle, red becomes green
-STILL = 16.0  # of 255; a smaller change is the codec's noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +144,7 @@ def train_motion(
         validation = held_out_scene(read[0], geometry, mask=masks[0][0] if pointed else None)
     with LearningPlacement(backbone, config) as placement:
         _learn(run, validation, on_progress, placement, engine)
-    return _finish(run, read[0], track)
+    return _finish(run, read[0], track, None if masks is None else masks[0])
 
 
 def _token_run(
@@ -246,8 +252,14 @@ def _learn(
             )
 
 
-def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | None) -> Motion:
-    """Writes the motion and its preview, then lets the checkpoint go."""
+def _finish(
+    run: LearningRun,
+    clip: Clip,
+    track: Sequence[Sequence[float]] | None,
+    masks: np.ndarray | None,
+) -> Motion:
+    """Writes the motion with its clip inside and its preview beside, then lets the checkpoint go.
+    Where nobody pointed at what moves, it is followed by its movement."""
     config, out, checkpoint = run.config, run.out, run.backbone.checkpoint
     if not run.share.first:
         run.share.decided(True)  # written
@@ -271,6 +283,8 @@ def _finish(run: LearningRun, clip: Clip, track: Sequence[Sequence[float]] | Non
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     run.save_motion(out, metadata)
+    masks = follow_by_movement(clip.frames) if masks is None else masks
+    MotionClip.fitted(clip.frames, clip.fps, geometry, masks=masks).save_into(out)
     run.file.unlink(missing_ok=True)
     run.share.decided(True)
     return read_motion(out)
@@ -354,21 +368,6 @@ def held_out_scene(
     return ValidationScene(
         np.ascontiguousarray(recoloured[:, ::-1]), np.ascontiguousarray(inside[:, ::-1])
     )
-
-
-def moving_region(frames: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the largest patch of the first of ``frames`` (T, H, W, 3) uint8 that looks
-    different in most later ones: what was there has moved away. All of it where nothing does, as
-    under a moving camera everything does."""
-    first = frames[0].astype(np.int16)
-    changes = [np.abs(frame.astype(np.int16) - first).max(axis=-1) for frame in frames[1:]]
-    change = np.median(np.stack(changes), axis=0) if changes else np.zeros(first.shape[:2])
-    moved = (change > max(STILL, 0.3 * float(change.max()))).astype(np.uint8)  # (H, W)
-    moved = cv2.morphologyEx(moved, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    _, pieces, figures, _ = cv2.connectedComponentsWithStats(moved)
-    if len(figures) < 2:
-        return np.ones(first.shape[:2], bool)
-    return pieces == 1 + int(figures[1:, cv2.CC_STAT_AREA].argmax())
 
 
 def make_validation(

@@ -19,7 +19,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from motion_app.host import HostStatus, ModelHost
-from motion_app.jobs.progress import JobProgress, Measurement
+from motion_app.jobs.progress import JobProgress
+from motion_app.jobs.timings import Measurement
 from motion_app.request.request import RequestFile
 from motion_app.scene import GenerationRequest, Motion, StepReport
 

@@ -33,9 +33,10 @@ import numpy as np
 from motion_app.errors import GenerationCancelled, MotionAppError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.models import Models
-from motion_app.jobs.progress import JobProgress, JobSize, Measurement, Timings, Work, attempt
+from motion_app.jobs.progress import JobProgress, Work, attempt
 from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.runners import GENERATE
+from motion_app.jobs.timings import JobSize, Measurement, Timings
 from motion_app.media import sandbox
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 from motion_app.settings import TOO_LONG_FOR_ZERO_GPU, Settings
@@ -335,7 +336,7 @@ class CallQueue(JobQueue):
         """Nobody waits for anybody else."""
         for work in self._works.values():
             if work.row.state == "queued":
-                work.placed(0, self.timings.nearest(work.row.kind, work.size))
+                work.placed(0, self.timings)
         self._changed.notify_all()
 
     def _seconds_left(self, work: Work) -> float | None:

@@ -82,15 +82,14 @@ def line_of(
     def no_segmenter() -> None:
         raise CheckpointError("this model names no segmenter")
 
-    runners = {
-        "generate": GenerationRunner(
-            geometry=lambda: engine.geometry,
-            base=lambda: engine.fingerprint if base_known else None,
-            **shared,
-        ),
-        "train": TrainingRunner(segmenter=no_segmenter, enabled=training, **shared),
-    }
-    return JobQueue(folder, runners, limits=LIMITS)
+    learning = TrainingRunner(segmenter=no_segmenter, enabled=training, **shared)
+    generation = GenerationRunner(
+        geometry=lambda: engine.geometry,
+        base=lambda: engine.fingerprint if base_known else None,
+        training=learning,
+        **shared,
+    )
+    return JobQueue(folder, {"generate": generation, "train": learning}, limits=LIMITS)
 
 
 @pytest.fixture

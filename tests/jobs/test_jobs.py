@@ -18,16 +18,9 @@ import pytest
 
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.jobs.folder import JobRow, JobStore
-from motion_app.jobs.progress import (
-    DeviceLock,
-    JobProgress,
-    JobSize,
-    KeptInputs,
-    Measurement,
-    Timings,
-    Work,
-)
+from motion_app.jobs.progress import DeviceLock, JobProgress, KeptInputs, Work
 from motion_app.jobs.queue import JobQueue
+from motion_app.jobs.timings import JobPart, JobSize, Measurement, Timings
 from motion_app.settings import ROOT, Limits
 
 ROOMY = Limits(jobs=1000, jobs_per_session=1000)
@@ -57,8 +50,8 @@ class Steps:
         if any(row.inputs.get("name", 0) == inputs.get("name") for row in active):
             raise RequestError("that name is taken; choose another")
 
-    def size(self, inputs: Mapping[str, Any]) -> JobSize:
-        return JobSize(inputs.get("steps", 1), objects=1)
+    def parts(self, inputs: Mapping[str, Any]) -> tuple[JobPart, ...]:
+        return (JobPart("steps", JobSize(inputs.get("steps", 1), objects=1)),)
 
     def run(self, work: Work) -> dict[str, Any]:
         self.inside += 1

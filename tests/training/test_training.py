@@ -18,12 +18,18 @@ from motion_app.media.files import Clip, read_clip, write_video
 from motion_app.scene import Click
 from motion_app.training.config import MotionTraining
 from motion_app.training.inputs import ClipSelection, TrainingInputs, read_selection, select
-from motion_app.training.mover import carry_mask, follow_mover, inner_points, moves
+from motion_app.training.mover import (
+    carry_mask,
+    follow_by_movement,
+    follow_mover,
+    inner_points,
+    moves,
+    moving_region,
+)
 from motion_app.training.tokens import TrainingRun
 from motion_app.training.trainer import (
     TrainingReport,
     held_out_scene,
-    moving_region,
     read_clips,
     train_motion,
 )
@@ -434,6 +440,16 @@ def test_the_held_out_picture_is_another_one_and_its_mask_fits_it(
     assert np.abs(scene.image.astype(int) - clip.frames[0][:, ::-1]).max() > 60
     found = moving_region(clip.frames)
     assert (found & masks.any(0)).sum() > 0.5 * found.sum(), "what moves is the creature"
+
+
+def test_what_moves_is_followed_without_a_click_and_nothing_is_made_up(
+    reference: tuple[Clip, np.ndarray],
+) -> None:
+    clip, masks = reference
+    followed = follow_by_movement(clip.frames)
+    assert followed is not None and followed.shape == masks.shape
+    assert (followed & masks).sum() > 0.5 * followed.sum()
+    assert follow_by_movement(clip.frames[:1].repeat(5, axis=0)) is None
 
 
 def test_training_inputs_survive_json(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from test_pipeline import motions, scene  # noqa: F401
 from motion_app.engine.footprint import Workload
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import MotionFileError, RequestError
-from motion_app.jobs.progress import JobSize, KeptInputs
+from motion_app.jobs.progress import KeptInputs
+from motion_app.jobs.timings import JobPart, JobSize
 from motion_app.library.library import Library
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.pocket.shipped import renew_results
@@ -192,8 +193,8 @@ class _Steps:
     def check_line(self, inputs, active) -> None:
         pass
 
-    def size(self, inputs) -> JobSize:
-        return JobSize(400, 1)
+    def parts(self, inputs) -> tuple[JobPart, ...]:
+        return (JobPart("generate", JobSize(400, 1)),)
 
     def run(self, work) -> dict[str, Any]:
         self.ran.append(VISITOR.get())

@@ -22,8 +22,9 @@ from motion_app.errors import MotionFileError, RequestError
 from motion_app.geometry import ExportSize, GenerationDefaults
 from motion_app.host import HostStatus
 from motion_app.jobs.folder import ACTIVE, TERMINAL, JobRow
-from motion_app.jobs.progress import STAGES, JobProgress, JobSize, KeptInputs, Measurement, Work
+from motion_app.jobs.progress import STAGES, JobProgress, KeptInputs, Work
 from motion_app.jobs.queue import JobQueue
+from motion_app.jobs.timings import JobPart, JobSize, Measurement
 from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri
 from motion_app.media.provenance import Verification, read_recipe
@@ -116,8 +117,8 @@ class QuickRunner:
     def check_line(self, inputs: dict[str, Any], active: list[JobRow]) -> None:
         """Any number may wait."""
 
-    def size(self, inputs: dict[str, Any]) -> JobSize:
-        return JobSize(3, len(inputs["request"]["objects"]))
+    def parts(self, inputs: dict[str, Any]) -> tuple[JobPart, ...]:
+        return (JobPart("generate", JobSize(3, len(inputs["request"]["objects"]))),)
 
     def run(self, work: Work) -> dict[str, Any]:
         request = work.row.inputs["request"]

@@ -230,7 +230,9 @@ class MotionEndpoints:
 
         Returns:
             {"motions": [{"name", "phrase", "noun", "method", "base": the model it belongs to,
-            "steps" of its training, "created": ISO time, "track": [[y, x], ...] of what moves in
+            "steps" of its training, "created": ISO time, "has_clip" and
+            "has_mover": whether its file holds the reference and the masks of what moves in it,
+            "track": [[y, x], ...] of what moves in
             its clip, in pixels, one point a frame, or null}, ...], "problems": [...]}; "problems"
             has a line for each file of the library that cannot be used
         """

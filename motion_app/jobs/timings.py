@@ -1,0 +1,79 @@
+"""How long jobs take here, by what was measured on those before: never a guess."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class JobSize:
+    """What a job's time depends on: how many ``steps`` of how many ``objects``."""
+
+    steps: int
+    objects: int
+
+
+@dataclass(frozen=True)
+class JobPart:
+    """One part of a job: the ``kind`` of job it would be alone, by which its time is known, its
+    ``size``, and in its ``title`` what it makes, "" where it is all of the job."""
+
+    kind: str
+    size: JobSize
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How long a finished job took: ``seconds`` in all, ``step_seconds`` of them per step, and
+    ``tail_seconds`` after the last step: decoding and saving."""
+
+    seconds: float
+    steps: int
+    objects: int
+    step_seconds: float
+    tail_seconds: float = 0.0
+
+    @property
+    def rest_seconds(self) -> float:
+        """Before the first step and after the last: reading the inputs, decoding."""
+        return max(0.0, self.seconds - self.steps * self.step_seconds)
+
+    def seconds_for(self, steps: int) -> float:
+        """What a job of so many steps would take."""
+        return self.rest_seconds + steps * self.step_seconds
+
+
+class Timings:
+    """The last measurement for each kind and size. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._measured: dict[tuple[str, JobSize], Measurement] = {}
+
+    def remember(self, kind: str, measured: Measurement) -> None:
+        with self._lock:
+            key = (kind, JobSize(measured.steps, measured.objects))
+            self._measured.pop(key, None)  # so that the newest is the last
+            self._measured[key] = measured
+
+    def last(self, kind: str) -> Measurement | None:
+        """Of the job of that kind that ended last; None before the first."""
+        return self._newest(lambda key: key[0] == kind)
+
+    def nearest(self, kind: str, size: JobSize) -> Measurement | None:
+        """Of a job of that kind and size, else of that kind with as many objects, else None: more
+        objects make a step longer, so others would mislead."""
+        with self._lock:
+            exact = self._measured.get((kind, size))
+        if exact is not None:
+            return exact
+        return self._newest(lambda key: key[0] == kind and key[1].objects == size.objects)
+
+    def _newest(self, fits: Callable[[tuple[str, JobSize]], bool]) -> Measurement | None:
+        with self._lock:
+            return next(
+                (found for key, found in reversed(self._measured.items()) if fits(key)), None
+            )
