@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
@@ -30,7 +31,7 @@ from motion_app.library.motion_file import SUFFIX
 from motion_app.library.owners import LibraryUser
 from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
-from motion_app.models.checkpoint import Checkpoint
+from motion_app.models.checkpoint import Checkpoint, FamiliarPictures
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.scene import NEUTRAL_PHRASE, Click, Motion
 from motion_app.settings import Settings
@@ -47,6 +48,7 @@ HUB_SEGMENTER = (
     "facebook/sam2.1-hiera-small"  # where a checkpoint names none: SAM 2.1, 46 M weights
 )
 CLICK_WAIT_SECONDS = 120.0
+MARKS = (5, 8)  # rows and columns of trial clicks
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,23 @@ class ModelHost:
         """The mask (H, W) bool of what lies at ``point`` (y, x), in pixels of ``frame`` (H, W, 3)
         uint8, by a segmenter of its own."""
         return self.segmenter().segment(frame, [Click(point[1], point[0])]).mask
+
+    def knows(self, image: np.ndarray) -> bool | None:
+        """Whether a picture (H, W, 3) uint8 in the model frame is of the world that the model was
+        made for; None where it knows any, and while it is loading. It takes a moment."""
+        engine = None if self.lent else self.wait_for_engine(0.0)
+        familiar = FamiliarPictures.read(self._checkpoint.folder)
+        if engine is None or familiar is None:
+            return None
+        if engine.reconstruction_error(image) > familiar.reconstruction:
+            return False
+        segmenter = self.segmenter()
+        height, width = image.shape[:2]
+        for y, x in product(*(np.linspace(0.1, 0.9, count) for count in MARKS)):
+            click = Click(float(x * width), float(y * height))
+            if segmenter.segment(image, [click]).score >= familiar.confidence:
+                return True
+        return False
 
     def finder(self) -> ObjectFinder:
         """What finds things by words; loaded when first asked for. RequestError where none is set,

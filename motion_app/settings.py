@@ -54,6 +54,7 @@ class Limits(BaseModel):
     jobs_per_session: int = Field(default=3, gt=0)
     jobs: int = Field(default=32, gt=0)
     keep_hours: float = Field(default=72, gt=0, description="finished jobs and their files")
+    draft_hours: float = Field(default=72, gt=0, description="scenes on the page, for a reload")
     keep_gigabytes: float = Field(default=5, gt=0, description="of finished jobs, oldest go first")
     upload_gigabytes: float = Field(default=2, gt=0, description="of uploads, oldest go first")
     call_megabytes: float = Field(default=128, gt=0, description="of one JSON call to the API")

@@ -115,6 +115,14 @@ class MotionEngine:
         frame."""
         return draw_preview(latents, self.colours, self.geometry)
 
+    def reconstruction_error(self, image: np.ndarray) -> float:
+        """What the VAE misses of a picture (H, W, 3) uint8 in the model frame, held for the length
+        of a video: mean difference as a share, 0 to 1, of the range of a channel."""
+        with self._busy:
+            latents, _ = self.backbone.encode_clip(np.stack([image] * self.geometry.frames))
+            made = self.backbone.decode(latents)[0]  # (H, W, 3)
+        return float(np.abs(made.astype(np.int16) - image).mean() / 255)
+
     def generate(self, request: GenerationRequest, on_step: OnStep | None = None) -> GeneratedVideo:
         """Generate the video of ``request``.
 

@@ -27,6 +27,7 @@ from motion_app.models.hub import (
 from motion_app.text_files import listed
 
 BLOCK = re.compile(r"(.*?blocks?\.\d+)\.")  # of a tensor's name
+FAMILIAR_FILE = "familiar.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,35 @@ class PartWeights:
             else:
                 outside += count
         return cls(sum(numbers.values()), max(blocks.values(), default=0), outside)
+
+
+@dataclass(frozen=True)
+class FamiliarPictures:
+    """How a model of a small world tells its own pictures from all others, of ``familiar.json``
+    beside ``generation.json``; a model of any picture has no such file.
+
+    ``reconstruction``: the most that its VAE misses of a picture, as a mean share, 0 to 1, of the
+    range of a channel; ``confidence``: the least that its click model gives the best of many marks,
+    0 to 1. Each lies between the values of the world's pictures and those of photographs.
+    """
+
+    reconstruction: float
+    confidence: float
+
+    @classmethod
+    def read(cls, folder: Path) -> FamiliarPictures | None:
+        """None where there is no such file; CheckpointError for one that says something else."""
+        path = folder / FAMILIAR_FILE
+        if not path.is_file():
+            return None
+        try:
+            return cls(
+                **{name: float(value) for name, value in json.loads(path.read_text()).items()}
+            )
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f'{FAMILIAR_FILE} must hold the numbers "reconstruction" and "confidence": {error}'
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ GROWTH = 1.6  # most that a mask's area may differ from the carried one's
 LOOKED_AT = 180  # px of the shorter side: noise of cameras and codecs is averaged away
 CONTRAST = 8  # of 255, more than what codecs do to a picture that is held
 STILL = 16.0  # of 255; a smaller change is the codec's noise
+JOINED = 0.06  # of the width: changes so near to each other belong to one thing
 LEAST = 0.001  # of the picture, a patch far smaller than a token
 
 
@@ -86,6 +87,21 @@ def moving_region(frames: np.ndarray) -> np.ndarray:
     if len(figures) < 2:
         return np.ones(first.shape[:2], bool)
     return pieces == 1 + int(figures[1:, cv2.CC_STAT_AREA].argmax())
+
+
+def moving_share(frames: np.ndarray, masks: np.ndarray) -> float:
+    """The share, 0 to 1, of ``masks`` (T, H, W) bool that lies where anything moves in ``frames``
+    (T, H, W, 3) uint8: within the outline of what changes over time. 1 for empty masks."""
+    if not masks.any():
+        return 1.0
+    change = np.ptp(frames.astype(np.int16), axis=0).max(axis=-1)  # (H, W)
+    moved = (change > STILL).astype(np.uint8)
+    reach = max(3, round(frames.shape[2] * JOINED))
+    moved = cv2.morphologyEx(moved, cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
+    outlines, _ = cv2.findContours(moved, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    # a plain body in place changes at its edges alone
+    cv2.fillPoly(moved, [cv2.convexHull(outline) for outline in outlines], 1)
+    return float(moved.astype(bool)[np.nonzero(masks)[1:]].mean())
 
 
 def clearest_channel(image: np.ndarray, mask: np.ndarray) -> int:

@@ -19,6 +19,7 @@ from motion_app.ui.markup import LANGUAGES, Texts, host_banner, note_html, scrip
 from motion_app.ui.motions.tab import MotionsTab
 from motion_app.ui.pictures import Previews
 from motion_app.ui.study_tab import StudyTab
+from motion_app.ui.transfer.kept_drafts import KeptDrafts
 from motion_app.ui.transfer.picture import Example, load_examples
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.tab import TransferTab
@@ -42,10 +43,11 @@ def build_page(host: ModelHost, examples: Path) -> gr.Blocks:
     ) as page:
         register_api(host)  # first: gradio gives a name to who comes first
         previews = Previews(host.settings.limits)
-        LanguagePage(host, Texts(first), known, previews).wire(page)
+        kept = KeptDrafts(host.settings.outputs, host.settings.limits)
+        LanguagePage(host, Texts(first), known, previews, kept).wire(page)
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
-            LanguagePage(host, Texts(language), known, previews).wire(page)
+            LanguagePage(host, Texts(language), known, previews, kept).wire(page)
     return page.queue(api_open=False)  # every call takes its place in the line
 
 
@@ -78,7 +80,12 @@ class LanguagePage:
     """All tabs in one language."""
 
     def __init__(
-        self, host: ModelHost, texts: Texts, examples: Sequence[Example], previews: Previews
+        self,
+        host: ModelHost,
+        texts: Texts,
+        examples: Sequence[Example],
+        previews: Previews,
+        kept: KeptDrafts,
     ) -> None:
         self.host, self.texts = host, texts
         self.session = gr.State(Session())
@@ -86,6 +93,7 @@ class LanguagePage:
         self.browser = gr.BrowserState(
             "", storage_key="motion-transfer", secret=host.jobs.store.secret("browser")
         )
+        self.tab = gr.Textbox(visible=False)  # the tab's own token
         gr.Navbar(visible=False)  # the header links the languages
         gr.HTML(header_html(texts), js_on_load=script("upload_names"), apply_default_css=False)
         gr.HTML(forgets_html(texts), js_on_load=script("forgets"), apply_default_css=False)
@@ -94,7 +102,7 @@ class LanguagePage:
         self.calls = gr.Timer(CALL_SECONDS)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(texts("page.tab_transfer"), id="transfer"):
-                self.transfer = TransferTab(host, texts, examples, self.session, previews)
+                self.transfer = TransferTab(host, texts, examples, self.session, previews, kept)
             with gr.Tab(texts("page.tab_motions"), id="motions"):
                 self.motions = MotionsTab(host, texts, previews)
             with gr.Tab(texts("page.tab_study"), id="study") as self.study_tab:
@@ -112,9 +120,11 @@ class LanguagePage:
         entered = listen(
             page.load,
             self.enter,
-            inputs=[session, self.browser],
+            inputs=[session, self.browser, self.tab],
             outputs=[session, self.browser],
+            js=script("tab_token"),
         )
+        transfer.restore_kept_on(entered.then)
         outputs = [self.banner, self.timer, transfer.objects]
         for event in (entered.then, self.timer.tick):
             listen(event, self.look, inputs=[session], outputs=outputs)
@@ -122,9 +132,11 @@ class LanguagePage:
         transfer.video.attach_on(entered.then)
         self.motions.attach(entered, session)
 
-    def enter(self, session: Session, token: str, request: gr.Request) -> tuple[Session, str]:
+    def enter(
+        self, session: Session, token: str, tab: str, request: gr.Request
+    ) -> tuple[Session, str]:
         """The browser's own token: the one it kept, or a new one to keep."""
-        owner = session.enter(token)
+        owner = session.enter(token, tab)
         session.user = library_user(owner, request, self.host.settings)
         return session, owner
 

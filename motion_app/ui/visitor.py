@@ -26,17 +26,21 @@ class BrowserState:
 
 class PageVisit(BrowserState):
     """Of one browser tab. ``owner``: the browser's own random token, by which its jobs are found
-    again; ``user``: who that is for the library."""
+    again; ``tab`` the same of the tab, which a reload does not change; ``user``: who that is for
+    the library."""
 
     def __init__(self) -> None:
-        self.owner = secrets.token_hex(16)
+        self.owner, self.tab = secrets.token_hex(16), secrets.token_hex(16)
         self.user = LibraryUser(self.owner)
 
-    def enter(self, token: object) -> str:
-        """The token: the one that the browser kept, or the new one where it kept none."""
+    def enter(self, token: object, tab: object = None) -> str:
+        """The token: the one that the browser kept, or the new one where it kept none. ``tab``: the
+        tab's own."""
         if isinstance(token, str) and TOKEN.fullmatch(token):
             self.owner = token
             self.user = LibraryUser(token)
+        if isinstance(tab, str) and TOKEN.fullmatch(tab):
+            self.tab = tab
         return self.owner
 
 

@@ -10,11 +10,20 @@ import re
 import zipfile
 from pathlib import Path
 
+import gradio
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from visits import DESKTOP, PATIENCE, PHONE, open_page
-from walk import choose_motion, click_object, example_boxes, mark_two, pick_example, set_steps
+from walk import (
+    choose_motion,
+    click_object,
+    example_boxes,
+    mark_two,
+    middle,
+    pick_example,
+    set_steps,
+)
 
 BADGES = ".object-row .badge"
 
@@ -159,10 +168,56 @@ def test_the_keyboard_alone_marks_moves_and_takes_back(page: Page) -> None:
     expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
 
 
+def test_a_second_thing_is_a_second_object_unless_one_says_otherwise(page: Page) -> None:
+    pick_example(page)
+    one, other = example_boxes()[:2]
+    click_object(page, one)
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    hint = page.locator("#hint").bounding_box()
+    assert hint["y"] + hint["height"] < DESKTOP["height"]  # above the fold
+    frame, (x, y) = frame_of(page), middle(other)
+    for step in (0, 2):
+        page.mouse.move(frame["x"] + x * frame["width"] + step, frame["y"] + y * frame["height"])
+    foreseen = page.locator(".stage-foreseen")
+    expect(foreseen).to_be_visible(timeout=PATIENCE)
+    click_object(page, other)
+    expect(page.locator(BADGES)).to_have_count(2, timeout=PATIENCE)
+    expect(page.locator(".object-row.selected .badge")).to_have_text("2")
+    page.get_by_role("button", name="More of object 1").click()
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    expect(page.locator(".stage-question")).to_have_count(0)
+    page.locator("#undo").click()
+    expect(page.locator(BADGES)).to_have_count(2, timeout=PATIENCE)
+    choose_motion(page, 2, "jump")  # to go on is an answer too
+    expect(page.locator(".stage-question")).to_have_count(0, timeout=PATIENCE)
+    click_object(page, one)  # back to the first by a click on it
+    expect(page.locator(".object-row.selected .badge")).to_have_text("1", timeout=PATIENCE)
+    expect(page.locator(BADGES)).to_have_count(2)
+
+
+def test_a_photograph_is_told_of_and_what_has_no_name_is_asked_for_one(page: Page) -> None:
+    folder = Path(gradio.__file__).parent / "media_assets" / "images"
+    page.locator("#upload input[type=file]").set_input_files(folder / "lion.jpg")
+    expect(page.locator(".callout")).to_contain_text("--model", timeout=PATIENCE)
+    frame_of(page)
+    page.locator(".stage-frame").click(position={"x": 150, "y": 100})
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    page.locator("#generate").click()
+    assert "press Generate once more" in toast(page)
+    wanted = page.locator(".object-row .note.warning")
+    expect(wanted).to_contain_text("Give it a name", timeout=PATIENCE)
+    expect(page.locator(".gallery-card")).to_have_count(0)
+    page.get_by_label("Name of object 1").fill("lion")
+    expect(wanted).to_have_count(0, timeout=PATIENCE)
+    pick_example(page)
+    expect(page.locator(".callout")).to_have_count(0, timeout=PATIENCE)
+
+
 def test_brush_eraser_box_and_answers_change_the_mask_and_undo_says_what(page: Page) -> None:
     pick_example(page)
     click_object(page, example_boxes()[0])
-    expect(page.locator(".candidate")).to_have_count(3, timeout=PATIENCE)
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+    expect(page.locator(".candidate")).to_have_count(0)  # the answers are all but the same
     (clicked,) = mask_sizes(page)
     page.keyboard.press("d")
     drag(page, (0.6, 0.1), (0.9, 0.1))
@@ -187,11 +242,18 @@ def test_brush_eraser_box_and_answers_change_the_mask_and_undo_says_what(page: P
     drag(page, (x0, y0), (x1, y1))
     expect(page.locator(BADGES)).to_have_count(2, timeout=PATIENCE)
     expect(undo).to_have_attribute("title", re.compile("box around object 2"))
+    page.keyboard.press("n")
+    page.keyboard.press("p")
+    expect(page.locator("#hint")).to_contain_text("Click on the next object", timeout=PATIENCE)
+    click_object(page, (0.35, 0.789, 0.36, 0.789))  # between the two: what is meant is not clear
+    expect(page.locator(".candidate")).to_have_count(3, timeout=PATIENCE)
     page.locator(".stage-frame").focus()
-    others = page.locator('.candidate[aria-checked="false"]')
-    choice = int(others.first.get_attribute("data-choice"))
-    page.keyboard.press(str(choice + 1))
-    chosen = page.locator(f'.candidate[data-choice="{choice}"]')
+    checked = page.locator(".candidate").evaluate_all(
+        "all => all.map((one) => one.ariaChecked === 'true')"
+    )
+    place = checked.index(False)
+    page.keyboard.press(str(place + 1))
+    chosen = page.locator(".candidate").nth(place)
     expect(chosen).to_have_attribute("aria-checked", "true", timeout=PATIENCE)
 
 
@@ -285,6 +347,39 @@ def test_a_finger_paints_as_a_mouse_does(browser: Browser, server: str) -> None:
         [frame["x"] + 0.5 * frame["width"], frame["y"] + 0.3 * frame["height"]],
     )
     expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+
+
+def test_a_reload_and_a_closed_tab_keep_the_scene_until_one_starts_over(page: Page) -> None:
+    pick_example(page)
+    mark_two(page)
+    choose_motion(page, 1, "jump")
+    set_steps(page, 7)
+    sentence = page.get_by_label("Sentence of object 2")
+    sentence.fill("A red bird is moving far away.")
+    expect(page.locator("#prompt")).to_contain_text("far away", timeout=PATIENCE)
+
+    def scene_is_there(tab: Page) -> None:
+        expect(tab.locator(BADGES)).to_have_count(2, timeout=PATIENCE)
+        motion = tab.get_by_label("Motion of object 1")
+        expect(motion).to_have_attribute("data-motion", "jump", timeout=PATIENCE)
+        assert tab.get_by_label("Sentence of object 2").input_value().endswith("far away.")
+        tab.locator("#settings button").first.click()
+        expect(tab.locator("#steps-count input[type=number]")).to_have_value("7", timeout=PATIENCE)
+
+    sizes = mask_sizes(page)
+    page.reload()
+    scene_is_there(page)
+    assert mask_sizes(page) == sizes
+    again = page.context.new_page()
+    page.close()
+    again.goto(page.url)
+    scene_is_there(again)
+    again.get_by_role("button", name="Start over").click()
+    expect(again.locator(".stage-empty")).to_be_visible(timeout=PATIENCE)
+    again.reload()
+    expect(again.locator("#generate")).to_be_visible(timeout=PATIENCE)
+    again.wait_for_timeout(1000)
+    expect(again.locator(".stage-empty")).to_be_visible()
 
 
 def test_two_browsers_do_not_see_each_others_objects(

@@ -88,6 +88,10 @@ def test_generate_ends_with_a_video_that_plays_and_its_files(page: Page) -> None
     expect(page.locator("#video video")).to_be_visible(timeout=2 * PATIENCE)
     player = "document.querySelector('#video video')"
     page.wait_for_function(f"{player}.duration > 0.5 && {player}.loop")
+    box = f"{player}.getBoundingClientRect()"
+    page.wait_for_function(f"{box}.top >= 0 && {box}.bottom <= innerHeight")  # without scrolling
+    assert page.evaluate(f"{box}.width") >= DESKTOP["width"] / 2
+    expect(page.locator("#references .reference img")).to_have_count(2)
     began = page.evaluate(f"{player}.currentTime")
     page.wait_for_function(f"began => {player}.currentTime !== began", arg=began)
     expect(page.locator("#status")).to_contain_text("seed 5")
@@ -156,11 +160,20 @@ def test_two_videos_are_compared_in_step_and_deleted_at_the_second_press(page: P
     page.wait_for_function(f"{both}.every(video => video.currentTime < 0.25)")  # from the start
     page.locator("#compare-bar [data-part=play]").click()
     assert page.evaluate(f"{both}.every(video => video.paused)")
-    page.locator("#compare-bar input").fill("0.8")
+    page.locator("#compare-bar [data-part=seek]").fill("0.8")
     page.wait_for_function(f"{both}.every(video => Math.abs(video.currentTime - 0.8) < 0.02)")
     page.locator("#compare-bar [data-part=on]").click()
     page.wait_for_function(f"{both}.every(video => Math.abs(video.currentTime - 0.925) < 0.02)")
 
+    expect(page.locator(".compare-table th[scope=row]")).to_have_text(["Seed"])
+    page.locator("[data-mode=wipe].compare-mode").click()
+    edges = page.locator("#compare video").evaluate_all(
+        "pair => pair.map((video) => video.getBoundingClientRect().left)"
+    )
+    assert edges[0] == edges[1]  # one over the other
+    page.get_by_label("How much of A is seen").fill("25")
+    clip = "getComputedStyle(document.querySelector('#compare-b')).clipPath"
+    assert "25%" in page.evaluate(clip)
     button = page.locator(".gallery-card [data-do=delete]").first
     button.click()
     expect(button).to_have_text("Really delete?")

@@ -445,8 +445,8 @@ def test_the_page_says_what_was_done_to_a_picture(language):
     sizes = Checkpoint.read(Path(__file__).parents[2] / "checkpoints" / "pocket").geometry
     picture = read_picture(as_file(Image.fromarray((256 * RAMP).astype(np.uint16))))
     draft = SceneDraft.of(picture.pixels, "crop", sizes)
-    plain = fit_html(draft, "crop", sizes, Texts(language))
-    told = fit_html(replace(draft, notes=picture.notes), "crop", sizes, Texts(language))
+    plain = fit_html(draft, "crop", sizes, Texts(language), hours=72)
+    told = fit_html(replace(draft, notes=picture.notes), "crop", sizes, Texts(language), hours=72)
     assert "warning" not in plain and told.count('class="note warning"') == 1
     assert "256" in told
 

@@ -41,6 +41,7 @@ from motion_app.ui.markup import Texts
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import Finding, SceneActions
 from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.kept_drafts import KeptDrafts
 from motion_app.ui.transfer.object_draft import to_picture
 from motion_app.ui.transfer.session import Action, Session
 from motion_app.ui.transfer.tab import TransferTab
@@ -359,10 +360,12 @@ def test_words_without_a_finder_or_without_an_answer_say_what_to_do(grounding_di
         actions.look_for(session, {"text": " , "})
 
 
-def test_the_field_for_words_is_there_only_where_a_finder_is_set(grounding_dino):
+def test_the_field_for_words_is_there_only_where_a_finder_is_set(grounding_dino, tmp_path):
     for finder, there in ((None, False), (grounding_dino, True)):
         with gr.Blocks(analytics_enabled=False) as page:
-            TransferTab(host_with(finder), Texts("en"), [], gr.State(Session()), Previews(Limits()))
+            kept = KeptDrafts(tmp_path, Limits())
+            state, previews = gr.State(Session()), Previews(Limits())
+            TransferTab(host_with(finder), Texts("en"), [], state, previews, kept)
         ids = {block.elem_id for block in page.blocks.values()}
         assert ("find" in ids) == there and "fit" in ids
 

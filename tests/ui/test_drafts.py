@@ -72,7 +72,7 @@ def square(
         else:
             area = int(box.x0), int(box.y0), int(box.x1), int(box.y1) - k
         masks[k, area[1] : area[3], area[0] : area[2]] = True
-    return SimpleNamespace(masks=masks, scores=np.array([0.5, 0.9, 0.7]), best=1)
+    return SimpleNamespace(masks=masks, mask=masks[1], scores=np.array([0.5, 0.9, 0.7]), best=1)
 
 
 def picture(height: int = 64, width: int = 96) -> np.ndarray:
@@ -116,6 +116,73 @@ def test_further_clicks_refine_the_selected_object() -> None:
     assert [click.positive for click in draft.objects[0].clicks] == [True, False]
 
 
+def test_a_click_far_from_the_selected_object_begins_another_and_asks() -> None:
+    one = draft_with((20, 20))
+    two = one.clicked(Click(80, 44), square, most=8)
+    assert (len(two.objects), two.selected, two.question.index) == (2, 1, 0)
+    assert two.objects[0] is one.objects[0]
+    more = two.more(square, most=8)  # the other answer: as if it had refined
+    assert (len(more.objects), more.selected, more.question) == (1, 0, None)
+    assert [(click.x, click.y) for click in more.objects[0].clicks] == [(20, 20), (80, 44)]
+    with pytest.raises(RequestError, match="nothing to decide"):
+        more.more(square, most=8)
+
+
+def test_a_click_near_the_object_or_on_what_belongs_to_it_asks_nothing() -> None:
+    one = draft_with((20, 20))
+    near = one.clicked(Click(28, 20), square, most=8)
+    assert (len(near.objects), near.question) == (1, None)
+    whole = SimpleNamespace(masks=np.ones((3, 64, 96), bool), mask=np.ones((64, 96), bool))
+    whole.scores, whole.best = np.ones(3), 0
+    part = one.clicked(Click(80, 44), lambda *asked: whole, most=8)  # of the same thing
+    assert (len(part.objects), part.question) == (1, None)
+    excluded = one.clicked(Click(80, 44, positive=False), square, most=8)
+    assert (len(excluded.objects), excluded.question) == (1, None)
+
+
+def test_a_click_on_another_object_selects_it_and_a_far_box_is_another_thing() -> None:
+    two = draft_with((20, 20), (80, 44))
+    back = two.clicked(Click(20, 20), square, most=8)
+    assert (back.selected, back.objects) == (0, two.objects)
+    boxed = two.boxed(Box(2, 40, 20, 60), square, most=8)
+    assert (len(boxed.objects), boxed.question.index) == (3, 1)
+    assert len(two.boxed(Box(70, 30, 90, 60), square, most=8).objects) == 2
+    full = two.clicked(Click(10, 55), square, most=2)  # no room for another
+    assert (len(full.objects), full.question) == (2, None)
+
+
+def test_the_next_action_leaves_the_question_behind_and_undo_takes_the_object_back() -> None:
+    session = Session()
+    session.put(draft_with((20, 20)), Action("transfer.did_picture"))
+    session.put(session.draft.clicked(Click(80, 44), square, most=8), Action("transfer.did_point"))
+    assert session.draft.question is not None
+    assert "stage-question" in stage(session.draft)
+    session.put(session.draft.moved_by(1, JUMP), Action("transfer.did_motion"))
+    assert session.draft.question is None and len(session.draft.objects) == 2
+    session.undo()
+    session.undo()
+    assert len(session.draft.objects) == 1
+
+
+def stage(draft: SceneDraft) -> str:
+    problems = object_problems(draft, GEOMETRY)
+    more = {"problems": problems, "geometry": GEOMETRY, "texts": Texts()}
+    return canvas_html(draft, history=History(), grid=False, drawn=1, **more)
+
+
+def test_answers_that_are_all_but_the_same_are_shown_once() -> None:
+    masks = np.zeros((3, 64, 96), bool)
+    masks[0, 10:50, 10:50] = masks[1, 10:50, 10:49] = masks[2, 10:30, 10:30] = True
+    answer = SimpleNamespace(masks=masks, mask=masks[1], scores=np.array([0.8, 0.9, 0.7]), best=1)
+    draft = SceneDraft.of(picture(), "crop", GEOMETRY)
+    draft = draft.clicked(Click(20, 20), lambda *asked: answer, most=8)
+    assert draft.objects[0].candidates.told_apart() == [1, 2]  # 40 × 39 of 40 × 40 is 0.975
+    assert re.findall(r'data-choice="(\d)"', stage(draft)) == ["1", "2"]
+    answer.masks[2] = masks[0]
+    draft = SceneDraft.of(picture(), "crop", GEOMETRY)
+    assert "candidate" not in stage(draft.clicked(Click(20, 20), lambda *asked: answer, most=8))
+
+
 def test_the_best_answer_is_taken_until_another_is_chosen() -> None:
     item = draft_with((40, 30)).objects[0]
     assert item.candidates.chosen == 1
@@ -128,11 +195,11 @@ def test_the_best_answer_is_taken_until_another_is_chosen() -> None:
 
 def test_a_box_marks_what_is_in_it_and_a_second_one_replaces_it() -> None:
     draft = SceneDraft.of(picture(), "crop", GEOMETRY).boxed(Box(10, 10, 30, 40), square, most=8)
-    again = draft.boxed(Box(50, 10, 70, 40), square, most=8)
+    again = draft.boxed(Box(25, 10, 45, 40), square, most=8)
     assert len(again.objects) == 1
     assert draft.objects[0].mask[20, 20]
     assert not again.objects[0].mask[20, 20]
-    assert again.objects[0].mask[20, 60]
+    assert again.objects[0].mask[20, 40]
 
 
 def test_strokes_stay_on_top_of_what_later_clicks_find() -> None:
@@ -144,12 +211,12 @@ def test_strokes_stay_on_top_of_what_later_clicks_find() -> None:
 
 def test_a_click_adds_to_what_was_drawn_and_a_negative_one_takes_away() -> None:
     drawn = SceneDraft.of(picture(), "crop", GEOMETRY).painted(Stroke(((20, 20),), 6), most=8)
-    more = drawn.clicked(Click(60, 40), square, most=8)
+    more = drawn.clicked(Click(29, 22), square, most=8)
     assert more.objects[0].mask[20, 20]
-    assert more.objects[0].mask[40, 60]
+    assert more.objects[0].mask[22, 32]
     less = more.clicked(Click(20, 20, positive=False), square, most=8)
     assert not less.objects[0].mask[20, 20]
-    assert less.objects[0].mask[40, 60]
+    assert less.objects[0].mask[22, 32]
 
 
 def test_only_a_brush_may_begin_an_object_and_an_eraser_needs_one() -> None:

@@ -13,13 +13,16 @@ import pytest
 
 from motion_app import ui
 from motion_app.errors import MotionAppError, RequestError
+from motion_app.geometry import mask_to_grid
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.progress import JobProgress
 from motion_app.library.library import Library
+from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.owners import LibraryUser
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
+from motion_app.training.mover import moving_share
 from motion_app.training.trainer import TrainingReport, ValidationVideo
 from motion_app.ui.markup import LANGUAGES, Texts
 from motion_app.ui.motion_cards import library_html
@@ -152,6 +155,24 @@ def test_a_training_offers_what_its_state_allows() -> None:
         "failed": ["again", "delete"],
         "interrupted": ["again", "delete"],
     }
+
+
+def test_a_mask_on_the_background_asks_to_point_at_the_mover() -> None:
+    clip = read_motion_clip(POCKET / "motions" / "jump.safetensors", name="jump")
+    mover = mask_to_grid(clip.masks[::4], 16, 24)
+    told = []
+    for mask, step in ((mover, 60), (~mover, 60), (~mover, 2)):
+        news = report(view_frames=clip.frames[::4], view_mask=mask, step=step)
+        shown = view_html(JobProgress(row(), "training", news=news), EN)
+        told.append(EN("motions.mask_astray") in shown)
+    assert told == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["jump", "sway", "circle", "walk-left"])
+def test_shipped_masks_lie_on_what_moves_and_what_is_left_does_not(name: str) -> None:
+    clip = read_motion_clip(POCKET / "motions" / f"{name}.safetensors", name=name)
+    assert moving_share(clip.frames, clip.masks) > 0.9
+    assert moving_share(clip.frames, ~clip.masks) < 0.45
 
 
 def test_the_newest_video_and_the_last_view_are_shown() -> None:

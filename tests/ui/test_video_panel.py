@@ -24,6 +24,7 @@ from motion_app.host import HostStatus
 from motion_app.jobs.folder import ACTIVE, TERMINAL, JobRow
 from motion_app.jobs.progress import STAGES, JobProgress, KeptInputs, Work
 from motion_app.jobs.queue import JobQueue
+from motion_app.jobs.runners import KEPT_REQUEST
 from motion_app.jobs.timings import JobPart, JobSize, Measurement
 from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri
@@ -32,7 +33,7 @@ from motion_app.media.results import save_result
 from motion_app.methods import METHODS
 from motion_app.request.request import parse_request
 from motion_app.scene import GeneratedVideo, Options, StepReport
-from motion_app.settings import Limits
+from motion_app.settings import ROOT, Limits
 from motion_app.ui.evaluate.results import verdict_html
 from motion_app.ui.markup import (
     LANGUAGES,
@@ -44,10 +45,15 @@ from motion_app.ui.markup import (
     progress_html,
     title_of,
 )
-from motion_app.ui.pictures import Previews
+from motion_app.ui.pictures import Previews, css_colour
+from motion_app.ui.transfer.compare import (
+    ComparedJob,
+    ComparedVideos,
+    differences_html,
+    differing_facts,
+)
 from motion_app.ui.transfer.gallery import (
     MOST_SHOWN,
-    ComparedVideos,
     GalleryView,
     gallery_html,
     when,
@@ -58,6 +64,7 @@ from motion_app.ui.transfer.result import (
     Result,
     SavedFrames,
     masked_frames,
+    references_html,
 )
 from motion_app.ui.transfer.settings import (
     BIGGEST_SEED,
@@ -354,7 +361,8 @@ def test_a_result_whose_files_were_tidied_away_is_told_in_words(site: Site) -> N
 def a_row(state: str = "running", **fields: Any) -> JobRow:
     known = {"id": "a" * 32, "kind": "generate", "owner": "ann", "title": "fox", "created": 0.0}
     made = {"seed": 7, "frames": "frames.npz"} if state == "done" else {}
-    return JobRow(**{**known, "state": state, "outcome": made, **fields})
+    asked = {"request": {"seed": 7, "objects": [], "method": "fleximmt"}}
+    return JobRow(**{**known, "inputs": asked, "state": state, "outcome": made, **fields})
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -517,6 +525,55 @@ def test_a_side_is_chosen_and_pressed_again_left() -> None:
     assert compared.sides == ("x", "y")
     assert compared.chosen("a", "x").sides == (None, "y")
     assert compared.without("y").sides == ("x", None)
+
+
+def compared_rows() -> tuple[JobRow, JobRow]:
+    item = {"name": "fox", "motion": "jump", "sentence": "A fox jumps.", "strength": 1.0}
+    one = {"seed": 1, "steps": 4, "guidance": 6.0, "method": "fleximmt", "objects": [item]}
+    other = {**one, "method": "concat", "objects": [{**item, "strength": 0.5}]}
+    return tuple(
+        a_row("done", id=letter * 32, inputs={"request": request}, outcome={"seed": 1})
+        for letter, request in (("a", one), ("b", other))
+    )
+
+
+def test_what_differs_between_two_recipes_is_told_and_nothing_else() -> None:
+    one, other = compared_rows()
+    assert differing_facts(one, other, EN) == {
+        "Method": ("FlexiMMT", "Concatenation"),
+        "object 1: Strength": ("1", "0.5"),
+    }
+    assert differing_facts(one, one, EN) == {}
+    card = gallery_html(
+        [one, other], lambda row: None, GalleryView(0.0, compared=("a" * 32, None)), EN
+    )
+    assert re.findall(r'class="gallery-unlike">([^<]*)', card) == [
+        "unlike A: method, object 1: Strength"
+    ]
+    assert "FlexiMMT · seed 1" in card and "Concatenation · seed 1" in card
+
+
+def test_another_picture_is_a_difference_though_the_words_are_the_same(tmp_path: Path) -> None:
+    one, _ = compared_rows()
+    jobs = []
+    for shade in (0, 9):
+        folder = tmp_path / str(shade)
+        folder.mkdir()
+        image, masks = np.full((4, 6, 3), shade, np.uint8), np.ones((1, 4, 6), bool)
+        np.savez(folder / KEPT_REQUEST, image=image, masks=masks)
+        jobs.append(ComparedJob(one, folder / "video.mp4"))
+    assert "Picture" in differences_html(*jobs, EN) and "Masks" not in differences_html(*jobs, EN)
+    assert EN("video.no_difference") in differences_html(jobs[0], jobs[0], EN)
+
+
+def test_the_references_stand_beside_the_result_in_their_objects_colours() -> None:
+    row, _ = compared_rows()
+    moved = Library([ROOT / "checkpoints" / "pocket" / "motions"]).find("jump")
+    told = references_html(row, lambda name: moved, Previews(Limits()), EN)
+    assert "data:image/webp;base64," in told and "fox" in told and "jump" in told
+    assert f"--colour: {css_colour(0)}" in told
+    gone = references_html(row, lambda name: None, Previews(Limits()), EN)
+    assert EN("video.reference_gone") in gone and "<img" not in gone
 
 
 def test_time_is_told_in_the_largest_unit_that_fits() -> None:

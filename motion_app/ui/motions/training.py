@@ -21,7 +21,8 @@ from motion_app.jobs.folder import REPEATABLE, JobRow
 from motion_app.jobs.progress import JobProgress
 from motion_app.media.files import upscale
 from motion_app.training.inputs import TrainingInputs
-from motion_app.ui.markup import Texts, in_words, script
+from motion_app.training.mover import moving_share
+from motion_app.ui.markup import Texts, in_words, note_html, script
 from motion_app.ui.pictures import animation_uri, draw_objects, enlarge_masks, picture_uri
 
 VALIDATION_WIDTH = 288  # px
@@ -31,6 +32,8 @@ WIDTH, HEIGHT = 520, 190  # of the drawing's own units
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
 MOST_POINTS = 300  # more than the picture has columns for
 SMOOTHING = 25  # steps
+SETTLED_STEPS = 10  # before them a mask that is found on the way means nothing
+MOVING_SHARE = 0.5  # of a mask, on what moves; of the shipped clips it is 0.96, beside them 0.4
 
 
 def submit_training(host: ModelHost, inputs: TrainingInputs, *, owner: str) -> JobRow:
@@ -141,10 +144,19 @@ def view_html(progress: JobProgress, texts: Texts) -> str:
     known = news.view_mask is not None
     sheet = view_sheet(frames, news.view_mask[-len(frames) :] if known else None)
     said = html.escape(texts("motions.view_mask" if known else "motions.view_all"))
+    lost = known and news.step >= SETTLED_STEPS and on_background(frames, news.view_mask)
     return (
         f'<figure class="training-view"><img src="{picture_uri(sheet)}" alt="{said}">'
         f"<figcaption>{said}</figcaption></figure>"
+        f"{note_html(texts('motions.mask_astray'), kind='warning') if lost else ''}"
     )
+
+
+def on_background(frames: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether most of ``mask`` (F', h, w) bool, of which the last F belong to ``frames`` (F, H, W,
+    3) uint8, lies on what stands still."""
+    full = grid_to_mask(mask[-len(frames) :], *frames.shape[1:3])  # (F, H, W)
+    return moving_share(frames, full) < MOVING_SHARE
 
 
 def view_sheet(frames: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

@@ -52,6 +52,7 @@ let waiting = 0;
 
 function redraw() {
   if (overtaken(props.markup)) return;
+  forget();
   draw(mount, props.markup, { near: () => () => frame() });
   hold(tool);
 }
@@ -69,6 +70,10 @@ function within(value) {
   return Math.min(Math.max(value, 0), BORDER);
 }
 
+function onPicture(event) {
+  return event.target.closest(".stage-frame") && !event.target.closest(".stage-question");
+}
+
 function share(event) {
   const box = frame().getBoundingClientRect();
   return {
@@ -78,6 +83,7 @@ function share(event) {
 }
 
 function send(action) {
+  forget();
   waiting += 1;
   element.dataset.waiting = "yes";
   act(action);
@@ -145,7 +151,7 @@ function finish() {
 }
 
 element.addEventListener("pointerdown", (event) => {
-  if (!event.target.closest(".stage-frame") || event.button !== 0) return;
+  if (!onPicture(event) || event.button !== 0) return;
   if (!/^(box|brush|eraser)$/.test(tool)) return;
   event.preventDefault();
   frame().focus({ preventScroll: true });
@@ -172,10 +178,50 @@ element.addEventListener("pointercancel", () => {
   clearInk();
 });
 
+// what a click would give, while the pointer rests on the picture
+
+const STILL = 40; // ms
+const NEAR = 0.012; // of the frame: a smaller move asks for nothing new
+let asking = null; // the timer of the next question
+let asked = null; // the place of the last one
+let foresees = true; // until the server says that it is too slow here
+
+function forget() {
+  clearTimeout(asking);
+  asked = null;
+  const picture = element.querySelector(".stage-foreseen");
+  if (picture) picture.hidden = true;
+}
+
+function ask(place) {
+  const far = !asked || Math.hypot(place.x - asked.x, place.y - asked.y) > NEAR;
+  if (!far) return;
+  clearTimeout(asking);
+  asking = setTimeout(() => {
+    asked = place;
+    trigger("foresee", place);
+  }, STILL);
+}
+
+element.addEventListener("pointermove", (event) => {
+  if (event.pointerType !== "mouse" || !foresees) return;
+  if (tool === "add" && !event.buttons && !waiting && onPicture(event)) ask(share(event));
+  else forget();
+});
+element.addEventListener("pointerleave", forget);
+watch("foreseen", () => {
+  const { address, more } = props.foreseen;
+  foresees = more;
+  const picture = element.querySelector(".stage-foreseen");
+  if (!picture) return;
+  picture.hidden = !address || !asked;
+  if (address) picture.src = address;
+});
+
 // presses
 
 element.addEventListener("click", (event) => {
-  if (event.target.closest(".stage-frame") && /^(add|remove)$/.test(tool)) {
+  if (onPicture(event) && /^(add|remove)$/.test(tool)) {
     const { x, y } = share(event);
     delete element.dataset.aiming;
     sendPoint(x, y, (tool === "add") !== (event.shiftKey || event.altKey));
@@ -189,7 +235,7 @@ element.addEventListener("click", (event) => {
   }
 });
 element.addEventListener("contextmenu", (event) => {
-  if (!event.target.closest(".stage-frame")) return;
+  if (!onPicture(event)) return;
   event.preventDefault();
   const { x, y } = share(event);
   sendPoint(x, y, false);
@@ -252,9 +298,11 @@ function shortcut(event) {
   else if (key === "g" && usable(element.querySelector("#grid"))) act({ kind: "grid" });
   else if (key === "[") resize(-8);
   else if (key === "]") resize(8);
-  else if (element.querySelector(`.candidate[data-choice="${Number(key) - 1}"]`)) {
-    act({ kind: "candidate", choice: Number(key) - 1 });
-  } else return false;
+  else {
+    const candidate = element.querySelectorAll(".candidate")[Number(key) - 1];
+    if (!candidate) return false;
+    act({ kind: "candidate", choice: candidate.dataset.choice });
+  }
   return true;
 }
 

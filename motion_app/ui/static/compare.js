@@ -1,4 +1,5 @@
 // Two videos on one clock. The bar drives both; what is done to one of them is done to the other.
+// They stand side by side, or B lies over A and is wiped away by a line that follows the pointer.
 const root = element.closest("#compare");
 const bar = element;
 const DRIFT = 0.08; // s the two may be apart before the later one is moved
@@ -73,7 +74,39 @@ function follow() {
   requestAnimationFrame(follow);
 }
 
+function layOut(mode) {
+  root.dataset.mode = mode;
+  part("wipe").hidden = mode !== "wipe";
+  for (const button of bar.querySelectorAll(".compare-mode")) {
+    button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
+  }
+}
+
+function wipe(percent) {
+  part("wipe").value = Math.min(Math.max(percent, 0), 100);
+  root.style.setProperty("--wipe", `${part("wipe").value}%`);
+}
+
+// The line is where the pointer is pressed and dragged on the pictures.
+function wipeTo(event) {
+  const box = root.querySelector("#compare-a video").getBoundingClientRect();
+  wipe(100 * (event.clientX - box.left) / box.width);
+}
+
+const pair = root.querySelector(".compare-pair");
+pair.addEventListener("pointerdown", (event) => {
+  if (root.dataset.mode !== "wipe" || event.button !== 0) return;
+  event.preventDefault();
+  pair.setPointerCapture(event.pointerId);
+  wipeTo(event);
+}, true);
+pair.addEventListener("pointermove", (event) => {
+  if (pair.hasPointerCapture(event.pointerId)) wipeTo(event);
+});
+
 bar.addEventListener("click", (event) => {
+  const { mode } = event.target.closest(".compare-mode")?.dataset ?? {};
+  if (mode) layOut(mode);
   const name = event.target.closest("[data-part]")?.dataset.part;
   if (name === "play") (clock.playing ? pause : play)();
   if (name === "loop") clock.loop = !clock.loop;
@@ -83,18 +116,19 @@ bar.addEventListener("click", (event) => {
 });
 
 bar.addEventListener("input", (event) => {
+  if (event.target === part("wipe")) wipe(Number(event.target.value));
   if (event.target !== part("seek")) return;
   const goal = Number(event.target.value); // before pausing draws the slider where it was
   pause();
   seek(goal);
 });
 
-// A press on one of the pictures plays or pauses both.
+// A press on one of the pictures plays or pauses both; where they are wiped it moves the line.
 root.addEventListener("click", (event) => {
   if (event.target.tagName !== "VIDEO") return;
   event.stopPropagation();
   event.preventDefault();
-  (clock.playing ? pause : play)();
+  if (root.dataset.mode !== "wipe") (clock.playing ? pause : play)();
 }, true);
 
 root.addEventListener("keydown", (event) => {
@@ -104,5 +138,8 @@ root.addEventListener("keydown", (event) => {
   (clock.playing ? pause : play)();
 });
 
+layOut("side");
+wipe(50);
 draw();
+root.scrollIntoView({ block: "start" });
 requestAnimationFrame(follow);

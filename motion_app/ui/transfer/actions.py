@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,12 +29,14 @@ from motion_app.ui.transfer.object_draft import (
     stroke_of,
 )
 from motion_app.ui.transfer.picture import Example
-from motion_app.ui.transfer.session import Action, Session
+from motion_app.ui.transfer.session import MOST_JUDGED, Action, Session
 
 if TYPE_CHECKING:
     from motion_app.models.words import FoundObject
 
 Values = Mapping[str, Any]
+LOADING_SECONDS = 120.0  # a picture is judged if the model has come by then
+FORESEEN_SECONDS = 0.2  # a click that takes longer is slow
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,7 @@ class SceneActions:
             "candidate": self._candidate,
             "clear": self._clear,
             "mask": self._mask,
+            "more": self._more,
         }
         self._on_objects: dict[str, Callable[[SceneDraft, int, Values], SceneDraft]] = {
             "name": self._name,
@@ -79,6 +83,8 @@ class SceneActions:
                 getattr(session, kind)()
             elif kind == "grid":
                 session.grid = not session.grid
+            elif kind == "over":
+                session.clear(Action("transfer.did_over"))
             elif kind == "example":
                 self._example(session, values)
             elif kind == "fit":
@@ -113,11 +119,50 @@ class SceneActions:
         )
         session.put(SceneDraft.of_request(request), Action("transfer.did_restore"))
 
+    def foresee(self, session: Session, values: Values) -> tuple[np.ndarray, int] | None:
+        """The mask (H, W) bool that a click at "x", "y" would give, and its colour's slot. None
+        where clicks are not ready or slow, where the session is busy, and where it gives none."""
+        if not self.host.clicks_ready or self.host.lent or not session.foresees:
+            return None
+        if not session.lock.acquire(blocking=False):
+            return None
+        try:
+            before = session.draft
+            if before is None:
+                return None
+            self._segmenter(session).set_image(before.fitted.image)
+            began = time.perf_counter()
+            after = self._point(session, before, {**values, "positive": True})
+            slow = time.perf_counter() - began > FORESEEN_SECONDS
+            session.slow_clicks = session.slow_clicks + 1 if slow else 0
+            item = after.objects[after.selected]
+            return item.mask, item.slot
+        except RequestError:  # one object too many: the click itself will say so
+            return None
+        finally:
+            session.lock.release()
+
     def encode(self, session: Session) -> None:
         """Encode the picture before the first click needs it."""
         with session.lock:
             if self.host.clicks_ready and session.draft is not None:
                 self._segmenter(session).set_image(session.draft.fitted.image)
+
+    def judge(self, session: Session) -> bool:
+        """Find out whether the model knows the picture's like, once the model is there; True where
+        the page has something new to say of it."""
+        draft = session.draft
+        if draft is None or self.host.wait_for_engine(LOADING_SECONDS) is None:
+            return False
+        image = draft.fitted.image
+        if any(picture is image for picture, _ in session.judged):
+            return False
+        known = self.host.knows(image)
+        if known is None:
+            return False
+        with session.lock:
+            session.judged = (*session.judged, (image, known))[-MOST_JUDGED:]
+        return session.unfamiliar
 
     # words
 
@@ -200,6 +245,9 @@ class SceneActions:
             width=width,
         )
         return draft.painted(stroke, most=self.limits.objects)
+
+    def _more(self, session: Session, draft: SceneDraft, values: Values) -> SceneDraft:
+        return draft.more(self._segment(session), most=self.limits.objects)
 
     def _candidate(self, session: Session, draft: SceneDraft, values: Values) -> SceneDraft:
         k = int(_number(values, "choice"))

@@ -10,13 +10,16 @@ import re
 import zipfile
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
+from PIL import Image
 
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry, grid_to_mask
 from motion_app.media.files import decode_data_uri, encode_data_uri, upscale
 from motion_app.ui.markup import Texts, icon
 from motion_app.ui.pictures import (
+    colour_of,
     css_colour,
     display_size,
     draw_objects,
@@ -30,6 +33,9 @@ from motion_app.ui.transfer.session import History
 
 TOOLS = (("add", "P"), ("remove", "M"), ("box", "B"), ("brush", "D"), ("eraser", "E"))
 CANDIDATE_WIDTH = 132  # px
+REAL_MODEL = "python app.py --model zai-org/CogVideoX-5b-I2V"
+FORESEEN_TINT = 90  # of 255: opacity of what a click would give
+LOWEST_QUESTION = 0.82  # of the frame's height: below it a question stands above its object
 
 
 def canvas_html(
@@ -41,16 +47,19 @@ def canvas_html(
     problems: Sequence[Sequence[Problem]],
     geometry: ModelGeometry,
     texts: Texts,
+    unfamiliar: bool = False,
 ) -> str:
     """Tools, the picture with its masks, the answers to choose from, and what to do next.
-    ``drawn`` is the number of this answer, so that the browser drops one that a newer one
-    overtook."""
+    ``unfamiliar``: the model does not know the picture's like. ``drawn`` is the number of this
+    answer, so that the browser drops one that a newer one overtook."""
     body = _empty_html(texts) if draft is None else _frame_html(draft, grid, geometry, texts)
     candidates = "" if draft is None else _candidates_html(draft, texts)
     return (
         f'<div class="stage-all" data-key="all" data-drawn="{drawn}">'
-        f"{_toolbar_html(texts)}{body}{candidates}"
-        f"{_buttons_html(draft, history, grid, texts)}{_hint_html(draft, problems, texts)}</div>"
+        f"{_toolbar_html(texts)}{_hint_html(draft, texts)}"
+        f"{_unfamiliar_html(texts) if unfamiliar else ''}{body}{candidates}"
+        f"{_problems_html(draft, problems, texts)}"
+        f"{_buttons_html(draft, history, grid, texts)}</div>"
     )
 
 
@@ -96,8 +105,10 @@ def _frame_html(draft: SceneDraft, grid: bool, geometry: ModelGeometry, texts: T
         f' alt="{words}" draggable="false">{lines}'
         '<canvas class="stage-ink" data-own data-key="ink" aria-hidden="true"></canvas>'
         f'<div class="stage-marks" data-key="marks" aria-hidden="true">{_marks_html(draft)}</div>'
+        '<img class="stage-foreseen" data-own data-key="foreseen" alt="" aria-hidden="true" hidden>'
         '<span class="stage-cross" data-key="cross" aria-hidden="true"></span>'
-        '<span class="stage-sent" data-key="sent" aria-hidden="true"></span></div>'
+        '<span class="stage-sent" data-key="sent" aria-hidden="true"></span>'
+        f"{_question_html(draft, texts)}</div>"
     )
 
 
@@ -160,7 +171,12 @@ def _candidates_html(draft: SceneDraft, texts: Texts) -> str:
     item = None if draft.selected is None else draft.objects[draft.selected]
     if item is None or item.candidates is None:
         return ""
-    pictures = "".join(_candidate_html(draft, item, k, texts) for k in range(_count(item)))
+    choices = item.candidates.told_apart()
+    if len(choices) == 1:
+        return ""  # one answer is no question
+    pictures = "".join(
+        _candidate_html(draft, item, k, number, texts) for number, k in enumerate(choices, start=1)
+    )
     label = html.escape(texts("transfer.candidates"))
     return (
         f'<div class="candidates" data-key="candidates" role="radiogroup" aria-label="{label}">'
@@ -168,11 +184,8 @@ def _candidates_html(draft: SceneDraft, texts: Texts) -> str:
     )
 
 
-def _count(item: ObjectDraft) -> int:
-    return len(item.candidates.scores)
-
-
-def _candidate_html(draft: SceneDraft, item: ObjectDraft, k: int, texts: Texts) -> str:
+def _candidate_html(draft: SceneDraft, item: ObjectDraft, k: int, number: int, texts: Texts) -> str:
+    """Candidate ``k``, which is the ``number``-th that is shown."""
     top, bottom, left, right = _closeup(item.candidates)
     size = (CANDIDATE_WIDTH, round((bottom - top) * CANDIDATE_WIDTH / (right - left)))
     part = np.ascontiguousarray(draft.fitted.image[None, top:bottom, left:right])
@@ -180,13 +193,13 @@ def _candidate_html(draft: SceneDraft, item: ObjectDraft, k: int, texts: Texts) 
     drawn = draw_objects(upscale(part, *size)[0], mask, [item.slot], numbered=False)
     score = round(100 * float(np.clip(item.candidates.scores[k], 0, 1)))
     chosen = k == item.candidates.chosen
-    words = html.escape(texts("transfer.candidate", number=k + 1, score=score))
+    words = html.escape(texts("transfer.candidate", number=number, score=score))
     return (
         f'<button type="button" class="candidate" role="radio" data-act="candidate"'
         f' data-choice="{k}" data-key="candidate-{k}" aria-checked="{str(chosen).lower()}"'
         f' tabindex="{0 if chosen else -1}" aria-label="{words}" title="{words}">'
         f'<img src="{picture_uri(drawn)}" alt=""><span>{score} %</span>'
-        f'<kbd aria-hidden="true">{k + 1}</kbd></button>'
+        f'<kbd aria-hidden="true">{number}</kbd></button>'
     )
 
 
@@ -257,22 +270,83 @@ def _button(
     )
 
 
-def _hint_html(
-    draft: SceneDraft | None, problems: Sequence[Sequence[Problem]], texts: Texts
-) -> str:
-    """What the next click does, and what is wrong with the selected object so far."""
-    warnings: Sequence[Problem] = ()
+def _hint_html(draft: SceneDraft | None, texts: Texts) -> str:
+    """What the next click does. It stands above the picture, where it is read before a click."""
     if draft is None:
         text = texts("transfer.hint_picture")
+    elif draft.question is not None:
+        values = {"number": draft.selected + 1, "known": draft.question.index + 1}
+        text = texts("transfer.hint_question", **values)
     elif draft.selected is not None:
         text = texts("transfer.hint_refine", number=draft.selected + 1)
-        warnings = problems[draft.selected]
     else:
         text = texts("transfer.hint_next" if draft.objects else "transfer.hint_first")
     return (
-        f'<div id="hint" data-key="hint" aria-live="polite"><p class="note quiet">'
-        f"{html.escape(text)}</p>{problems_html(warnings, texts)}</div>"
+        '<div id="hint" data-key="hint" aria-live="polite"><p class="note quiet">'
+        f"{html.escape(text)}</p></div>"
     )
+
+
+def _unfamiliar_html(texts: Texts) -> str:
+    """What the model knows, before work is lost on a picture that it does not."""
+    title, words = (html.escape(texts(f"transfer.unfamiliar{part}")) for part in ("", "_help"))
+    return (
+        f'<div class="callout" data-key="unfamiliar" role="status"><b>{title}</b> {words}'
+        f"<code>{REAL_MODEL}</code></div>"
+    )
+
+
+def _problems_html(
+    draft: SceneDraft | None, problems: Sequence[Sequence[Problem]], texts: Texts
+) -> str:
+    """What is wrong with the selected object so far."""
+    selected = None if draft is None else draft.selected
+    told = "" if selected is None else problems_html(problems[selected], texts)
+    return f'<div class="stage-problems" data-key="problems" aria-live="polite">{told}</div>'
+
+
+def _question_html(draft: SceneDraft, texts: Texts) -> str:
+    """Beside an object that a far mark began: whether it was meant as more of the one before. To do
+    nothing is an answer too."""
+    if draft.question is None or draft.selected is None:
+        return ""
+    known = draft.question.index
+    colour, number = draft.objects[known].slot, draft.selected + 1
+    began = html.escape(texts("transfer.question", number=number))
+    more = html.escape(texts("transfer.question_more", number=known + 1))
+    x, y, above = _beside(draft.objects[draft.selected].mask)
+    return (
+        f'<div class="stage-question{" above" if above else ""}" data-key="question" role="group"'
+        f' aria-label="{began}" style="left: {100 * x:.1f}%; top: {100 * y:.1f}%"><span>{began}'
+        f'</span><button type="button" class="tool" data-act="more" data-key="more"'
+        f' style="--colour: {css_colour(colour)}">{more}</button></div>'
+    )
+
+
+def _beside(mask: np.ndarray) -> tuple[float, float, bool]:
+    """A place below a mask (H, W), as shares of the frame's width and height; True for one above,
+    where below is no room."""
+    height, width = mask.shape
+    if not mask.any():
+        return 0.5, 0.5, False
+    rows, columns = np.nonzero(mask)
+    x = float(np.clip((columns.min() + columns.max() + 1) / 2 / width, 0.22, 0.78))
+    below = float(rows.max() + 1) / height
+    return (x, below, False) if below < LOWEST_QUESTION else (x, float(rows.min()) / height, True)
+
+
+def foreseen_uri(mask: np.ndarray, slot: int) -> str:
+    """The address of a picture of what a click would give, to lie over the frame: outline and tint
+    in the object's colour, all else transparent."""
+    width, height = display_size(*mask.shape)
+    large = enlarge_masks(mask[None], width, height)[0].astype(np.uint8)
+    drawn = np.zeros((height, width, 4), np.uint8)
+    drawn[large > 0] = (*colour_of(slot), FORESEEN_TINT)
+    outline, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, outline, -1, (255, 255, 255, 255), max(2, width // 200), cv2.LINE_AA)
+    file = io.BytesIO()
+    Image.fromarray(drawn, "RGBA").save(file, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def mask_file(draft: SceneDraft) -> tuple[str, str]:

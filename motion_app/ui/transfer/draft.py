@@ -38,6 +38,7 @@ from motion_app.ui.transfer.object_draft import (
     moved_mask,
     moved_stroke,
     noun_at,
+    overlap,
     paint,
     to_picture,
 )
@@ -46,6 +47,22 @@ if TYPE_CHECKING:
     from motion_app.models.words import FoundObject
 
 SAME_SHARE = 0.6  # of what two masks cover together
+FAR_SHARE = 0.04  # of the frame's diagonal: a mark so far from an object may mean another thing
+OWN_SHARE = 0.2  # of the smaller of two masks: with less in common they are two things
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A mark far from the selected object began a new one: was it more of that one? ``before``: the
+    draft it was made on, ``mark`` the click or the box."""
+
+    before: SceneDraft
+    mark: Click | Box
+
+    @property
+    def index(self) -> int:
+        """The object that was selected."""
+        return self.before.selected
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +71,8 @@ class SceneDraft:
 
     ``selected``: the object the next click refines, None where it begins a new one; ``named``: what
     is known to be on the picture; ``prompt``: the whole prompt where it was edited, None where it
-    is composed of the objects' sentences; ``notes``: what had to be done to the picture.
+    is composed of the objects' sentences; ``notes``: what had to be done to the picture;
+    ``question``: what the last mark leaves open.
     """
 
     picture: np.ndarray
@@ -64,6 +82,7 @@ class SceneDraft:
     selected: int | None = None
     prompt: str | None = None
     notes: tuple[PictureNote, ...] = ()
+    question: Question | None = None
 
     @classmethod
     def of(
@@ -116,18 +135,71 @@ class SceneDraft:
     # the mask of the selected object, or of a new one
 
     def clicked(self, click: Click, segment: Segment, *, most: int) -> SceneDraft:
-        """A click on the selected object, or the first on a new one.
+        """A click on the selected object, or the first on a new one. One on another object selects
+        that one; one on another thing begins an object, and asks whether it was meant to.
 
         ``segment`` answers clicks and box; ``most`` objects are allowed. Raises RequestError for
         one more, and what ``segment`` raises.
         """
-        index, known = self._target(click.x, click.y, most)
-        return self._with(index, known.clicked(click, self.fitted.image, segment))
+        if click.positive and self._far(click.x, click.y, click.x, click.y):
+            room = len(self.objects) < most
+            other = self._object_at(click.x, click.y)
+            if other is not None:
+                return self.changed_selection(other)
+            if room and self._another_thing(segment(self.fitted.image, (click,), None).mask):
+                return self._begun(click, segment, most)
+        return self._refined(click, segment, most)
 
     def boxed(self, box: Box, segment: Segment, *, most: int) -> SceneDraft:
-        """A box around the selected object, or around a new one."""
-        index, known = self._target((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, most)
-        return self._with(index, known.boxed(box, self.fitted.image, segment))
+        """A box around the selected object, or around a new one: one that touches nothing of the
+        selected object begins another, and asks whether it was meant to."""
+        room = len(self.objects) < most
+        if room and self._far(box.x0, box.y0, box.x1, box.y1):
+            return self._begun(box, segment, most)
+        return self._refined(box, segment, most)
+
+    def more(self, segment: Segment, *, most: int) -> SceneDraft:
+        """The ``question`` answered: the mark belongs to the object that was selected before it.
+        RequestError where there is no question."""
+        if self.question is None:
+            raise RequestError("there is nothing to decide any more; mark the object again")
+        return self.question.before._refined(self.question.mark, segment, most)
+
+    def _begun(self, mark: Click | Box, segment: Segment, most: int) -> SceneDraft:
+        """A new object although one was selected, with the question."""
+        before = replace(self, question=None)
+        begun = before.changed_selection(None)._refined(mark, segment, most)
+        return replace(begun, question=Question(before, mark))
+
+    def _refined(self, mark: Click | Box, segment: Segment, most: int) -> SceneDraft:
+        """A click or a box for the selected object, or for a new one."""
+        image = self.fitted.image
+        if isinstance(mark, Box):
+            index, known = self._target((mark.x0 + mark.x1) / 2, (mark.y0 + mark.y1) / 2, most)
+            return self._with(index, known.boxed(mark, image, segment))
+        index, known = self._target(mark.x, mark.y, most)
+        return self._with(index, known.clicked(mark, image, segment))
+
+    def _far(self, x0: float, y0: float, x1: float, y1: float) -> bool:
+        """Whether nothing of the selected object is near this part of the frame."""
+        if self.selected is None or not self.objects[self.selected].mask.any():
+            return False
+        near = FAR_SHARE * float(np.hypot(*self.frame_size))
+        rows, columns = np.nonzero(self.objects[self.selected].mask)
+        away_x = np.maximum(0, np.maximum(x0 - columns - 1, columns - x1))
+        away_y = np.maximum(0, np.maximum(y0 - rows - 1, rows - y1))
+        return float(np.hypot(away_x, away_y).min()) > near
+
+    def _object_at(self, x: float, y: float) -> int | None:
+        """The object whose mask is shown there, the smallest of several."""
+        row, column = int(y), int(x)
+        there = [k for k, item in enumerate(self.objects) if item.shown and item.mask[row, column]]
+        return min(there, key=lambda k: int(self.objects[k].mask.sum()), default=None)
+
+    def _another_thing(self, mask: np.ndarray) -> bool:
+        """Whether ``mask`` has next to nothing in common with the selected object."""
+        known = self.objects[self.selected].mask
+        return bool((mask & known).sum() <= OWN_SHARE * min(mask.sum(), known.sum()))
 
     def painted(self, stroke: Stroke, *, most: int) -> SceneDraft:
         """A stroke on the selected object; one that adds may begin a new object."""
@@ -278,7 +350,7 @@ class SceneDraft:
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two masks mean one thing: found twice, by two words or beside a click."""
-    return bool((one & other).sum() > SAME_SHARE * (one | other).sum())
+    return overlap(one, other) > SAME_SHARE
 
 
 def _wording(item: SceneObject) -> str | None:

@@ -3,12 +3,8 @@
 A browser's own videos as a gallery, newest first. What it shows is made from the rows of the
 jobs, which outlive a reload and a restart.
 
-Two finished videos side by side, on one clock.
-
 Below the four steps: a browser's own videos, two of them compared, the way back in for a recipe,
 and videos that came with the app.
-
-Which two videos are compared.
 
 Videos that come with the app, to look at before the first one of one's own, and to take over:
 ``NAME.json``, the recipe, with the small moving ``NAME.webp`` beside it.
@@ -21,9 +17,8 @@ import html
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import gradio as gr
 import numpy as np
@@ -33,14 +28,15 @@ from motion_app.errors import MotionAppError
 from motion_app.jobs.folder import REPEATABLE, JobRow
 from motion_app.request.request import parse_request
 from motion_app.text_files import listed
-from motion_app.ui.markup import MOUNT, Texts, note_html, script, title_of
+from motion_app.ui.markup import MOUNT, Texts, script, title_of
 from motion_app.ui.pictures import Thumbnail, picture_uri
+from motion_app.ui.transfer.compare import SIDES, ComparePanel, differing_facts, method_words
 
 logger = logging.getLogger(__name__)
 MOST_SHOWN = 24
+MOST_LABELS = 3  # of what differs, on a card
 MINUTE, HOUR, DAY = 60, 3600, 86400  # s
 RECIPE_FILES = [".json", ".mp4"]
-Side = Literal["a", "b"]
 
 
 def when(seconds_ago: float, texts: Texts) -> str:
@@ -73,15 +69,37 @@ def gallery_html(
     if not rows:
         words = texts("video.gallery_empty_lent" if view.lent else "video.gallery_empty")
         return f'<p class="gallery-empty">{words}</p>'
-    cards = "".join(_card(row, thumbnail(row), view, texts) for row in rows[:MOST_SHOWN])
+    sides = {row.id: row for row in rows if row.id in view.compared}
+    cards = "".join(
+        _card(row, thumbnail(row), _unlike(row, sides, view, texts), view, texts)
+        for row in rows[:MOST_SHOWN]
+    )
     return f'<ul class="gallery" aria-label="{texts("video.gallery")}">{cards}</ul>'
 
 
-def _card(row: JobRow, picture: Thumbnail | None, view: GalleryView, texts: Texts) -> str:
+def _unlike(row: JobRow, sides: dict[str, JobRow], view: GalleryView, texts: Texts) -> str:
+    """What differs between a finished video and the one chosen for a side, in a few words; "" where
+    none is, and for the chosen one itself."""
+    chosen = [(side, job) for side, job in zip(SIDES, view.compared, strict=True) if job in sides]
+    if not chosen or row.state != "done" or row.id == chosen[0][1]:
+        return ""
+    side, job = chosen[0]
+    labels = [label[:1].lower() + label[1:] for label in differing_facts(sides[job], row, texts)]
+    if not labels:
+        return texts("video.same_as", side=side.upper())
+    more = " …" if len(labels) > MOST_LABELS else ""
+    what = ", ".join(labels[:MOST_LABELS]) + more
+    return texts("video.differs_from", side=side.upper(), what=what)
+
+
+def _card(
+    row: JobRow, picture: Thumbnail | None, unlike: str, view: GalleryView, texts: Texts
+) -> str:
     title = html.escape(row.title or texts("video.untitled"))
     state = texts(f"video.state_{row.state}")
     current = ' aria-current="true"' if row.id == view.shown else ""
     facts = when(view.now - (row.finished or row.created), texts)
+    facts += f" · {method_words(row, texts)}"
     if row.state == "done":
         facts += " · " + texts("video.seed_is", seed=row.outcome["seed"])
     return (
@@ -90,8 +108,9 @@ def _card(row: JobRow, picture: Thumbnail | None, view: GalleryView, texts: Text
         f' aria-label="{texts("video.show", title=title)}, {state}">{_picture(picture)}'
         f'<span class="state state-{row.state}">{state}</span></button>'
         f'<p class="gallery-title" title="{title}">{title}</p>'
-        f'<p class="gallery-facts quiet">{facts}</p>'
-        f'<div class="gallery-actions">{_actions(row, title, view, texts)}</div></li>'
+        f'<p class="gallery-facts quiet">{html.escape(facts)}</p>'
+        + (f'<p class="gallery-unlike">{html.escape(unlike)}</p>' if unlike else "")
+        + f'<div class="gallery-actions">{_actions(row, title, view, texts)}</div></li>'
     )
 
 
@@ -107,7 +126,7 @@ def _picture(picture: Thumbnail | None) -> str:
 def _actions(row: JobRow, title: str, view: GalleryView, texts: Texts) -> str:
     buttons = ""
     if row.state == "done":
-        for side, chosen in zip("ab", view.compared, strict=True):
+        for side, chosen in zip(SIDES, view.compared, strict=True):
             label = texts("video.compare_as", title=title, side=side.upper())
             pressed = "true" if chosen == row.id else "false"
             buttons += (
@@ -127,76 +146,6 @@ def _button(action: str, label: str, title: str, more: str = "") -> str:
     return (
         f'<button type="button" class="plain" data-do="{action}" aria-label="{label}: {title}"'
         f"{more}>{label}</button>"
-    )
-
-
-class ComparePanel:
-    """Build it inside ``gr.Blocks``; hidden until two videos are chosen."""
-
-    def __init__(self, texts: Texts, *, fps: float) -> None:
-        self.texts = texts
-        self.hint = gr.HTML(apply_default_css=False, elem_id="compare-hint")
-        with gr.Column(visible=False, elem_id="compare") as self.box:
-            with gr.Row(elem_classes="compare-pair"):
-                self.a = self._player("a")
-                self.b = self._player("b")
-            gr.HTML(
-                bar_html(texts, fps=fps),
-                js_on_load=script("compare"),
-                apply_default_css=False,
-                elem_id="compare-bar",
-            )
-
-    def _player(self, side: Side) -> gr.Video:
-        return gr.Video(
-            label=side.upper(), autoplay=False, elem_id=f"compare-{side}", buttons=[], min_width=200
-        )
-
-    @property
-    def outputs(self) -> list[Any]:
-        """What ``updates`` updates."""
-        return [self.hint, self.box, self.a, self.b]
-
-    def updates(self, a: tuple[JobRow, Path] | None, b: tuple[JobRow, Path] | None) -> list[Any]:
-        """``a``, ``b``: a finished job and its video, None where none is chosen."""
-        shown = a is not None and b is not None
-        half = not shown and (a is not None or b is not None)
-        hint = self.texts("video.compare_one") if half else ""
-        return [
-            note_html(hint),
-            gr.update(visible=shown),
-            *(self._video(side, chosen) for side, chosen in zip("AB", (a, b), strict=True)),
-        ]
-
-    def _video(self, side: str, chosen: tuple[JobRow, Path] | None) -> Any:
-        if chosen is None:
-            return gr.update(value=None)
-        row, path = chosen
-        seed = self.texts("video.seed_is", seed=row.outcome["seed"])
-        return gr.update(value=str(path), label=f"{side}: {row.title} · {seed}")
-
-
-def bar_html(texts: Texts, *, fps: float) -> str:
-    """The bar that drives both videos."""
-
-    def button(part: str, sign: str, label: str, more: str = "") -> str:
-        return (
-            f'<button type="button" data-part="{part}" title="{label}" aria-label="{label}"{more}>'
-            f'<span aria-hidden="true">{sign}</span></button>'
-        )
-
-    words = f' data-play="{texts("video.play")}" data-pause="{texts("video.pause")}"'
-    return (
-        f'<div class="compare-bar" role="group" aria-label="{texts("video.compare_bar")}"'
-        f' data-frame="{1 / fps:.5f}">'
-        + button("play", "", texts("video.play"), words)
-        + button("back", "‹", texts("video.frame_back"))
-        + button("on", "›", texts("video.frame_on"))
-        + f'<input type="range" data-part="seek" min="0" max="1" step="any" value="0"'
-        f' aria-label="{texts("video.seek")}">'
-        + '<span class="quiet" data-part="time"></span>'
-        + button("loop", "⟳", texts("video.loop"), ' aria-pressed="true"')
-        + "</div>"
     )
 
 
@@ -222,10 +171,10 @@ class GalleryPanel:
                     min_width=240,
                     elem_id="recipe-drop",
                 )
+            self.compare = ComparePanel(texts, fps=fps)
             self.html = gr.HTML(
                 js_on_load=script("gallery"), apply_default_css=False, elem_id="gallery"
             )
-            self.compare = ComparePanel(texts, fps=fps)
             self.shipped_cards = gr.HTML(
                 html_template=MOUNT,
                 js_on_load=script("morph", "buttons"),
@@ -234,26 +183,6 @@ class GalleryPanel:
                 markup=shipped_html(shipped, texts),
                 visible=bool(shipped),
             )
-
-
-@dataclass(frozen=True)
-class ComparedVideos:
-    """The ids of the jobs on the two sides, None where none is chosen yet."""
-
-    a: str | None = None
-    b: str | None = None
-
-    @property
-    def sides(self) -> tuple[str | None, str | None]:
-        return (self.a, self.b)
-
-    def chosen(self, side: Side, job: str) -> ComparedVideos:
-        """``job`` on that side; pressed a second time it leaves it."""
-        return replace(self, **{side: None if getattr(self, side) == job else job})
-
-    def without(self, job: str) -> ComparedVideos:
-        """``job`` deleted."""
-        return ComparedVideos(*(None if side == job else side for side in self.sides))
 
 
 @dataclass(frozen=True)

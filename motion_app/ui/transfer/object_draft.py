@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ARTICLES = ("a ", "an ", "the ")
 LONGEST_NAME, LONGEST_SENTENCE, LONGEST_PROMPT = 60, 300, 2000  # letters
+ALIKE = 0.95  # intersection over union of two answers that nobody tells apart
 MOST_POINTS = 4000  # of one stroke: a minute of drawing at the rate of a pointer
 Segment = Callable[[np.ndarray, Sequence[Click], Box | None], "Segmentation"]
 
@@ -43,10 +44,26 @@ class Candidates:
         packed = np.packbits(masks.reshape(len(masks), -1), axis=1)
         return cls(packed, masks.shape[1:], tuple(float(score) for score in scores), int(chosen))
 
+    def told_apart(self) -> list[int]:
+        """Those worth choosing from, the chosen one among them: of answers that are all but the
+        same one stands for all."""
+        masks = [self.mask(k) for k in range(len(self.scores))]
+        kept = [self.chosen]
+        for k in range(len(masks)):
+            if all(overlap(masks[k], masks[other]) <= ALIKE for other in kept):
+                kept.append(k)
+        return sorted(kept)
+
     def mask(self, k: int) -> np.ndarray:
         """(H, W) bool."""
         bits = np.unpackbits(self.packed[k], count=self.shape[0] * self.shape[1])
         return bits.astype(bool).reshape(self.shape)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union; 1 of two that are empty."""
+    union = int((one | other).sum())
+    return int((one & other).sum()) / union if union else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +95,11 @@ class ObjectDraft:
         if self.wording is not None:
             return self.wording
         return NEUTRAL_PHRASE if self.motion is None else self.motion.phrase
+
+    @property
+    def nameless(self) -> bool:
+        """Neither its name nor its sentence says what it is."""
+        return not self.name and self.sentence == compose_sentence("", self.phrase)
 
     @property
     def prompted(self) -> bool:

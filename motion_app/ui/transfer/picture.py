@@ -130,9 +130,12 @@ def find_html(texts: Texts) -> str:
     )
 
 
-def fit_html(draft: SceneDraft | None, fit: str, geometry: ModelGeometry, texts: Texts) -> str:
+def fit_html(
+    draft: SceneDraft | None, fit: str, geometry: ModelGeometry, texts: Texts, *, hours: float
+) -> str:
     """The fits as radio buttons, each with what it makes of the picture, and in words what the
-    chosen one did."""
+    chosen one did; then that the scene is kept for so many ``hours``, and the way to be rid of
+    it."""
     options = "".join(_fit_option(mode, draft, mode == fit, geometry, texts) for mode in FIT_MODES)
     note = "" if draft is None else html.escape(fit_words(draft.fitted, texts))
     told = "" if draft is None else "".join(_picture_note(note, texts) for note in draft.notes)
@@ -141,6 +144,16 @@ def fit_html(draft: SceneDraft | None, fit: str, geometry: ModelGeometry, texts:
         f'<fieldset class="fits"><legend>{html.escape(texts("transfer.fit"))}</legend>'
         f'<div class="fit-options">{options}</div></fieldset>'
         f'<p class="note quiet" id="fit-note" role="status">{note or frame}</p>{told}'
+        f"{'' if draft is None else _kept_html(hours, texts)}"
+    )
+
+
+def _kept_html(hours: float, texts: Texts) -> str:
+    help_text = html.escape(texts("transfer.over_help", hours=f"{hours:g}"))
+    return (
+        f'<div class="kept" data-key="kept"><button type="button" class="tool" data-act="over"'
+        f' title="{help_text}">{icon("clear")}<span>{html.escape(texts("transfer.over"))}</span>'
+        f'</button><p class="note quiet">{help_text}</p></div>'
     )
 
 

@@ -1,8 +1,6 @@
-"""A finished video as the page shows it.
+"""A finished video as the page shows it: large, beside what moves how in it, its facts and files.
 
-A finished video: the player, its facts, its files, and the masks over it.
-
-A finished job and its files, as the page reads them. No gradio here.
+A finished job and its files, as the page reads them.
 
 A finished video with the masks of its objects drawn over it: as a second video, made when first
 asked for, and as a sheet of pictures.
@@ -12,7 +10,7 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,45 +23,38 @@ from motion_app.geometry import ExportSize, grid_to_mask
 from motion_app.jobs.folder import JobRow
 from motion_app.media.files import upscale
 from motion_app.media.provenance import export_video, read_recipe
+from motion_app.scene import Motion
 from motion_app.text_files import write_whole
 from motion_app.ui.markup import Texts, in_words, note_html, script
-from motion_app.ui.pictures import draw_objects, enlarge_masks, mask_sheet
+from motion_app.ui.pictures import (
+    Previews,
+    css_colour,
+    draw_objects,
+    enlarge_masks,
+    ink_on,
+    mask_sheet,
+)
+from motion_app.ui.transfer.compare import method_words
 
 DOWNLOADS = ("video", "gif", "masks_zip", "recipe", "frames")  # keys of a job's outcome
 OVERLAY_FILE = "video-with-masks.mp4"
 
 
 class ResultPanel:
-    """The components; build it inside ``gr.Blocks``. Hidden until there is a result."""
+    """The components; build it inside ``gr.Blocks``. Hidden until there is a result. ``motion_of``:
+    a motion of the library by its name, None where it has gone."""
 
-    def __init__(self, texts: Texts) -> None:
-        self.texts = texts
+    def __init__(
+        self, texts: Texts, previews: Previews, motion_of: Callable[[str], Motion | None]
+    ) -> None:
+        self.texts, self.previews, self.motion_of = texts, previews, motion_of
         with gr.Column(visible=False, elem_id="result") as self.box:
-            self.player = gr.Video(
-                label=texts("video.finished"),
-                show_label=False,
-                autoplay=True,
-                loop=True,
-                elem_id="video",
-                buttons=[],
-            )
-            self.overlay = gr.Checkbox(
-                value=False, label=texts("video.overlay"), container=False, elem_id="overlay"
-            )
-            self.facts = gr.HTML(
-                js_on_load=script("facts"), apply_default_css=False, elem_id="facts"
-            )
-            self.again = gr.Button(texts("video.use_again"), size="sm", elem_id="use-again")
-            with gr.Row(elem_classes="downloads"):
-                self.downloads = [
-                    gr.DownloadButton(
-                        texts(f"video.download_{key}"),
-                        size="sm",
-                        min_width=84,
-                        elem_id=key.replace("_", "-") if key != "video" else "mp4",
-                    )
-                    for key in DOWNLOADS
-                ]
+            gr.HTML(f"<h2>{texts('video.result')}</h2>", apply_default_css=False)
+            with gr.Row(elem_classes="result-main"):
+                with gr.Column(elem_classes="result-film", min_width=280):
+                    self._build_film()
+                with gr.Column(elem_classes="result-side", min_width=280):
+                    self._build_side()
             with gr.Accordion(texts("video.sheet"), open=False, elem_id="tracks") as self.tracks:
                 gr.HTML(note_html(texts("video.sheet_note")), apply_default_css=False)
                 self.sheet = gr.Image(
@@ -76,11 +67,43 @@ class ResultPanel:
                     alt_text=texts("video.sheet_alt"),
                 )
 
+    def _build_film(self) -> None:
+        self.player = gr.Video(
+            label=self.texts("video.finished"),
+            show_label=False,
+            autoplay=True,
+            loop=True,
+            elem_id="video",
+            buttons=[],
+        )
+        self.overlay = gr.Checkbox(
+            value=False, label=self.texts("video.overlay"), container=False, elem_id="overlay"
+        )
+
+    def _build_side(self) -> None:
+        texts = self.texts
+        self.references = gr.HTML(apply_default_css=False, elem_id="references")
+        self.facts = gr.HTML(
+            js_on_load=script("arrive", "facts"), apply_default_css=False, elem_id="facts"
+        )
+        with gr.Row(elem_classes="downloads"):
+            self.downloads = [
+                gr.DownloadButton(
+                    texts(f"video.download_{key}"),
+                    size="sm",
+                    min_width=84,
+                    elem_id=key.replace("_", "-") if key != "video" else "mp4",
+                )
+                for key in DOWNLOADS
+            ]
+        self.again = gr.Button(texts("video.use_again"), size="sm", elem_id="use-again")
+
     @property
     def outputs(self) -> list[Any]:
         """What ``updates``, ``kept`` and ``hidden`` update."""
         return [
-            *(self.box, self.player, self.overlay, self.facts, *self.downloads),
+            *(self.box, self.player, self.overlay, self.references, self.facts),
+            *self.downloads,
             *(self.tracks, self.sheet),
         ]
 
@@ -91,23 +114,73 @@ class ResultPanel:
     def hidden(self) -> list[Any]:
         return [gr.update(visible=False), *[gr.skip()] * (len(self.outputs) - 1)]
 
-    def updates(self, result: Result) -> list[Any]:
-        """``result`` on show. RequestError where its files have gone."""
+    def updates(self, result: Result, *, arrives: bool = False) -> list[Any]:
+        """``result`` on show; one that ``arrives`` was waited for and comes into view.
+        RequestError where its files have gone."""
         recipe = read_recipe(result.file("recipe"))
         sheet = result.frames().sheet(result.slots) if result.moving else None
         return [
             gr.update(visible=True),
             str(result.video),
             gr.update(value=False, visible=result.moving),
-            facts_html(result.row.outcome, model=str(recipe.get("model", "")), texts=self.texts),
+            references_html(result.row, self.motion_of, self.previews, self.texts),
+            facts_html(result.row, str(recipe.get("model", "")), self.texts, arrives=arrives),
             *(str(result.file(key)) for key in DOWNLOADS),
             gr.update(visible=result.moving),
             sheet,
         ]
 
 
-def facts_html(outcome: Mapping[str, Any], *, model: str, texts: Texts) -> str:
+def references_html(
+    row: JobRow, motion_of: Callable[[str], Motion | None], previews: Previews, texts: Texts
+) -> str:
+    """What each object of a video was to move like: the clip of its motion in the object's colour,
+    its number and its words."""
+    cards = "".join(
+        _reference_card(number, item, slot, motion_of, previews, texts)
+        for number, (item, slot) in enumerate(
+            zip(row.inputs["request"]["objects"], slots_of(row), strict=True), start=1
+        )
+    )
+    title = html.escape(texts("video.references"))
+    return f'<h3 class="motions-sub">{title}</h3><ul class="references">{cards}</ul>'
+
+
+def _reference_card(
+    number: int,
+    item: Mapping[str, Any],
+    slot: int,
+    motion_of: Callable[[str], Motion | None],
+    previews: Previews,
+    texts: Texts,
+) -> str:
+    name = html.escape(item.get("name") or texts("video.object", n=number))
+    asked = item.get("motion")
+    motion = motion_of(asked) if asked else None
+    clip = "" if motion is None else previews.motion(motion)
+    picture = '<span class="preview preview-none" aria-hidden="true">–</span>'
+    if clip:
+        still = previews.motion(motion, still=True)
+        picture = (
+            '<picture class="preview"><source media="(prefers-reduced-motion: reduce)"'
+            f' srcset="{still}"><img src="{clip}" alt=""></picture>'
+        )
+    if not asked:
+        words = texts("video.no_reference")
+    elif motion is None:
+        words = f"{asked}: {texts('video.reference_gone')}"
+    else:
+        words = str(asked)
+    paint = f"--colour: {css_colour(slot)}; --ink: {ink_on(slot)}"
+    return (
+        f'<li class="reference" style="{paint}">{picture}<p><span class="badge">{number}</span>'
+        f'<span><b>{name}</b> <span class="quiet">{html.escape(words)}</span></span></p></li>'
+    )
+
+
+def facts_html(row: JobRow, model: str, texts: Texts, *, arrives: bool = False) -> str:
     """What made the video, in words and numbers, with a button that copies the seed."""
+    outcome = row.outcome
     seed = str(outcome["seed"])
     copy = (
         f'<button type="button" class="plain" data-copy="{seed}"'
@@ -115,13 +188,15 @@ def facts_html(outcome: Mapping[str, Any], *, model: str, texts: Texts) -> str:
     )
     facts = (
         ("video.seed", f"<b>{seed}</b> {copy}"),
+        ("video.method", html.escape(method_words(row, texts))),
         ("video.steps", str(outcome["steps"])),
         ("video.guidance", f"{outcome['guidance']:g}"),
         ("video.took", in_words(outcome["seconds"], texts)),
         ("video.model", html.escape(model)),
     )
     rows = "".join(f"<div><dt>{texts(key)}</dt><dd>{value}</dd></div>" for key, value in facts)
-    return f'<dl class="facts">{rows}</dl>'
+    come = f' data-arrived="{row.id}"' if arrives else ""
+    return f'<dl class="facts"{come}>{rows}</dl>'
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,18 @@ def rows_html(
     drawn: int,
     texts: Texts,
     counted: tuple[int, int] | None = None,
+    unnamed: frozenset[int] = frozenset(),
 ) -> str:
     """All rows and the prompt. ``heard``: the last edit of the page that is in it; ``drawn``: the
     number of this answer, so that the browser drops one that a newer one overtook; ``counted``: the
-    prompt's tokens and how many the model reads, None where nothing counts them yet."""
+    prompt's tokens and how many the model reads, None where nothing counts them yet; ``unnamed``:
+    the keys of objects whose name was asked for."""
     if draft is None or not draft.objects:
         body = f'<p class="note quiet">{html.escape(texts("transfer.rows_empty"))}</p>'
     else:
         rows = "".join(
-            _row_html(draft, index, problems[index], texts) for index in range(len(draft.objects))
+            _row_html(draft, index, problems[index], texts, asked=item.key in unnamed)
+            for index, item in enumerate(draft.objects)
         )
         body = (
             f'<div class="object-list" data-key="list" role="list"'
@@ -54,14 +57,18 @@ def rows_html(
     return f'<div class="objects" data-key="all" {counts}>{body}</div>'
 
 
-def _row_html(draft: SceneDraft, index: int, problems: Sequence[Problem], texts: Texts) -> str:
+def _row_html(
+    draft: SceneDraft, index: int, problems: Sequence[Problem], texts: Texts, *, asked: bool
+) -> str:
     item, number = draft.objects[index], index + 1
+    wanted = [Problem("transfer.notice_name", fatal=False)] if asked and item.nameless else []
     selected = draft.selected == index
     paint = f"--colour: {css_colour(item.slot)}; --ink: {ink_on(item.slot)}"
     return (
         f'<div class="object-row{" selected" if selected else ""}" role="listitem"'
         f' data-key="row-{item.key}" data-object="{item.key}" style="{paint}">'
-        f"{_head_html(draft, index, texts)}{_motion_html(item, number, texts)}"
+        f"{_head_html(draft, index, texts)}{problems_html(wanted, texts)}"
+        f"{_motion_html(item, number, texts)}"
         + _mirrored(
             "sentence",
             item.key,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from motion_app.errors import RequestError
 from motion_app.geometry import FIT_MODES
@@ -17,16 +17,23 @@ from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.visitor import PageVisit
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from motion_app.models.clicks import ClickSegmenter
 
 MOST_STEPS = 60
+MOST_SLOW = 4
+MOST_JUDGED = 8  # pictures: for the way back to one before
 
 
 class Session(PageVisit):
     """The scene of one browser tab, and whose it is. ``fit``: how the next picture is fitted.
-    ``grid``: the model's tokens are shown. ``drawn`` counts what the page was told, ``heard`` is
-    the last edit of the page that is in it. ``lock`` is held while the draft changes, so that a
-    slow click and a quick edit do not undo one another."""
+    ``grid``: the model's tokens are shown. ``settings``: how the video is to be made, by name.
+    ``slow_clicks``: so many in a row, of those that were answered before they were made.
+    ``judged``: fitted pictures with whether the model knows their like; ``unnamed``: the keys of
+    objects whose name was asked for. ``drawn`` counts what the page was told, ``heard`` is the last
+    edit of the page that is in it. ``lock`` is held while the draft changes, so that a slow click
+    and a quick edit do not undo one another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,10 +41,25 @@ class Session(PageVisit):
         self.history = History()
         self.fit = FIT_MODES[0]
         self.grid = False
+        self.settings: Mapping[str, Any] = {}
+        self.slow_clicks = 0
+        self.judged: tuple[tuple[np.ndarray, bool], ...] = ()
+        self.unnamed: frozenset[int] = frozenset()
         self.drawn = time.time_ns() // 1_000_000  # above the count of any session before it
         self.heard = 0
         self.segmenter: ClickSegmenter | None = None
         self.lock = threading.RLock()
+
+    @property
+    def foresees(self) -> bool:
+        """Clicks are fast enough here to show what one would give before it is made."""
+        return self.slow_clicks < MOST_SLOW
+
+    @property
+    def unfamiliar(self) -> bool:
+        """The picture was judged, and the model does not know its like."""
+        image = None if self.draft is None else self.draft.fitted.image
+        return any(picture is image and not known for picture, known in self.judged)
 
     def scene(self) -> SceneDraft:
         """The draft; RequestError before there is a picture."""
@@ -52,9 +74,18 @@ class Session(PageVisit):
             before = self.draft
             if draft is before:
                 return
+            if before is not None and draft.question is before.question:
+                draft = replace(draft, question=None)  # it was left as it is
             if before is None or not _same_but_selection(before, draft):
                 self.history = self.history.did(action, before)
             self.draft, self.fit = draft, draft.fitted.mode
+
+    def clear(self, action: Action) -> None:
+        """Begin anew, with nothing; it can be undone."""
+        with self.lock:
+            if self.draft is not None:
+                self.history = self.history.did(action, self.draft)
+                self.draft = None
 
     def undo(self) -> None:
         """Back by one action; RequestError where there is none."""

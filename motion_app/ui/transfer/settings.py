@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from motion_app.errors import RequestError
+from motion_app.errors import MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults
 from motion_app.library.library import Library
 from motion_app.media.provenance import read_recipe
@@ -156,6 +156,30 @@ class GenerationSettings:
         """What ``restored`` updates."""
         return [self.lock, self.preset, *self.controls.values()]
 
+    def named(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The values of ``fields`` by name, as they are: what ``returned`` takes."""
+        return dict(zip(["lock", "badge", *self.controls], values, strict=True))
+
+    @property
+    def returnable(self) -> list[Any]:
+        """What ``returned`` updates."""
+        return [*self.restorable, self.badge]
+
+    def returned(self, named: Mapping[str, Any]) -> list[Any]:
+        """The updates for what was ``named`` before; none where it says nothing, or what cannot be
+        any more."""
+        nothing = [gr.skip()] * len(self.returnable)
+        if not named:
+            return nothing
+        try:
+            badge = self.badge_forced or bool(named["badge"])
+            options = Chosen.of(
+                {name: named[name] for name in self.controls}, locked=True, badge=badge
+            )
+        except (KeyError, MotionAppError):
+            return nothing
+        return [bool(named.get("lock")), *self._shown(options.options)[1:], badge]
+
     def wire(self) -> None:
         """Bind what the settings do to one another."""
         numbers = [self.steps, self.guidance]
@@ -176,8 +200,10 @@ class GenerationSettings:
 
     def restored(self, request: RequestFile) -> list[Any]:
         """A recipe's numbers in the fields, and its seed locked."""
+        return self._shown(request.options)
+
+    def _shown(self, chosen: Options) -> list[Any]:
         standard = next(preset for preset in self.presets if preset.name == "standard")
-        chosen = request.options
         steps = standard.steps if chosen.steps is None else chosen.steps
         guidance = standard.guidance if chosen.guidance is None else chosen.guidance
         values = {name: getattr(chosen, name) for name in self.controls}

@@ -24,9 +24,9 @@ from motion_app.jobs.progress import JobProgress
 from motion_app.scene import StepReport
 from motion_app.ui.markup import Texts, announcement, in_words, note_html, progress_html
 from motion_app.ui.pictures import Previews, animation_uri, preview_frames
+from motion_app.ui.transfer.compare import ComparedVideos
 from motion_app.ui.transfer.gallery import (
     MOST_SHOWN,
-    ComparedVideos,
     GalleryView,
     gallery_html,
 )
@@ -47,8 +47,8 @@ class PanelChange:
 
     ``busy``: a job is at work, and ``stopping`` if it was asked to end; ``status``, ``live`` and
     ``gallery`` are HTML, ``announced`` words for a screen reader; ``result`` a video to show, or
-    "hidden" to put the shown one away; ``failure`` what a toast has to say; ``asks`` whether the
-    page is to ask again and again.
+    "hidden" to put the shown one away; ``arrives``: a person waits for it, so that it comes into
+    view; ``failure`` what a toast has to say; ``asks`` whether the page is to ask again and again.
     """
 
     busy: bool | None = None
@@ -57,6 +57,7 @@ class PanelChange:
     announced: str | None = None
     live: str | None = None
     result: Result | Literal["hidden"] | None = None
+    arrives: bool = False
     gallery: str | None = None
     failure: str | None = None
     asks: bool | None = None
@@ -120,7 +121,7 @@ class JobStream:
         last = next((row for row in rows if row.state == "done"), None)
         if last is None:
             return PanelChange(gallery=self.gallery(owner, followed))
-        return self.show(owner, followed, last)
+        return replace(self.show(owner, followed, last), arrives=False)
 
     def show(self, owner: str, followed: FollowedJobs, row: JobRow) -> PanelChange:
         """A job that has ended comes into the panel."""
@@ -200,9 +201,8 @@ class JobStream:
         if row.state == "done":
             words = self._facts(row)
             note = note_html(words)
-            return PanelChange(
-                False, False, note, words, live="", result=self.result(row), gallery=gallery
-            )
+            shown = PanelChange(False, False, note, words, live="", gallery=gallery)
+            return replace(shown, result=self.result(row), arrives=True)
         if row.state == "cancelled":
             words, kind = self.texts("video.cancelled"), "quiet"
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from motion_app.ui.markup import MOUNT, Texts, script, step_heading
 from motion_app.ui.motion_cards import cards_html, preview_key
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import SceneActions
-from motion_app.ui.transfer.canvas import canvas_html, mask_file, masks_file
+from motion_app.ui.transfer.canvas import canvas_html, foreseen_uri, mask_file, masks_file
 from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
 from motion_app.ui.transfer.picture import Example, examples_html, find_html, fit_html, sources_html
 from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
@@ -40,10 +43,11 @@ class TransferTab:
         examples: Sequence[Example],
         session: gr.State,
         previews: Previews,
+        kept: KeptDrafts,
     ) -> None:
         self.host, self.texts, self.session = host, texts, session
         self.actions = SceneActions(host, examples)
-        self.previews = previews
+        self.previews, self.kept = previews, kept
         with gr.Row(elem_id="steps"):
             with gr.Column(elem_classes="step", min_width=200):
                 self._build_picture(examples)
@@ -67,8 +71,7 @@ class TransferTab:
             elem_id="upload",
         )
         self._panel("sources", ("morph", "sources"), sources_html(texts))
-        fit = fit_html(None, Session().fit, self.host.geometry(), texts)
-        self.fit = self._panel("fit", ("morph", "fit"), fit)
+        self.fit = self._panel("fit", ("morph", "fit"), self._fit(Session()))
         self.find = []
         if self.host.settings.finder is not None:
             self.find.append(self._panel("find", ("morph", "find"), find_html(texts)))
@@ -126,19 +129,29 @@ class TransferTab:
                 concurrency_limit=None,
             )
             acted.then(None, js=script("scene_answered"), api_visibility="private")
-            if panel is self.picker:
-                listen(acted.success, self.prepare, inputs=[self.session])
+            if panel in (self.picker, self.fit):
+                self._prepare_after(acted.success)
+        listen(
+            self.canvas.foresee,
+            self.foresee,
+            inputs=[self.session],
+            outputs=[self.canvas],
+            trigger_mode="always_last",
+            concurrency_limit=None,
+            queue=False,
+        )
         uploaded = listen(
             self.upload.upload,
             self.upload_picture,
             inputs=[self.session, self.upload],
             outputs=[self.upload, *show],
         )
-        listen(uploaded.success, self.prepare, inputs=[self.session])
+        self._prepare_after(uploaded.success)
         self.video.wire(
             self.session,
             [self.objects],  # its value is what is being typed and was not heard yet
             self.read_rows,
+            self.redraw_rows,
             banner,
             restore=self.restore,
             scene_outputs=show,
@@ -154,7 +167,7 @@ class TransferTab:
             name, address = EXPORTS[kind](session.scene())
             file = {"name": name, "address": address, "mark": secrets.token_hex(4)}
             return [gr.update(download=file), gr.skip(), gr.skip()]
-        if kind in ("point", "box", "find") and not self.host.clicks_ready:
+        if kind in ("point", "box", "more", "find") and not self.host.clicks_ready:
             gr.Info(self.texts("transfer.click_kept"), title=self.texts("transfer.loading"))
         finding = self.actions.look_for(session, values) if kind == "find" else None
         with session.lock:
@@ -166,6 +179,13 @@ class TransferTab:
             session.heard = max(session.heard, _serial(values))
             self._tell_lost(before, session.draft, str(kind))
             return self._show(session, picture=self._refitted(before, session, fit))
+
+    def foresee(self, session: Session, event: gr.EventData) -> Any:
+        """What a click would give at the place where the pointer rests."""
+        foreseen = self.actions.foresee(session, dict(event._data or {}))
+        address = "" if foreseen is None else foreseen_uri(*foreseen)
+        told = {"address": address, "more": session.foresees, "mark": secrets.token_hex(4)}
+        return gr.update(foreseen=told)
 
     def _tell_lost(self, before: SceneDraft | None, after: SceneDraft | None, kind: str) -> None:
         if kind != "fit" or before is None or after is None:
@@ -192,9 +212,20 @@ class TransferTab:
             shown = self._show(session)
         yield [gr.skip(), *shown]  # after the lock: another thread may close this generator
 
-    def prepare(self, session: Session) -> None:
-        """Encode the picture before the first click needs it."""
+    def prepare(self, session: Session) -> Iterator[Any]:
+        """Encode the picture before the first click needs it, and say where the model does not know
+        its like."""
+        yield gr.skip()
         self.actions.encode(session)
+        if self.actions.judge(session):
+            with session.lock:
+                session.drawn += 1
+                shown = gr.update(markup=self._canvas(session))
+            yield shown
+
+    def _prepare_after(self, event: Callable[..., Any]) -> None:
+        options = {"trigger_mode": "multiple", "concurrency_limit": None}
+        listen(event, self.prepare, inputs=[self.session], outputs=[self.canvas], **options)
 
     def restore(self, session: Session, request_file: RequestFile) -> list[Any]:
         """The scene of a recipe's request, as updates of ``scene_outputs``. Raises RequestError,
@@ -214,19 +245,93 @@ class TransferTab:
             for edit in edits:
                 if _serial(edit) > session.heard:
                     self.actions.act(session, edit)
-            return session.scene()
+            draft = session.scene()
+            self._ask_for_names(session, draft)
+            return draft
+
+    def redraw_rows(self, session: Session) -> Any:
+        """The update of ``objects`` with what was found wrong."""
+        with session.lock:
+            session.drawn += 1
+            return gr.update(markup=self._rows(session))
+
+    def _ask_for_names(self, session: Session, draft: SceneDraft) -> None:
+        """RequestError, once, for objects whose sentence says nothing of what they are; whoever
+        asks again goes on without."""
+        nameless = [item for item in draft.objects if item.nameless]
+        new = [item for item in nameless if item.key not in session.unnamed]
+        session.unnamed = frozenset(item.key for item in nameless)
+        if new:
+            numbers = ", ".join(str(draft.objects.index(item) + 1) for item in nameless)
+            raise RequestError(self.texts("transfer.name_wanted", numbers=numbers))
+
+    # what is kept
+
+    def _keep(self, session: Session) -> None:
+        """What the page shows is what a reload finds."""
+        if session.draft is None:
+            self.kept.forget(session.owner, session.tab)
+        else:
+            kept = KeptDraft(session.draft, session.settings)
+            self.kept.keep(session.owner, session.tab, kept)
+
+    def keep_settings(self, session: Session, *values: Any) -> None:
+        """How the video is to be made, as far as it is chosen."""
+        session.settings = self.video.settings.named(values)
+        if session.draft is not None:
+            self._keep(session)
+
+    def restore_kept_on(self, event: Callable[..., Any]) -> None:
+        """At ``event``, once the session's owner is known: the scene of before."""
+        settings = self.video.settings
+        restored = listen(
+            event,
+            self.restore_kept,
+            inputs=[self.session],
+            outputs=[*self.scene_outputs, *settings.returnable],
+        )
+        restored.success(None, js=script("scene_answered"), api_visibility="private")
+        self._prepare_after(restored.success)
+        listen(
+            partial(gr.on, [field.change for field in settings.fields]),
+            self.keep_settings,
+            inputs=[self.session, *settings.fields],
+            trigger_mode="always_last",
+        )
+
+    def restore_kept(self, session: Session) -> list[Any]:
+        """The scene that was kept for this tab or browser, where nothing was begun yet."""
+        nothing = [gr.skip()] * (len(self.scene_outputs) + len(self.video.settings.returnable))
+        with session.lock:
+            found = None
+            if session.draft is None:
+                options = {"geometry": self.host.geometry(), "library": self.host.library}
+                found = self.kept.find(session.owner, session.tab, **options)
+            if found is None:
+                return nothing
+            session.draft, session.fit = found.draft, found.draft.fitted.mode
+            session.settings = found.settings
+            if found.lost:
+                gr.Warning(
+                    html.escape(self.texts("transfer.kept_lost", names=", ".join(found.lost)))
+                )
+            return [*self._show(session), *self.video.settings.returned(found.settings)]
 
     # what is shown
 
     def _show(self, session: Session, *, picture: bool = True) -> list[Any]:
         """One update for each of ``scene_outputs``; ``picture`` False leaves the fits alone."""
         session.drawn += 1
+        self._keep(session)
         fit = gr.skip()
         if picture:
-            geometry = self.host.geometry()
-            fit = gr.update(markup=fit_html(session.draft, session.fit, geometry, self.texts))
+            fit = gr.update(markup=self._fit(session))
         stage, rows = self._canvas(session), self._rows(session)
         return [gr.update(markup=stage), fit, gr.update(markup=rows)]
+
+    def _fit(self, session: Session) -> str:
+        geometry, hours = self.host.geometry(), self.host.settings.limits.draft_hours
+        return fit_html(session.draft, session.fit, geometry, self.texts, hours=hours)
 
     def _problems(self, session: Session) -> list[Any]:
         draft = session.draft
@@ -241,6 +346,7 @@ class TransferTab:
             problems=self._problems(session),
             geometry=self.host.geometry(),
             texts=self.texts,
+            unfamiliar=session.unfamiliar,
         )
 
     def _rows(self, session: Session) -> str:
@@ -251,6 +357,7 @@ class TransferTab:
             drawn=session.drawn,
             texts=self.texts,
             counted=self._counted(session.draft),
+            unnamed=session.unnamed,
         )
 
     def _counted(self, draft: SceneDraft | None) -> tuple[int, int] | None:

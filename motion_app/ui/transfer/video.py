@@ -14,10 +14,12 @@ from motion_app.errors import MotionAppError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
 from motion_app.request.request import RequestFile
+from motion_app.scene import Motion
 from motion_app.settings import ROOT
 from motion_app.ui.boundary import listen, shown_error
 from motion_app.ui.markup import Texts, host_banner, note_html, script, step_heading, title_of
 from motion_app.ui.pictures import Previews
+from motion_app.ui.transfer.compare import ComparedJob
 from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results
 from motion_app.ui.transfer.result import OverlayVideos, Result, ResultPanel
@@ -62,29 +64,36 @@ class VideoPanel:
             js_on_load=script("announce"), apply_default_css=False, elem_id="announced"
         )
         self.live = gr.HTML(self.stream.empty, apply_default_css=False, elem_id="live")
-        self.result = ResultPanel(texts)
+        self.previews = previews
         self.timer = gr.Timer(ASK_SECONDS, active=False)
 
     def build_gallery(self) -> GalleryPanel:
-        """The browser's own videos, the comparison and the drop zone, as wide as the page."""
+        """The video on show, the browser's own videos, the comparison and the drop zone, as wide as
+        the page."""
+        self.result = ResultPanel(self.texts, self.previews, self._motion_named)
         shipped = shipped_results(RESULTS, model=self.host.defaults().name, texts=self.texts)
         self.gallery = GalleryPanel(self.texts, fps=self.host.geometry().fps, shipped=shipped)
         return self.gallery
+
+    def _motion_named(self, name: str) -> Motion | None:
+        return next((item for item in self.host.library.list() if item.name == name), None)
 
     def wire(
         self,
         session: gr.State,
         fields: Sequence[Any],
         read_rows: ReadRows,
+        redraw_rows: Callable[[Session], Any],
         banner: gr.HTML,
         *,
         restore: RestoreScene,
         scene_outputs: Sequence[Any],
     ) -> None:
-        """Bind the buttons. ``fields``: all rows' fields, which ``read_rows`` understands;
+        """Bind the buttons. ``fields``: all rows' fields, which ``read_rows`` understands
+        and ``redraw_rows`` draws anew with what is wrong in them;
         ``banner`` is renewed after each video; ``restore`` makes the updates of ``scene_outputs``
         for the scene of a recipe."""
-        self._read_rows, self._restore_scene = read_rows, restore
+        self._read_rows, self._redraw_rows, self._restore_scene = read_rows, redraw_rows, restore
         self.states = [session, self.followed]
         self.outputs = [
             *(self.cancel_button, self.status, self.announced, self.live),
@@ -112,7 +121,7 @@ class VideoPanel:
             self.generate_button.click,
             self.submit,
             inputs=[*self.states, *self.settings.fields, *fields],
-            outputs=[self.settings.seed, self.status, self.notes],
+            outputs=[self.settings.seed, self.status, self.notes, *fields],
             concurrency_limit=None,
         )
         self._stream_on(submitted.success, self.follow_submitted)
@@ -179,10 +188,10 @@ class VideoPanel:
         except Exception as error:
             shown = shown_error(error)
             told = note_html(html.unescape(str(shown.message)), kind="warning")
-            yield [gr.skip(), told, gr.skip()]
+            yield [gr.skip(), told, gr.skip(), self._redraw_rows(session)]
             raise shown from error
         followed.look_at(row.id)
-        yield [chosen.options.seed, "", ""]
+        yield [chosen.options.seed, "", "", gr.skip()]
 
     def _new_job(self, session: Session, draft: SceneDraft, chosen: Chosen) -> JobRow:
         request = request_of(draft, chosen.options)
@@ -286,7 +295,9 @@ class VideoPanel:
         results = [
             None if job is None else self._result(session, job) for job in followed.compared.sides
         ]
-        chosen = [None if found is None else (found.row, found.video) for found in results]
+        chosen = [
+            None if found is None else ComparedJob(found.row, found.video) for found in results
+        ]
         return self.gallery.compare.updates(*chosen)
 
     # recipes
@@ -364,7 +375,7 @@ class VideoPanel:
         if panel.result == "hidden":
             return self.result.hidden()
         try:
-            return self.result.updates(panel.result)
+            return self.result.updates(panel.result, arrives=panel.arrives)
         except MotionAppError as error:
             gr.Warning(html.escape(str(error)))
             return self.result.hidden()
