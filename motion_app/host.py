@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -25,8 +26,9 @@ from motion_app.jobs.models import Models
 from motion_app.jobs.progress import DeviceLock, Runner
 from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.timings import Measurement
-from motion_app.library.library import Library, keep_owner
-from motion_app.library.motion_file import read_motion
+from motion_app.library.library import Library
+from motion_app.library.motion_file import SUFFIX
+from motion_app.library.owners import LibraryUser
 from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
 from motion_app.models.checkpoint import Checkpoint, FamiliarPictures
@@ -114,6 +116,7 @@ class ModelHost:
             segmenter=self.segmenter,
             enabled=settings.training,
             turned_off=self.no_training or runners.TURNED_OFF,
+            private=settings.private_motions,
             **shared,
         )
         generation = runners.GenerationRunner(
@@ -186,9 +189,10 @@ class ModelHost:
         """What its small files say. CheckpointError for what is no checkpoint."""
         return self.models.checkpoint()
 
-    def motions(self) -> list[Motion]:
-        """Motions for this base model; of any, before the model is loaded."""
-        motions = self.library.list()
+    def motions(self, user: LibraryUser = LibraryUser()) -> list[Motion]:
+        """What ``user`` may see of the motions for this base model; of any, before the model is
+        loaded."""
+        motions = self.library.seen_by(user).list()
         base = self.base()
         return motions if base is None else [item for item in motions if item.base == base]
 
@@ -204,6 +208,9 @@ class ModelHost:
             return self._import_published(file, name=name, phrase=phrase, owner=owner)
         if phrase.strip():
             raise RequestError("an exported motion keeps its own phrase; leave that field empty")
+        return self._bring(file, name=name, owner=owner)
+
+    def _bring(self, file: Path, *, name: str, owner: str) -> Motion:
         geometry = self.geometry()
         return self.library.import_file(
             file,
@@ -213,6 +220,7 @@ class ModelHost:
             width=geometry.width_tokens,
             limits=self.settings.limits,
             owner=owner,
+            private=self.settings.private_motions,
         )
 
     def _import_published(self, file: Path, *, name: str, phrase: str, owner: str) -> Motion:
@@ -220,21 +228,19 @@ class ModelHost:
         from motion_app.engine.motion_tokens import convert_published
 
         engine = self.engine()
-        chosen = name.strip() or file.stem
-        out = self.library.new_path(chosen)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        convert_published(
-            file,
-            out,
-            layers=engine.geometry.layers,
-            width=engine.geometry.width_tokens,
-            base=engine.fingerprint,
-            name=chosen,
-            phrase=phrase.strip() or NEUTRAL_PHRASE,
-            most_megabytes=self.settings.limits.motion_megabytes,
-        )
-        keep_owner(out, owner)
-        return read_motion(out)
+        with TemporaryDirectory() as folder:
+            parcel = Path(folder) / f"motion{SUFFIX}"
+            convert_published(
+                file,
+                parcel,
+                layers=engine.geometry.layers,
+                width=engine.geometry.width_tokens,
+                base=engine.fingerprint,
+                name=name.strip() or file.stem,
+                phrase=phrase.strip() or NEUTRAL_PHRASE,
+                most_megabytes=self.settings.limits.motion_megabytes,
+            )
+            return self._bring(parcel, name="", owner=owner)
 
     def base(self) -> str | None:
         """The loaded model's fingerprint, to which motions belong; None while it is loading."""

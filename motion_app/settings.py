@@ -109,9 +109,11 @@ class Settings(BaseSettings):
     id, None the one the model names; ``finder`` a Grounding DINO or SAM 3 folder or hub id, which
     finds things by words, None for none. ``outputs`` holds the database of jobs and a folder for
     each; ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose;
-    ``training`` False turns learning motions off in the page. ``single_user`` False: the server is
-    on this machine's own address and others come to it all the same, through a proxy; then nobody
-    is taken for the machine's user, who may change motions that nobody in particular made.
+    ``training`` False turns learning motions off in the page; ``private_motions`` shows what a
+    browser learns or imports to nobody else until its owner shares it. ``single_user`` False: the
+    server is on this machine's own address and others come to it all the same, through a proxy;
+    then nobody is taken for the machine's user, who may change motions that nobody in particular
+    made.
     ``c2pa_certificate``, a chain, and ``c2pa_key``, both PEM files, sign every video; they need the
     extra ``c2pa``. ``study_database``: the PostgreSQL address of studies that are not kept in
     SQLite. ``root_path``, "/motion" or "https://lab.example/motion", is where browsers find the app
@@ -143,6 +145,7 @@ class Settings(BaseSettings):
     c2pa_certificate: Path | None = None
     c2pa_key: Path | None = None
     training: bool = True
+    private_motions: bool = False
     single_user: bool = True
     study_database: SecretStr | None = None
     limits: Limits = DEFAULT_LIMITS

@@ -20,7 +20,7 @@ from motion_app.jobs.content_keys import lossless_frames, training_inputs
 from motion_app.jobs.manifest import Item
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
-from motion_app.library.motion_file import SUFFIX, read_motion
+from motion_app.library.motion_file import SUFFIX, numbers_digest, read_motion
 from motion_app.media.provenance import Certificate, certificate_of
 from motion_app.media.results import make_folder, save_result
 from motion_app.request.request import build_request, parse_request
@@ -115,12 +115,14 @@ def learn(
     library: Library,
     *,
     owner: str = "",
+    private: bool = False,
     limits: Limits,
     on_progress: Callable[[TrainingReport], bool | None] | None = None,
     on_saving: Callable[[], None] = lambda: None,
 ) -> Motion:
     """``train`` into ``file``, or what is left of it after a kill, and from there into ``library``
-    with its preview, as the motion of ``owner``, a browser's token.
+    with its preview, as the motion of ``owner``, a browser's token; under another name where its
+    own was taken meanwhile. ``private`` shows it to nobody else.
 
     The library is written when the motion is finished, and not before. ``on_saving`` is called
     then. Raises what ``train`` and ``Library.import_file`` raise.
@@ -129,14 +131,18 @@ def learn(
     if learned is None:
         learned = train(inputs, config, file, engine, mark, on_progress=on_progress)
     on_saving()
-    made = (learned.name, learned.base, learned.created)
     for motion in library.list():  # where a kill came between this and the end of the job
-        if (motion.name, motion.base, motion.created) == made:
+        alike = (motion.base, motion.created) == (learned.base, learned.created)
+        if alike and numbers_digest(motion.path) == numbers_digest(learned.path):
             return motion
-    make_folder(library.home)
-    parcel = library.export_file(learned, file.parent / "export")
     return library.import_file(
-        parcel, name=learned.name, base=engine.fingerprint, limits=limits, owner=owner
+        library.export_file(learned, file.parent / "export"),
+        name=learned.name,
+        base=engine.fingerprint,
+        limits=limits,
+        owner=owner,
+        private=private,
+        yielding=True,
     )
 
 

@@ -83,9 +83,12 @@ class KeptInputs:
 class Runner(Protocol):
     """How jobs of one kind are done."""
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
+    def check(
+        self, inputs: Mapping[str, Any], files: Sequence[str], *, owner: str = ""
+    ) -> KeptInputs:
         """The inputs as the job keeps them, or the MotionAppError that can be told at submit.
-        ``files``: the names of those that came with the job. May take its time."""
+        ``files``: the names of those that came with the job; ``owner``: the job's. May take its
+        time."""
 
     def check_line(self, inputs: Mapping[str, Any], active: Sequence[JobRow]) -> None:
         """Raise the RequestError for a job that cannot be made beside the ``active`` ones, of any

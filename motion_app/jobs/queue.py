@@ -174,7 +174,7 @@ class JobQueue:
         """
         runner = self._runner(kind)
         self._check_quota(owner)  # before anything is read or copied
-        kept = runner.check(inputs, list(files or ()))
+        kept = runner.check(inputs, list(files or ()), owner=owner)
         row = JobRow(
             id=secrets.token_hex(16),
             kind=kind,

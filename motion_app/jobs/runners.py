@@ -35,7 +35,8 @@ from motion_app.jobs.folder import JobRow
 from motion_app.jobs.kinds import generate, learn
 from motion_app.jobs.progress import KeptInputs, WaitForEngine, Work, engine_for
 from motion_app.jobs.timings import JobPart, JobSize
-from motion_app.library.library import AwaitedLibrary, Library, token_of
+from motion_app.library.library import AwaitedLibrary, Library
+from motion_app.library.owners import LibraryUser, token_of
 from motion_app.media.provenance import Certificate
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import (
@@ -128,16 +129,19 @@ class GenerationRunner:
     certificate: Certificate | None = None
     limits: Limits = DEFAULT_LIMITS
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
+    def check(
+        self, inputs: Mapping[str, Any], files: Sequence[str], *, owner: str = ""
+    ) -> KeptInputs:
         """A mistake is told at once, not when the job's turn comes."""
         request, badge = inputs.get("request"), inputs.get("badge", False)
         if not isinstance(request, Mapping | GenerationRequest) or not isinstance(badge, bool):
             raise RequestError('a video needs {"request": the request\'s JSON, "badge": bool}')
         lessons = self._lessons(inputs, files)
+        seen = self.library.seen_by(LibraryUser(token_of(owner)))
         checked = check_generation(
             request,
             geometry=self.geometry(),
-            library=AwaitedLibrary(self.library, [lesson.awaited() for lesson in lessons]),
+            library=AwaitedLibrary(seen, [lesson.awaited() for lesson in lessons]),
             base=self.base(),
             tokenizer=self.tokenizer(),
             limits=self.limits,
@@ -184,21 +188,24 @@ class GenerationRunner:
     def run(self, work: Work) -> dict[str, Any]:
         """Learn what is to be learned, generate and save. Raises GenerationCancelled within the
         step in which it is asked to."""
-        learned = []
+        learned: list[dict[str, Any]] = []
+        called: dict[str, str] = {}  # the names that motions got by those they were asked for
         for number, entries in enumerate(work.row.inputs.get("learn") or (), start=1):
             lesson = TrainingInputs.from_json(entries, work.folder)
             file = work.folder / MOTION_FILE.replace(".", f"-{number}.")
-            outcome = self.training.known(lesson) or self.training.learn(lesson, work, file)
+            outcome = self.training.known(lesson, work.row.owner)
+            outcome = outcome or self.training.learn(lesson, work, file)
             learned.append({name: told for name, told in outcome.items() if name != "motion"})
+            called[lesson.name.strip()] = outcome["name"]
             work.next_part()
-        made = self._generate(work)
+        made = self._generate(work, called)
         made["seconds"] = round(work.seconds, 3)
         return made | ({"learned": learned} if learned else {})
 
-    def _generate(self, work: Work) -> dict[str, Any]:
+    def _generate(self, work: Work, called: Mapping[str, str]) -> dict[str, Any]:
         engine = engine_for(work, self.wait_for_engine)
         work.enter("preparing")
-        request = self._request(work, engine)
+        request = self._request(work, engine, called)
         work.check_stop()
 
         def on_step(report: StepReport) -> bool:
@@ -225,9 +232,15 @@ class GenerationRunner:
             on_saving=on_saving,
         )
 
-    def _request(self, work: Work, engine: MotionEngine) -> GenerationRequest:
+    def _request(
+        self, work: Work, engine: MotionEngine, called: Mapping[str, str]
+    ) -> GenerationRequest:
         """As it was kept. Jobs of versions before 1.1 have their pictures in the row."""
-        entries = work.row.inputs["request"]
+        entries = dict(work.row.inputs["request"])
+        entries["objects"] = [
+            item | {"motion": called.get(item.get("motion"), item.get("motion"))}
+            for item in entries["objects"]
+        ]
         kept = work.folder / KEPT_REQUEST
         if kept.is_file():
             return read_request(kept, entries, library=self.library, base=engine.fingerprint)
@@ -244,7 +257,8 @@ class GenerationRunner:
 class TrainingRunner:
     """``segmenter`` gives one that follows what a person pointed at; ``defaults`` the checkpoint's
     own settings; ``tokenizer`` what counts the caption, None where only the engine can; ``enabled``
-    False refuses every training, with the words ``turned_off``."""
+    False refuses every training, with the words ``turned_off``; ``private`` shows what is learned
+    to its owner alone."""
 
     wait_for_engine: WaitForEngine
     library: Library
@@ -253,9 +267,12 @@ class TrainingRunner:
     tokenizer: Callable[[], PromptTokenizer | None] = lambda: None
     enabled: bool = True
     turned_off: str = TURNED_OFF
+    private: bool = False
     limits: Limits = DEFAULT_LIMITS
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
+    def check(
+        self, inputs: Mapping[str, Any], files: Sequence[str], *, owner: str = ""
+    ) -> KeptInputs:
         """A wrong setting, a missing clip or a name that is taken is told at once."""
         if not self.enabled:
             raise RequestError(self.turned_off)
@@ -300,6 +317,7 @@ class TrainingRunner:
             self._segment,
             self.library,
             owner=token_of(work.row.owner),
+            private=self.private,
             limits=self.limits,
             on_progress=steps,
             on_saving=lambda: work.enter("saving"),
@@ -312,11 +330,12 @@ class TrainingRunner:
             "last_loss": steps.last_loss,
         }
 
-    def known(self, asked: TrainingInputs) -> dict[str, Any] | None:
-        """The outcome of ``asked`` where a job before this one has learned it; else None. Names are
-        unique among what is in the library and in the line, so that its words tell it."""
+    def known(self, asked: TrainingInputs, owner: str) -> dict[str, Any] | None:
+        """The outcome of ``asked`` where a job before this one, which is ``owner``'s, has learned
+        it; else None. Names are unique among what is in the library and in the line, so that its
+        words tell it."""
         config = asked.config(self.defaults().training_of(asked.method))
-        for motion in self.library.list():
+        for motion in self.library.seen_by(LibraryUser(token_of(owner))).list():
             words = (motion.name, motion.phrase, motion.noun, motion.steps)
             if words == (config.name, config.phrase, config.noun, config.steps):
                 path = str(motion.path)

@@ -2,22 +2,26 @@
 
 Listing reads the headers of the files only, so it needs no torch and no weights.
 
-A motion is changed by the browser that made or imported it, and by this machine's own user. Beside
-``jump.safetensors`` lies ``jump.owner``: the sha256 of the browser's token, not the token, which
-opens that browser's videos. A motion without one is the machine's user's.
+Whoever changes the library holds the kernel's lock on its folder, other programs included. A new
+motion is written in a hidden folder and moved in with its own file last, which is what makes it one
+of the library: a kill at any moment leaves all of it or nothing that is listed.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
-import hashlib
-import hmac
+import errno
+import fcntl
+import itertools
 import logging
+import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +36,15 @@ from motion_app.library.motion_file import (
     file_digest,
     pack_motion,
     read_motion,
+    rename_motion,
     unpack_motion,
+)
+from motion_app.library.owners import (
+    LibraryUser,
+    Ownership,
+    keep_owner,
+    owner_file,
+    show_to_all,
 )
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
@@ -40,14 +52,18 @@ from motion_app.text_files import listed
 
 logger = logging.getLogger(__name__)
 NOT_YOURS = (
-    'the motion "{name}" is not yours: only the browser that learned or imported it can delete it '
-    "or bring it back, or who runs this server, with: python -m motion_app motions delete"
+    'the motion "{name}" is not yours: only the browser that learned or imported it can change it, '
+    "or who runs this server, with: python -m motion_app motions"
 )
 TRASH = ".trash"
+STAGING = ".new-"  # before a folder's name: its motion is still being written
+STAGED_SECONDS = 86_400.0  # after which nobody is writing there any more
+LOCK_SECONDS = 30.0  # that another one may hold the folder, to write a large file
+NOT_IN_TRASH = "this motion is not in the trash any more; import or learn it"
+LOCK_POLL_SECONDS = 0.02
+LOCK = ".lock"  # where a folder cannot be locked itself, as on NFS
 TRASH_DAYS = 7.0  # how long a deleted motion can be brought back
 MODEL_FILE = "model_index.json"  # beside a folder of motions: they were shipped with that model
-OWNER_SUFFIX = ".owner"
-ADDRESS = "address:"  # before a job's owner who is known by nothing else
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,13 @@ class Library:
     def __init__(self, folders: Sequence[Path | str]) -> None:
         self.folders = tuple(Path(folder) for folder in folders)
         self._cache: dict[Path, tuple[tuple[int, int], Motion]] = {}
+        self._user: LibraryUser | None = None
+
+    def seen_by(self, user: LibraryUser) -> Library:
+        """The same library as ``user`` sees it: without other people's private motions."""
+        view = copy.copy(self)
+        view._user = user
+        return view
 
     def list(self) -> list[Motion]:
         """Readable motions, sorted by name. Broken files are logged and listed by ``problems``."""
@@ -79,6 +102,12 @@ class Library:
         means two motions of one base model."""
         motions, problems = self._scan()
         return problems + _namesakes(motions)
+
+    def names(self) -> set[str]:
+        """Of all motions there are, whoever may see them: no two get the same."""
+        everything = copy.copy(self)
+        everything._user = None
+        return {motion.name for motion in everything._scan()[0]}
 
     def find(self, name_or_path: str | Path, *, base: str | None = None) -> Motion:
         """The motion of that name, or in that file.
@@ -108,7 +137,12 @@ class Library:
         """The reference clip of the motion of that name, None without one; MotionFileError where
         motions of one name have different clips."""
         named = [motion for motion in self.list() if motion.name == name]
-        clips = {file_digest(m.preview): m for m in named if m.preview is not None}
+        try:
+            clips = {file_digest(m.preview): m for m in named if m.preview is not None}
+        except OSError as error:
+            raise MotionFileError(
+                f'the clip of the motion "{name}" cannot be read: {error.strerror}'
+            ) from error
         if len(clips) > 1:
             files = " and ".join(sorted(str(motion.path.name) for motion in clips.values()))
             raise MotionFileError(
@@ -131,15 +165,22 @@ class Library:
         """Whether it may be deleted: the motions that a model ships with may not."""
         return motion.path.parent in self.folders and not is_shipped(motion.path.parent)
 
+    def free_name(self, name: str) -> str:
+        """``name``, or with the first number behind it that makes it no other motion's."""
+        name, taken = name.strip(), self.names()
+        numbers = (f" {number}" for number in itertools.count(2))
+        longest = MAX_LETTERS["name"]
+        return next(
+            free
+            for ending in itertools.chain([""], numbers)
+            if (free := name[: longest - len(ending)] + ending) not in taken
+        )
+
     def new_path(self, name: str) -> Path:
         """Where a new motion of this name is to be written. MotionFileError for a name that is
         taken, empty, too long or unprintable."""
         name = name.strip()
-        if not name:
-            raise MotionFileError("the motion has no name; give it one, for example jump")
-        check_words("the new motion", "name", name, MAX_LETTERS["name"])
-        if any(motion.name == name for motion in self.list()):
-            raise MotionFileError(f'there is a motion "{name}" already; choose another name')
+        self._check_name(name, taken=self.names())
         stem = re.sub(r"[^\w.-]+", "-", name).strip("-._") or "motion"
         path = self.home / f"{stem}{SUFFIX}"
         number = 2
@@ -147,6 +188,13 @@ class Library:
             path = self.home / f"{stem}-{number}{SUFFIX}"
             number += 1
         return path
+
+    def _check_name(self, name: str, *, taken: set[str]) -> None:
+        if not name:
+            raise MotionFileError("the motion has no name; give it one, for example jump")
+        check_words("the new motion", "name", name, MAX_LETTERS["name"])
+        if name in taken:
+            raise MotionFileError(f'there is a motion "{name}" already; choose another name')
 
     def import_file(
         self,
@@ -158,46 +206,121 @@ class Library:
         width: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
         owner: str = "",
+        private: bool = False,
+        yielding: bool = False,
     ) -> Motion:
         """Bring in an exported motion, its preview with it, under its own or another ``name``.
 
         ``base``, ``layers`` and ``width`` are the loaded model's; None leaves that check out.
-        ``owner``: the token of the browser it belongs to from now on, "" for nobody's. Every number
-        in the file is looked at first. Raises MotionFileError; nothing is written then.
+        ``owner``: the token of the browser it belongs to from now on, "" for nobody's; ``private``
+        shows it to no other. A name that is taken is refused, or ``yielding`` it gets a number.
+        Every number in the file is looked at first. Raises MotionFileError; nothing is written
+        then.
         """
         source = Path(source)
         checked = check_motion_file(source, base=base, layers=layers, width=width, limits=limits)
         if checked.has_clip:
             read_motion_clip(source, name=checked.name)
         chosen = (name or "").strip() or checked.name
-        out = self.new_path(chosen)
-        try:
-            keep_owner(out, owner)  # first: nobody else may change it when it is listed
-            unpack_motion(source, out, name=chosen)
-        except OSError as error:
-            owner_file(out).unlink(missing_ok=True)
-            raise MotionFileError(f"{out.name} cannot be written: {error.strerror}") from error
+        self._check_name(chosen, taken=set() if yielding else self.names())
+        with self._changing(self.home) as home, _staging(home) as staged:
+            chosen = self.free_name(chosen) if yielding else chosen
+            out = self.new_path(chosen)  # again: others may have been quicker
+            unpack_motion(source, staged / out.name, name=chosen)
+            keep_owner(staged / out.name, owner, private=private)
+            owner_file(out).unlink(missing_ok=True)  # of one that was taken away by hand
+            _move(staged, home)
         return read_motion(out)
 
     def export_file(self, motion: Motion, folder: Path) -> Path:
         """Write ``motion`` into ``folder`` as one file that carries its preview."""
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MotionFileError(f"{folder.name} cannot be made: {error.strerror}") from error
         return pack_motion(motion, folder / motion.path.name)
 
+    def rename(
+        self, name_or_path: str | Path, name: str, *, by: LibraryUser | None = None
+    ) -> Motion:
+        """Give a motion another ``name``; its file, preview and owner stay. ``by`` as of
+        ``delete``. MotionFileError for a name that ``new_path`` refuses too."""
+        name = name.strip()
+        with self._theirs(name_or_path, by) as motion:
+            if name != motion.name:
+                self._check_name(name, taken=self.names())
+                rename_motion(motion.path, name)
+        return read_motion(motion.path)
+
+    def share(
+        self, name_or_path: str | Path, shared: bool = True, *, by: LibraryUser | None = None
+    ) -> Motion:
+        """Show a motion to all, or to its owner alone. ``by`` as of ``delete``."""
+        with self._theirs(name_or_path, by) as motion:
+            if not (shared or Ownership.read(motion.path).mark):
+                raise MotionFileError(
+                    f'nobody in particular made the motion "{motion.name}", so that nobody would '
+                    "see it; move its file out of the library instead"
+                )
+            show_to_all(motion.path, shared)
+        return motion
+
     def delete(self, name_or_path: str | Path, *, by: LibraryUser | None = None) -> DeletedMotion:
-        """Move a motion and its preview into the trash. ``by``: who asks, None for the machine's
-        own user. MotionFileError for one that a model ships with, that is somebody else's, or that
-        is not there."""
-        motion = self._own(name_or_path)
-        if by is not None and not by.may_change(motion.path):
-            raise MotionFileError(NOT_YOURS.format(name=motion.name))
-        deleted = DeletedMotion(secrets.token_hex(16), motion.name, time.time())
-        place = motion.path.parent / TRASH / f"{int(deleted.deleted)}-{deleted.token}"
-        place.mkdir(parents=True)
-        for file in (motion.preview, motion.path, owner_file(motion.path)):
-            if file is not None and file.is_file():
-                file.rename(place / file.name)
-        return deleted
+        """Move a motion and its preview into the trash; on a disk so full that there is no room for
+        that it goes for good, with "" for a token. ``by``: who asks, None for the machine's own
+        user. MotionFileError for one that a model ships with, that is somebody else's, or that is
+        not there."""
+        with self._theirs(name_or_path, by) as motion:
+            token, now = secrets.token_hex(16), time.time()
+            place = motion.path.parent / TRASH / f"{int(now)}-{token}"
+            going = (motion.path, motion.preview, owner_file(motion.path))  # listed no more first
+            kept = self._made_room_for(place)
+            for file in going:
+                if file is not None and file.is_file():
+                    file.rename(place / file.name) if kept else file.unlink()
+        return DeletedMotion(token if kept else "", motion.name, now)
+
+    def _made_room_for(self, place: Path) -> bool:
+        """Make a place in the trash, where there is no room in place of all others."""
+        for emptying in (False, True):
+            if emptying:
+                for other in self._trash():
+                    shutil.rmtree(other, ignore_errors=True)
+            try:
+                place.mkdir(parents=True)
+                return True
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+        return False
+
+    @contextmanager
+    def _theirs(self, name_or_path: str | Path, by: LibraryUser | None) -> Iterator[Motion]:
+        """The motion of that name, its folder locked; MotionFileError where it may not be changed
+        by whom."""
+        path = self._own(name_or_path).path
+        with self._changing(path.parent):
+            motion = read_motion(path)  # as it is now
+            if by is not None and not by.may_change(path):
+                raise MotionFileError(NOT_YOURS.format(name=motion.name))
+            yield motion
+
+    @contextmanager
+    def _changing(self, folder: Path) -> Iterator[Path]:
+        """``folder``, made where it is missing, while nobody else changes it: no thread and no
+        other program. MotionFileError where it cannot be written, or is held for too long."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _lock(folder)
+            try:
+                yield folder
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise MotionFileError(
+                f"the library cannot be changed: {error.strerror}; who runs this server must see "
+                f"to the folder {folder.name}"
+            ) from error
 
     def _own(self, name_or_path: str | Path) -> Motion:
         """The motion of that name, of several the one that may be written."""
@@ -211,7 +334,7 @@ class Library:
         motion = candidates[0] if candidates else self.find(name_or_path)
         raise MotionFileError(
             f'the motion "{motion.name}" belongs to its model or lies outside the library; only '
-            "motions that were learned or imported here can be deleted"
+            "motions that were learned or imported here can be changed"
         )
 
     def restore(self, token: str, *, by: LibraryUser | None = None) -> Motion:
@@ -219,29 +342,37 @@ class Library:
         the trash has been emptied, or the motion is not of who asks, as in ``delete``."""
         place = next((place for place in self._trash() if place.name.endswith(f"-{token}")), None)
         if place is None or len(token) != 32:
-            raise MotionFileError("this motion is not in the trash any more; import or learn it")
-        home = place.parent.parent
-        files = sorted(listed(place), key=lambda file: file.suffix == SUFFIX)  # motion last
-        motion = read_motion(next(file for file in files if file.suffix == SUFFIX))
-        if by is not None and not by.may_change(motion.path):
-            raise MotionFileError(NOT_YOURS.format(name=motion.name))
-        if any((home / file.name).exists() for file in files) or any(
-            other.name == motion.name for other in self.list()
-        ):
-            raise MotionFileError(
-                f'there is another motion "{motion.name}" by now; delete that one first'
-            )
-        for file in files:
-            file.rename(home / file.name)
-        shutil.rmtree(place)  # what an operating system left there goes too
-        return read_motion(home / motion.path.name)
+            raise MotionFileError(NOT_IN_TRASH)
+        with self._changing(place.parent.parent) as home:
+            file = next(listed(place, f"*{SUFFIX}"), None)
+            if file is None:
+                raise MotionFileError(NOT_IN_TRASH)
+            left = owner_file(home / file.name)
+            if left.is_file() and not (home / file.name).exists():
+                left.rename(place / left.name)  # the program was killed while it deleted
+            motion = read_motion(file)
+            if by is not None and not by.may_change(file):
+                raise MotionFileError(NOT_YOURS.format(name=motion.name))
+            if motion.name in self.names() or any((home / f.name).exists() for f in listed(place)):
+                raise MotionFileError(
+                    f'there is another motion "{motion.name}" by now; delete that one first'
+                )
+            _move(place, home)
+            shutil.rmtree(place)  # what an operating system left there goes too
+        return read_motion(home / file.name)
 
     def empty_trash(self, *, days: float = TRASH_DAYS) -> int:
-        """Remove for good what was deleted more than ``days`` days ago; how many motions."""
+        """Remove for good what was deleted more than ``days`` days ago, and what was left by a
+        program that was killed while it wrote; how many motions."""
         before = time.time() - days * 86_400
         old = [place for place in self._trash() if float(place.name.split("-")[0]) <= before]
         for place in old:
-            shutil.rmtree(place, ignore_errors=True)
+            with self._changing(place.parent.parent):  # nobody is bringing it back
+                shutil.rmtree(place, ignore_errors=True)
+        for folder in self.folders:
+            for staged in folder.glob(f"{STAGING}*"):
+                if staged.stat().st_mtime < time.time() - STAGED_SECONDS:
+                    shutil.rmtree(staged, ignore_errors=True)
         return len(old)
 
     def _trash(self) -> list[Path]:
@@ -255,6 +386,8 @@ class Library:
         problems: list[str] = []
         for folder in self.folders:
             for path in listed(folder, f"*{SUFFIX}"):
+                if self._user is not None and not self._user.may_see(path):
+                    continue
                 try:
                     motions.append(self._read_cached(path))
                 except MotionFileError as error:
@@ -290,13 +423,50 @@ class AwaitedLibrary(Library):
 
     def __init__(self, library: Library, awaited: Sequence[Motion]) -> None:
         super().__init__(library.folders)
-        self._cache = library._cache
+        self._cache, self._user = library._cache, library._user
         self._awaited = {motion.name: motion for motion in awaited}
 
     def find(self, name_or_path: str | Path, *, base: str | None = None) -> Motion:
         """As ``Library.find``; one that is awaited is for whichever model learns it."""
         awaited = self._awaited.get(str(name_or_path))
         return super().find(name_or_path, base=base) if awaited is None else awaited
+
+
+def _lock(folder: Path) -> int:
+    """A descriptor that holds ``folder`` until it is closed, or its program is gone. The lock is on
+    the folder itself: no file of it is left in there."""
+    lock = os.open(folder, os.O_RDONLY)
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError as error:
+            if error.errno == errno.EBADF:  # NFS locks only what is open for writing
+                os.close(lock)
+                lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+                continue
+            if not isinstance(error, BlockingIOError) or time.monotonic() > until:
+                os.close(lock)
+                raise
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A hidden folder inside ``folder``, which goes with whatever is still in it."""
+    staged = folder / f"{STAGING}{secrets.token_hex(8)}"
+    try:
+        staged.mkdir()
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _move(source: Path, out: Path) -> None:
+    """A motion's files from one folder into another; the motion itself last, which lists it."""
+    for file in sorted(listed(source), key=lambda file: file.suffix == SUFFIX):
+        file.rename(out / file.name)
 
 
 def _namesakes(motions: Sequence[Motion]) -> list[str]:
@@ -334,52 +504,3 @@ def motion_entry(motion: Motion) -> dict[str, Any]:
         "has_mover": motion.has_mover,
         "path": str(motion.path),
     }
-
-
-@dataclass(frozen=True)
-class LibraryUser:
-    """Who asks. ``owner``: the token of a browser or a client's session, "" for one that has none;
-    ``local``: sits at this machine, and nobody else uses the server."""
-
-    owner: str = ""
-    local: bool = False
-
-    def may_change(self, motion_file: Path) -> bool:
-        """Whether the motion in that file is theirs."""
-        mark = owner_mark(motion_file)
-        if not mark:
-            return self.local
-        return bool(self.owner) and hmac.compare_digest(mark, _mark(self.owner))
-
-
-def owner_file(motion_file: Path) -> Path:
-    """Where a motion's owner is kept."""
-    return motion_file.with_suffix(OWNER_SUFFIX)
-
-
-def owner_mark(motion_file: Path) -> str:
-    """The owner's mark, "" where nobody in particular made the motion."""
-    try:
-        return owner_file(motion_file).read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError):
-        return "unreadable"  # somebody's, and nobody's who could prove it
-
-
-def keep_owner(motion_file: Path, owner: str) -> None:
-    """The motion of that file is ``owner``'s from now on, "" for nobody's."""
-    if owner:
-        motion_file.parent.mkdir(parents=True, exist_ok=True)
-        owner_file(motion_file).write_text(_mark(owner) + "\n", encoding="ascii")
-    else:
-        owner_file(motion_file).unlink(missing_ok=True)
-
-
-def token_of(job_owner: str) -> str:
-    """A job's owner as the owner of a motion: an address, which many share, is nobody's."""
-    return "" if job_owner.startswith(ADDRESS) else job_owner
-
-
-def _mark(owner: str) -> str:
-    return hashlib.sha256(owner.encode()).hexdigest()

@@ -159,7 +159,11 @@ def _check_layout(path: Path, tensors: list[TensorEntry], payload: int) -> None:
 def read_motion(path: Path | str, *, limits: Limits = DEFAULT_LIMITS) -> Motion:
     """One motion file as the library lists it; MotionFileError where it is not one."""
     path = Path(path)
-    return _motion(path, read_header(path, limits=limits))
+    header = read_header(path, limits=limits)
+    try:
+        return _motion(path, header)
+    except OSError as error:  # it has just been deleted
+        raise MotionFileError(f"{path.name} cannot be read: {error.strerror}") from error
 
 
 def _motion(path: Path, header: MotionHeader) -> Motion:
@@ -365,6 +369,17 @@ def tensor_bytes(path: Path, header: MotionHeader, entry: TensorEntry) -> bytes:
         return file.read(entry.stop - entry.start)
 
 
+def numbers_digest(path: Path) -> str:
+    """sha256 of what was learned, hexadecimal: the same under any name, with its preview inside or
+    beside it. Raises MotionFileError."""
+    header = read_header(path)
+    digest = hashlib.sha256()
+    for entry in (*header.layers(), *header.pack()):
+        digest.update(f"{entry.name} {entry.dtype} {entry.shape}".encode())
+        digest.update(tensor_bytes(path, header, entry))
+    return digest.hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
@@ -397,12 +412,19 @@ def pack_motion(motion: Motion, out: Path) -> Path:
     Raises MotionFileError where it cannot be read."""
     header, payload = _read(motion.path)
     if motion.preview is not None and PREVIEW not in header:
-        clip = motion.preview.read_bytes()
+        clip = _bytes_of(motion.preview)
         place = [len(payload), len(payload) + len(clip)]
         header[PREVIEW] = {"dtype": "U8", "shape": [len(clip)], "data_offsets": place}
         payload += clip
     _write(out, header, payload)
     return out
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:  # it has just been deleted
+        raise MotionFileError(f"{path.name} cannot be read: {error.strerror}") from error
 
 
 def unpack_motion(path: Path, out: Path, *, name: str | None = None) -> None:
@@ -426,17 +448,23 @@ def unpack_motion(path: Path, out: Path, *, name: str | None = None) -> None:
     beside = out.with_suffix(".mp4").name if content else ""
     if (metadata.get("preview") or "") != beside:
         metadata["preview"] = beside
-    out.parent.mkdir(parents=True, exist_ok=True)
     if content:
-        (out.parent / beside).write_bytes(content)
+        write_whole(out.with_name(beside), lambda part: part.write_bytes(content))
     _write(out, header, payload)
     check_motion_file(out)
+
+
+def rename_motion(path: Path, name: str) -> None:
+    """Give the motion in ``path`` another name, in place. Raises MotionFileError."""
+    header, payload = _read(path)
+    header["__metadata__"]["name"] = name
+    _write(path, header, payload)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     """The header with its order kept, and the bytes after it, of a file that was checked."""
     length = read_header(path).length
-    content = path.read_bytes()
+    content = _bytes_of(path)
     header = json.loads(content[8 : 8 + length])
     header.setdefault("__metadata__", {})
     return header, content[8 + length :]
@@ -447,4 +475,7 @@ def _write(path: Path, header: Mapping[str, Any], payload: bytes) -> None:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     content = struct.pack("<Q", len(text)) + text + payload
-    write_whole(path, lambda part: part.write_bytes(content))
+    try:
+        write_whole(path, lambda part: part.write_bytes(content))
+    except OSError as error:
+        raise MotionFileError(f"{path.name} cannot be written: {error.strerror}") from error

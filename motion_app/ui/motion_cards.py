@@ -81,8 +81,13 @@ def preview_html(motion: Motion) -> str:
     """The place of a motion's preview, which the browser fills when it is seen."""
     if motion.preview is None:
         return '<span class="preview preview-none" aria-hidden="true">–</span>'
-    name, digest = html.escape(motion.name), html.escape(motion.digest[:16])
-    return f'<span class="preview" data-own data-preview="{name}" data-key="{digest}"></span>'
+    key = preview_key(motion)
+    return f'<span class="preview" data-own data-preview="{key}" data-key="{key}"></span>'
+
+
+def preview_key(motion: Motion) -> str:
+    """What a card asks for its motion's preview by."""
+    return motion.digest[:32]
 
 
 def shown_name(name: str) -> str:

@@ -23,6 +23,7 @@ from motion_app.ui.transfer.kept_drafts import KeptDrafts
 from motion_app.ui.transfer.picture import Example, load_examples
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.tab import TransferTab
+from motion_app.ui.visitor import library_user
 
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
@@ -70,6 +71,7 @@ def register_api(host: ModelHost) -> None:
         *(jobs.generate, jobs.submit, jobs.train_motion),
         *(jobs.job, jobs.cancel, jobs.again, jobs.delete_job),
         *(motions.motions, motions.import_motion, motions.export_motion),
+        *(motions.rename_motion, motions.share_motion),
         *(motions.delete_motion, motions.restore_motion),
     ):
         gr.api(checked_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
@@ -127,25 +129,34 @@ class LanguagePage:
         transfer.restore_kept_on(entered.then)
         outputs = [self.banner, self.timer, transfer.objects]
         for event in (entered.then, self.timer.tick):
-            listen(event, self.look, outputs=outputs)
+            listen(event, self.look, inputs=[session], outputs=outputs)
         listen(self.calls.tick, page.still_here, queue=False)
         transfer.video.attach_on(entered.then)
         self.motions.attach(entered, session)
 
-    def enter(self, session: Session, token: str, tab: str) -> tuple[Session, str]:
+    def enter(
+        self, session: Session, token: str, tab: str, request: gr.Request
+    ) -> tuple[Session, str]:
         """The browser's own token: the one it kept, or a new one to keep."""
-        return session, session.enter(token, tab)
+        owner = session.enter(token, tab)
+        session.user = library_user(owner, request, self.host.settings)
+        return session, owner
 
-    def look(self) -> list[Any]:
+    def look(self, session: Session) -> list[Any]:
         """What a page needs to know of the model: the banner, and the motions that fit it."""
         waiting = self.host.status().state == "loading"
         # choices are left alone while someone may be looking through them
-        motions = gr.skip() if waiting else self.transfer.library_update()
+        motions = gr.skip() if waiting else self.transfer.library_update(session)
         return [host_banner(self.host, self.texts), gr.Timer(active=waiting), motions]
 
     def _library_changed(self, event: Any) -> None:
         """After ``event`` the library may hold other motions: show them where they are chosen."""
-        listen(event.then, self.transfer.library_update, outputs=[self.transfer.objects])
+        listen(
+            event.then,
+            self.transfer.library_update,
+            inputs=[self.session],
+            outputs=[self.transfer.objects],
+        )
 
 
 def forgets_html(texts: Texts) -> str:

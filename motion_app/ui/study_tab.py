@@ -18,6 +18,7 @@ import gradio as gr
 from motion_app.errors import RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
+from motion_app.library.owners import LibraryUser
 from motion_app.study.archive import StudyArchive
 from motion_app.study.creation import create_study
 from motion_app.study.plan import Form
@@ -78,7 +79,8 @@ class OwnStudies:
                 "scene with two methods, then choose both"
             )
         folders = [ResultFolder(self.host.jobs.folder(job)) for job in jobs]
-        sources = sources_from_results(folders, reference=self.host.library.preview_of)
+        library = self.host.library.seen_by(LibraryUser(owner))
+        sources = sources_from_results(folders, reference=library.preview_of)
         folder = self.folder / secrets.token_hex(8)
         made = create_study(
             folder,

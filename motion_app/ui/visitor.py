@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Self
 
-from motion_app.library.library import ADDRESS, LibraryUser
+from motion_app.library.owners import ADDRESS, LibraryUser, token_of
 from motion_app.settings import Settings
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "x-forwarded-host")
@@ -37,16 +37,19 @@ class BrowserState:
 
 class PageVisit(BrowserState):
     """Of one browser tab. ``owner``: the browser's own random token, by which its jobs are found
-    again; ``tab`` the same of the tab, which a reload does not change."""
+    again; ``tab`` the same of the tab, which a reload does not change; ``user``: who that is for
+    the library."""
 
     def __init__(self) -> None:
         self.owner, self.tab = secrets.token_hex(16), secrets.token_hex(16)
+        self.user = LibraryUser(self.owner)
 
     def enter(self, token: object, tab: object = None) -> str:
         """The token: the one that the browser kept, or the new one where it kept none. ``tab``: the
         tab's own."""
         if isinstance(token, str) and TOKEN.fullmatch(token):
             self.owner = token
+            self.user = LibraryUser(token)
         if isinstance(tab, str) and TOKEN.fullmatch(tab):
             self.tab = tab
         return self.owner
@@ -72,6 +75,12 @@ def client_of(request: Any) -> str:
     if request is not None and request.session_hash:
         return f"api:{request.session_hash}"
     return ADDRESS + (request.client.host if request is not None else "")
+
+
+def client_user(request: Any, settings: Settings) -> LibraryUser:
+    """A client as a user of the library: known by its session; one without is nobody in
+    particular."""
+    return library_user(token_of(client_of(request)), request, settings)
 
 
 def library_user(owner: str, request: Any, settings: Settings) -> LibraryUser:

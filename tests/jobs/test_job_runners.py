@@ -373,7 +373,7 @@ def test_a_name_that_is_taken_is_told_when_the_training_is_handed_in(
         learn(queue, clip)
 
 
-def test_a_name_taken_meanwhile_is_not_overwritten(
+def test_a_training_whose_name_was_taken_meanwhile_gets_another_one(
     engine: MotionEngine, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = line_of(engine, tmp_path)
@@ -392,8 +392,9 @@ def test_a_name_taken_meanwhile_is_not_overwritten(
     queue.start()
     row = end(queue, late).row
     queue.stop()
-    assert row.state == "failed" and '"hop" already' in row.message
+    assert (row.state, row.outcome["name"]) == ("done", "hop 2"), row.message
     assert taken.read_bytes() == before
+    assert [motion.name for motion in Library([tmp_path / "motions"]).list()] == ["hop", "hop 2"]
 
 
 @pytest.mark.parametrize(

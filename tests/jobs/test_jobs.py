@@ -39,7 +39,9 @@ class Steps:
         self.free = free
         self.pause = pause
 
-    def check(self, inputs: Mapping[str, Any], files: Sequence[str]) -> KeptInputs:
+    def check(
+        self, inputs: Mapping[str, Any], files: Sequence[str], *, owner: str = ""
+    ) -> KeptInputs:
         if "wrong" in inputs:
             raise RequestError("that is wrong; give something else")
         return KeptInputs(dict(inputs))

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from motion_app.errors import MotionFileError
-from motion_app.library.library import Library, LibraryUser
+from motion_app.library.library import Library
 from motion_app.library.motion_file import check_motion_file, read_motion
+from motion_app.library.owners import LibraryUser
 from motion_app.settings import Limits
 
 METADATA = {

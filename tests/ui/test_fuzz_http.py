@@ -49,6 +49,8 @@ ENDPOINTS = {
     "delete_job": 1,
     "import_motion": 3,
     "export_motion": 1,
+    "rename_motion": 2,
+    "share_motion": 2,
     "delete_motion": 1,
     "restore_motion": 1,
 }

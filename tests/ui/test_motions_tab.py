@@ -16,8 +16,9 @@ from motion_app.errors import MotionAppError, RequestError
 from motion_app.geometry import mask_to_grid
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.progress import JobProgress
-from motion_app.library.library import Library, LibraryUser
+from motion_app.library.library import Library
 from motion_app.library.motion_clip import read_motion_clip
+from motion_app.library.owners import LibraryUser
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs

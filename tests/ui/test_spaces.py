@@ -187,7 +187,7 @@ class _Steps:
     def __init__(self) -> None:
         self.ran: list[str] = []
 
-    def check(self, inputs, files):
+    def check(self, inputs, files, *, owner=""):
         return KeptInputs(dict(inputs))
 
     def check_line(self, inputs, active) -> None:

@@ -117,7 +117,7 @@ class QuickRunner:
         self.go.set()
         self.fault: Exception | None = None
 
-    def check(self, inputs: dict[str, Any], files: list[str]) -> KeptInputs:
+    def check(self, inputs: dict[str, Any], files: list[str], *, owner: str = "") -> KeptInputs:
         parse_request(inputs["request"])
         return KeptInputs(dict(inputs))
 

@@ -12,11 +12,12 @@ from motion_app.errors import RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs import runners
 from motion_app.jobs.folder import JobRow
-from motion_app.library.library import LibraryUser, motion_entry, token_of
+from motion_app.library.library import motion_entry
+from motion_app.library.owners import LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.scene import Motion
 from motion_app.ui.api.files import File, Json, handed_out, received
-from motion_app.ui.visitor import client_of, library_user
+from motion_app.ui.visitor import client_of, client_user
 
 OUTCOME_PATHS = ("motion",)  # of an outcome: where the library keeps the file
 ENTRY_PATHS = ("path", "preview")  # what the command line shows and a stranger need not know
@@ -218,13 +219,13 @@ def _suffix(clip: File) -> str:
 
 
 class MotionEndpoints:
-    """Listing and importing are for everybody; a motion is deleted and brought back by the client
-    that learned or imported it, as in the page by the browser that did."""
+    """Listing and importing are for everybody; a motion is renamed, shared, deleted and brought
+    back by the client that learned or imported it, as in the page by the browser that did."""
 
     def __init__(self, host: ModelHost) -> None:
         self.host = host
 
-    def motions(self) -> Json:
+    def motions(self, http: gr.Request | None = None) -> Json:
         """The motions that can be given to objects.
 
         Returns:
@@ -235,7 +236,7 @@ class MotionEndpoints:
             its clip, in pixels, one point a frame, or null}, ...], "problems": [...]}; "problems"
             has a line for each file of the library that cannot be used
         """
-        entries = [_entry(motion) for motion in self.host.motions()]
+        entries = [_entry(motion) for motion in self.host.motions(self._visitor(http))]
         return {"motions": entries, "problems": self.host.library.problems()}
 
     def import_motion(
@@ -255,7 +256,7 @@ class MotionEndpoints:
         owner = self._visitor(http).owner
         return _entry(self.host.import_motion(path, name=name, phrase=phrase, owner=owner))
 
-    def export_motion(self, name: str) -> Json:
+    def export_motion(self, name: str, http: gr.Request | None = None) -> Json:
         """A motion as one file, its preview inside.
 
         Args:
@@ -265,7 +266,7 @@ class MotionEndpoints:
             {"name", "file"}
         """
         folder = tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))
-        motion = self._named(name)
+        motion = self._named(name, self._visitor(http))
         file = self.host.library.export_file(motion, Path(folder))
         return {"name": motion.name, "file": handed_out(file)}
 
@@ -278,8 +279,35 @@ class MotionEndpoints:
         Returns:
             {"deleted": its name, "token": what ``restore_motion`` takes}
         """
-        deleted = self.host.library.delete(self._named(name).name, by=self._visitor(http))
+        user = self._visitor(http)
+        deleted = self.host.library.delete(self._named(name, user).name, by=user)
         return {"deleted": deleted.name, "token": deleted.token}
+
+    def rename_motion(self, name: str, new_name: str, http: gr.Request | None = None) -> Json:
+        """Give a motion that this client learned or imported another name.
+
+        Args:
+            name: its name in the library
+            new_name: what the library shall call it, 1 to 80 characters
+
+        Returns:
+            the motion, as ``motions`` lists it
+        """
+        user = self._visitor(http)
+        return _entry(self.host.library.rename(self._named(name, user).name, new_name, by=user))
+
+    def share_motion(self, name: str, shared: bool = True, http: gr.Request | None = None) -> Json:
+        """Show a motion that this client learned or imported to all, or to nobody else.
+
+        Args:
+            name: its name in the library
+            shared: whether others see and use it
+
+        Returns:
+            the motion, as ``motions`` lists it
+        """
+        user = self._visitor(http)
+        return _entry(self.host.library.share(self._named(name, user).name, shared, by=user))
 
     def restore_motion(self, token: str, http: gr.Request | None = None) -> Json:
         """Bring a motion back that this client deleted.
@@ -292,14 +320,13 @@ class MotionEndpoints:
         """
         return _entry(self.host.library.restore(token, by=self._visitor(http)))
 
-    def _named(self, name: str) -> Motion:
+    def _named(self, name: str, user: LibraryUser) -> Motion:
         if "/" in name or "\\" in name or name.endswith(".safetensors"):
             raise RequestError(f'"{name[:60]}" is a file; use the name of a motion in the library')
-        return self.host.library.find(name)
+        return self.host.library.seen_by(user).find(name)
 
     def _visitor(self, http: gr.Request | None) -> LibraryUser:
-        """A client is known by its session; one without is nobody in particular."""
-        return library_user(token_of(client_of(http)), http, self.host.settings)
+        return client_user(http, self.host.settings)
 
 
 def _entry(motion: Motion) -> Json:

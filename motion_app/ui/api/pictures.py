@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
+import gradio as gr
+
 from motion_app.errors import MediaError, RequestError
 from motion_app.evaluation.catalogue import default_ids
 from motion_app.evaluation.videos import EvaluationItem
@@ -16,6 +18,7 @@ from motion_app.media.files import encode_data_uri, read_image
 from motion_app.media.provenance import verify_video
 from motion_app.scene import Box, Click
 from motion_app.ui.api.files import File, Json, received
+from motion_app.ui.visitor import client_user
 
 MOST_WORDS, LONGEST_WORD = 16, 80
 
@@ -152,6 +155,7 @@ class PictureEndpoints:
         request: Json | None = None,
         references: list[File] | None = None,
         metrics: list[str] | None = None,
+        http: gr.Request | None = None,
     ) -> Json:
         """Score one video. It is scored as it comes; a job's own video is scored without loss by
         the page and the command line, which have its frames.
@@ -180,7 +184,7 @@ class PictureEndpoints:
             item,
             ids,
             judges,
-            library=self.host.library,
+            library=self.host.library.seen_by(client_user(http, self.host.settings)),
             limits=self.limits,
             mark_at=self.host.mark_at,
         )

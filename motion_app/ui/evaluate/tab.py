@@ -278,7 +278,7 @@ class EvaluateTab:
             items,
             metrics,
             judges=self.host.models.judges(device="cpu"),  # a GPU is for jobs
-            library=self.host.library,
+            library=self.host.library.seen_by(visit.user),
             limits=self.host.settings.limits,
             segment=self.host.mark_at,
         )

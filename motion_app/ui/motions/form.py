@@ -23,7 +23,8 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.host import ModelHost
-from motion_app.library.library import DeletedMotion, LibraryUser
+from motion_app.library.library import DeletedMotion
+from motion_app.library.owners import LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.media.files import read_clip, upscale
 from motion_app.settings import Limits

@@ -1,7 +1,7 @@
 // The motions as cards in a dialog: search, arrow keys, and previews that come when they are seen.
 const sheet = element.querySelector(".motion-dialog");
 const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-const pictures = new Map(); // motion's name → promise of its preview's address
+const pictures = new Map(); // motion's digest → promise of its preview's address
 const line = []; // previews that wait for their turn
 let running = 0;
 let opener = null;
@@ -9,22 +9,22 @@ let opener = null;
 function next() {
   if (running >= 3 || !line.length) return;
   running += 1;
-  const { name, resolve } = line.shift();
-  server.preview({ name, still }).then(resolve, () => resolve("")).finally(() => {
+  const { digest, resolve } = line.shift();
+  server.preview({ digest, still }).then(resolve, () => resolve("")).finally(() => {
     running -= 1;
     next();
   });
   next();
 }
 
-function picture(name) {
-  if (!pictures.has(name)) {
-    pictures.set(name, new Promise((resolve) => {
-      line.push({ name, resolve });
+function picture(digest) {
+  if (!pictures.has(digest)) {
+    pictures.set(digest, new Promise((resolve) => {
+      line.push({ digest, resolve });
       next();
     }));
   }
-  return pictures.get(name);
+  return pictures.get(digest);
 }
 
 async function fill(place) {

@@ -14,6 +14,7 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import FIT_MODES
 from motion_app.host import ModelHost
+from motion_app.library.owners import LibraryUser
 from motion_app.media.files import decode_data_uri, read_mask, read_picture
 from motion_app.request.request import MAX_STRENGTH, RequestFile, build_request
 from motion_app.scene import Box, Click, Motion
@@ -68,7 +69,6 @@ class SceneActions:
             "name": self._name,
             "sentence": self._sentence,
             "strength": self._strength,
-            "motion": self._motion,
             "colour": self._colour,
             "move": self._move,
             "shown": self._shown,
@@ -93,7 +93,7 @@ class SceneActions:
                 self._change_mask(session, str(kind), values)
             elif kind in ("select", "fresh"):
                 self._select(session, values)
-            elif kind in self._on_objects:
+            elif kind == "motion" or kind in self._on_objects:
                 self._change_object(session, str(kind), values)
             elif kind in ("prompt", "prompt_edit", "prompt_compose"):
                 self._prompt(session, str(kind), values)
@@ -113,7 +113,7 @@ class SceneActions:
         request = build_request(
             request_file,
             geometry=self.host.geometry(),
-            library=self.host.library,
+            library=self.host.library.seen_by(session.user),
             base=self.host.base(),
             limits=self.limits,
         )
@@ -299,7 +299,11 @@ class SceneActions:
             return  # it was deleted before this came
         burst = f"{kind} {values.get('object')} {values.get('turn')}" if "turn" in values else ""
         action = Action(f"transfer.did_{kind}", {"number": index + 1}, burst)
-        session.put(self._on_objects[kind](draft, index, values), action)
+        if kind == "motion":
+            found = self._find(session.user, values.get("motion"))
+            session.put(draft.moved_by(index, found), action)
+        else:
+            session.put(self._on_objects[kind](draft, index, values), action)
 
     def _name(self, draft: SceneDraft, index: int, values: Values) -> SceneDraft:
         name = _text(values, LONGEST_NAME)
@@ -315,15 +319,14 @@ class SceneActions:
             raise RequestError(f"the strength is {strength:g}; choose 0 to {MAX_STRENGTH:g}")
         return draft.changed(index, lambda item: item.with_strength(strength))
 
-    def _motion(self, draft: SceneDraft, index: int, values: Values) -> SceneDraft:
-        return draft.moved_by(index, self._find(values.get("motion")))
-
-    def _find(self, name: Any) -> Motion | None:
+    def _find(self, user: LibraryUser, name: Any) -> Motion | None:
         """By its name alone: a path of the server's is no motion of the page's."""
         if not name:
             return None
-        named = [motion for motion in self.host.motions() if motion.name == name]
-        return named[0] if named else self.host.library.find(str(name).removesuffix(".safetensors"))
+        named = [motion for motion in self.host.motions(user) if motion.name == name]
+        if named:
+            return named[0]
+        return self.host.library.seen_by(user).find(str(name).removesuffix(".safetensors"))
 
     def _colour(self, draft: SceneDraft, index: int, values: Values) -> SceneDraft:
         slot = int(_number(values, "slot"))

@@ -18,7 +18,7 @@ from motion_app.media.file_types import PICTURE_FILES
 from motion_app.request.request import RequestFile
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import MOUNT, Texts, script, step_heading
-from motion_app.ui.motion_cards import cards_html
+from motion_app.ui.motion_cards import cards_html, preview_key
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import canvas_html, foreseen_uri, mask_file, masks_file
@@ -85,7 +85,7 @@ class TransferTab:
         texts = self.texts
 
         def preview(values: dict[str, Any]) -> str:
-            """A motion's preview by its name, for a card that is seen."""
+            """A motion's preview by its digest, for a card that is seen."""
             return self._preview(values)
 
         gr.HTML(step_heading(3, texts("transfer.motions"), texts("transfer.motions_help")))
@@ -112,7 +112,8 @@ class TransferTab:
         )
 
     def _preview(self, values: dict[str, Any]) -> str:
-        named = [item for item in self.host.library.list() if item.name == values.get("name")]
+        digest = str(values.get("digest"))  # told to those who may see the motion
+        named = [item for item in self.host.library.list() if preview_key(item) == digest]
         return self.previews.motion(named[0], still=bool(values.get("still"))) if named else ""
 
     def wire(self, banner: gr.HTML) -> None:
@@ -366,9 +367,9 @@ class TransferTab:
             return None
         return tokenizer.count(draft.full_prompt()), tokenizer.text_tokens
 
-    def library_update(self) -> Any:
+    def library_update(self, session: Session) -> Any:
         """The update of ``objects`` for the library as it is now: other cards to choose from."""
-        return gr.update(cards=cards_html(self.host.motions(), self.texts))
+        return gr.update(cards=cards_html(self.host.motions(session.user), self.texts))
 
 
 def _serial(values: dict[str, Any]) -> int:

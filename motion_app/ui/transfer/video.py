@@ -327,7 +327,7 @@ class VideoPanel:
     def _restored(self, session: Session, path: Path) -> list[Any]:
         replay = read_replay(
             path,
-            library=self.host.library,
+            library=self.host.library.seen_by(session.user),
             environment=self._environment(),
             limits=self.host.settings.limits,
         )
