@@ -6,11 +6,13 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from motion_app.errors import MotionAppError
 from motion_app.settings import Hosting, Settings
+from motion_app.study.site.address import listener
 from motion_app.ui.launch import PreparedApp, UploadFolder, prepare_app, prepare_space
 
 if TYPE_CHECKING:
@@ -35,9 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         settings = HOSTING.settings(
             **{key: value for key, value in given.items() if value is not None}
         )
-        if options.study_only:
-            _serve_studies(settings)
-            return 0
+        with listener(settings.host, settings.port) as bound:
+            if options.study_only:
+                _serve_studies(settings, bound)
+                return 0
         served = {"credentials": _credentials(options.auth), "mcp": options.mcp}
         if PREPARED is not None:
             _serve(PREPARED, settings, **served)
@@ -49,11 +52,21 @@ def main(argv: list[str] | None = None) -> int:
     except MotionAppError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except OSError as error:  # a port that was taken meanwhile, a file without permission
+        sys.stderr.write(f"error: {error}; choose another port or place\n")
+        return 2
     return 0
 
 
+class _OneSentence(argparse.ArgumentParser):
+    """Says of a wrong flag what is wrong, and nothing else."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see python app.py --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Multi-object motion transfer in the browser.")
+    parser = _OneSentence(description="Multi-object motion transfer in the browser.")
     parser.add_argument("--port", type=int, help="default 7860")
     parser.add_argument("--host", help="default 127.0.0.1: this machine alone")
     parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video checkpoint")
@@ -74,9 +87,9 @@ def _credentials(auth: str | None) -> tuple[str, str] | None:
     if auth is None:
         return None
     user, colon, password = auth.partition(":")
-    if not (user and colon and password):
+    if not (user.strip() and colon and password):
         raise MotionAppError("--auth needs USER:PASSWORD, both not empty")
-    return user, password
+    return user.strip(), password  # gradio reads names so
 
 
 def _public(settings: Settings) -> PublicAddress:
@@ -86,21 +99,27 @@ def _public(settings: Settings) -> PublicAddress:
     return PublicAddress.parse(settings.root_path or os.environ.get("GRADIO_ROOT_PATH", ""))
 
 
-def _serve_studies(settings: Settings) -> None:
+def _serve_studies(settings: Settings, bound: socket.socket) -> None:
     from motion_app.study.site.app import serve
 
     studies = _study_settings(settings)
     here = studies.public.origin or f"http://{settings.host}:{settings.port}"
     sys.stdout.write(f"* Studies on {here}{studies.public.path}/NAME/\n")
     sys.stdout.flush()
-    serve(studies)
+    serve(studies, listener=bound)
 
 
 def _study_settings(settings: Settings) -> StudySettings:
     from motion_app.study.site.app import StudySettings
 
     folder = settings.outputs / "studies"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MotionAppError(
+            f"the folder {folder} cannot be made: {error.strerror}; choose another with "
+            "MOTION_APP_OUTPUTS"
+        ) from error
     database = settings.study_database
     return StudySettings(
         folder=folder,

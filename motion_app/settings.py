@@ -62,10 +62,15 @@ class Limits(BaseModel):
     clip_megabytes: float = Field(default=200, gt=0)
     decode_seconds: float = Field(default=30, gt=0, description="for one file, in its own process")
     decode_megabytes: int = Field(default=1024, gt=0, description="of memory, beside the program's")
+    decodes_megabytes: int = Field(
+        default=2048, gt=0, description="of all pictures at work, and clips"
+    )
+    decodes_waiting: int = Field(default=32, gt=0, description="files that wait for their turn")
     reference_clips: int = Field(default=12, gt=0)
     motion_megabytes: float = Field(default=256, gt=0)
     objects: int = Field(default=8, gt=0)
     jobs_per_session: int = Field(default=3, gt=0)
+    jobs_per_address: int = Field(default=12, gt=0)
     jobs: int = Field(default=32, gt=0)
     keep_hours: float = Field(default=72, gt=0, description="finished jobs and their files")
     draft_hours: float = Field(default=72, gt=0, description="scenes on the page, for a reload")

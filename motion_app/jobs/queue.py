@@ -8,12 +8,14 @@ their id, and found again after a restart.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import secrets
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +81,9 @@ class JobQueue:
         self._claimed: ClaimedFolder | None = None
         self._store: JobStore | None = None
         self._works: dict[str, Work] = {}  # of the queued jobs in their order, and the running one
+        self._addresses: dict[str, str] = {}  # of waiting and running jobs, where one is known
+        self._came: dict[str, int] = {}  # the order in which they came
+        self._turns = itertools.count()
         self._worker: threading.Thread | None = None
         self._stopping = False
 
@@ -155,7 +160,8 @@ class JobQueue:
                 self._store.close()
                 self._claimed.release()
                 self._store = self._claimed = None
-                self._works.clear()
+                for known in (self._works, self._addresses, self._came):
+                    known.clear()
 
     def submit(
         self,
@@ -163,17 +169,19 @@ class JobQueue:
         inputs: Mapping[str, Any],
         *,
         owner: str,
+        address: str = "",
         title: str = "",
         files: Mapping[str, bytes | Path] | None = None,
     ) -> JobRow:
-        """A new job at the end of the line. ``files``: what goes into its folder, by file name, as
-        bytes or as a path to copy.
+        """A new job, before the second ones of others. ``files``: what goes into its folder, by
+        file name, as bytes or as a path to copy. ``address``: where the owner comes from, for the
+        quota alone and kept nowhere; "" for who sits at this machine.
 
         Raises RequestError for an unknown kind, over a quota or a wrong file name, and what the
         kind's runner refuses. Nothing is left behind then.
         """
         runner = self._runner(kind)
-        self._check_quota(owner)  # before anything is read or copied
+        self._check_quota(owner, address)  # before anything is read or copied
         kept = runner.check(inputs, list(files or ()), owner=owner)
         row = JobRow(
             id=secrets.token_hex(16),
@@ -188,14 +196,14 @@ class JobQueue:
         try:
             write_files(staged, {**(files or {}), **kept.files})
             with self._changed:
-                self._check_line(row)  # others may have been quicker
+                self._check_line(row, address)  # others may have been quicker
                 staged.rename(self.folder(row.id))
                 try:
                     self.store.add(row)
                 except BaseException:
                     shutil.rmtree(self.folder(row.id), ignore_errors=True)
                     raise
-                self._join(row)
+                self._join(row, address)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
@@ -307,13 +315,13 @@ class JobQueue:
             raise RequestError(f'unknown kind of job "{kind}"; there are: {known}')
         return runner
 
-    def _check_line(self, row: JobRow) -> None:
+    def _check_line(self, row: JobRow, address: str = "") -> None:
         with self._changed:
-            self._check_quota(row.owner)
+            self._check_quota(row.owner, address)
             active = [work.row for work in self._works.values()]
             self._runner(row.kind).check_line(row.inputs, active)
 
-    def _check_quota(self, owner: str) -> None:
+    def _check_quota(self, owner: str, address: str = "") -> None:
         with self._changed:
             self.store  # noqa: B018  what waits from before counts
             active = [work.row for work in self._works.values()]
@@ -323,6 +331,12 @@ class JobQueue:
                 f"{own} of your jobs are waiting or running, and {self.limits.jobs_per_session} is "
                 "the most; wait for one, or cancel it"
             )
+        near = sum(known == address for known in self._addresses.values()) if address else 0
+        if near >= self.limits.jobs_per_address:
+            raise RequestError(
+                f"{near} jobs of your address are waiting or running, and "
+                f"{self.limits.jobs_per_address} is the most; wait for one, or cancel it"
+            )
         if len(active) >= self.limits.jobs:
             raise RequestError(
                 f"{len(active)} jobs are waiting already, and {self.limits.jobs} is the most; try "
@@ -331,16 +345,32 @@ class JobQueue:
 
     # the line
 
-    def _join(self, row: JobRow) -> None:
-        """Behind all others."""
+    def _join(self, row: JobRow, address: str = "") -> None:
+        """Behind all others, then before those whose visitor has more before it."""
         with self._changed:
             parts = self._runner(row.kind).parts(row.inputs)
             work = Work(row, self.folder(row.id), parts, self._changed)
             self._works[row.id] = work
+            self._came[row.id] = next(self._turns)
+            if address:
+                self._addresses[row.id] = address
             self._moved()
+
+    def _in_turn(self) -> dict[str, Work]:
+        """Who runs, then each visitor's first job in the order they came, then the second ones: a
+        visitor is an address, or an owner where none is known."""
+        before: Counter[str] = Counter()
+        ranks = {}
+        for work in sorted(self._works.values(), key=lambda work: self._came[work.row.id]):
+            waits = work.row.state == "queued"
+            visitor = self._addresses.get(work.row.id) or work.row.owner
+            ranks[work.row.id] = (before[visitor] if waits else -1, self._came[work.row.id])
+            before[visitor] += waits
+        return {job: self._works[job] for job in sorted(ranks, key=lambda job: ranks[job])}
 
     def _moved(self) -> None:
         """The line is another: everyone in it hears their new place."""
+        self._works = self._in_turn()
         for ahead, work in enumerate(self._works.values()):
             if work.row.state == "queued":
                 work.placed(ahead, self.timings)
@@ -350,6 +380,8 @@ class JobQueue:
         with self._changed:
             row = self.store.update(work.row.id, state=state, finished=time.time(), **changes)
             self._works.pop(row.id, None)
+            self._addresses.pop(row.id, None)
+            self._came.pop(row.id, None)
             work.row = row
             self._moved()
             return row

@@ -11,6 +11,7 @@ Needs ``fork``: Linux and macOS. macOS does not enforce the memory limit; the ot
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -82,6 +84,14 @@ def decode(
     it raised; and MediaError where it crashed, was killed, or went over
     ``limits.decode_seconds`` or ``limits.decode_megabytes``. ``name`` is the file's, for messages.
     """
+    kind = decoder.partition(":")[0]
+    with memory_for_files(limits, kind).claim(limits.decode_megabytes * 2**20):
+        return _decode(decoder, source, options, name=name, limits=limits)
+
+
+def _decode(
+    decoder: str, source: Path | bytes, options: Mapping[str, Any], *, name: str, limits: Limits
+) -> Decoded:
     own, childs = socket.socketpair()
     started = time.monotonic()
     try:
@@ -109,6 +119,53 @@ def decode(
             ) from error
         seconds = time.monotonic() - started
         raise MediaError(_why_it_ended(name, seconds, limits)) from error
+
+
+class MemoryClaims:
+    """Bytes that may be at work at a time, claimed in the order they were asked for; of those who
+    wait there are ``most_waiting``, each of whom holds a thread."""
+
+    def __init__(self, most: int, most_waiting: int) -> None:
+        self.most, self.most_waiting = most, most_waiting
+        self.claimed = 0
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def claim(self, size: int) -> Iterator[None]:
+        """Wait for ``size`` bytes, or for all of them where that is more. MediaError where too many
+        wait already."""
+        size, turn = min(size, self.most), object()
+        with self._changed:
+            if len(self._waiting) >= self.most_waiting:
+                raise MediaError("many files are being read here just now; try again in a moment")
+            self._waiting.append(turn)
+            try:
+                self._changed.wait_for(
+                    lambda: self._waiting[0] is turn and self.claimed + size <= self.most
+                )
+                self.claimed += size
+            finally:
+                self._waiting.remove(turn)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.claimed -= size
+                self._changed.notify_all()
+
+
+def memory_for_files(limits: Limits, kind: str) -> MemoryClaims:
+    """What all files of a kind that are worked on at a time may take, in this process. Each kind
+    has its own, so that no picture waits for clips."""
+    return _claims(os.getpid(), kind, limits.decodes_megabytes * 2**20, limits.decodes_waiting)
+
+
+@cache
+def _claims(process_id: int, kind: str, most: int, most_waiting: int) -> MemoryClaims:
+    """One for all of a process."""
+    return MemoryClaims(most, most_waiting)
 
 
 def warm() -> None:

@@ -23,9 +23,10 @@ from motion_app.ui.transfer.kept_drafts import KeptDrafts
 from motion_app.ui.transfer.picture import Example, load_examples
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.tab import TransferTab
-from motion_app.ui.visitor import library_user
+from motion_app.ui.visitor import library_user, quota_address
 
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
+COMPUTING = 4  # calls of one endpoint that compute at a time; the others wait without a thread
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
 STYLE = Path(__file__).parent / "static" / "style.css"
 
@@ -66,6 +67,7 @@ def register_api(host: ModelHost) -> None:
     address of the server's is never read. A file goes out as one that ``gradio_client`` downloads.
     """
     pictures, jobs, motions = PictureEndpoints(host), JobEndpoints(host), MotionEndpoints(host)
+    computing = (pictures.segment, pictures.find, pictures.verify, pictures.evaluate)
     for endpoint in (
         *(pictures.model, pictures.segment, pictures.find, pictures.verify, pictures.evaluate),
         *(jobs.generate, jobs.submit, jobs.train_motion),
@@ -74,7 +76,8 @@ def register_api(host: ModelHost) -> None:
         *(motions.rename_motion, motions.share_motion),
         *(motions.delete_motion, motions.restore_motion),
     ):
-        gr.api(checked_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+        most = COMPUTING if endpoint in computing else None
+        gr.api(checked_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=most)
 
 
 class LanguagePage:
@@ -140,6 +143,7 @@ class LanguagePage:
         """The browser's own token: the one it kept, or a new one to keep."""
         owner = session.enter(token, tab)
         session.user = library_user(owner, request, self.host.settings)
+        session.address = quota_address(request, self.host.settings)
         return session, owner
 
     def look(self, session: Session) -> list[Any]:

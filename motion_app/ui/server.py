@@ -1,4 +1,4 @@
-"""The page served: the port, what stands before gradio's routes, its API as MCP tools.
+"""The page served: what stands before gradio's routes, its API as MCP tools.
 
 Everything is in place before the first request: what gradio lets be given is given to ``launch``,
 and the rest is put in while its server starts.
@@ -7,8 +7,6 @@ and the rest is put in while its server starts.
 from __future__ import annotations
 
 import contextlib
-import errno
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +16,7 @@ from gradio.route_utils import FnIndexInferError
 from gradio_client import Client
 from starlette.middleware import Middleware
 
-from motion_app.errors import MediaError, MotionAppError
+from motion_app.errors import MediaError
 from motion_app.settings import Settings
 from motion_app.study.site.address import PublicAddress, WholePath
 from motion_app.ui.access import Access, Entrance, Login
@@ -35,39 +33,6 @@ from motion_app.ui.launch import UploadFolder
 from motion_app.ui.sessions import FairQueue, Sessions
 
 FUNCTION_CALLS = 8  # of one of the page's functions at a time
-PORT_FAULTS = {
-    errno.EADDRINUSE: "the port {port} is used by another program; choose another with --port",
-    errno.EACCES: "the port {port} may not be opened by this user; choose one above 1023 "
-    "with --port",
-    errno.EADDRNOTAVAIL: "this machine has no address {host}; check --host",
-}
-
-
-def check_port(host: str, port: int) -> None:
-    """MotionAppError where ``port`` of ``host`` cannot be listened on; 0 takes any."""
-    listener(host, port).close()
-
-
-def listener(host: str, port: int) -> socket.socket:
-    """A socket bound to ``port`` of ``host``, not listening yet."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise MotionAppError(f"there is no address {host}: {error.strerror}; check --host") from (
-            error
-        )
-    bound = socket.socket(family, kind, protocol)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        words = PORT_FAULTS.get(error.errno or 0, "the port {port} of {host} cannot be opened: ")
-        told = words.format(port=port, host=host)
-        raise MotionAppError(told if told[-1] != " " else told + str(error.strerror)) from error
-    return bound
 
 
 class McpTools(GradioMCPServer):

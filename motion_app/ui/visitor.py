@@ -97,6 +97,11 @@ def library_user(owner: str, request: Any, settings: Settings) -> LibraryUser:
     return LibraryUser(owner, local=local and not any(name in headers for name in FORWARDED))
 
 
+def quota_address(request: Any, settings: Settings) -> str:
+    """The address that a quota counts for; "" for who sits at this machine."""
+    return "" if library_user("", request, settings).local else address_of(request)
+
+
 def _named_locally(headers: Mapping[str, str]) -> bool:
     """By another name a page of a stranger's site may have been pointed here."""
     host = headers.get("host", "")

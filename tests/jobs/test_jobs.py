@@ -618,3 +618,31 @@ def test_a_row_comes_back_as_it_went_in(tmp_path: Path) -> None:
     store.add(row)
     store.close()
     assert JobStore(tmp_path / "jobs.sqlite3").get(row.id) == row
+
+
+def test_an_address_has_so_many_jobs_whatever_names_it_takes(tmp_path: Path) -> None:
+    limits = Limits(jobs=40, jobs_per_session=4, jobs_per_address=3)
+    queue = JobQueue(tmp_path, {"steps": Steps()}, limits=limits)
+    rows = [queue.submit("steps", {}, owner=f"name-{n}", address="203.0.113.7") for n in range(3)]
+    with pytest.raises(RequestError, match="of your address"):
+        queue.submit("steps", {}, owner="another", address="203.0.113.7")
+    queue.submit("steps", {}, owner="another", address="203.0.113.8")
+    for number in range(4):
+        queue.submit("steps", {}, owner=f"here-{number}", address="")  # at this machine
+    queue.cancel(rows[0].id)
+    queue.submit("steps", {}, owner="another", address="203.0.113.7")
+    queue.stop()
+
+
+def test_the_line_takes_each_visitors_first_job_before_anybodys_second(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path, {"steps": Steps()}, limits=ROOMY)
+    first, second, third = (
+        queue.submit("steps", {}, owner=f"name-{n}", address="203.0.113.7") for n in range(3)
+    )
+    neighbour = queue.submit("steps", {}, owner="neighbour", address="203.0.113.8")
+    assert [next(queue.watch(row.id)).ahead for row in (first, neighbour, second, third)] == [
+        *range(4)
+    ]
+    queue.cancel(first.id)
+    assert next(queue.watch(second.id)).ahead == 0  # it came before the neighbour's
+    queue.stop()

@@ -3,9 +3,11 @@ name, and what of it is believed."""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -17,6 +19,12 @@ from motion_app.errors import RequestError
 
 PATH = re.compile(r"(/[\w.~!$&'()*+=:@-]+)*", re.ASCII)
 ORIGIN = re.compile(r"https?://[^/\s@?#]+")
+PORT_FAULTS = {
+    errno.EADDRINUSE: "the port {port} is used by another program; choose another with --port",
+    errno.EACCES: "the port {port} may not be opened by this user; choose one above 1023 "
+    "with --port",
+    errno.EADDRNOTAVAIL: "this machine has no address {host}; check --host",
+}
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 PROXIES = "FORWARDED_ALLOW_IPS"  # as uvicorn calls it, which believes X-Forwarded-Proto and -For
 
@@ -149,3 +157,27 @@ def _is_below(path: str, root: str) -> bool:
 def _own_origin(scope: Scope) -> str:
     host = Headers(scope=scope).get("host", "")
     return f"{scope.get('scheme', 'http')}://{host}" if host else ""
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """A socket bound to ``port`` of ``host``, not listening yet; 0 takes any. RequestError where it
+    cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise RequestError(f"there is no address {host}: {error.strerror}; check --host") from (
+            error
+        )
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        words = PORT_FAULTS.get(
+            error.errno or 0, "the port {port} of {host} cannot be opened: {why}"
+        )
+        raise RequestError(words.format(port=port, host=host, why=error.strerror)) from error
+    return bound

@@ -32,17 +32,27 @@ def checked_endpoint(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     sees only values of the types it names."""
     checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(endpoint)
 
-    @functools.wraps(endpoint)
-    def answer(*arguments: Any, **named: Any) -> Any:
+    def shown(error: Exception) -> gr.Error:
+        if isinstance(error, ValidationError):
+            return gr.Error(_what_is_wrong(endpoint, error), print_exception=False)
+        if isinstance(error, MotionAppError):
+            return gr.Error(in_one_line(error), print_exception=False)
+        return gr.Error(server_fault(logger, error), print_exception=False)
+
+    async def answer_later(*arguments: Any, **named: Any) -> Any:
+        try:
+            return await checked(*arguments, **named)
+        except Exception as error:
+            raise shown(error) from error
+
+    def answer_now(*arguments: Any, **named: Any) -> Any:
         try:
             return checked(*arguments, **named)
-        except ValidationError as error:
-            raise gr.Error(_what_is_wrong(endpoint, error), print_exception=False) from error
-        except MotionAppError as error:
-            raise gr.Error(in_one_line(error), print_exception=False) from error
         except Exception as error:
-            raise gr.Error(server_fault(logger, error), print_exception=False) from error
+            raise shown(error) from error
 
+    later = inspect.iscoroutinefunction(endpoint)
+    answer: Callable[..., Any] = functools.wraps(endpoint)(answer_later if later else answer_now)
     answer.__doc__ = a_line_each(endpoint.__doc__ or "")
     return answer
 

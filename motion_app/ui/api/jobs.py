@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from pathlib import Path
 
 import gradio as gr
+from anyio import to_thread
 
 from motion_app.errors import RequestError
 from motion_app.host import ModelHost
@@ -17,8 +19,9 @@ from motion_app.library.owners import LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.scene import Motion
 from motion_app.ui.api.files import File, Json, handed_out, received
-from motion_app.ui.visitor import client_of, client_user
+from motion_app.ui.visitor import client_of, client_user, quota_address
 
+LOOK_SECONDS = 0.2  # between two looks at a job that a call waits for; it holds no thread
 OUTCOME_PATHS = ("motion",)  # of an outcome: where the library keeps the file
 ENTRY_PATHS = ("path", "preview")  # what the command line shows and a stranger need not know
 
@@ -30,7 +33,9 @@ class JobEndpoints:
         self.host = host
         self.limits = host.settings.limits
 
-    def generate(self, request: Json, badge: bool = False, http: gr.Request | None = None) -> Json:
+    async def generate(
+        self, request: Json, badge: bool = False, http: gr.Request | None = None
+    ) -> Json:
         """Make a video and wait for it. The job goes on where the caller hangs up.
 
         Args:
@@ -47,7 +52,13 @@ class JobEndpoints:
             {"job", "video", "gif", "recipe", "frames", "masks_zip", "seed", "steps", "guidance",
             "seconds": how long it took}
         """
-        return self._outcome(self._wait(self._submitted(request, badge, http).id))
+        row = await to_thread.run_sync(self._submitted, request, badge, http)
+        if self.host.lent:  # done inside the call that follows it
+            return self._outcome(await to_thread.run_sync(self._wait, row.id))
+        while row.active:
+            await asyncio.sleep(LOOK_SECONDS)
+            row = self.host.jobs.row(row.id)
+        return self._outcome(_done(row))
 
     def submit(self, request: Json, badge: bool = False, http: gr.Request | None = None) -> Json:
         """Put a video into the line and return at once; follow it with ``job``.
@@ -71,7 +82,8 @@ class JobEndpoints:
 
     def _submitted(self, request: Json, badge: bool, http: gr.Request | None) -> JobRow:
         inputs = {"request": request, "badge": badge}
-        return self.host.jobs.submit(runners.GENERATE, inputs, owner=client_of(http))
+        owner, address = client_of(http), quota_address(http, self.host.settings)
+        return self.host.jobs.submit(runners.GENERATE, inputs, owner=owner, address=address)
 
     def train_motion(
         self,
@@ -126,7 +138,12 @@ class JobEndpoints:
             if column is not None:
                 inputs[key] = column
         row = self.host.jobs.submit(
-            runners.TRAIN, inputs, owner=client_of(http), title=name, files=files
+            runners.TRAIN,
+            inputs,
+            owner=client_of(http),
+            address=quota_address(http, self.host.settings),
+            title=name,
+            files=files,
         )
         return {"job": row.id, "state": row.state}
 
@@ -194,11 +211,9 @@ class JobEndpoints:
         return {"deleted": job}
 
     def _wait(self, job: str) -> JobRow:
-        """The job's row when it has ended; RequestError where it did not end well."""
+        """The job's row when it has ended."""
         *_, last = self.host.jobs.follow(job)
-        if last.row.state != "done":
-            raise RequestError(last.row.message or f"the job ended as {last.row.state}")
-        return last.row
+        return _done(last.row)
 
     def _outcome(self, row: JobRow) -> Json:
         """What a job made: its files as files, the rest as it is."""
@@ -210,6 +225,13 @@ class JobEndpoints:
             file = folder / value if isinstance(value, str) else None
             outcome[name] = handed_out(file) if file is not None and file.is_file() else value
         return outcome
+
+
+def _done(row: JobRow) -> JobRow:
+    """A job that has ended; RequestError where it did not end well."""
+    if row.state != "done":
+        raise RequestError(row.message or f"the job ended as {row.state}")
+    return row
 
 
 def _suffix(clip: File) -> str:

@@ -16,10 +16,12 @@ from motion_app.host import ModelHost
 from motion_app.jobs import kinds
 from motion_app.media.files import encode_data_uri, read_image
 from motion_app.media.provenance import verify_video
+from motion_app.media.sandbox import memory_for_files
 from motion_app.scene import Box, Click
 from motion_app.ui.api.files import File, Json, received
 from motion_app.ui.visitor import client_user
 
+BYTES_PER_PIXEL = 40  # that a click on a whole picture takes: it as numbers, three masks as scores
 MOST_WORDS, LONGEST_WORD = 16, 80
 
 
@@ -82,8 +84,11 @@ class PictureEndpoints:
         clicks = [_click(point) for point in points or ()]
         edges = None if box is None else Box(*_numbers(box, 4, "box"))
         file = received(image, most_megabytes=self.limits.image_megabytes)
+        picture = read_image(file, limits=self.limits)
         segmenter = self.host.segmenter()
-        found = segmenter.segment(read_image(file, limits=self.limits), clicks, edges)
+        height, width = picture.shape[:2]
+        with memory_for_files(self.limits, "clicks").claim(height * width * BYTES_PER_PIXEL):
+            found = segmenter.segment(picture, clicks, edges)
         order = found.scores.argsort()[::-1]
         return {
             "mask": encode_data_uri(found.mask),

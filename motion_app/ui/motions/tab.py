@@ -156,7 +156,8 @@ class MotionsTab:
     def begin(self, visit: PageVisit, state: TrainingState, *fields: Any) -> str:
         """Put a training into the line."""
         inputs = self.form.read(state, *fields)
-        state.job = submit_training(self.host, inputs, owner=visit.owner).id
+        owner, address = visit.owner, visit.address
+        state.job = submit_training(self.host, inputs, owner=owner, address=address).id
         return self._show_rows(visit, state)
 
     def _show_rows(self, visit: PageVisit, state: TrainingState) -> str:

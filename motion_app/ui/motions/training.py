@@ -36,7 +36,9 @@ SETTLED_STEPS = 10  # before them a mask that is found on the way means nothing
 MOVING_SHARE = 0.5  # of a mask, on what moves; of the shipped clips it is 0.96, beside them 0.4
 
 
-def submit_training(host: ModelHost, inputs: TrainingInputs, *, owner: str) -> JobRow:
+def submit_training(
+    host: ModelHost, inputs: TrainingInputs, *, owner: str, address: str = ""
+) -> JobRow:
     """A training at the end of the line, its clips copied into the job.
 
     Raises RequestError where training is off, for too many clips and over a quota, MotionFileError
@@ -59,7 +61,9 @@ def submit_training(host: ModelHost, inputs: TrainingInputs, *, owner: str) -> J
         clips.append(replace(clip, file=clip.file.with_name(name)))
     entries = replace(inputs, clips=tuple(clips)).to_json()
     title = inputs.name.strip()
-    return host.jobs.submit("train", entries, owner=owner, title=title, files=files)
+    return host.jobs.submit(
+        "train", entries, owner=owner, address=address, title=title, files=files
+    )
 
 
 def training_command(inputs: TrainingInputs | None = None) -> str:

@@ -201,7 +201,8 @@ class VideoPanel:
             "colours": [item.slot for item in draft.objects],
         }
         title = title_of(request, self.texts)
-        return self.host.jobs.submit(KIND, inputs, owner=session.owner, title=title)
+        owner, address = session.owner, session.address
+        return self.host.jobs.submit(KIND, inputs, owner=owner, address=address, title=title)
 
     def follow_submitted(self, session: Session, followed: FollowedJobs) -> Iterator[list[Any]]:
         """The progress of the job that was just handed in, then its video."""

@@ -1,0 +1,90 @@
+"""Two hundred who follow one job and a held button hold up nobody: a neighbour's click answers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from serving import ROOT, RunningApp
+
+from motion_app.speed.soak import draft_request
+
+FOLLOWERS = 200
+PACE_SECONDS = 2.0  # of a program that asks how its job stands
+CLICKS = 5
+MOST_SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    with RunningApp(tmp_path_factory.mktemp("followed")) as running:
+        yield running
+
+
+async def call(client: httpx.AsyncClient, endpoint: str, *data: Any) -> Any:
+    """The outcome of one call to the API."""
+    asked = await client.post(f"gradio_api/call/{endpoint}", json={"data": list(data)})
+    assert asked.status_code == 200, asked.text
+    told = await client.get(f"gradio_api/call/{endpoint}/{asked.json()['event_id']}")
+    assert "event: complete" in told.text, told.text[:300]
+    return json.loads(told.text.split("data: ")[-1])[0]
+
+
+async def follow(
+    client: httpx.AsyncClient, job: str, ended: asyncio.Event, told: list[str]
+) -> None:
+    await asyncio.sleep(len(told) % 20 * PACE_SECONDS / 20)
+    while not ended.is_set():
+        told.append((await call(client, "job", job))["state"])
+        await asyncio.sleep(PACE_SECONDS)
+
+
+async def hold(client: httpx.AsyncClient, function: int, ended: asyncio.Event) -> None:
+    """A button held on a page: its events come ten times a second, whatever becomes of them."""
+    session = uuid.uuid4().hex
+    while not ended.is_set():
+        body = {"data": [None], "event_data": {"kind": "undo"}, "fn_index": function}
+        await client.post("gradio_api/queue/join", json={**body, "session_hash": session})
+        await asyncio.sleep(0.1)
+
+
+async def clicks_meanwhile(url: str) -> tuple[list[float], list[str]]:
+    limits = httpx.Limits(max_connections=500)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        while (await call(client, "model"))["state"] != "ready":
+            await asyncio.sleep(0.5)
+        picture = sorted((ROOT / "assets" / "examples").glob("*.png"))[0].read_bytes()
+        image = "data:image/png;base64," + base64.b64encode(picture).decode()
+        await call(client, "segment", image, [[60, 60, 1]], None)  # what is loaded once
+        request = draft_request() | {"steps": 400}
+        job = (await call(client, "submit", request, False))["job"]
+        waiting = asyncio.create_task(call(client, "generate", draft_request(), False))
+        ended, told = asyncio.Event(), []
+        dependencies = (await client.get("config")).json()["dependencies"]
+        act = next(d["id"] for d in dependencies if d["targets"] and d["targets"][0][1] == "act")
+        others = [asyncio.create_task(follow(client, job, ended, told)) for _ in range(FOLLOWERS)]
+        others.append(asyncio.create_task(hold(client, act, ended)))
+        await asyncio.sleep(3)
+        seconds = []
+        for _ in range(CLICKS):
+            began = time.monotonic()
+            await call(client, "segment", image, [[60, 60, 1]], None)
+            seconds.append(time.monotonic() - began)
+        ended.set()
+        await asyncio.gather(*others)
+        await call(client, "cancel", job)
+        await waiting
+        return seconds, told
+
+
+def test_a_neighbours_click_answers_while_two_hundred_follow_a_job(app: RunningApp) -> None:
+    seconds, told = asyncio.run(clicks_meanwhile(app.url))
+    assert len(told) > FOLLOWERS and set(told) == {"running"}
+    assert sorted(seconds)[CLICKS // 2] < MOST_SECONDS, seconds
