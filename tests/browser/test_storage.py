@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from serving import RunningApp
 from test_video import QUICK, drop_request
 from visits import DESKTOP, PATIENCE, open_page
 
@@ -23,10 +24,19 @@ Object.defineProperty(document, "cookie", { configurable: true, get: refuse, set
 """
 
 
+@pytest.fixture(scope="module")
+def framed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app of a deployment that may be shown in frames, as a Space's."""
+    with RunningApp(tmp_path_factory.mktemp("framed"), MOTION_APP_FRAMES="*") as app:
+        yield app.url
+
+
 @pytest.fixture
-def elsewhere(tmp_path: Path, server: str) -> Iterator[str]:
-    """Another site's page with the app in a frame that may run scripts and nothing else."""
-    frame = f'<iframe sandbox="allow-scripts" src="{server}" width="1300" height="700"></iframe>'
+def elsewhere(tmp_path: Path, framed: str, server: str) -> Iterator[str]:
+    """Another site's page with the app in a frame that may run scripts and nothing else, and with
+    one that may not be shown in frames."""
+    frame = f'<iframe sandbox="allow-scripts" src="{framed}" width="1300" height="700"></iframe>'
+    frame += f'<iframe src="{server}"></iframe>'
     (tmp_path / "index.html").write_text(f"<!doctype html><title>x</title>{frame}")
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     site = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -63,9 +73,11 @@ def test_in_a_sandboxed_frame_the_page_works_and_says_that_it_forgets(
 ) -> None:
     page = browser.new_context(viewport=DESKTOP).new_page()
     page.goto(elsewhere)
-    frame = page.frame_locator("iframe")
+    frame = page.frame_locator("iframe").first
     expect(frame.locator("#forgets")).to_be_visible(timeout=PATIENCE / 2)
     makes_a_video(frame)
+    refused = page.frame_locator("iframe").nth(1)
+    expect(refused.locator("#transfer, #tabs")).to_have_count(0)
 
 
 def test_a_browser_that_keeps_things_is_told_nothing(browser: Browser, server: str) -> None:

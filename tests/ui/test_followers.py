@@ -15,9 +15,10 @@ import pytest
 from serving import ROOT, RunningApp
 
 from motion_app.speed.soak import draft_request
+from motion_app.ui.transfer.stream import pace_of
 
 FOLLOWERS = 200
-PACE_SECONDS = 2.0  # of a program that asks how its job stands
+PACE_SECONDS = pace_of(FOLLOWERS)  # as pages are told to
 CLICKS = 5
 MOST_SECONDS = 1.0
 
@@ -56,7 +57,7 @@ async def hold(client: httpx.AsyncClient, function: int, ended: asyncio.Event) -
 
 
 async def clicks_meanwhile(url: str) -> tuple[list[float], list[str]]:
-    limits = httpx.Limits(max_connections=500)
+    limits = httpx.Limits(max_connections=500, keepalive_expiry=1.0)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         while (await call(client, "model"))["state"] != "ready":
             await asyncio.sleep(0.5)
@@ -71,7 +72,7 @@ async def clicks_meanwhile(url: str) -> tuple[list[float], list[str]]:
         act = next(d["id"] for d in dependencies if d["targets"] and d["targets"][0][1] == "act")
         others = [asyncio.create_task(follow(client, job, ended, told)) for _ in range(FOLLOWERS)]
         others.append(asyncio.create_task(hold(client, act, ended)))
-        await asyncio.sleep(3)
+        await asyncio.sleep(PACE_SECONDS)
         seconds = []
         for _ in range(CLICKS):
             began = time.monotonic()
@@ -86,5 +87,5 @@ async def clicks_meanwhile(url: str) -> tuple[list[float], list[str]]:
 
 def test_a_neighbours_click_answers_while_two_hundred_follow_a_job(app: RunningApp) -> None:
     seconds, told = asyncio.run(clicks_meanwhile(app.url))
-    assert len(told) > FOLLOWERS and set(told) == {"running"}
+    assert len(told) >= FOLLOWERS and set(told) == {"running"}
     assert sorted(seconds)[CLICKS // 2] < MOST_SECONDS, seconds

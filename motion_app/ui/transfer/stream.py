@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from motion_app.host import ModelHost
 
 KIND = "generate"
+ASK_SECONDS = 0.5  # between two looks of a page at a job that it follows
+ASKS_PER_SECOND = 50  # of all pages together: where more follow, each asks less often
+FOLLOWS_SECONDS = 15.0  # since a page asked last
 TICK_SECONDS = 1.0  # how often a waiting page is told that time passes
 PREVIEW_SECONDS = 0.7  # between two previews: each is decoded and sent
 
@@ -61,6 +64,7 @@ class PanelChange:
     gallery: str | None = None
     failure: str | None = None
     asks: bool | None = None
+    pace: float | None = None
 
 
 class JobStream:
@@ -69,6 +73,7 @@ class JobStream:
 
     def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host, self.texts, self._previews = host, texts, previews
+        self._paces: dict[int, tuple[float, float]] = {}  # of each follower, and when it asked
         self.empty = f'<div class="video-empty">{texts("video.empty")}</div>'
 
     def own(self, owner: str, job: str) -> JobRow:
@@ -160,7 +165,21 @@ class JobStream:
             if panel is not None:
                 gallery = panel.gallery or gallery
                 leading = panel if followed.leads(following.turn) else leading
-        return replace(leading, gallery=gallery, asks=None if followed.jobs else False)
+        pace = self._new_pace(followed) if followed.jobs else None
+        return replace(leading, gallery=gallery, asks=None if followed.jobs else False, pace=pace)
+
+    def _new_pace(self, followed: FollowedJobs) -> float | None:
+        """How often this page is to ask, None where it does so already."""
+        now, own = time.monotonic(), id(followed)
+        paces = {
+            other: told
+            for other, told in list(self._paces.items())
+            if now - told[1] < FOLLOWS_SECONDS
+        }
+        before = paces.get(own, (ASK_SECONDS, now))[0]
+        pace = pace_of(len(paces | {own: before}))
+        self._paces = {**paces, own: (pace, now)}
+        return None if abs(pace - before) < 0.25 * before else pace
 
     def _now(self, job: str) -> JobProgress | None:
         try:
@@ -238,6 +257,11 @@ class JobStream:
             f'<figure class="live"><img src="{picture}" alt="{html.escape(alt)}">'
             f"<figcaption>{self.texts('video.live')}</figcaption></figure>"
         )
+
+
+def pace_of(followers: int) -> float:
+    """Seconds between two looks of each of so many pages."""
+    return max(ASK_SECONDS, followers / ASKS_PER_SECOND)
 
 
 class FollowedJob:

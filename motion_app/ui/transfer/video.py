@@ -32,12 +32,11 @@ from motion_app.ui.transfer.settings import (
     installed_versions,
     read_replay,
 )
-from motion_app.ui.transfer.stream import KIND, FollowedJobs, JobStream, PanelChange
+from motion_app.ui.transfer.stream import ASK_SECONDS, KIND, FollowedJobs, JobStream, PanelChange
 
 ReadRows = Callable[[Session, Sequence[Any]], SceneDraft]
 RESULTS = ROOT / "assets" / "results"
 RestoreScene = Callable[[Session, RequestFile], list[Any]]
-ASK_SECONDS = 0.5  # between two looks at a job that is followed
 
 
 class VideoPanel:
@@ -367,8 +366,16 @@ class VideoPanel:
             *self._result_updates(panel),
             _or_skip(panel.gallery),
             host_banner(self.host, self.texts) if ended else gr.skip(),
-            gr.skip() if panel.asks is None else gr.Timer(active=panel.asks),
+            self._timer_update(panel),
         ]
+
+    def _timer_update(self, panel: PanelChange) -> Any:
+        """Whether the page asks again, and how soon: later where many do."""
+        if panel.asks is False:
+            return gr.Timer(active=False)
+        if panel.asks is None and panel.pace is None:
+            return gr.skip()
+        return gr.Timer(panel.pace or ASK_SECONDS, active=True)
 
     def _result_updates(self, panel: PanelChange) -> list[Any]:
         if panel.result is None:
