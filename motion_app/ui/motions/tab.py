@@ -281,7 +281,7 @@ class LibraryPanel:
 
     def show_cards(self, state: TrainingState) -> str:
         """The library as it is now."""
-        motions = self.host.library.list()
+        motions = self.host.library.seen_by(state.user).list()
         return library_html(
             motions,
             base=self.host.base(),
@@ -300,7 +300,8 @@ class LibraryPanel:
         """Export or delete the motion of a card."""
         data = event._data or {}
         digest = str(data.get("digest"))
-        motion = next((m for m in self.host.library.list() if m.digest == digest), None)
+        seen = self.host.library.seen_by(state.user).list()
+        motion = next((m for m in seen if m.digest == digest), None)
         if motion is None:
             raise MotionFileError("this motion is not in the library any more; reload the page")
         if data.get("what") == "export":

@@ -318,7 +318,8 @@ class TransferTab:
         with session.lock:
             found = None
             if session.draft is None:
-                options = {"geometry": self.host.geometry(), "library": self.host.library}
+                library = self.host.library.seen_by(session.user)
+                options = {"geometry": self.host.geometry(), "library": library}
                 found = self.kept.find(session.owner, session.tab, **options)
             if found is None:
                 return nothing
