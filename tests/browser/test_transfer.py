@@ -12,7 +12,8 @@ from pathlib import Path
 
 import gradio
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 from visits import DESKTOP, PATIENCE, PHONE, open_page
 from walk import (
@@ -325,6 +326,33 @@ def test_a_picture_can_be_pasted_and_each_fit_shows_what_it_does(page: Page) -> 
     page.locator("#undo").click()
     expect(note).to_contain_text("black bars", timeout=PATIENCE)
     expect(page.get_by_label("Pad")).to_be_checked()
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (1920, 800), (500, 500)], ids=str)
+def test_a_picture_of_any_shape_is_cut_and_never_stretched(
+    page: Page, size: tuple[int, int]
+) -> None:
+    width, height = size
+    radius = min(size) // 8
+    picture = Image.new("RGB", size, "teal")
+    disc = (width - radius, height - radius)  # at the far end of what overhangs
+    corners = [disc[0] - radius, disc[1] - radius, disc[0] + radius, disc[1] + radius]
+    ImageDraw.Draw(picture).ellipse(corners, fill="white")
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    page.locator("#upload input[type=file]").set_input_files(
+        {"name": "odd.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    )
+    note = page.locator("#fit-note")
+    expect(note).to_contain_text("were cut off", timeout=PATIENCE)
+    slider = page.locator(".shift input")
+    slider.fill("1")
+    page.wait_for_function("document.querySelector('#fit-note').textContent.includes(' and 0 ')")
+    source = page.locator(".stage-frame > img").first.get_attribute("src")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+    rows, columns = np.nonzero(shown[..., 0] > 128)
+    assert len(rows), "the disc was cut off"
+    assert np.ptp(columns) == pytest.approx(np.ptp(rows), rel=0.12)
 
 
 def test_a_finger_paints_as_a_mouse_does(browser: Browser, server: str) -> None:
