@@ -10,8 +10,8 @@ RUN useradd --create-home --uid 1000 app \
  && mkdir /app /data && chown app:app /app /data
 
 WORKDIR /app
-COPY requirements.txt ./
-RUN pip install --no-cache-dir --requirement requirements.txt
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --require-hashes --requirement requirements.lock
 
 USER app
 COPY --chown=app:app . .

@@ -1,10 +1,10 @@
 # make run · make test · make test-all · make lint · make bench · make simulate · make study-load ·
-# make soak · make screenshots: each sets up everything it needs, then does its job.
+# make soak · make screenshots · make lock · make audit: each sets up everything it needs, then does its job.
 # Needs Python 3.11 or 3.12. What is installed lies in .venv and can be deleted at any time.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
-.PHONY: run test test-all lint bench simulate study-load soak screenshots
+.PHONY: run test test-all lint bench simulate study-load soak screenshots lock audit
 
 # The first Python that runs and is new enough; a name on the path alone may be an empty shim.
 PYTHON ?= $(shell for name in python3.12 python3.11 python3 python; do \
@@ -56,6 +56,29 @@ soak: $(VENV)/.installed
 screenshots: $(VENV)/.installed-dev $(VENV)/.chromium
 	PYTHONPATH=.:tests $(BIN)/python tests/browser/screenshots.py $(ARGS)
 
+# requirements.lock and requirements-dev.lock: the exact set that is tested, each file by its hash,
+# for every system that there are wheels for. Again after a change of requirements*.txt.
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --no-build-isolation-package sam2 --python $(BIN)/python
+lock: $(VENV)/.installed-dev
+	@set -e; export PATH="$$PATH:$$PWD/$(VENV)/uv/bin"; set -x; \
+	$(LOCK) requirements.txt --output-file requirements.lock $(ARGS); \
+	$(LOCK) --constraints requirements.lock requirements-dev.txt \
+	  --output-file requirements-dev.lock $(ARGS)
+
+# What is known against the versions of the lock. Where no advisory service answers it says so, with
+# status 3: nothing was looked at then.
+AUDIT := pip-audit==2.10.0
+audit: $(VENV)/.installed
+	@export PATH="$$PATH:$$PWD/$(VENV)/uv/bin"; told=$$(mktemp); \
+	uv tool run --from $(AUDIT) pip-audit --requirement requirements-dev.lock --require-hashes \
+	  --disable-pip --progress-spinner off $(ARGS) >$$told 2>&1; status=$$?; \
+	if [ $$status = 0 ] || grep -q '^Found .* known vulnerabilit' $$told; then cat $$told; \
+	else tail -n 1 $$told; status=3; \
+	  echo "nothing was audited: no advisory service can be reached from here; try again where" \
+	    "there is one, or name one: make audit ARGS=\"--vulnerability-service osv\"" >&2; \
+	fi; rm -f $$told; exit $$status
+
 # uv comes from the machine, else by pip into the environment's own folder.
 define install
 	@set -e; \
@@ -64,17 +87,15 @@ define install
 	export PATH="$$PATH:$$PWD/$(VENV)/uv/bin"; \
 	uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --target $(VENV)/uv uv; \
 	echo "installing $(1) into $(VENV) (the first time takes some minutes)"; \
-	uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1)
+	uv pip install --quiet --compile-bytecode --require-hashes --python $(BIN)/python $(1)
 	@touch $@
 endef
 
-$(VENV)/.installed: requirements.txt
-	$(call install,--requirement requirements.txt)
+$(VENV)/.installed: requirements.lock
+	$(call install,--requirement requirements.lock)
 
-$(VENV)/.installed-dev: requirements.txt requirements-dev.txt
-	$(call install,--requirement requirements-dev.txt)
-	$(call install,--no-build-isolation-package sam2 sam2==1.1.0)
-	@touch $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.lock | $(VENV)/.installed
+	$(call install,--no-build-isolation-package sam2 --requirement requirements-dev.lock)
 
 # The browser tests drive Debian's Chromium.
 $(VENV)/.chromium: | $(VENV)/.installed-dev

@@ -133,6 +133,7 @@ def _study_settings(settings: Settings) -> StudySettings:
 def _serve(
     prepared: PreparedApp, settings: Settings, *, credentials: tuple[str, str] | None, mcp: bool
 ) -> None:
+    from gradio import set_static_paths
     from starlette.routing import Mount
 
     from motion_app.study.site.app import build_study_app
@@ -145,6 +146,8 @@ def _serve(
     studies = _study_settings(settings)
     login = None if credentials is None else Login(*credentials)
     serving = Serving(page, settings, prepared.uploads, public=studies.public, login=login, mcp=mcp)
+    # Served where they lie: of a copy in gradio's folder a link would outlive the job.
+    set_static_paths([host.jobs.files])
     server, _, _ = page.launch(
         server_name=settings.host,
         server_port=settings.port or None,
@@ -153,7 +156,6 @@ def _serve(
         max_threads=PLACES,
         enable_monitoring=False,
         ssr_mode=False,  # the page's own scripts draw into what gradio's server would have drawn
-        allowed_paths=[str(host.jobs.files)],
         mcp_server=False,  # gradio's own would read files of this machine for a caller
         prevent_thread_lock=True,
         strict_cors=False,  # our own rules are stricter, see motion_app.ui.access

@@ -4,10 +4,18 @@ of the program's own: nothing but where its log has more."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+DISK_TROUBLE = {
+    errno.ENOSPC: "the server's disk is full: delete something, or try again in a while",
+    errno.EDQUOT: "the server's disk is full: delete something, or try again in a while",
+    errno.EROFS: "the server's disk cannot be written just now",
+    errno.EACCES: "the server may not write where it must",
+}
 
 
 class MotionAppError(Exception):
@@ -50,6 +58,9 @@ def server_fault(
 ) -> str:
     """The line for an ``error`` that is nobody's but the program's, which is logged."""
     mark = log_under_mark(logger, error, what)
+    trouble = DISK_TROUBLE.get(error.errno or 0) if isinstance(error, OSError) else None
+    if trouble is not None:
+        return f"{trouble}; its log says where, under {mark}"
     return f"something went wrong on the server; its log says what, under {mark}"
 
 

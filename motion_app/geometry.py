@@ -18,6 +18,7 @@ from PIL import Image
 from motion_app.errors import CheckpointError, MediaError, RequestError
 
 FitMode = Literal["crop", "pad", "stretch"]
+CENTRE = 0.5  # of what overhangs, the share that is cut off before the part that is kept
 FIT_MODES: tuple[str, ...] = get_args(FitMode)
 DEFAULTS_FILE = "generation.json"
 
@@ -289,6 +290,7 @@ class FittedImage:
     ``image``: (H, W, 3) uint8. ``source_size``: (height, width) of the original. ``box``: the part
     of the original that was kept, (x0, y0, x1, y1) in its pixels. ``place``: where that part lies
     in the model frame, (x0, y0, x1, y1) in pixels; smaller than the frame only for "pad".
+    ``shift``: which part "crop" kept, see ``fit_image``.
     """
 
     image: np.ndarray
@@ -296,6 +298,7 @@ class FittedImage:
     source_size: tuple[int, int]
     box: tuple[float, float, float, float]
     place: tuple[int, int, int, int]
+    shift: float = CENTRE
 
     @property
     def cut(self) -> float:
@@ -314,10 +317,14 @@ class FittedImage:
         if self.mode == "stretch" and source_width * height != source_height * width:
             factor = (width / source_width) / (height / source_height)
             return f"{sizes}, stretched {factor:.2f} times in width"
-        cut_x, cut_y = round(self.box[0]), round(self.box[1])
-        if cut_x or cut_y:
-            sides = f"{cut_x} px left and right" if cut_x else f"{cut_y} px above and below"
+        left, top = round(self.box[0]), round(self.box[1])
+        right, bottom = round(source_width - self.box[2]), round(source_height - self.box[3])
+        if left or right:
+            sides = f"{left} px left and right" if left == right else f"{left} left, {right} right"
             return f"{sizes}, cut off {sides}"
+        if top or bottom:
+            ends = f"{top} px above and below" if top == bottom else f"{top} above, {bottom} below"
+            return f"{sizes}, cut off {ends}"
         return sizes
 
     def fit_mask(self, mask: np.ndarray) -> np.ndarray:
@@ -335,11 +342,14 @@ class FittedImage:
         return fitted
 
 
-def fit_image(image: np.ndarray, height: int, width: int, mode: str = "crop") -> FittedImage:
+def fit_image(
+    image: np.ndarray, height: int, width: int, mode: str = "crop", *, shift: float = CENTRE
+) -> FittedImage:
     """Fit ``image`` (H0, W0, 3) uint8 to ``height`` × ``width`` pixels.
 
-    "crop" keeps the aspect ratio and cuts what overhangs, centred; "pad" keeps all of it and adds
-    black bars; "stretch" is the paper's (the aspect ratio is lost). An image of the right size
+    "crop" keeps the aspect ratio and cuts what overhangs: ``shift`` 0 keeps the left or upper end,
+    1 the other one, 0.5 the middle; "pad" keeps all of it and adds black bars; "stretch" is the
+    paper's (the aspect ratio is lost). An image of the right size
     comes back unchanged. Raises MediaError for a wrong array, RequestError for an unknown mode.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
@@ -349,9 +359,10 @@ def fit_image(image: np.ndarray, height: int, width: int, mode: str = "crop") ->
     source_height, source_width = image.shape[:2]
     if mode == "crop":
         scale = max(height / source_height, width / source_width)
-        left = max(0.0, (source_width - width / scale) / 2)  # rounding may leave -1e-15
-        top = max(0.0, (source_height - height / scale) / 2)
-        box = (left, top, source_width - left, source_height - top)
+        over_x = max(0.0, source_width - width / scale)  # rounding may leave -1e-15
+        over_y = max(0.0, source_height - height / scale)
+        left, top = over_x * shift, over_y * shift
+        box = (left, top, source_width - (over_x - left), source_height - (over_y - top))
         place = (0, 0, width, height)
     elif mode == "pad":
         scale = min(height / source_height, width / source_width)
@@ -366,12 +377,12 @@ def fit_image(image: np.ndarray, height: int, width: int, mode: str = "crop") ->
     else:
         raise RequestError(f'unknown fit "{mode}"; choose one of {", ".join(FIT_MODES)}')
     if (source_height, source_width) == (height, width):
-        return FittedImage(image.copy(), mode, (height, width), box, place)
+        return FittedImage(image.copy(), mode, (height, width), box, place, shift)
     x0, y0, x1, y1 = place
     part = Image.fromarray(image).resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS, box=box)
     fitted = np.zeros((height, width, 3), dtype=np.uint8)
     fitted[y0:y1, x0:x1] = np.asarray(part)
-    return FittedImage(fitted, mode, (source_height, source_width), box, place)
+    return FittedImage(fitted, mode, (source_height, source_width), box, place, shift)
 
 
 def fit_frames(frames: np.ndarray, height: int, width: int, mode: str = "crop") -> np.ndarray:

@@ -151,6 +151,28 @@ def test_pad_keeps_everything_between_black_bars():
     assert "25 px above and below" in fitted.summary()
 
 
+@pytest.mark.parametrize("shape", [(64, 300), (400, 96)])
+def test_the_part_that_a_crop_keeps_can_be_moved_from_end_to_end(shape):
+    height, width = shape
+    image = picture(height, width)
+    image[:] = (
+        np.linspace(0, 250, max(shape))
+        .astype(np.uint8)
+        .reshape((1, width, 1) if width > height else (height, 1, 1))
+    )
+    means = []
+    for shift in (0.0, 0.25, 0.5, 1.0):
+        fitted = fit_image(image, 64, 96, "crop", shift=shift)
+        means.append(fitted.image.mean())
+        x0, y0, x1, y1 = fitted.box
+        assert (x1 - x0) / (y1 - y0) == pytest.approx(96 / 64)
+        assert x0 >= 0 and x1 <= width and y0 >= 0 and y1 <= height
+    assert means == sorted(means) and means[0] < means[2] < means[3]
+    middle = fit_image(image, 64, 96)
+    assert np.array_equal(middle.image, fit_image(image, 64, 96, shift=0.5).image)
+    assert "left" in fit_image(image, 64, 96, shift=0.0).summary() or height > width
+
+
 def test_stretch_is_said_out_loud():
     assert "stretched 0.50 times" in fit_image(picture(100, 200), 100, 100, "stretch").summary()
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from motion_app.evaluation.figures import COLOURS
 from motion_app.evaluation.report import Average
+from motion_app.geometry import fit_image
 
 WIDTH, LABELS, NUMBERS = 760, 190, 150  # pixels: the whole, names left, figures right
 ROW, TOP, FOOT = 26, 48, 40
@@ -194,7 +194,7 @@ def draw_sheet(
         if row.note:
             pen.text((MARGIN, middle + 4), row.note, QUIET_COLOUR, small)
         for column, picture in enumerate(row.pictures):
-            shown = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
+            shown = fit_image(picture, size[1], size[0], "pad").image
             sheet.paste(Image.fromarray(shown), (MARGIN + words + column * (size[0] + GAP), y))
     return np.asarray(sheet)
 

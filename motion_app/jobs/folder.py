@@ -61,6 +61,10 @@ COLUMNS = (
 )
 CHANGEABLE = {"state", "started", "finished", "outcome", "message"}
 logger = logging.getLogger(__name__)
+DAMAGED = "what was kept of this job is damaged; delete it and hand it in again"
+RESERVE = "jobs.reserve"  # a file of zeros that goes where the disk is full
+RESERVE_BYTES = 512 * 1024
+RESERVE_STEP = 128 * 1024  # what opening the database and a few changes write
 LOCK_NAME = "queue.lock"
 MOST_QUEUES = 64
 SECONDS_PER_HOUR = 3600.0
@@ -117,6 +121,8 @@ class JobStore:
                 f"the folder {self.path.parent} cannot be made: {error.strerror}; choose another "
                 "with MOTION_APP_OUTPUTS"
             ) from error
+        self._reserve = self.path.with_name(RESERVE)
+        self._free_reserve()  # for what opening writes
         with self._explained():
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -126,6 +132,22 @@ class JobStore:
         except BaseException:
             self._connection.close()
             raise
+        self.hold_reserve()
+
+    def hold_reserve(self) -> None:
+        """Hold room back on the disk, so that on a full one jobs can still end and be deleted."""
+        with contextlib.suppress(OSError), self._reserve.open("ab", buffering=0) as file:
+            while (missing := RESERVE_BYTES - file.tell()) > 0:
+                file.write(bytes(missing))
+
+    def _free_reserve(self) -> bool:
+        """A part of it back to the disk; False where nothing is left."""
+        try:
+            held = self._reserve.stat().st_size
+            os.truncate(self._reserve, max(0, held - RESERVE_STEP))
+        except OSError:
+            return False
+        return held > 0
 
     def close(self) -> None:
         with self._lock:
@@ -156,12 +178,15 @@ class JobStore:
         *,
         owner: str | None = None,
         kind: str | None = None,
-        states: Sequence[State] = (*ACTIVE, *TERMINAL),
+        states: Sequence[State] | None = None,
         limit: int | None = None,
     ) -> list[JobRow]:
-        """Jobs, newest first; None and the default take all."""
-        clauses = [f"state IN ({', '.join('?' * len(states))})"]
-        values: list[Any] = [*states]
+        """Jobs, newest first; None takes all."""
+        clauses = ["TRUE"]
+        values: list[Any] = []
+        if states is not None:
+            clauses.append(f"state IN ({', '.join('?' * len(states))})")
+            values += states
         for column, wanted in (("owner", owner), ("kind", kind)):
             if wanted is not None:
                 clauses.append(f"{column} = ?")
@@ -191,17 +216,13 @@ class JobStore:
         pairs = [f"{name} = ?" for name in changes]
         if last_in_line:
             pairs.append(f"turn = {NEXT_TURN}")
-        with self._transaction() as database:
-            database.execute(
-                f"UPDATE jobs SET {', '.join(pairs)} WHERE id = ?",
-                [*(_stored(value) for value in changes.values()), job_id],
-            )
-            return self.get(job_id)
+        values = [*(_stored(value) for value in changes.values()), job_id]
+        self._insist(f"UPDATE jobs SET {', '.join(pairs)} WHERE id = ?", values)
+        return self.get(job_id)
 
     def remove(self, job_id: str) -> None:
         """The row goes; a second time is as good as once."""
-        with self._transaction() as database:
-            database.execute("DELETE FROM jobs WHERE id = ?", [job_id])
+        self._insist("DELETE FROM jobs WHERE id = ?", [job_id])
 
     def ids(self) -> set[str]:
         """Of all jobs there are."""
@@ -239,10 +260,21 @@ class JobStore:
                 database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise MotionAppError(
-                f"the job database {self.path} has the version {version}, this program reads "
+                f"the job database {self.path.name} has the version {version}, this program reads "
                 f"{SCHEMA_VERSION}; use the program that wrote it, or move the file away to begin "
                 "a new one"
             )
+
+    def _insist(self, statement: str, values: Sequence[Any]) -> None:
+        """Execute it; where the disk is full with the room that is held in reserve."""
+        while True:
+            try:
+                with self._transaction() as database:
+                    database.execute(statement, values)
+                return
+            except MotionAppError:
+                if not self._free_reserve():
+                    raise
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -265,18 +297,20 @@ class JobStore:
                 yield
             except sqlite3.ProgrammingError as error:
                 raise MotionAppError(
-                    f"the job database {self.path} is closed: the program is ending; start it again"
+                    f"the job database {self.path.name} is closed: the program is ending; start it "
+                    "again"
                 ) from error
             except sqlite3.OperationalError as error:
                 raise MotionAppError(
-                    f"the job database {self.path} cannot be used ({error}); check that its folder "
-                    "can be written, that the disk is not full and that nothing else holds the file"
+                    f"the job database {self.path.name} cannot be used ({error}); check that its "
+                    "folder can be written, that the disk is not full and that nothing else holds "
+                    "the file"
                 ) from error
             except sqlite3.DatabaseError as error:
                 raise MotionAppError(
-                    f"the job database {self.path} is damaged ({error}); move it away (with the "
-                    "-wal and -shm files beside it) and start again: the list of jobs begins anew, "
-                    "the videos stay in their folders"
+                    f"the job database {self.path.name} is damaged ({error}); move it away (with "
+                    "the -wal and -shm files beside it) and start again: the list of jobs begins "
+                    "anew, the videos stay in their folders"
                 ) from error
 
 
@@ -286,8 +320,14 @@ def _stored(value: Any) -> Any:
 
 def _row(stored: tuple[Any, ...]) -> JobRow:
     entries = dict(zip(COLUMNS, stored, strict=True))
-    for name in ("inputs", "outcome"):
-        entries[name] = json.loads(entries[name])
+    try:
+        for name in ("inputs", "outcome"):
+            entries[name] = dict(json.loads(entries[name]))
+        if entries["state"] not in (*ACTIVE, *TERMINAL):
+            raise ValueError(entries["state"])
+    except (TypeError, ValueError) as error:
+        logger.warning("the row of the job %s is damaged: %s", entries["id"], error)
+        entries |= {"state": "failed", "message": DAMAGED, "inputs": {}, "outcome": {}}
     return JobRow(**entries)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from motion_app.errors import MotionAppError, RequestError, one_line
 from motion_app.jobs.folder import (
+    DAMAGED,
     STAGING,
     ClaimedFolder,
     JobRow,
@@ -127,9 +128,14 @@ class JobQueue:
             )
         for row in self._store.line():
             try:
+                if row.message == DAMAGED:
+                    raise RequestError(DAMAGED)
                 self._join(row)
             except MotionAppError as error:
                 self._store.update(row.id, state="failed", message=one_line(error))
+            except Exception as error:  # what an older or broken program kept
+                logger.error("the job %s cannot wait on", row.id, exc_info=error)
+                self._store.update(row.id, state="failed", message=DAMAGED)
         self._tidy(staged=True)
 
     # what people do
@@ -243,6 +249,8 @@ class JobQueue:
                 )
             if row.state == "done":
                 raise RequestError("this job is done; hand it in as a new one to repeat it")
+            if not row.inputs:
+                raise RequestError(DAMAGED)
             self._check_line(row)
             row = self.store.update(
                 job_id, state="queued", started=None, finished=None, message="", last_in_line=True
@@ -261,6 +269,7 @@ class JobQueue:
             self.store.remove(job_id)
             self._changed.notify_all()
         shutil.rmtree(self.folder(job_id), ignore_errors=True)
+        self.store.hold_reserve()
 
     def watch(self, job_id: str, *, every: float = 1.0) -> Generator[JobProgress, None, None]:
         """A JobProgress now, at every change, and after ``every`` seconds without one; the last
@@ -460,4 +469,5 @@ class JobQueue:
                     continue
                 store.remove(job.id)
             shutil.rmtree(files / job.id, ignore_errors=True)
+        store.hold_reserve()
         remove_orphans(files, store.ids(), keep_hours=limits.keep_hours, staged=staged)

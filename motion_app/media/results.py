@@ -7,6 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -62,6 +63,23 @@ def save_result(
         masks=tuple(folder / "masks" / f"{k}.png" for k in range(len(video.masks))),
         masks_zip=folder / "masks.zip",
     )
+    try:
+        _write_all(video, saved, certificate, options)
+    except BaseException:
+        for path in (saved.video, saved.gif, saved.recipe, saved.frames, saved.masks_zip):
+            path.unlink(missing_ok=True)
+        for path in saved.masks:
+            path.unlink(missing_ok=True)
+        raise
+    return saved
+
+
+def _write_all(
+    video: GeneratedVideo,
+    saved: SavedVideo,
+    certificate: Certificate | None,
+    options: dict[str, Any],
+) -> None:
     shown = (video.frames, video.fps)
     with ThreadPoolExecutor(2) as encoders:  # they work outside the interpreter's lock
         written = (
@@ -77,7 +95,6 @@ def save_result(
         saved.frames, frames=video.frames, masks=video.masks, fps=np.float32(video.fps)
     )
     _save_masks(video, saved)
-    return saved
 
 
 def _save_masks(video: GeneratedVideo, saved: SavedVideo) -> None:

@@ -41,6 +41,9 @@ WORD_HEADER = "x-page-word"
 # What has no secrets: a page's scripts and styles, which a browser asks for without our header.
 PUBLIC = ("/assets/", "/static/", "/svelte/", "/theme.css", "/manifest.json", "/favicon.ico")
 ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*:|//|\\\\)", re.IGNORECASE)  # no path of a file's
+FILES = ("/gradio_api/file", "/file")  # of visitors, not the page's own
+JSON_TYPE = b"application/json"
+GONE = b'{"detail": "there is no such file; it may have been deleted"}'
 STUDIES = "/study/"  # has a gate of its own
 WORKER_THREADS = 128  # calls that compute; one that waits for a job holds none
 CALL_SECONDS = 300.0  # between two calls of an open page
@@ -128,6 +131,8 @@ class FrontPage:
             refusal = JSONResponse({"detail": "this comes from another page"}, status_code=403)
             await refusal(scope, receive, send)
             return
+        if path.startswith(FILES):
+            send = _gone_where_refused(send)
         name = path.strip("/")
         if scope["method"] == "GET" and name in ("", *LANGUAGES):
             send = _Rewriting(send, self._head, name or next(iter(LANGUAGES)))
@@ -137,6 +142,25 @@ class FrontPage:
         if headers.get("origin") != "null" or path.startswith((*PUBLIC, STUDIES)):
             return True
         return hmac.compare_digest(headers.get(WORD_HEADER, "").encode(), self._word.encode())
+
+
+def _gone_where_refused(send: Send) -> Send:
+    """gradio says 403, and the path, of a file that was deleted as of one that nobody may have:
+    here both are not there."""
+    gone = False
+
+    async def answer(message: Message) -> None:
+        nonlocal gone
+        if message["type"] == "http.response.start" and message["status"] == 403:
+            gone = True
+            headers = [(b"content-type", JSON_TYPE), (b"content-length", b"%d" % len(GONE))]
+            await send({**message, "status": 404, "headers": headers})
+        elif not gone:
+            await send(message)
+        elif not message.get("more_body", False):
+            await send({"type": "http.response.body", "body": GONE})
+
+    return answer
 
 
 class _Rewriting:

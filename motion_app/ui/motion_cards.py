@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import gradio as gr
+import numpy as np
 
 from motion_app.library.library import DeletedMotion, is_shipped
 from motion_app.methods import method_title
-from motion_app.scene import Motion
+from motion_app.scene import NEUTRAL_PHRASE, Motion
 from motion_app.ui.markup import Texts, icon, script
 from motion_app.ui.pictures import Previews
 
+LEAST_PLACES = 3  # of a path that can be told
+CLOSED, FLAT = 0.25, 0.3  # of a path's longer side: it ends where it began; it is a line
+ROUND = 1.25 * np.pi  # radians of turning that make a loop
+HOPS = 2  # turns up and down on the way
 _TEXTS = (
     *("cards", "cards_title", "cards_search", "cards_none"),
     *("close", "no_motion", "no_motion_name", "no_motion_help"),
@@ -46,7 +51,9 @@ class _Card:
 def cards_html(motions: Sequence[Motion], texts: Texts) -> str:
     """What stands in the dialog: title, search box, "none" and a card for each motion."""
     t = {key: html.escape(texts(f"transfer.{key}")) for key in _TEXTS}
-    cards = "".join(_card_html(motion) for motion in motions)
+    cards = "".join(_card_html(motion, texts) for motion in motions)
+    neutral = any(motion.phrase == NEUTRAL_PHRASE for motion in motions)
+    about = html.escape(texts("transfer.cards_neutral", phrase=NEUTRAL_PHRASE)) if neutral else ""
     return (
         '<div class="cards-head" data-key="head">'
         f'<h3 data-own data-key="title" data-title="{t["cards_title"]}"></h3>'
@@ -60,19 +67,63 @@ def cards_html(motions: Sequence[Motion], texts: Texts) -> str:
         f' data-key="none" tabindex="-1"><span class="preview preview-none">{t["no_motion"]}</span>'
         f'<b>{t["no_motion_name"]}</b><span class="quiet">{t["no_motion_help"]}</span></button>'
         f"{cards}</div>"
+        f'<p class="note quiet" data-key="about">{about}</p>'
         f'<p class="note quiet cards-none" data-key="none-found" role="status" hidden'
         f" data-own>{t['cards_none']}</p>"
     )
 
 
-def _card_html(motion: Motion) -> str:
+def path_key(track: Sequence[Sequence[float]] | None) -> str:
+    """The text that says in words where a thing goes whose middle takes the places ``track``, (y,
+    x) each with y downwards: "loop", "eight", "sides", "updown", "still", or a direction, "left"
+    for example, which "left_hops" takes in hops; "" where no track is known."""
+    if track is None or len(track) < LEAST_PLACES:
+        return ""
+    places = np.asarray(track, float)
+    tall, wide = np.ptp(places, axis=0)
+    down, across = places[-1] - places[0]
+    if max(tall, wide) < 1:
+        return "still"
+    broad = min(tall, wide) > FLAT * max(tall, wide)
+    if broad and abs(_turned(places)) > ROUND:
+        return "loop"
+    if np.hypot(down, across) < CLOSED * max(tall, wide):
+        return "eight" if broad else "sides" if wide > tall else "updown"
+    sideways = abs(across) >= abs(down)
+    direction = ("right" if across > 0 else "left") if sideways else ("down" if down > 0 else "up")
+    beside = places[:, 0] if sideways else places[:, 1]
+    turns = int((np.diff(np.sign(np.diff(beside))) != 0).sum())
+    hops = turns >= HOPS and np.ptp(beside) > FLAT * max(abs(across), abs(down))
+    return f"{direction}_hops" if hops else direction
+
+
+def _turned(places: np.ndarray) -> float:
+    """By how much, in radians, a path turns in all, to one side counted against the other."""
+    steps = np.diff(places, axis=0)
+    headings = np.arctan2(steps[:, 0], steps[:, 1])
+    turns = np.diff(headings)
+    return float(((turns + np.pi) % (2 * np.pi) - np.pi).sum())
+
+
+def moves_how(motion: Motion, texts: Texts) -> str:
+    """What moves how in the clip a motion was learned from: "green cat: goes round in a loop"; ""
+    where that is not known."""
+    key = path_key(motion.track)
+    if not key:
+        return ""
+    path = texts(f"motions.path_{key}")
+    return texts("motions.moves_how", noun=motion.noun, path=path) if motion.noun else path
+
+
+def _card_html(motion: Motion, texts: Texts) -> str:
     card = _Card.of(motion)
+    how = html.escape(moves_how(motion, texts)) or f"“… {card.phrase}”"
     return card.html(
         "button",
         f'type="button" class="card" role="option" data-name="{card.name}"'
         f' data-key="motion-{card.name}" tabindex="-1"',
         preview_html(motion),
-        f'<b>{card.shown}</b><span class="quiet">“… {card.phrase}”</span>'
+        f'<b>{card.shown}</b><span class="quiet">{how}</span>'
         f'<small class="method">{card.method}</small>',
     )
 
@@ -170,10 +221,18 @@ def _library_card(
         f'class="motion-card" data-digest="{motion.digest}"',
         _preview_html(motion, previews, texts),
         f'<div class="motion-body"><h3>{card.name}</h3>'
-        f'<p class="motion-phrase">“{card.phrase}”</p>'
+        f"{_words_html(motion, texts)}"
         f'<p class="motion-tags">{"".join(tags)}</p>{_details_html(motion, texts)}'
         f'<div class="motion-acts">{acts}</div></div>',
     )
+
+
+def _words_html(motion: Motion, texts: Texts) -> str:
+    """What moves how, and the words it is called by."""
+    how, phrase = html.escape(moves_how(motion, texts)), f"“{html.escape(motion.phrase)}”"
+    if motion.phrase == NEUTRAL_PHRASE:
+        phrase += f" · {html.escape(texts('motions.neutral'))}"
+    return "".join(f'<p class="motion-phrase">{line}</p>' for line in (how, phrase) if line)
 
 
 def _act_html(what: str, motion: Motion, texts: Texts) -> str:
@@ -211,6 +270,9 @@ def _details_html(motion: Motion, texts: Texts) -> str:
         if fact
     )
     title = html.escape(texts("motions.details"))
+    if motion.phrase == NEUTRAL_PHRASE:
+        why = html.escape(texts("transfer.cards_neutral", phrase=motion.phrase))
+        rows += f"<dt>{html.escape(texts('motions.phrase'))}</dt><dd>{why}</dd>"
     return f"<details><summary>{title}</summary><dl>{rows}</dl></details>"
 
 

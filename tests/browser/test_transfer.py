@@ -12,7 +12,8 @@ from pathlib import Path
 
 import gradio
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 from visits import DESKTOP, PATIENCE, PHONE, open_page
 from walk import (
@@ -48,11 +49,11 @@ def drag(page: Page, start: tuple[float, float], stop: tuple[float, float]) -> N
 
 
 def toast(page: Page) -> str:
-    message = page.locator(".toast-body").last
+    message = page.locator(".toast-body:not(.info)").last  # the model may still be loading
     expect(message).to_be_visible(timeout=PATIENCE)
     text = message.inner_text()
-    page.locator(".toast-close").last.click()
-    expect(page.locator(".toast-body")).to_have_count(0, timeout=PATIENCE)  # it fades out
+    message.locator(".toast-close").click()
+    expect(message).to_have_count(0, timeout=PATIENCE)  # it fades out
     return text
 
 
@@ -327,6 +328,33 @@ def test_a_picture_can_be_pasted_and_each_fit_shows_what_it_does(page: Page) -> 
     expect(page.get_by_label("Pad")).to_be_checked()
 
 
+@pytest.mark.parametrize("size", [(720, 1280), (1920, 800), (500, 500)], ids=str)
+def test_a_picture_of_any_shape_is_cut_and_never_stretched(
+    page: Page, size: tuple[int, int]
+) -> None:
+    width, height = size
+    radius = min(size) // 8
+    picture = Image.new("RGB", size, "teal")
+    disc = (width - radius, height - radius)  # at the far end of what overhangs
+    corners = [disc[0] - radius, disc[1] - radius, disc[0] + radius, disc[1] + radius]
+    ImageDraw.Draw(picture).ellipse(corners, fill="white")
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    page.locator("#upload input[type=file]").set_input_files(
+        {"name": "odd.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    )
+    note = page.locator("#fit-note")
+    expect(note).to_contain_text("were cut off", timeout=PATIENCE)
+    slider = page.locator(".shift input")
+    slider.fill("1")
+    page.wait_for_function("document.querySelector('#fit-note').textContent.includes(' and 0 ')")
+    source = page.locator(".stage-frame > img").first.get_attribute("src")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+    rows, columns = np.nonzero(shown[..., 0] > 128)
+    assert len(rows), "the disc was cut off"
+    assert np.ptp(columns) == pytest.approx(np.ptp(rows), rel=0.12)
+
+
 def test_a_finger_paints_as_a_mouse_does(browser: Browser, server: str) -> None:
     page = open_page(browser, server, PHONE)
     pick_example(page)
@@ -407,6 +435,38 @@ def test_on_a_phone_the_steps_are_stacked_and_nothing_overflows(
     assert tops == sorted(set(tops))
     assert len(set(lefts)) == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_on_a_phone_a_picked_picture_and_a_made_video_come_into_view(
+    browser: Browser, server: str
+) -> None:
+    page = open_page(browser, server, PHONE)
+    pick_example(page)
+    seen = "([name]) => { const box = document.querySelector(name).getBoundingClientRect();"
+    seen += " return box.top >= 0 && box.bottom <= innerHeight; }"
+    page.wait_for_function(seen, arg=[".stage-frame"])
+    mark_two(page)
+    set_steps(page, 1)
+    page.locator("#generate").click()
+    expect(page.locator("#video video")).to_be_visible(timeout=2 * PATIENCE)
+    page.wait_for_function(seen, arg=["#video video"])
+
+
+def test_what_is_wrong_is_told_together_and_goes_when_it_is_mended(page: Page) -> None:
+    pick_example(page)
+    mark_two(page)
+    for number in (1, 2):
+        choose_motion(page, number, "jump")
+        page.get_by_label(f"Sentence of object {number}").fill("It sleeps.")
+    page.locator("#generate").click()
+    told = toast(page)
+    assert "object 1: " in told.lower() and "object 2: " in told.lower()
+    expect(page.locator("#status .mistake")).to_be_visible()
+    expect(page.locator(".row-notices .note.warning")).to_have_count(2, timeout=PATIENCE)
+    page.get_by_label("Sentence of object 1").fill("It is moving.")
+    page.get_by_label("Sentence of object 2").focus()
+    expect(page.locator("#status .mistake")).to_be_hidden(timeout=PATIENCE)
+    expect(page.locator(".row-notices .note.warning")).to_have_count(1, timeout=PATIENCE)
 
 
 def test_every_picture_has_words_and_every_field_a_label(page: Page) -> None:

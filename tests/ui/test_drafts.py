@@ -630,7 +630,7 @@ class Host:
     def base(self) -> str:
         return "base"
 
-    def motions(self) -> list[Motion]:
+    def motions(self, user: object = None) -> list[Motion]:
         return [JUMP, SPIN]
 
     def segmenter(self) -> SimpleNamespace:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_drafts import GEOMETRY, JUMP, draft_with
+from test_drafts import GEOMETRY, JUMP, draft_with, square
 
 from motion_app.library.library import Library
-from motion_app.scene import Box, Motion
+from motion_app.scene import Box, Click, Motion
 from motion_app.settings import Limits
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
@@ -115,6 +115,15 @@ def test_another_picture_leaves_one_file_and_a_lost_motion_is_named(kept: KeptDr
     assert len(list(kept.folder.rglob("picture-*.png"))) == 1
     assert after.lost == ("jump",) and after.draft.objects[0].motion is None
     assert not after.draft.picture.any()
+
+
+def test_a_crop_that_was_moved_comes_back_where_it_was(kept: KeptDrafts) -> None:
+    wide = np.random.default_rng(1).integers(0, 255, (64, 300, 3), dtype=np.uint8)
+    draft = SceneDraft.of(wide, "crop", GEOMETRY).clicked(Click(48, 32), square, most=8)
+    moved = draft.refitted("crop", GEOMETRY, square, shift=0.4)
+    assert moved.objects[0].clicks[0].x > draft.objects[0].clicks[0].x  # with what it was on
+    kept.keep(ANN, "tab", KeptDraft(moved))
+    assert np.array_equal(found(kept, ANN, "tab").draft.fitted.image, moved.fitted.image)
 
 
 def test_with_another_model_masks_move_to_its_frame(kept: KeptDrafts) -> None:

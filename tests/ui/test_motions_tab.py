@@ -20,12 +20,13 @@ from motion_app.library.library import Library
 from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.owners import LibraryUser
 from motion_app.models.checkpoint import Checkpoint
+from motion_app.scene import NEUTRAL_PHRASE
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.training.mover import moving_share
 from motion_app.training.trainer import TrainingReport, ValidationVideo
 from motion_app.ui.markup import LANGUAGES, Texts
-from motion_app.ui.motion_cards import library_html
+from motion_app.ui.motion_cards import cards_html, library_html, moves_how, path_key
 from motion_app.ui.motions.form import (
     COLUMNS,
     DraftClip,
@@ -166,6 +167,43 @@ def test_a_mask_on_the_background_asks_to_point_at_the_mover() -> None:
         shown = view_html(JobProgress(row(), "training", news=news), EN)
         told.append(EN("motions.mask_astray") in shown)
     assert told == [False, True, False]
+
+
+def test_every_shipped_motion_says_what_moves_how_and_no_two_the_same() -> None:
+    motions = Library([POCKET / "motions"]).list()
+    told = {motion.name: moves_how(motion, EN) for motion in motions}
+    assert all(motion.noun in told[motion.name] for motion in motions)
+    assert len(set(told.values())) == len(motions)
+    keys = {motion.name: path_key(motion.track) for motion in motions}
+    assert keys == {
+        "circle": "loop",
+        "tilted loop": "loop",
+        "figure eight": "eight",
+        "hop left": "left_hops",
+        "jump": "updown",
+        "sway": "sides",
+        "rise": "up",
+        "sink": "down",
+        "walk left": "left",
+        "walk right": "right",
+    }
+    page = cards_html(motions, EN)
+    assert page.count(EN("transfer.cards_neutral", phrase=NEUTRAL_PHRASE)) == 1
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("turned", range(4))
+def test_a_path_turned_by_a_quarter_is_told_so(language: str, turned: int) -> None:
+    straight = [(20.0, 10.0 + 4 * t) for t in range(9)]
+    hops = [(20.0 - 9 * (t % 2), 10.0 + 3 * t) for t in range(9)]
+    for path, ending in ((straight, ""), (hops, "_hops")):
+        places = np.array(path)
+        for _ in range(turned):
+            places = np.stack([places[:, 1], -places[:, 0]], axis=1)  # a quarter clockwise
+        key = ("right", "down", "left", "up")[turned] + ending
+        assert path_key(places.tolist()) == key
+        assert Texts(language)(f"motions.path_{key}")
+    assert path_key(None) == "" and path_key([(3.0, 3.0)] * 5) == "still"
 
 
 @pytest.mark.parametrize("name", ["jump", "sway", "circle", "walk-left"])

@@ -9,19 +9,25 @@ import inspect
 import logging
 import os
 import secrets
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from motion_app.errors import MediaError, MotionAppError, server_fault
+from motion_app.scene import Motion
 from motion_app.ui.boundary import in_one_line
 
 logger = logging.getLogger(__name__)
 
+EXPORTS = "exports"
+EXPORT_SECONDS = 3600.0  # how long an exported file can be fetched
 ARGUMENT_DEPTH = 4  # spaces before the name of an argument
 Json = dict[str, Any]
 File = dict[str, Any] | str  # an upload as gradio describes it, or a data URI
@@ -130,3 +136,20 @@ def _written(uri: str, folder: Path, most_megabytes: float) -> Path:
 def handed_out(path: Path) -> Json:
     """A file as gradio sends it: the client downloads it, a browser gets a link."""
     return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+
+def new_export_folder(motion: Motion) -> Path:
+    """A folder for one exported motion, in gradio's own temporary one; old ones are removed. Its
+    name ends in 128 random bits: who does not know it cannot ask for what is in it."""
+    root = Path(get_upload_folder()) / EXPORTS
+    before = time.time() - EXPORT_SECONDS
+    for folder in root.glob("*"):
+        if folder.stat().st_mtime < before:
+            shutil.rmtree(folder, ignore_errors=True)
+    return root / f"{motion.digest[:16]}-{secrets.token_hex(16)}"
+
+
+def forget_exports(motion: Motion) -> None:
+    """The files that ``motion`` was exported to go with it."""
+    for folder in (Path(get_upload_folder()) / EXPORTS).glob(f"{motion.digest[:16]}-*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from pathlib import Path
 
 import gradio as gr
@@ -18,7 +16,14 @@ from motion_app.library.library import motion_entry
 from motion_app.library.owners import LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.scene import Motion
-from motion_app.ui.api.files import File, Json, handed_out, received
+from motion_app.ui.api.files import (
+    File,
+    Json,
+    forget_exports,
+    handed_out,
+    new_export_folder,
+    received,
+)
 from motion_app.ui.visitor import client_of, client_user, quota_address
 
 LOOK_SECONDS = 0.2  # between two looks at a job that a call waits for; it holds no thread
@@ -287,9 +292,8 @@ class MotionEndpoints:
         Returns:
             {"name", "file"}
         """
-        folder = tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))
         motion = self._named(name, self._visitor(http))
-        file = self.host.library.export_file(motion, Path(folder))
+        file = self.host.library.export_file(motion, new_export_folder(motion))
         return {"name": motion.name, "file": handed_out(file)}
 
     def delete_motion(self, name: str, http: gr.Request | None = None) -> Json:
@@ -302,7 +306,9 @@ class MotionEndpoints:
             {"deleted": its name, "token": what ``restore_motion`` takes}
         """
         user = self._visitor(http)
-        deleted = self.host.library.delete(self._named(name, user).name, by=user)
+        motion = self._named(name, user)
+        deleted = self.host.library.delete(motion.name, by=user)
+        forget_exports(motion)
         return {"deleted": deleted.name, "token": deleted.token}
 
     def rename_motion(self, name: str, new_name: str, http: gr.Request | None = None) -> Json:

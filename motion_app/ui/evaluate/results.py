@@ -26,7 +26,7 @@ from motion_app.evaluation.scoring import ScoreProgress, Scores
 from motion_app.media.provenance import Verification
 from motion_app.media.watermark import DETECTED
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import Texts, note_html
+from motion_app.ui.markup import Texts, note_html, script
 from motion_app.ui.visitor import BrowserState
 
 LEFT_SECONDS = 300.0  # without a question: a hidden page asks once a minute, a closed one never
@@ -304,7 +304,12 @@ class ResultsPanel:
     def __init__(self, texts: Texts) -> None:
         self.texts = t = texts
         empty = f'<p class="evaluate-none">{t("evaluate.empty")}</p>'
-        self.table = gr.HTML(empty, apply_default_css=False, elem_id="evaluate-table")
+        self.table = gr.HTML(
+            empty,
+            js_on_load=script("scores_in_view"),
+            apply_default_css=False,
+            elem_id="evaluate-table",
+        )
         with gr.Row(visible=False, elem_id="evaluate-files") as self.files:
             self.downloads = [
                 gr.DownloadButton(t(f"evaluate.download_{kind}"), size="sm", min_width=120)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import html
-import secrets
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.progress import JobProgress
 from motion_app.scene import Motion
+from motion_app.ui.api.files import forget_exports, new_export_folder
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts, note_html, script, titled_html
 from motion_app.ui.motion_cards import library_html, new_cards
@@ -38,7 +36,6 @@ TICK_SECONDS = 1.0
 PICTURE_SECONDS = 2.0  # between two pictures of who saw the tokens
 OnChange = Callable[[Any], Any]
 MOTION_FILES = [".safetensors", ".pt"]
-EXPORT_SECONDS = 3600.0  # how long an exported file can be fetched
 
 
 class MotionsTab:
@@ -282,7 +279,7 @@ class LibraryPanel:
 
     def show_cards(self, state: TrainingState) -> str:
         """The library as it is now."""
-        motions = self.host.library.list()
+        motions = self.host.library.seen_by(state.user).list()
         return library_html(
             motions,
             base=self.host.base(),
@@ -301,16 +298,18 @@ class LibraryPanel:
         """Export or delete the motion of a card."""
         data = event._data or {}
         digest = str(data.get("digest"))
-        motion = next((m for m in self.host.library.list() if m.digest == digest), None)
+        seen = self.host.library.seen_by(state.user).list()
+        motion = next((m for m in seen if m.digest == digest), None)
         if motion is None:
             raise MotionFileError("this motion is not in the library any more; reload the page")
         if data.get("what") == "export":
-            file = self.host.library.export_file(motion, new_export_folder())
+            file = self.host.library.export_file(motion, new_export_folder(motion))
             return [gr.skip(), gr.skip(), gr.update(value=str(file))]
         if not self._deletable(motion, state):
             why = "not_yours" if self.host.library.writable(motion) else "not_deletable"
             raise MotionFileError(self.texts(f"motions.{why}", name=motion.name))
         state.deleted = self.host.library.delete(motion.path, by=state.user)
+        forget_exports(motion)
         return [state, self.show_cards(state), gr.update(value=None)]
 
     def restore(self, state: TrainingState, event: gr.EventData) -> list[Any]:
@@ -330,14 +329,3 @@ class LibraryPanel:
         motion = self.host.import_motion(Path(file), name=name, phrase=phrase, owner=owner)
         gr.Info(self.texts("motions.imported", name=html.escape(motion.name)))
         return [state, self.show_cards(state), None, ""]
-
-
-def new_export_folder() -> Path:
-    """A folder for one exported motion, in gradio's own temporary one; old ones are removed. Its
-    name is 128 random bits: who does not know it cannot ask for what is in it."""
-    root = Path(get_upload_folder()) / "exports"
-    before = time.time() - EXPORT_SECONDS
-    for folder in root.glob("*"):
-        if folder.stat().st_mtime < before:
-            shutil.rmtree(folder, ignore_errors=True)
-    return root / secrets.token_hex(16)

@@ -50,11 +50,17 @@ const BORDER = 0.9999; // the last place that is inside
 let gesture = null; // what a pressed pointer has drawn so far
 let waiting = 0;
 
+let picture = null; // which one is on show, before the first answer none
+
 function redraw() {
   if (overtaken(props.markup)) return;
   forget();
   draw(mount, props.markup, { near: () => () => frame() });
   hold(tool);
+  const now = frame()?.dataset.picture ?? "";
+  const picked = navigator.userActivation?.hasBeenActive ?? true; // else it came with a reload
+  if (picture !== null && picked && now && now !== picture) bringIntoView(element);
+  picture = now;
 }
 
 function frame() {
@@ -323,6 +329,8 @@ listenWhileHere(document, "keydown", (event) => {
 // answers
 
 listenWhileHere(document, "scene-answered", () => {
+  // what was wrong with what was asked is mended, or about to be
+  for (const mistake of document.querySelectorAll("#status .mistake")) mistake.hidden = true;
   waiting = 0;
   delete element.dataset.waiting;
   if (!gesture) clearInk();

@@ -7,4 +7,7 @@ element.addEventListener("click", (event) => {
 });
 element.addEventListener("change", (event) => {
   if (event.target.name === "fit") act({ kind: "fit", fit: event.target.value });
+  if (event.target.name === "shift") {
+    act({ kind: "fit", fit: "crop", shift: Number(event.target.value) });
+  }
 });

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from motion_app.errors import RequestError
-from motion_app.geometry import FIT_MODES
+from motion_app.geometry import CENTRE, FIT_MODES
 from motion_app.host import ModelHost
 from motion_app.library.owners import LibraryUser
 from motion_app.media.files import decode_data_uri, read_mask, read_picture
@@ -208,9 +208,15 @@ class SceneActions:
             raise RequestError(f"unknown fit {fit!r}; choose one of {', '.join(FIT_MODES)}")
         if session.draft is None:
             session.fit = fit
-        elif fit != session.draft.fitted.mode:
-            fitted = session.draft.refitted(fit, self.host.geometry(), self._segment(session))
-            session.put(fitted, Action("transfer.did_fit"))
+            return
+        shift = _share(values, "shift") if "shift" in values else CENTRE
+        known = session.draft.fitted
+        if fit == known.mode and ("shift" not in values or shift == known.shift):
+            return
+        segment = self._segment(session)
+        fitted = session.draft.refitted(fit, self.host.geometry(), segment, shift=shift)
+        burst = "shift" if "shift" in values else ""  # a crop that is moved on and on is one step
+        session.put(fitted, Action("transfer.did_fit", burst=burst))
 
     # masks
 

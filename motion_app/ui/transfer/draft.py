@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from motion_app.errors import RequestError
-from motion_app.geometry import FittedImage, ModelGeometry, fit_image
+from motion_app.geometry import CENTRE, FittedImage, ModelGeometry, fit_image
 from motion_app.media.files import PictureNote
 from motion_app.request.phrases import phrase_spans
 from motion_app.scene import (
@@ -332,10 +332,14 @@ class SceneDraft:
         """The whole prompt in other words; None composes it again."""
         return self if prompt == self.prompt else replace(self, prompt=prompt)
 
-    def refitted(self, fit: str, geometry: ModelGeometry, segment: Segment) -> SceneDraft:
-        """The same picture fitted another way. Clicks, boxes and strokes move with what they were
-        on; masks that answer clicks are made anew, others move. What is cut off altogether goes."""
-        fresh = SceneDraft.of(self.picture, fit, geometry, self.named).fitted
+    def refitted(
+        self, fit: str, geometry: ModelGeometry, segment: Segment, *, shift: float = CENTRE
+    ) -> SceneDraft:
+        """The same picture fitted another way, ``shift`` as in ``fit_image``. Clicks, boxes and
+        strokes move with what they were on; masks that answer clicks are made anew, others move.
+        What is cut off altogether goes."""
+        size = (geometry.height, geometry.width)
+        fresh = fit_image(self.picture, *size, fit, shift=shift)
         moved = [(item, _refitted(item, self.fitted, fresh, segment)) for item in self.objects]
         kept = [after for before, after in moved if after.mask.any() or not before.mask.any()]
         keys = [item.key for item in kept]

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from motion_app.errors import MotionAppError
-from motion_app.geometry import FIT_MODES, ModelGeometry, fit_image
+from motion_app.geometry import CENTRE, FIT_MODES, ModelGeometry, fit_image
 from motion_app.library.library import Library
 from motion_app.media.files import PictureNote, read_image
 from motion_app.scene import Box, Click, Motion
@@ -196,6 +196,7 @@ def _arrays_of(kept: KeptDraft, picture: str) -> dict[str, np.ndarray]:
         "picture": picture,
         "frame": draft.frame_size,
         "fit": draft.fitted.mode,
+        "shift": draft.fitted.shift,
         "named": [asdict(item) for item in draft.named],
         "notes": [asdict(note) for note in draft.notes],
         "selected": draft.selected,
@@ -230,9 +231,10 @@ def _read(file: Path, *, geometry: ModelGeometry, library: Library) -> KeptDraft
         )
     picture = read_image(file.with_name(scene["picture"]))
     mode = scene["fit"] if scene["fit"] in FIT_MODES else FIT_MODES[0]
-    fitted = fit_image(picture, geometry.height, geometry.width, mode)
+    shift = float(scene.get("shift", CENTRE))
+    fitted = fit_image(picture, geometry.height, geometry.width, mode, shift=shift)
     if frame != fitted.image.shape[:2]:  # another model since: what was marked moves to its frame
-        before = fit_image(picture, *frame, mode)
+        before = fit_image(picture, *frame, mode, shift=shift)
         objects = tuple(
             replace(bare, region=mask, mask=mask)
             for item in objects

@@ -33,6 +33,7 @@ from motion_app.ui.transfer.object_draft import LONGEST_SENTENCE, NamedBox
 logger = logging.getLogger(__name__)
 THUMBNAIL_WIDTH = 192  # px
 FIT_WIDTH = 120  # px
+LEAST_CUT = 0.01  # of the picture: less is a row of pixels
 _FIND_TEXTS = ("find", "find_example", "find_button", "find_help", "finding")
 _SOURCE_TEXTS = ("camera", "paste", "camera_refused", "shoot", "close")
 
@@ -143,8 +144,23 @@ def fit_html(
     return (
         f'<fieldset class="fits"><legend>{html.escape(texts("transfer.fit"))}</legend>'
         f'<div class="fit-options">{options}</div></fieldset>'
+        f"{'' if draft is None else _shift_html(draft.fitted, texts)}"
         f'<p class="note quiet" id="fit-note" role="status">{note or frame}</p>{told}'
         f"{'' if draft is None else _kept_html(hours, texts)}"
+    )
+
+
+def _shift_html(fitted: FittedImage, texts: Texts) -> str:
+    """A slider that moves the part of the picture that is kept; "" where nothing is cut off."""
+    if fitted.mode != "crop" or fitted.cut < LEAST_CUT:
+        return ""
+    across = fitted.source_size[1] * fitted.image.shape[0] > (
+        fitted.source_size[0] * fitted.image.shape[1]
+    )
+    label = html.escape(texts("transfer.shift_across" if across else "transfer.shift_down"))
+    return (
+        f'<label class="shift" data-key="shift"><span>{label}</span><input type="range"'
+        f' name="shift" min="0" max="1" step="0.02" value="{fitted.shift:g}"></label>'
     )
 
 
@@ -168,7 +184,8 @@ def _fit_option(
 ) -> str:
     picture = ""
     if draft is not None:
-        fitted = fit_image(draft.picture, geometry.height, geometry.width, mode)
+        shift = draft.fitted.shift
+        fitted = fit_image(draft.picture, geometry.height, geometry.width, mode, shift=shift)
         picture = f'<img src="{_fit_uri(fitted.image.tobytes(), fitted.image.shape)}" alt="">'
     words, title = texts(f"transfer.fit_{mode}"), texts(f"transfer.fit_{mode}_help")
     return (
@@ -192,15 +209,17 @@ def fit_words(fitted: FittedImage, texts: Texts) -> str:
         "transfer.fit_sizes", w0=source_width, h0=source_height, width=width, height=height
     )
     x0, y0, x1, y1 = fitted.place
-    cut_x, cut_y = round(fitted.box[0]), round(fitted.box[1])
+    before = round(fitted.box[0]), round(fitted.box[1])
+    after = round(source_width - fitted.box[2]), round(source_height - fitted.box[3])
     if (x1 - x0, y1 - y0) != (width, height):
         values = {"x": x0, "y": y0}
         return f"{sizes} {texts('transfer.fit_padded', **values)}"
     if fitted.mode == "stretch" and source_width * height != source_height * width:
         factor = (width / source_width) / (height / source_height)
         return f"{sizes} {texts('transfer.fit_stretched', factor=f'{factor:.2f}')}"
-    if cut_x:
-        return f"{sizes} {texts('transfer.fit_cut_sides', pixels=cut_x)}"
-    if cut_y:
-        return f"{sizes} {texts('transfer.fit_cut_ends', pixels=cut_y)}"
+    for first, last, key in zip(before, after, ("sides", "ends"), strict=True):
+        if first == last and first:
+            return f"{sizes} {texts(f'transfer.fit_cut_{key}', pixels=first)}"
+        if first or last:
+            return f"{sizes} {texts(f'transfer.fit_cut_{key}_uneven', first=first, last=last)}"
     return f"{sizes} {texts('transfer.fit_whole')}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
 from motion_app.errors import RequestError
 from motion_app.geometry import ExportSize, grid_to_mask
@@ -37,6 +38,7 @@ from motion_app.ui.pictures import (
 from motion_app.ui.transfer.compare import method_words
 
 DOWNLOADS = ("video", "gif", "masks_zip", "recipe", "frames")  # keys of a job's outcome
+SHEET_FILE = "masks-sheet.png"
 OVERLAY_FILE = "video-with-masks.mp4"
 
 
@@ -118,7 +120,7 @@ class ResultPanel:
         """``result`` on show; one that ``arrives`` was waited for and comes into view.
         RequestError where its files have gone."""
         recipe = read_recipe(result.file("recipe"))
-        sheet = result.frames().sheet(result.slots) if result.moving else None
+        sheet = str(result.sheet()) if result.moving else None
         return [
             gr.update(visible=True),
             str(result.video),
@@ -230,6 +232,14 @@ class Result:
             raise RequestError(
                 "the files of this video have been tidied away; run it again with the same seed"
             )
+        return path
+
+    def sheet(self) -> Path:
+        """The sheet of its masks, drawn once into its folder: it goes with the job."""
+        path = self.folder / SHEET_FILE
+        if not path.is_file():
+            sheet = Image.fromarray(self.frames().sheet(self.slots))
+            write_whole(path, lambda part: sheet.save(part, "PNG"), ending=path.suffix)
         return path
 
     def frames(self) -> SavedFrames:

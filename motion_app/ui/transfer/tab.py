@@ -246,8 +246,21 @@ class TransferTab:
                 if _serial(edit) > session.heard:
                     self.actions.act(session, edit)
             draft = session.scene()
+            self._tell_problems(draft)
             self._ask_for_names(session, draft)
             return draft
+
+    def _tell_problems(self, draft: SceneDraft) -> None:
+        """RequestError with all that is wrong with the objects, where it is more than one thing;
+        beside each row stands its own."""
+        told = [
+            f"{self.texts('video.object', n=number)}: {self.texts(problem.key, **problem.values)}"
+            for number, problems in enumerate(object_problems(draft, self.host.geometry()), start=1)
+            for problem in problems
+            if problem.fatal
+        ]
+        if len(told) > 1:
+            raise RequestError(" ".join(told))
 
     def redraw_rows(self, session: Session) -> Any:
         """The update of ``objects`` with what was found wrong."""
@@ -305,7 +318,8 @@ class TransferTab:
         with session.lock:
             found = None
             if session.draft is None:
-                options = {"geometry": self.host.geometry(), "library": self.host.library}
+                library = self.host.library.seen_by(session.user)
+                options = {"geometry": self.host.geometry(), "library": library}
                 found = self.kept.find(session.owner, session.tab, **options)
             if found is None:
                 return nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,17 +104,20 @@ class VideoPanel:
         self._wire_gallery()
         restored = [*scene_outputs, *self.settings.restorable, self.notes]
         self._restored_parts = len(restored)
-        listen(
+        dropped = listen(
             self.gallery.drop.upload,
             self.restore_file,
             inputs=[session, self.gallery.drop],
             outputs=[self.gallery.drop, *restored],
         )
-        listen(self.result.again.click, self.restore_shown, inputs=self.states, outputs=restored)
+        again = listen(
+            self.result.again.click, self.restore_shown, inputs=self.states, outputs=restored
+        )
         taken = listen(
             self.gallery.shipped_cards.act, self.take_over, inputs=[session], outputs=restored
         )
-        taken.success(None, js=script("to_steps"), api_visibility="private")
+        for event in (dropped, again, taken):
+            event.success(None, js=script("to_steps"), api_visibility="private")
 
     def _wire_generation(self, fields: Sequence[Any]) -> None:
         submitted = listen(
@@ -186,7 +190,7 @@ class VideoPanel:
             row = self._new_job(session, self._read_rows(session, values[own:]), chosen)
         except Exception as error:
             shown = shown_error(error)
-            told = note_html(html.unescape(str(shown.message)), kind="warning")
+            told = mistake_html(html.unescape(str(shown.message)))
             yield [gr.skip(), told, gr.skip(), self._redraw_rows(session)]
             raise shown from error
         followed.look_at(row.id)
@@ -387,6 +391,13 @@ class VideoPanel:
         except MotionAppError as error:
             gr.Warning(html.escape(str(error)))
             return self.result.hidden()
+
+
+def mistake_html(words: str) -> str:
+    """What is wrong with what was asked: the page takes it away once something is changed. The mark
+    makes each a new one, also in the same words."""
+    mark = secrets.token_hex(4)
+    return f'<div class="mistake" data-mark="{mark}">{note_html(words, kind="warning")}</div>'
 
 
 def _or_skip(part: str | None) -> Any:
