@@ -249,7 +249,7 @@ class JobQueue:
                 )
             if row.state == "done":
                 raise RequestError("this job is done; hand it in as a new one to repeat it")
-            if not row.inputs:
+            if row.message == DAMAGED:
                 raise RequestError(DAMAGED)
             self._check_line(row)
             row = self.store.update(
