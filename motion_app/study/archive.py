@@ -31,7 +31,7 @@ from motion_app.study.database import (
 from motion_app.study.links import LinkSigner, new_id, new_secret
 from motion_app.study.plan import Plan, StudyConfig, StudyItem, draw_plan
 from motion_app.study.records import PlannedScreen, VideoFormat
-from motion_app.text_files import json_text
+from motion_app.text_files import json_text, write_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitScheduler
@@ -177,7 +177,8 @@ class StudyArchive:
             "database": "elsewhere" if database else "study.sqlite",
             "dataset": dataset,
         }
-        (folder / "study.json").write_text(json.dumps(note), encoding="utf-8")
+        text = json.dumps(note)
+        write_whole(folder / "study.json", lambda part: part.write_text(text, encoding="utf-8"))
         return cls(folder, engine, study, sink=sink or _sink(dataset, folder))
 
     @classmethod

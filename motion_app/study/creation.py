@@ -93,6 +93,8 @@ def create_study(
         )
     except BaseException:
         shutil.rmtree(folder / "media", ignore_errors=True)
+        for left in folder.glob("study.sqlite*"):
+            left.unlink()
         raise
     return CreatedStudy(Study(archive), prepared)
 

@@ -8,6 +8,7 @@ which SQLite's locks and log do not hold: such a place is refused.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from motion_app.errors import RequestError
 
+MIGRATING = threading.Lock()  # alembic keeps what it is at in globals
 HEAD = "0002"  # the revision this code is written for; a test holds it to the migrations
 WAIT_SECONDS = 30
 CONNECT_SECONDS = 10
@@ -154,7 +156,8 @@ def connect(address: str | Path) -> sa.Engine:
             f'a study\'s database is a file or "postgresql://…", got "{text.split(":")[0]}://…"'
         )
     try:
-        _migrate(engine)
+        with MIGRATING:
+            _migrate(engine)
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()
         raise RequestError(

@@ -6,7 +6,9 @@ The studies themselves run beside the page (``motion_app.study.site.app``), belo
 from __future__ import annotations
 
 import html
+import logging
 import secrets
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +16,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
+from sqlalchemy.exc import SQLAlchemyError
 
-from motion_app.errors import RequestError
+from motion_app.errors import MotionAppError, RequestError, one_line
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
 from motion_app.library.owners import LibraryUser
@@ -29,6 +32,7 @@ from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts
 from motion_app.ui.visitor import PageVisit
 
+logger = logging.getLogger(__name__)
 FOLDER = "studies"  # inside the outputs; the application mounted at /study serves it
 OWNER_FILE = "owner"
 MOST_RATERS = 500
@@ -82,24 +86,36 @@ class OwnStudies:
         library = self.host.library.seen_by(LibraryUser(owner))
         sources = sources_from_results(folders, reference=library.preview_of)
         folder = self.folder / secrets.token_hex(8)
-        made = create_study(
-            folder,
-            sources,
-            title=title.strip(),
-            database=self._database,
-            raters=raters,
-            form=form,
-        )
+        folder.mkdir(parents=True)
+        try:
+            (folder / OWNER_FILE).write_text(owner, encoding="utf-8")
+            made = create_study(
+                folder,
+                sources,
+                title=title.strip(),
+                database=self._database,
+                raters=raters,
+                form=form,
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         made.study.close()
-        (folder / OWNER_FILE).write_text(owner, encoding="utf-8")
         return self._made(folder)
 
     def list(self, owner: str) -> list[MadeStudy]:
-        """The studies of this browser, newest first."""
+        """The studies of this browser, newest first; one that cannot be opened is logged and left
+        out."""
         if not self.folder.is_dir():
             return []
-        mine = [path for path in self.folder.iterdir() if self._owner(path) == owner]
-        return sorted(map(self._made, mine), key=lambda study: -study.created)
+        made = []
+        for path in self.folder.iterdir():
+            try:
+                if self._owner(path) == owner:
+                    made.append(self._made(path))
+            except (OSError, ValueError, SQLAlchemyError, MotionAppError) as error:
+                logger.warning("the study in %s is left out: %s", path.name, one_line(error))
+        return sorted(made, key=lambda study: -study.created)
 
     def _owner(self, folder: Path) -> str | None:
         file = folder / OWNER_FILE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 from motion_app.errors import RequestError
 from motion_app.media.files import write_video
 from motion_app.settings import Settings
+from motion_app.study.database import connect
 from motion_app.study.site.app import StudySettings, build_study_app
 from motion_app.ui.markup import Texts
 from motion_app.ui.study_tab import MadeStudy, OwnStudies, studies_html
@@ -47,13 +49,15 @@ def studies(tmp_path: Path, database: str | None) -> OwnStudies:
                 inputs={"request": {"method": method}},
             )
         )
+    library = SimpleNamespace(preview_of={"roll": clip}.get)
+    library.seen_by = lambda user: library
     host = SimpleNamespace(
         settings=Settings(outputs=tmp_path / "outputs", study_database=database),
         jobs=SimpleNamespace(
             rows=lambda owner, kind: rows if owner == "ann" else [],
             folder=lambda job: tmp_path / "jobs" / job,
         ),
-        library=SimpleNamespace(preview_of={"roll": clip}.get),
+        library=library,
     )
     return OwnStudies(host)
 
@@ -68,6 +72,30 @@ def test_a_study_made_in_the_page_is_served_and_its_maker_alone_has_the_secret(
         client.post(f"/{made.name}/admin/login", data={"secret": made.secret})
         assert client.get(f"/{made.name}/admin/api/progress").json()["title"] == "Balls"
     assert made.secret not in repr(made)
+
+
+def test_sixteen_studies_are_opened_at_once(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) / "study.sqlite" for number in range(16)]
+    with ThreadPoolExecutor(16) as makers:
+        assert len({id(engine) for engine in makers.map(connect, files)}) == 16
+    assert all(file.is_file() for file in files)
+
+
+def test_a_broken_study_hides_no_other_and_a_half_written_secret_is_made_anew(
+    studies: OwnStudies,
+) -> None:
+    jobs = [job for _, job in studies.results("ann")]
+    made = [studies.create("ann", jobs, title=title, raters=1, form="single") for title in "abcde"]
+    spoiled = [studies.folder / study.name for study in made[:3]]
+    (spoiled[0] / "study.json").write_text("{", encoding="utf-8")
+    (spoiled[1] / "study.json").write_text('{"study": "x", "database": "y", "dataset": null}')
+    (spoiled[2] / "owner").write_bytes(b"\xff")
+    (studies.folder / made[3].name / "admin-secret").write_bytes(b"")
+    left = {study.title: study for study in studies.list("ann")}
+    assert set(left) == {"d", "e"} and left["e"] == made[4]
+    assert len(left["d"].secret) > 12 and studies.list("ann")[0].secret in {
+        study.secret for study in left.values()
+    }
 
 
 def test_results_are_told_apart_by_their_method(studies: OwnStudies) -> None:

@@ -165,12 +165,24 @@ def open_site(folder: Path, settings: StudySettings) -> FastAPI:
 def study_secret(folder: Path) -> str:
     """The study's own admin secret: made once, kept in a file that its owner alone may read."""
     path = folder / SECRET_FILE
-    with suppress(FileExistsError):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(secrets.token_urlsafe(18) + "\n")
+    if not path.exists() or not path.stat().st_size:  # a disk was full, or a program killed
+        path.unlink(missing_ok=True)
+        _make_secret(path)
         logger.info("the secret of the study's admin page is in %s", path)
     return path.read_text(encoding="utf-8").strip()
+
+
+def _make_secret(path: Path) -> None:
+    """Whole or not at all; of two programs the first one's counts."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(secrets.token_urlsafe(18) + "\n")
+        with suppress(FileExistsError):
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class StudyHall:
