@@ -63,7 +63,9 @@ def shoot_transfer(page: Page, path: Path) -> None:
     drop_request(page, seed=0, steps=12, method="none")
     start(page)
     video_is_there(page)
-    page.reload()  # an empty scene, and the settings as they are at first
+    page.get_by_role("button", name="Start over").click()
+    expect(page.locator(".stage-empty")).to_be_visible(timeout=PATIENCE)
+    page.reload()  # the settings as they are at first
     expect(page.locator(".gallery-card")).to_have_count(1, timeout=PATIENCE)
     pick_example(page)
     mark_two(page)
