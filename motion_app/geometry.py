@@ -210,7 +210,8 @@ class GenerationDefaults:
     where the file or a key is missing. ``height``, ``width``, ``frames`` None take the
     transformer's config. ``rmpm``, ``motion_training`` and ``synmotion_training`` hold keyword
     arguments for the configuration dataclasses of the propagation and of the two ways to learn a
-    motion, which reject unknown names. ``segmenter`` is a folder inside the checkpoint, a path or a
+    motion, which reject unknown names; ``systems`` those of the systems that are told a clip, by
+    method. ``segmenter`` is a folder inside the checkpoint, a path or a
     hub id of a SAM-2 model. ``mag_ratios``: of the step cache mag, measured on this checkpoint.
     """
 
@@ -226,6 +227,7 @@ class GenerationDefaults:
     rmpm: Mapping[str, Any] = field(default_factory=dict)
     motion_training: Mapping[str, Any] = field(default_factory=dict)
     synmotion_training: Mapping[str, Any] = field(default_factory=dict)
+    systems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     segmenter: str | None = None
     mag_ratios: tuple[float, ...] = ()
 

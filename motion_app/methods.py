@@ -17,25 +17,37 @@ ABLATIONS = (
 )
 PACK_ABLATIONS = ("mot", "sub", "refiner", "lora")  # parts of what SynMotion learned
 SCOPES = ("released", "paper")  # what free video tokens may see: as the release, as the equations
+TOKENS, CLIPS, STOCK = "tokens", "clips", "stock"
+FAMILIES = (TOKENS, CLIPS, STOCK)  # learned beforehand, told a clip, told nothing of a motion
 
 
 @dataclass(frozen=True)
 class Method:
     """``tokens``: it needs motion tokens of every motion, and a motion file of this method holds
-    them; ``pack`` the same of SynMotion's embeddings and adapter. ``without``: the names of what it
-    can do without. ``title``: its name as people read it."""
+    them; ``pack`` the same of SynMotion's embeddings and adapter; ``clip``: it needs every motion's
+    reference clip and what moves in it, and learns nothing. ``without``: the names of what it can
+    do without. ``title``: its name as people read it; ``told``: what it is told of a motion."""
 
     title: str
     tokens: bool = False
     pack: bool = False
     without: frozenset[str] = frozenset()
+    clip: bool = False
+    told: str = "tokens of one clip"
+
+    @property
+    def family(self) -> str:
+        """Which of ``FAMILIES`` it is of."""
+        if self.clip:
+            return CLIPS
+        return TOKENS if self.tokens or self.pack else STOCK
 
 
 METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
     {
         "fleximmt": Method("FlexiMMT", tokens=True, without=frozenset(ABLATIONS)),
         "concat": Method("Concatenation", tokens=True),
-        "none": Method("None: the stock model"),
+        "none": Method("None: the stock model", told="caption"),
         "synmotion": Method(
             "SynMotion",
             pack=True,
@@ -52,11 +64,13 @@ METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
         "lora-average": Method(
             "averaged adapters (comparison)", pack=True, without=frozenset(PACK_ABLATIONS)
         ),
+        "time-to-move": Method("Time-to-Move", clip=True, told="path and size"),
     }
 )
 METHODS = tuple(METHOD_TABLE)
 TOKEN_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.tokens)
 PACK_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.pack)
+CLIP_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.clip)
 
 
 def method_title(method: str) -> str:

@@ -237,13 +237,15 @@ def prompt_of(objects: Sequence[SceneObject], prompt: str | None) -> str:
 class GeneratedVideo:
     """``frames`` (T, H, W, 3) uint8 RGB at ``fps``; ``masks`` (N, F, h, w) bool, the object masks
     the last steps used on the token grid; ``recipe`` plain JSON that replays the generation;
-    ``latents`` (1, F, C, H', W') float array as the decoder received them."""
+    ``latents`` (1, F, C, H', W') float array as the decoder received them; ``calls``: how many
+    videos the transformer saw for it, both halves of the guidance counted."""
 
     frames: np.ndarray
     masks: np.ndarray
     recipe: dict[str, Any]
     fps: float
     latents: np.ndarray | None = field(default=None, repr=False)
+    calls: int = 0
 
 
 @dataclass(frozen=True, eq=False)

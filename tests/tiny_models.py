@@ -11,7 +11,7 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
-from motion_app.engine.backbone import JointAttention
+from motion_app.engine.joint_attention import JointAttention
 
 WORDS = "a the red blue robot fox cat is moving jumping spinning walks and left right up then"
 

@@ -8,6 +8,7 @@ is forked or patched.
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,19 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import CogVideoXImageToVideoPipeline
-from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import apply_rotary_emb
 from PIL import Image
 from torch import Tensor, nn
 
-from motion_app.engine.attention import Attend, attend
-from motion_app.engine.layers import (
-    AttentionLayer,
-    KeyValues,
-    Steering,
-    attend_with_motion,
-    split_heads,
-)
+from motion_app.engine.joint_attention import JointAttention
+from motion_app.engine.layers import AttentionLayer, System
 from motion_app.engine.memory import DeviceProfile, Placing
 from motion_app.engine.previews import fit_colours, patchwork, to_pixels
 from motion_app.engine.prompts import PromptStates
@@ -40,7 +33,6 @@ from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.hub import one_line
 
 log = logging.getLogger(__name__)
-rotated: Any = apply_rotary_emb  # whose annotation has (cos, sin) as a tuple of one
 
 # Called after every denoising step: its number from 1, and the estimate of the clean latents
 # (F, C, H', W') float32 where it was asked for. False stops.
@@ -52,81 +44,15 @@ PUBLISHED_TOKENS = "transformer_blocks.{}.attn1.processor.motion_inversion_token
 PUBLISHED_NAME = re.compile(re.escape(PUBLISHED_TOKENS).replace(r"\{\}", r"(\d+)"))
 
 
-class JointAttention:
-    """An ``AttentionLayer`` in which text and video are one sequence; ``module`` is diffusers'."""
+class OpenPipeline(CogVideoXImageToVideoPipeline):
+    """The stock pipeline with one more seam: ``begin`` turns the noise that it has drawn into what
+    denoising starts from; None leaves it."""
 
-    def __init__(self, number: int, module: Attention) -> None:
-        self.number = number
-        self.module: Any = module
+    begin: Callable[[Tensor], Tensor] | None = None
 
-    @property
-    def width(self) -> int:
-        """See ``AttentionLayer``, as for the others."""
-        return self.module.to_k.in_features
-
-    def linear(self, place: str) -> nn.Linear:
-        found = getattr(self.module, place)
-        return found[0] if place == "to_out" else found
-
-    def key_values(self, tokens: Tensor) -> KeyValues:
-        module = self.module
-        weight = module.to_k.weight
-        if weight.dtype.itemsize == 1:  # stored in eight bits, computed in the type of its norm
-            weight = module.norm_k.weight.to(weight.device)
-        tokens = tokens.to(weight.device, weight.dtype)[None]  # (1, M, D)
-        key = split_heads(module.to_k(tokens), module.heads)  # (1, heads, M, d)
-        value = split_heads(module.to_v(tokens), module.heads)
-        return (key if module.norm_k is None else module.norm_k(key)), value
-
-    @contextmanager
-    def steered(self, steering: Steering, attention: Attend) -> Iterator[None]:
-        before = self.module.processor
-        self.module.set_processor(MotionAttnProcessor(self, steering, attention))
-        try:
-            yield
-        finally:
-            self.module.set_processor(before)
-
-
-class MotionAttnProcessor:
-    """CogVideoX attention with motion tokens as extra keys and values, for inference and training.
-
-    Motion tokens have no query rows: each layer has its own, and their outputs go nowhere.
-    ``attention``: ``attend``, with a kernel of one's choice or compiled.
-    """
-
-    def __init__(
-        self, layer: AttentionLayer, steering: Steering, attention: Attend = attend
-    ) -> None:
-        self.layer, self.steering, self.attention = layer, steering, attention
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """``hidden_states`` (B, V, D), ``encoder_hidden_states`` (B, L, D); both come back."""
-        if attention_mask is not None:
-            raise ValueError("CogVideoX passes no attention mask; the plan decides who sees whom")
-        text = encoder_hidden_states.shape[1]
-        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)  # (B, L + V, D)
-        query = split_heads(attn.to_q(tokens), attn.heads)  # (B, heads, L + V, d)
-        key = split_heads(attn.to_k(tokens), attn.heads)
-        value = split_heads(attn.to_v(tokens), attn.heads)
-        query = query if attn.norm_q is None else attn.norm_q(query)
-        key = key if attn.norm_k is None else attn.norm_k(key)
-        if image_rotary_emb is not None:
-            for part in (query, key):
-                part[:, :, text:] = rotated(part[:, :, text:], image_rotary_emb)
-        output = attend_with_motion(
-            (query, key, value), self.layer, self.steering, self.attention, text=text
-        )  # (B, L + V, D)
-        output = attn.to_out[1](attn.to_out[0](output))  # (B, L + V, D)
-        self.steering.observe(self.layer.number, output[:, text:])
-        return output[:, text:], output[:, :text]
+    def prepare_latents(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        latents, image_latents = super().prepare_latents(*arguments, **options)
+        return (latents if self.begin is None else self.begin(latents)), image_latents
 
 
 class Backbone:
@@ -155,7 +81,7 @@ class Backbone:
         memory, by the next smaller one. CheckpointError for what cannot be read as this model."""
         without: dict[str, Any] = {} if keep_text_encoder else {"text_encoder": None}
         try:
-            pipe = CogVideoXImageToVideoPipeline.from_pretrained(
+            pipe = OpenPipeline.from_pretrained(
                 checkpoint.folder,
                 dtype=profile.dtype,
                 local_files_only=True,
@@ -322,13 +248,15 @@ class Backbone:
         seed: int,
         on_step: OnDenoised,
         estimates: bool = False,
+        system: System | None = None,
     ) -> Tensor:
         """The stock pipeline's own call: latents (1, F, C, H', W') of a video that begins with
         ``image`` (H, W, 3) uint8.
 
         ``text``: conditional and unconditional states, (1, L, text width) each, the latter None
         where ``guidance`` is not above 1. ``on_step`` is called after each step; ``estimates``: it
-        gets the estimate of the clean latents.
+        gets the estimate of the clean latents. ``system``: what it starts from, and what becomes of
+        each step.
         """
         g = self.geometry
         newest: list[Tensor] = []
@@ -336,9 +264,12 @@ class Backbone:
         def ended(pipe: Any, index: int, timestep: Tensor, tensors: dict) -> dict[str, Any]:
             if not on_step(index + 1, newest[0] if estimates else None):
                 pipe._interrupt = True  # diffusers' documented way to leave the loop
-            return {}
+                return {}
+            return (
+                {} if system is None else {"latents": system.after_step(index, tensors["latents"])}
+            )
 
-        with self._watched(guidance, newest) if estimates else nullcontext():
+        with self._watched(guidance, newest) if estimates else nullcontext(), self._begun(system):
             latents = self.pipe(
                 image=Image.fromarray(image),
                 prompt_embeds=text[0],
@@ -356,6 +287,42 @@ class Backbone:
                 callback_on_step_end_tensor_inputs=["latents"],
             ).frames
         return latents[:, g.padded_latent_frames - g.latent_frames :]
+
+    @contextmanager
+    def _begun(self, system: System | None) -> Iterator[None]:
+        """Denoising starts from what ``system`` makes of the noise."""
+        if system is None:
+            yield
+            return
+        self.pipe.begin = system.initial_latents
+        try:
+            yield
+        finally:
+            self.pipe.begin = None
+
+    def timesteps(self, steps: int) -> list[int]:
+        """The noise levels of a denoising of so many steps, noisiest first."""
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        scheduler.set_timesteps(steps)
+        return [int(timestep) for timestep in scheduler.timesteps]
+
+    def kept(self, timestep: int | None) -> float:
+        """The share of the clean latents' variance at a noise level; None is none at all."""
+        return 1.0 if timestep is None else self.pipe.scheduler.alphas_cumprod[timestep].item()
+
+    @contextmanager
+    def counted(self) -> Iterator[list[int]]:
+        """A list that grows by a number with every forward pass: how many videos were in it."""
+        counts: list[int] = []
+
+        def count(module: nn.Module, arguments: tuple, options: dict[str, Any]) -> None:
+            counts.append(len(options["hidden_states"]))
+
+        hook = self.transformer.register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            yield counts
+        finally:
+            hook.remove()
 
     def current_timestep(self) -> int:
         """Of the step under way."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from motion_app.engine.attention import Attend, AttentionPlan
 
 KeyValues = tuple[Tensor, Tensor]
+# A layer's number, its query, key and value (B, heads, L + V, d) after QK norm and RoPE, and L: the
+# attention's output (B, heads, L + V, d), before the output projection.
+Attending = Callable[[int, tuple[Tensor, Tensor, Tensor], int], Tensor]
 
 
 class AttentionLayer(Protocol):
@@ -34,6 +37,23 @@ class AttentionLayer(Protocol):
     def steered(self, steering: Steering, attention: Attend) -> AbstractContextManager[None]:
         """Attend as ``steering`` has it while inside; whatever happens there, the layer is as
         before on leaving."""
+
+    def attending(self, attention: Attending) -> AbstractContextManager[None]:
+        """Have ``attention`` in the place of the layer's own while inside; as before on leaving."""
+
+
+class System(Protocol):
+    """What acts on the stock pipeline from outside during one generation. Latents are as the
+    pipeline has them, (1, F, C, H', W'), padded."""
+
+    def initial_latents(self, noise: Tensor) -> Tensor:
+        """What denoising starts from, given the noise that the pipeline drew."""
+
+    def installed(self, layers: Sequence[AttentionLayer]) -> AbstractContextManager[None]:
+        """Act in the attention ``layers`` while inside; nothing is left of it on leaving."""
+
+    def after_step(self, step: int, latents: Tensor) -> Tensor:
+        """What becomes of the ``latents`` after step ``step``, counted from 0."""
 
 
 class Steering(Protocol):
@@ -58,7 +78,7 @@ def attend_with_motion(
     *,
     text: int,
 ) -> Tensor:
-    """Attention (B, L + V, heads * d) of the queries, keys and values (B, heads, L + V, d) that
+    """Attention (B, heads, L + V, d) of the queries, keys and values (B, heads, L + V, d) that
     ``tokens`` are, with the motions of ``steering`` as further keys and values behind the ``text``
     tokens. Motion tokens have no query rows: each layer has its own, and their outputs would go
     nowhere."""
@@ -69,8 +89,7 @@ def attend_with_motion(
     key = _insert(key, motion_key, text)  # (B, heads, L + ΣM + V, d)
     value = _insert(value, motion_value, text)
     shares = zip(*(part.chunk(len(plans)) for part in (query, key, value)), plans, strict=True)
-    output = torch.cat([attention(*share) for share in shares])  # (B, heads, L + V, d)
-    return rearrange(output, "b heads s d -> b s (heads d)")
+    return torch.cat([attention(*share) for share in shares])  # (B, heads, L + V, d)
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from motion_app.engine.preparation import PreparedScene, prepare_scene
 from motion_app.engine.previews import draw_preview
 from motion_app.engine.propagation import PropagationConfig
 from motion_app.engine.runtime import Runtime, check_acceleration
+from motion_app.engine.systems.table import system_settings
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.models.checkpoint import Checkpoint
@@ -32,6 +34,7 @@ from motion_app.request.request import check_sizes, checked_request, request_to_
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 from motion_app.settings import Limits
 
+MOST_KEPT = 16  # features of clips, of up to some 300 MB each
 DEFAULT_CHECKPOINT = "checkpoints/pocket"
 OnStep = Callable[[StepReport], bool | None]
 
@@ -44,6 +47,7 @@ class MotionEngine:
         self.backbone = backbone
         self.propagation = _propagation_config(self.defaults)
         self.runtime = Runtime(backbone, acceleration)
+        self.features = Kept(MOST_KEPT)
         self._busy = threading.Lock()
 
     @classmethod
@@ -146,11 +150,14 @@ class MotionEngine:
         if steps is None or guidance is None:
             raise ValueError("the request has no steps or no guidance; fill in the defaults first")
         guided = guidance > 1  # the stock pipeline then runs an unconditional half first
-        scene = prepare_scene(backbone, request, self.propagation, guided=guided)
+        with backbone.counted() as calls:
+            scene = prepare_scene(
+                backbone, request, self.propagation, guided=guided, features=self.features
+            )
         run = GenerationRun(
             scene, self.propagation, self.runtime, on_step, steps=steps, guided=guided
         )
-        with self.runtime.installed(scene):
+        with self.runtime.installed(scene), backbone.counted() as more:
             text = scene.text
             if text is None:
                 text = backbone.prompts.encode(request.full_prompt(), guided=guided)
@@ -162,6 +169,7 @@ class MotionEngine:
                 seed=chosen.seed,
                 on_step=run.step_ended,
                 estimates=on_step is not None,
+                system=scene.system,
             )
         if run.cancelled:
             raise GenerationCancelled(f"stopped after step {run.step} of {steps}, as asked")
@@ -171,6 +179,7 @@ class MotionEngine:
             recipe=recipe_of(self, request, scene),
             fps=self.geometry.fps,
             latents=latents.float().cpu().numpy(),  # (1, F, C, H', W')
+            calls=sum(calls) + sum(more),
         )
 
     def _resolve(self, request: GenerationRequest) -> GenerationRequest:
@@ -201,6 +210,23 @@ def _propagation_config(defaults: GenerationDefaults) -> PropagationConfig:
         raise CheckpointError(f'the checkpoint\'s "rmpm" settings are wrong: {error}') from error
 
 
+class Kept(OrderedDict[tuple, Any]):
+    """What is computed once and used again: the ``most`` that were asked for last."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __getitem__(self, key: tuple) -> Any:
+        self.move_to_end(key)
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: tuple, value: Any) -> None:
+        super().__setitem__(key, value)
+        while len(self) > self.most:
+            self.popitem(last=False)
+
+
 class GenerationRun:
     """``step`` steps are done; ``track`` holds the masks of the next one; ``cancelled``: the person
     asked to stop."""
@@ -217,7 +243,7 @@ class GenerationRun:
     ) -> None:
         self.propagation, self.runtime = propagation, runtime
         self.steps, self.guided = steps, guided
-        self.steering = scene.steering
+        self.steering, self.has_system = scene.steering, scene.system is not None
         self.track = scene.track
         self.on_step = on_step
         self.step = 0
@@ -229,6 +255,7 @@ class GenerationRun:
         self.step = step
         self._propagate()
         moving = self.steering is not None and self.steering.tracks_masks
+        moving = moving or self.has_system  # whose own passes a cache would mix with these
         self.runtime.cache.step_ended(
             step,
             self.steps,
@@ -276,7 +303,8 @@ def recipe_of(
 ) -> dict[str, Any]:
     """Plain JSON that replays the generation; ``request`` alone is what the command line takes,
     picture and masks included."""
-    g = engine.geometry
+    g, method = engine.geometry, request.options.method
+    system = {} if scene.system is None else asdict(system_settings(method, engine.defaults))
     digests = scene.motion_digests or ("",) * len(request.objects)
     return {
         "request": request_to_json(request, model=engine.defaults.name),
@@ -297,6 +325,7 @@ def recipe_of(
         "base": engine.fingerprint,
         "motion_in_unconditional": engine.defaults.motion_in_unconditional,
         "propagation": asdict(engine.propagation),
+        **({"system": system} if system else {}),
         "width": g.width,
         "height": g.height,
         "frames": g.frames,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,18 +15,20 @@ from torch import Tensor
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
 from motion_app.engine.attention import Attend, attend
 from motion_app.engine.backbone import Backbone
-from motion_app.engine.layers import AttentionLayer, KeyValues
+from motion_app.engine.layers import AttentionLayer, KeyValues, System
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.motion_tokens import MotionTokens
 from motion_app.engine.propagation import MaskTrack, PropagationConfig
 from motion_app.engine.steering import AdapterSteering, GenerationSteering, steered
 from motion_app.engine.synmotion import MotionPack, check_words
+from motion_app.engine.systems.scene import SystemScene
+from motion_app.engine.systems.table import build_system
 from motion_app.errors import RequestError
 from motion_app.geometry import mask_to_grid
 from motion_app.library.motion_file import file_digest
-from motion_app.methods import ABLATIONS, PACK_METHODS, TOKEN_METHODS
+from motion_app.methods import ABLATIONS, CLIP_METHODS, PACK_METHODS, TOKEN_METHODS
 from motion_app.request.phrases import find_phrases
-from motion_app.scene import Clause, GenerationRequest
+from motion_app.scene import Clause, GenerationRequest, SceneObject
 
 Learned = TypeVar("Learned")
 
@@ -35,13 +37,15 @@ Learned = TypeVar("Learned")
 class PreparedScene:
     """``track``: the masks for step 0; ``steering``: None for stock attention; ``motion_digests``:
     of the motion files in the objects' order, "" without one; ``adapters``: SynMotion's; ``text``:
-    the text states (conditional, unconditional), None where the pipeline encodes the prompt."""
+    the text states (conditional, unconditional), None where the pipeline encodes the prompt;
+    ``system``: what else acts on the pipeline."""
 
     track: MaskTrack
     steering: GenerationSteering | None = None
     motion_digests: tuple[str, ...] = ()
     adapters: AdapterSteering | None = None
     text: tuple[Tensor, Tensor | None] | None = None
+    system: System | None = None
 
     @contextmanager
     def installed(
@@ -53,22 +57,38 @@ class PreparedScene:
                 acting.enter_context(steered(layers, self.steering, attention=attention))
             if self.adapters is not None:
                 acting.enter_context(adapted(layers, self.adapters.bank))
+            if self.system is not None:
+                acting.enter_context(self.system.installed(layers))
             yield
 
 
 def prepare_scene(
-    backbone: Backbone, request: GenerationRequest, propagation: PropagationConfig, *, guided: bool
+    backbone: Backbone,
+    request: GenerationRequest,
+    propagation: PropagationConfig,
+    *,
+    guided: bool,
+    features: MutableMapping[tuple, Any],
 ) -> PreparedScene:
     """The scene of a request that is ``checked``; ``guided``: an unconditional half runs before the
-    conditional one. Raises MotionFileError for a motion that cannot be used and RequestError for
-    words that do not fit."""
+    conditional one; ``features``: of clips, see ``SystemScene``. MotionFileError for a motion that
+    cannot be used and RequestError for words that do not fit."""
     g, objects = backbone.geometry, request.objects
     masks = [mask_to_grid(item.mask, g.grid_height, g.grid_width) for item in objects]
     first = torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, *g.grid[1:]).bool()
     track = MaskTrack.start(first.to(backbone.profile.device), g.grid_frames)
     if request.options.method == "none" or all(item.motion is None for item in objects):
         return PreparedScene(track)
+    if request.options.method in CLIP_METHODS:
+        text = backbone.prompts.encode(request.full_prompt(), guided=guided)
+        told = SystemScene.of(backbone, request, text=text, features=features)
+        system = build_system(request.options.method, told)
+        return PreparedScene(track, None, _digests(objects), None, text, system)
     return _MovingScene(backbone, request, track, propagation, guided=guided).prepared()
+
+
+def _digests(objects: Sequence[SceneObject]) -> tuple[str, ...]:
+    return tuple("" if item.motion is None else file_digest(item.motion.path) for item in objects)
 
 
 class _MovingScene:
@@ -108,9 +128,7 @@ class _MovingScene:
         steering = None
         if self.request.options.method in TOKEN_METHODS or not self.everywhere:
             steering = self._steering(adapters)
-        digests = tuple(
-            "" if item.motion is None else file_digest(item.motion.path) for item in self.objects
-        )
+        digests = _digests(self.objects)
         return PreparedScene(self.track, steering, digests, adapters, self._text())
 
     def _loaded(self, load: Callable[[Path], Learned]) -> list[Learned | None]:

@@ -223,10 +223,10 @@ class Runtime:
 
 
 def _halves_part(scene: PreparedScene) -> bool:
-    """Whether the halves of the guidance can be computed apart: adapters hang on one model, and
-    DMEM's masks of the conditional half rule both."""
+    """Whether the halves of the guidance can be computed apart: adapters and systems hang on one
+    model, and DMEM's masks of the conditional half rule both."""
     nouns = None if scene.steering is None else scene.steering.nouns
-    return scene.adapters is None and nouns is None
+    return scene.adapters is None and nouns is None and scene.system is None
 
 
 class HalfSteering:

@@ -130,7 +130,7 @@ class LayerRivals:
 
     def _run(self, steering: GenerationSteering | None = None, attention: Any = None) -> None:
         from motion_app.engine.attention import attend
-        from motion_app.engine.backbone import JointAttention, MotionAttnProcessor
+        from motion_app.engine.joint_attention import JointAttention, MotionAttnProcessor
 
         layer = self.blocks[0].attn1
         before = layer.processor

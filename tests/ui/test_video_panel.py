@@ -30,7 +30,7 @@ from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri
 from motion_app.media.provenance import Verification, read_recipe
 from motion_app.media.results import save_result
-from motion_app.methods import METHODS
+from motion_app.methods import FAMILIES, METHOD_TABLE, METHODS
 from motion_app.request.request import parse_request
 from motion_app.scene import GeneratedVideo, Options, StepReport
 from motion_app.settings import ROOT, Limits
@@ -373,7 +373,9 @@ def test_everything_a_job_can_be_has_words_in_every_language(language: str) -> N
     for state in (*ACTIVE, *TERMINAL):
         assert gallery_html([a_row(state)], lambda row: None, GalleryView(0.0), texts)
     for method in METHODS:
-        assert texts(f"video.method_{method}")
+        assert texts(f"video.method_{method}") and texts(f"video.about_{method}")
+    for family in FAMILIES:
+        assert texts(f"video.family_{family}")
     for c2pa in ("absent", "valid", "invalid", "unchecked"):
         found = Verification(0.0, False, None, None, False, False, c2pa, "a <firm>")
         assert "<firm>" not in verdict_html(found, "x.mp4", texts)
@@ -475,6 +477,23 @@ def test_a_seed_that_is_not_kept_is_drawn_anew_each_time() -> None:
 def test_an_empty_number_is_refused_by_its_name(word: str) -> None:
     with pytest.raises(RequestError, match=word):
         Chosen.of({**FIELDS, word: None}, locked=True, badge=False)
+
+
+def test_every_method_is_found_in_its_family_with_what_it_is_told_and_costs() -> None:
+    with gr.Blocks():
+        settings = GenerationSettings(GenerationDefaults(), EN, badge_forced=False)
+    listed = []
+    for family in FAMILIES:
+        opened = settings.open_family(family)
+        names = [name for _, name in opened["choices"]]
+        assert opened["value"] == names[0] and opened["info"].startswith("Told: ")
+        assert all(METHOD_TABLE[name].family == family for name in names)
+        listed += names
+    assert sorted(listed) == sorted(METHODS)
+    request = parse_request({"image": "data:,", "objects": [], "method": "time-to-move"})
+    restored = dict(zip(settings.restorable, settings.restored(request), strict=True))
+    assert restored[settings.family] == "clips"
+    assert restored[settings.method]["value"] == "time-to-move"
 
 
 @pytest.mark.parametrize("forced", [True, False])

@@ -20,7 +20,7 @@ from motion_app.errors import MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults
 from motion_app.library.library import Library
 from motion_app.media.provenance import read_recipe
-from motion_app.methods import METHODS
+from motion_app.methods import FAMILIES, METHOD_TABLE, METHODS
 from motion_app.request.request import ObjectEntry, RequestFile, parse_request
 from motion_app.scene import Motion, Options
 from motion_app.settings import DEFAULT_LIMITS, Limits
@@ -109,11 +109,15 @@ class GenerationSettings:
             info=texts("video.guidance_info"),
             elem_id="guidance",
         )
+        self.family = gr.Radio(
+            [(texts(f"video.family_{name}"), name) for name in FAMILIES],
+            value=METHOD_TABLE[METHODS[0]].family,
+            label=texts("video.family"),
+            elem_id="method-family",
+        )
         self.method = gr.Dropdown(
-            [(texts(f"video.method_{name}"), name) for name in METHODS],
-            value=METHODS[0],
+            **self._method(METHODS[0]),
             label=texts("video.method"),
-            info=texts("video.method_info"),
             elem_id="method",
         )
         self.badge = gr.Checkbox(
@@ -123,6 +127,14 @@ class GenerationSettings:
             info=texts("video.badge_forced" if badge_forced else "video.badge_info"),
             elem_id="badge",
         )
+
+    def _method(self, name: str) -> dict[str, Any]:
+        """The list of a method's family, the method chosen, with what it is told and what it
+        costs."""
+        family = METHOD_TABLE[name].family
+        named = [m for m in METHODS if METHOD_TABLE[m].family == family]
+        choices = [(self.texts(f"video.method_{m}"), m) for m in named]
+        return {"choices": choices, "value": name, "info": self.texts(f"video.about_{name}")}
 
     def _label(self, preset: Preset) -> str:
         return self.texts(f"video.preset_{preset.name}", steps=preset.steps)
@@ -154,7 +166,7 @@ class GenerationSettings:
     @property
     def restorable(self) -> list[Any]:
         """What ``restored`` updates."""
-        return [self.lock, self.preset, *self.controls.values()]
+        return [self.lock, self.preset, self.family, *self.controls.values()]
 
     def named(self, values: Sequence[Any]) -> dict[str, Any]:
         """The values of ``fields`` by name, as they are: what ``returned`` takes."""
@@ -184,6 +196,8 @@ class GenerationSettings:
         """Bind what the settings do to one another."""
         numbers = [self.steps, self.guidance]
         listen(self.dice.click, new_seed, outputs=[self.seed])
+        listen(self.family.input, self.open_family, inputs=[self.family], outputs=[self.method])
+        listen(self.method.input, self.tell_method, inputs=[self.method], outputs=[self.method])
         listen(self.preset.input, self.apply_preset, inputs=[self.preset], outputs=numbers)
         for slider in numbers:
             for event in (slider.input, slider.release):
@@ -193,6 +207,15 @@ class GenerationSettings:
         """A preset's steps and guidance."""
         preset = next(preset for preset in self.presets if preset.name == name)
         return [preset.steps, preset.guidance]
+
+    def open_family(self, family: str) -> dict[str, Any]:
+        """The list of the methods of a family, its first one chosen."""
+        first = next(name for name in METHODS if METHOD_TABLE[name].family == family)
+        return gr.update(**self._method(first))
+
+    def tell_method(self, name: str) -> dict[str, Any]:
+        """What a method is told and what it costs."""
+        return gr.update(info=self.texts(f"video.about_{name}"))
 
     def name_preset(self, steps: float, guidance: float) -> str | None:
         """The preset with these numbers, none where they are a person's own."""
@@ -207,10 +230,11 @@ class GenerationSettings:
         steps = standard.steps if chosen.steps is None else chosen.steps
         guidance = standard.guidance if chosen.guidance is None else chosen.guidance
         values = {name: getattr(chosen, name) for name in self.controls}
+        values["method"] = gr.update(**self._method(chosen.method))
         values["steps"] = gr.update(value=steps, maximum=max(MOST_STEPS, steps))
         values["guidance"] = gr.update(value=guidance, maximum=max(MOST_GUIDANCE, guidance))
         preset = preset_of(self.presets, steps=steps, guidance=guidance)
-        return [True, preset, *values.values()]
+        return [True, preset, METHOD_TABLE[chosen.method].family, *values.values()]
 
 
 @dataclass(frozen=True)
