@@ -309,7 +309,7 @@ class CallQueue(JobQueue):
             "generate, which waits for the video"
         )
 
-    def _check_quota(self, owner: str) -> None:
+    def _check_quota(self, owner: str, address: str = "") -> None:
         """Jobs that nobody came to follow make room first; no worker would ever take them."""
         with self._changed:
             self.store  # noqa: B018  what waits from before counts
@@ -317,7 +317,7 @@ class CallQueue(JobQueue):
                 waited = work.progress(None).elapsed
                 if work.row.state == "queued" and waited > LEFT_ALONE_SECONDS:
                     self._end(work, "interrupted", message="its page was left; run it again")
-            super()._check_quota(owner)
+            super()._check_quota(owner, address)
 
     def _claim(self, job_id: str) -> Work | None:
         """The job, if it waits, as begun; None for any other."""

@@ -19,7 +19,7 @@ from tiny_proxy import Habits, TinyProxy
 from tiny_study import SECRET, make_study, served
 
 from motion_app.errors import RequestError
-from motion_app.settings import OPTIONS, Settings
+from motion_app.settings import OPTIONS, Limits, Settings
 from motion_app.study.answers import Study
 from motion_app.study.site.address import PublicAddress
 from motion_app.study.site.app import StudySettings, build_site, build_study_app, study_secret
@@ -283,5 +283,9 @@ def test_the_examples_of_the_guide_hold_the_settings_that_it_names() -> None:
     guide = (ROOT / "docs" / "hosting.md").read_text(encoding="utf-8")
     for name in ("MOTION_APP_ROOT_PATH", "GRADIO_ROOT_PATH", "--root-path", "FORWARDED_ALLOW_IPS"):
         assert name in guide
-    for name in re.findall(r"MOTION_APP_([A-Z_]+)", guide):
-        assert name.lower() in {*Settings.model_fields, *OPTIONS}
+    named = {name.lower().partition("__") for name in re.findall(r"MOTION_APP_([A-Z_]+)", guide)}
+    assert {field for field, _, _ in named} <= {*Settings.model_fields, *OPTIONS}
+    # "MOTION_APP_LIMITS__" alone stands for all of them.
+    limits = {limit for field, under, limit in named if under and limit}
+    assert limits and limits <= set(Limits.model_fields)
+    assert {field for field, under, _ in named if under} == {"limits"}
