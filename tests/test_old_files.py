@@ -234,7 +234,7 @@ def test_a_benchmark_that_was_half_done_is_finished_and_keeps_its_videos(old, ca
     of_first = [name for name in made if name.startswith("videos/one-000")]
     assert len(of_first) == 2 and len(set(of_first) & set(kept)) == 1, "it is known by its key"
     assert len([name for name in made if name.startswith("videos/two-000")]) >= 2
-    assert "| none | 2 |" in (out / "report.md").read_text()
+    assert "| none | caption | 2 |" in (out / "report.md").read_text()
 
 
 # studies ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 from motion_app.benchmark.published import ExternalMethod, read_published, write_inputs
 from motion_app.benchmark.scenes import MOVER_MOTIONS, MOVERS, BenchmarkCase, movements
-from motion_app.benchmark.scores import SCORING, TRUTH, CaseScores, Outcome, metric_ids
+from motion_app.benchmark.scores import SCORING, STILL, TRUTH, CaseScores, Outcome, metric_ids
 from motion_app.benchmark.tasks import (
     FeatureTask,
     LearnTask,
@@ -258,7 +258,9 @@ class _CampaignRun:
                     tasks[case.id, variant.name] = self._video_task(case, variant, motions)
         for case in cases:
             if case.rendered is not None:
-                tasks[case.id, TRUTH] = ScoreTask(case, self.ids, self._truth_path(case))
+                tasks[case.id, TRUTH] = ScoreTask(case, self.ids, self._drawn_path(case, TRUTH))
+                path = self._drawn_path(case, STILL)
+                tasks[case.id, STILL] = ScoreTask(case, self.ids, path, still=True)
             for method in self.campaign.external:
                 try:
                     file = method.find(case.id)
@@ -298,8 +300,8 @@ class _CampaignRun:
         scores = self._score_path(case, variant.name, key)
         return VideoTask(case, variant, motions, self.ids, video, scores, self.campaign.steps)
 
-    def _truth_path(self, case: BenchmarkCase) -> Path:
-        return self._score_path(case, TRUTH, case.digest())
+    def _drawn_path(self, case: BenchmarkCase, row: str) -> Path:
+        return self._score_path(case, row, case.digest())
 
     def _score_path(self, case: BenchmarkCase, name: str, key: str) -> Path:
         about = {"video": key, "scoring": SCORING, "ids": self.ids}

@@ -1,5 +1,6 @@
 """A benchmark's outcome as files: Markdown, CSV, LaTeX, charts, contact sheets, and the tables for
-a README. Nothing in them depends on when or in how many runs the work was done."""
+a README. Nothing in them depends on when or in how many runs the work was done, but for the seconds
+that videos took."""
 
 from __future__ import annotations
 
@@ -31,6 +32,13 @@ from motion_app.text_files import write_whole
 SHEETS = {MAIN: 12, PACKS: 6}  # cases drawn as contact sheets; four of every other suite
 COLUMNS = 7
 LISTED_GAPS = 40
+RIGHT_NOTE = (
+    "The right answer is the renderer's own continuation, in which each creature does the motion "
+    "that it was given. *right_overlap*: intersection over union of where a creature is in the "
+    "video and in the answer, the mean of all frames after the first; the answer has 1. "
+    "*right_difference*: mean difference of colours, of 255, in the pixels where the creature "
+    "should be. The *still picture* is the first frame held: what doing nothing gets."
+)
 
 
 def write_report(outcome: Outcome, folder: Path) -> dict[str, str]:
@@ -62,8 +70,10 @@ def all_tables(outcome: Outcome) -> list[Table]:
     """Every table there is something to say in, main scenes first."""
     main = outcome.suites[0]
     found = [
+        tables.cost_table(outcome, main),
         tables.metric_table(outcome, main, tables.ASSIGNED, "Does each object do its own motion"),
         tables.metric_table(outcome, main, tables.FAITHFUL, "How faithful the motion is"),
+        tables.metric_table(outcome, main, tables.RIGHT, "Beside the right answer", RIGHT_NOTE),
         tables.metric_table(outcome, main, tables.CLEAN, "What happens beside the objects"),
         tables.difference_table(outcome, main),
         tables.count_table(outcome, main),
@@ -84,6 +94,7 @@ def _with_stops(outcome: Outcome) -> list[Suite]:
 
 def _suite_table(outcome: Outcome, suite: Suite) -> Table | None:
     metrics = (FOLLOWS, MARGIN, "TF[dis]", "FF[dis]", "leak_change", "mask_iou[colour]")
+    metrics += tables.RIGHT
     titles = {name: f"Limit, {name}" for name in STRATA} | {RULES: "RMPM's rules"}
     title = titles.get(suite.name, suite.name.capitalize())
     return tables.metric_table(
@@ -100,6 +111,7 @@ def markdown(outcome: Outcome) -> str:
         "metrics of similar name.",
         "*true clip* is the renderer's own continuation of each first frame, scored the same way: "
         "what a perfect method would get, and what the stand-ins lose by themselves.",
+        "*told*: what a method is told of a motion besides the picture and where its objects are.",
         "A scene's value is the mean of its objects; figures are means over scenes with 95% "
         "bootstrap intervals.",
     ]
@@ -137,15 +149,18 @@ def readme_tables(outcome: Outcome) -> str:
     for row in outcome.rows(main):
         cells = [
             tables.words(average(by_case(outcome, main, row, metric)))
-            for metric in ("own_motion[colour]", "other_motion[colour]", MARGIN)
+            for metric in ("own_motion[colour]", "other_motion[colour]", MARGIN, *tables.RIGHT)
         ]
         share = "–" if follow[row] is None else f"{follow[row].mean:.0%}"
-        body.append((row, share, *cells, tables.words(margin.get(row))))
-    headings = ("method", "follow their own", "own", "other", "own − other", "fleximmt ahead by")
+        told = tables.told(main, row)
+        body.append((row, told, share, *cells, tables.words(margin.get(row))))
+    headings = ("method", "told", "follow their own", "own", "other", "own − other")
+    headings += ("right overlap", "right difference", "fleximmt ahead by in own − other")
     if any(value is not None for value in follow.values()):
         found = [Table("Methods and ablations", headings, tuple(body))]
     else:
         found = [tables.metric_table(outcome, main, tables.FAITHFUL, "Methods and ablations")]
+    found.append(tables.cost_table(outcome, main))
     found += [_suite_table(outcome, suite) for suite in outcome.suites[1:]]
     found += [
         tables.propagation_table(outcome),

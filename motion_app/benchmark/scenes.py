@@ -137,6 +137,8 @@ class BenchmarkCase:
             digest.update(np.ascontiguousarray(thing.reference.mask).tobytes())
             track = thing.reference.track
             digest.update(b"" if track is None else np.ascontiguousarray(track).tobytes())
+        if self.rendered is not None:
+            digest.update(self.rendered.frames.tobytes())
         return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from motion_app.benchmark.answer import RightAnswer
 from motion_app.benchmark.scenes import BenchmarkCase, CaseObject
 from motion_app.benchmark.variants import Suite
 from motion_app.errors import MotionAppError
@@ -44,10 +45,12 @@ RENDERED = (
     *BY_COLOUR,
     *("TF[dis]", "TF[colour]", "FF[dis]", "leak_share"),
     *("leak_change", "colour_constancy[dis]", "mask_iou[colour]"),
+    *("right_overlap", "right_difference"),
 )
 PICTURED = ("TF[dis]", "FF[dis]", "leak_share", "leak_change", "temporal_flickering")
 OF_PAPERS = ("AC", "TC", "TS", "TF[released]", "FF[released]", "TF", "FF")
 TRUTH = "true clip"  # the renderer's own continuation: what a perfect method would get
+STILL = "still picture"  # the first frame held: what doing nothing gets
 Chosen = Callable[[CaseObject], bool]
 
 
@@ -85,6 +88,8 @@ class CaseVideo(VideoFeatures):
         token_masks: np.ndarray | None = None,
     ) -> None:
         self.case, self.geometry, self.token_masks = case, geometry, token_masks
+        masks = [thing.mask for thing in case.objects]
+        self.answer = None if case.rendered is None else RightAnswer(case.rendered, masks)
         self._shared = shared
         self._reference_names = {id(o.reference.frames): o.reference.name for o in case.objects}
         objects = tuple(
@@ -164,6 +169,20 @@ def _propagated(video: CaseVideo) -> tuple[float, ...]:
     return tuple(m.mask_iou(mask[1:], true[1:]) for mask, true in pairs)
 
 
+def _answer(video: CaseVideo) -> RightAnswer:
+    if video.answer is None:
+        raise MotionAppError("no renderer drew the scene, so nobody knows the right answer")
+    return video.answer
+
+
+def _overlaps(video: CaseVideo) -> tuple[float, ...]:
+    return _answer(video).overlaps(video.frames)
+
+
+def _differences(video: CaseVideo) -> tuple[float, ...]:
+    return _answer(video).differences(video.frames)
+
+
 OWN_METRICS = MappingProxyType(
     {
         metric.id: metric
@@ -177,6 +196,8 @@ OWN_METRICS = MappingProxyType(
             Metric("leak_share", "exact", "", "down", measure=_leaking_share),
             Metric("leak_change", "exact", "", "down", measure=_leaking_change),
             Metric("mask_iou[colour]", "colour-masks", "", "up", measure=_propagated),
+            Metric("right_overlap", "right answer", "", "up", measure=_overlaps),
+            Metric("right_difference", "right answer", "", "down", measure=_differences),
         )
     }
 )
@@ -231,6 +252,16 @@ def fitted_frames(case: BenchmarkCase, frames: np.ndarray) -> np.ndarray:
     return np.stack([cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames])
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of one video: the mean of its ``seconds`` on this machine, and the median of its ``calls``,
+    videos that the transformer saw, both halves of the guidance counted; None where an earlier
+    version made them all."""
+
+    seconds: float
+    calls: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """Everything that was measured.
@@ -254,7 +285,7 @@ class Outcome:
 
     def rows(self, suite: Suite) -> tuple[str, ...]:
         """The rows of a suite's table that have a score, the renderer's own last."""
-        names = [variant.name for variant in suite.variants] + [*self.external, TRUTH]
+        names = [variant.name for variant in suite.variants] + [*self.external, STILL, TRUTH]
         found = {row for _, row in self.scores}
         ids = {case.id for case in suite.cases}
         scored = {row for case, row in self.scores if case in ids} & found
@@ -334,10 +365,22 @@ def settled_steps(outcome: Outcome, suite: Suite, row: str) -> list[int]:
     return steps
 
 
-def seconds_by_row(outcome: Outcome) -> dict[str, float]:
-    """Mean seconds of generating a video, by row."""
-    found: dict[str, list[float]] = {}
+def costs_by_row(outcome: Outcome) -> dict[str, Cost]:
+    """What a video of each row costs, of the rows that were made here."""
+    seconds: dict[str, list[float]] = {}
+    calls: dict[str, list[int]] = {}
     for (_, row), path in outcome.videos.items():
         with np.load(path, allow_pickle=False) as kept:
-            found.setdefault(row, []).append(float(kept["seconds"]))
-    return {row: round(float(np.mean(values)), 2) for row, values in found.items()}
+            seconds.setdefault(row, []).append(float(kept["seconds"]))
+            if "calls" in kept:  # earlier versions did not count them
+                calls.setdefault(row, []).append(int(kept["calls"]))
+    found = {}
+    for row, values in seconds.items():
+        counted = float(np.median(calls[row])) if row in calls else None
+        found[row] = Cost(round(float(np.mean(values)), 2), counted)
+    return found
+
+
+def seconds_by_row(outcome: Outcome) -> dict[str, float]:
+    """Mean seconds of generating a video, by row."""
+    return {row: cost.seconds for row, cost in costs_by_row(outcome).items()}

@@ -15,10 +15,12 @@ from motion_app.benchmark.propagation import NOISE_LEVELS
 from motion_app.benchmark.scenes import COUNT_NAMES, CaseObject
 from motion_app.benchmark.scores import (
     ALL_METRICS,
+    STILL,
     TRUTH,
     Outcome,
     average,
     by_case,
+    costs_by_row,
     paired_difference,
     settled_steps,
     share_of_objects,
@@ -40,6 +42,7 @@ from motion_app.evaluation.report import (
     paper_cell,
     paper_tables,
 )
+from motion_app.methods import METHOD_TABLE, method_title
 
 FOLLOWS, MARGIN = "follows_own[colour]", "own_minus_other[colour]"
 ASSIGNED = (FOLLOWS, "own_motion[colour]", "other_motion[colour]", MARGIN)
@@ -47,13 +50,14 @@ FAITHFUL = (
     *("AC", "TC", "TS", "TF[released]", "FF[released]", "TF", "FF"),
     *("TF[dis]", "TF[colour]", "FF[dis]"),
 )
+RIGHT = ("right_overlap", "right_difference")
 CLEAN = (
     *("leak_share", "leak_change", "temporal_flickering", "colour_constancy[dis]"),
     "mask_iou[colour]",
 )
 COMPARED = (
     *(FOLLOWS, MARGIN, "TF[released]", "FF[released]", "TF", "FF"),
-    *("TF[dis]", "TF[colour]", "FF[dis]", "leak_change"),
+    *("TF[dis]", "TF[colour]", "FF[dis]", "leak_change", *RIGHT),
 )
 PAPER_COLUMNS = ("AC", "TC", "TS", "TF", "FF")
 NOTHING = "–"
@@ -88,6 +92,13 @@ def heading(metric: str) -> str:
     return metric + ARROWS[entry.better] + (" *" if entry.stand_in_for else "")
 
 
+def told(suite: Suite, row: str) -> str:
+    """What the method of a ``row`` is told of the motions; nobody here knows of another's."""
+    drawn = {STILL: "nothing", TRUTH: "the answer"}
+    methods = {variant.name: METHOD_TABLE[variant.method].told for variant in suite.variants}
+    return drawn.get(row) or methods.get(row, NOTHING)
+
+
 def words(value: Average | None, digits: int = 2) -> str:
     return NOTHING if value is None else value.words(digits)
 
@@ -103,12 +114,12 @@ def metric_table(
     shown = [metric for metric in metrics if any(values[row, metric] for row in rows)]
     if not shown:
         return None
-    headings, body = ["method", "scenes"], []
+    headings, body = ["method", "told", "scenes"], []
     counted = FOLLOWS in shown
     headings += ["objects on their own motion"] if counted else []
     for row in rows:
         scenes = sum((case.id, row) in outcome.scores for case in suite.cases)
-        cells = [row, str(scenes)]
+        cells = [row, told(suite, row), str(scenes)]
         if counted:
             followed, objects = share_of_objects(outcome, suite, row, FOLLOWS)
             cells.append(f"{followed} of {objects}")
@@ -147,14 +158,37 @@ def difference_table(
     for row in rows:
         counts = [found[row, metric].count for metric in shown if found[row, metric]]
         cells = [words(found[row, metric]) for metric in shown]
-        body.append((row, str(max(counts, default=0)), *cells))
+        body.append((row, told(suite, row), str(max(counts, default=0)), *cells))
     return Table(
         title,
-        ("method", "scenes", *map(heading, shown)),
+        ("method", "told", "scenes", *map(heading, shown)),
         tuple(body),
         "Differences scene by scene, with 95% bootstrap intervals of their mean; scenes are "
         "resampled, as the objects of one are not independent. An interval without 0 is a "
         "difference that this many scenes can show.",
+    )
+
+
+def cost_table(outcome: Outcome, suite: Suite) -> Table | None:
+    """What each method is told, and what a video of it takes."""
+    costs = costs_by_row(outcome)
+    body = []
+    for row in outcome.rows(suite):
+        if row in costs:
+            calls = costs[row].calls
+            counted = NOTHING if calls is None else f"{calls:g}"
+            body.append((row, told(suite, row), counted, f"{costs[row].seconds:.1f} s"))
+    if not body:
+        return None
+    return Table(
+        "What each method is told, and what it costs",
+        ("method", "told", "model calls a video", "seconds here"),
+        tuple(body),
+        "A method that is told the path does not have to understand the motion: where only the way "
+        "of a centre is measured it is ahead by that alone. Model calls: videos that the "
+        "transformer sees, both halves of the guidance counted, the median; what is computed once "
+        "of a reference clip and kept is in the video that needed it first. Seconds: the mean, "
+        "with everything that ran beside it.",
     )
 
 
@@ -260,7 +294,7 @@ def paper_table(outcome: Outcome, suite: Suite) -> Table:
     shown = [metric for metric in own if any(here[row, metric] for row in rows)]
     body = []
     for row in rows:
-        paper = printed.get(PAPER_NAMES.get(row, row))
+        paper = printed.get(PAPER_NAMES.get(row) or method_title(row))
         if paper is not None:
             cells = [words(here[row, metric]) for metric in shown]
             body.append((row, *cells, *map(paper_cell, paper)))

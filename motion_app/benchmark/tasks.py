@@ -72,6 +72,7 @@ class VideoTask:
                     fps=np.float64(made.fps),
                     settled=np.int64(made.settled if propagated(made.masks) else 0),
                     seconds=np.float64(made.seconds),
+                    calls=np.int64(made.calls),
                 )
             with np.load(self.video, allow_pickle=False) as kept:
                 frames, masks, fps = kept["frames"], kept["masks"], float(kept["fps"])
@@ -97,18 +98,21 @@ def propagated(masks: np.ndarray) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class ScoreTask:
-    """Score frames that are there: the renderer's own where ``file`` is None, else another
-    method's video. The answer is why that cannot be, or ""."""
+    """Score frames that are there: another method's video, or where ``file`` is None the renderer's
+    own, or a ``still`` picture. The answer is why that cannot be, or ""."""
 
     case: BenchmarkCase
     ids: tuple[str, ...]
     scores: Path
     file: Path | None = None
+    still: bool = False
 
     def run(self, runner: MethodRunner) -> str:
         geometry = runner.engine.geometry
         try:
-            if self.file is None:
+            if self.still:
+                frames, fps = np.repeat(self.case.image[None], geometry.frames, 0), geometry.fps
+            elif self.file is None:
                 frames, fps = self.case.rendered.frames, geometry.fps
             else:
                 clip = read_clip(self.file)
@@ -187,13 +191,15 @@ class FeatureTask:
 @dataclass(frozen=True, eq=False)
 class MadeVideo:
     """``frames`` (T, H, W, 3) uint8 at ``fps``; ``masks`` (N, F, h, w) bool of the last step;
-    ``settled``: the step after which RMPM stopped for good, 0 where it never did."""
+    ``settled``: the step after which RMPM stopped for good, 0 where it never did; ``calls``: videos
+    that the transformer saw for it."""
 
     frames: np.ndarray
     masks: np.ndarray
     fps: float
     settled: int
     seconds: float
+    calls: int
 
 
 class MethodRunner:
@@ -226,7 +232,14 @@ class MethodRunner:
         with self._rule(variant.rule):
             video = self.engine.generate(request, on_step=watch)
         seconds = time.perf_counter() - started
-        return MadeVideo(video.frames, video.masks, video.fps, min(settled, default=0), seconds)
+        return MadeVideo(
+            frames=video.frames,
+            masks=video.masks,
+            fps=video.fps,
+            settled=min(settled, default=0),
+            seconds=seconds,
+            calls=video.calls,
+        )
 
     @contextmanager
     def _rule(self, rule: str) -> Iterator[None]:

@@ -39,7 +39,7 @@ DEFAULT_WITHOUT = ("m2x", "t2x", "m2v", "t2m", "infer_mask", "rmpm")
 LIBRARY, UNMASKED = "library", "unmasked"  # the tokens' own name for where they come from
 UNMASKED_METHOD = "concat"  # learns, as it generates, without masks
 PACK_METHOD = "synmotion"  # whose motion files may have been learned with less
-PAPER_NAMES = MappingProxyType(  # rows of the papers' tables that show the same
+PAPER_NAMES = MappingProxyType(  # rows of the papers' tables that show the same, where named else
     {
         "fleximmt": "full",
         "none": "CogVideoX-5B-I2V",
@@ -47,6 +47,9 @@ PAPER_NAMES = MappingProxyType(  # rows of the papers' tables that show the same
         "w/o m2x": "w/o M2X",
         "w/o t2x": "w/o T2X",
         "w/o m2v": "w/o M2V",
+        "w/o m2m": "w/o M2M",
+        "w/o t2v": "w/o T2V",
+        "w/o t2t": "w/o T2T",
         "w/o t2m": "w/o T2M",
         "w/o infer_mask": "w/o infer mask",
         "w/o rmpm": "w/o RMPM",

@@ -262,9 +262,9 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
 
 def _check_rows(names: Sequence[str]) -> None:
     """RequestError where two methods would share a row of the tables."""
-    from motion_app.benchmark.scores import TRUTH
+    from motion_app.benchmark.scores import STILL, TRUTH
 
-    names = [*names, TRUTH]
+    names = [*names, STILL, TRUTH]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RequestError(

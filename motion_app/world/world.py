@@ -314,6 +314,11 @@ def render(scene: Scene) -> RenderedClip:
     return RenderedClip(scene, frames, masks, tracks / scale)
 
 
+def empty_scene(scene: Scene) -> np.ndarray:
+    """(H, W, 3) uint8: what ``render`` draws behind the creatures of ``scene``."""
+    return render(replace(scene, config=replace(scene.config, frames=1), creatures=())).frames[0]
+
+
 def _matrix_at(creature: Creature, t: int) -> np.ndarray:
     p, r = creature.path, creature.radius
     return pose_matrix(
