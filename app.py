@@ -127,6 +127,7 @@ def _study_settings(settings: Settings) -> StudySettings:
         host=settings.host,
         port=settings.port,
         public=_public(settings),
+        frames=settings.frames,
     )
 
 

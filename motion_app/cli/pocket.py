@@ -24,11 +24,13 @@ from motion_app.media.files import write_video
 from motion_app.media.results import make_folder, save_mask
 from motion_app.scene import NEUTRAL_PHRASE
 from motion_app.settings import ROOT, Settings
+from motion_app.study.demo_content import SHIPPED
 
 if TYPE_CHECKING:
     pass
 
 RESULTS = ROOT / "assets" / "results"
+SCENES = 3  # of the demo study
 
 
 def render_pocket(options: argparse.Namespace, settings: Settings) -> Result:
@@ -103,6 +105,24 @@ def renew_results(options: argparse.Namespace, settings: Settings) -> Result:
     return {"results": [str(path) for path in made]}
 
 
+def make_demo_study(options: argparse.Namespace, settings: Settings) -> Result:
+    """The study that is tried in the page, drawn and made by the checkpoint as it is now."""
+    models = models_for(options, settings)
+
+    from motion_app.pocket.demo_study import make_demo_study as make
+
+    engine = models.engine(options.model)
+    motions = Library([engine.backbone.checkpoint.folder / "motions"]).list()
+    content = make(options.out, engine, motions, scenes=options.scenes, steps=options.steps)
+    files = [file for file in (options.out / "media").iterdir() if file.is_file()]
+    return {
+        "demo": str(options.out),
+        "methods": list(content.methods),
+        "items": [item.name for item in content.items],
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+
+
 def train_pocket(options: argparse.Namespace, settings: Settings) -> Result:
     """Hand over to the pocket's own trainer, which has its own options and reports by log."""
     from motion_app.pocket.train import add_arguments, train
@@ -139,6 +159,13 @@ def add_commands(actions: Any) -> None:
     )
     renew.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     add_model(renew)
+    study = add_command(
+        pocket, "study", make_demo_study, "make the demo study that comes with the app anew"
+    )
+    study.add_argument("--out", type=Path, default=SHIPPED, metavar="DIR")
+    study.add_argument("--scenes", type=int, default=SCENES)
+    study.add_argument("--steps", type=int, help="of every video; without it the model's own")
+    add_model(study)
     # Its options are the trainer's own: asking it for them would import torch for every command.
     train = add_command(
         pocket, "train", train_pocket, "train the pocket checkpoint", add_help=False

@@ -122,6 +122,7 @@ class StudyArchive:
         self, folder: Path, engine: sa.Engine, study: str, *, sink: AnswerSink | None = None
     ) -> None:
         self.folder, self.id, self.sink = folder, study, sink
+        self.media = folder / "media"
         self.engine, self._reading = engine, reading_engine(engine)
         self.clock: Callable[[], float] = time.time
         self._screens: dict[int, tuple[PlannedScreen, ...]] = {}
@@ -217,7 +218,7 @@ class StudyArchive:
         """The file of a name that belongs to the study; RequestError for any other name."""
         if name not in self._media:
             raise RequestError("there is no such file in this study")
-        return self.folder / "media" / name
+        return self.media / name
 
     def note(self, connection: sa.Connection, kind: str, detail: Mapping[str, Any]) -> None:
         """Add to the study's record of what was done to it."""

@@ -39,6 +39,12 @@ CONSENT = (
     "your data from this page at any time."
 )
 
+DEMO_CONSENT = (
+    "This is a demo: try what a rater sees. Nothing that you answer is kept: it is in no study, "
+    "and goes when you leave. Afterwards the study is unblinded for you, and you see its report as "
+    "an administrator would, with the answers of seven simulated raters who chose by lot."
+)
+
 Form = Literal["single", "pair", "best_worst"]
 Kind = Literal["main", "gold", "practice"]
 Role = Literal["practice", "main", "gold", "repeat"]

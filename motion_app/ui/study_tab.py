@@ -26,6 +26,7 @@ from motion_app.study.archive import StudyArchive
 from motion_app.study.creation import create_study
 from motion_app.study.plan import Form
 from motion_app.study.site.app import study_secret
+from motion_app.study.site.demo import NAME as DEMO
 from motion_app.study.sources import ResultFolder, method_label, sources_from_results
 from motion_app.study.unblinding import overview
 from motion_app.ui.boundary import listen
@@ -149,6 +150,7 @@ class StudyTab:
     def __init__(self, host: ModelHost, texts: Texts) -> None:
         self.own, self.texts = OwnStudies(host), texts
         gr.HTML(about_html(texts), apply_default_css=False)
+        gr.HTML(demo_html(texts), apply_default_css=False, elem_id="study-demo")
         with gr.Row(elem_id="study-tab"):
             with gr.Column(elem_classes="step"):
                 gr.Markdown(f"### {texts('study.make')}")
@@ -200,6 +202,20 @@ class StudyTab:
 
     def _shown(self, owner: str) -> str:
         return studies_html(self.own.list(owner), self.texts)
+
+
+def demo_html(texts: Texts) -> str:
+    """The demo study in a frame: the rater's own page, then its report."""
+    address = f"./study/{DEMO}/?lang={texts.language}"
+    return (
+        f'<section class="demo" aria-labelledby="demo-heading"><div class="demo-bar">'
+        f'<h3 id="demo-heading">{html.escape(texts("study.demo"))}</h3>'
+        f'<p class="quiet">{html.escape(texts("study.demo_info"))}</p>'
+        f'<a class="tool" href="{address}" target="_blank" rel="noopener">'
+        f"{html.escape(texts('study.demo_alone'))}</a></div>"
+        f'<iframe id="demo-frame" src="{address}" loading="lazy" allow="fullscreen"'
+        f' title="{html.escape(texts("study.demo"))}"></iframe></section>'
+    )
 
 
 def about_html(texts: Texts) -> str:

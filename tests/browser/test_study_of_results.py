@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -10,9 +11,9 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FrameLocator, Page, expect
 from starlette.routing import Mount
-from visits import DESKTOP, PATIENCE, PHONE, ROOT
+from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible
 
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
@@ -93,7 +94,7 @@ def server(host: ModelHost) -> Iterator[str]:
         **launch_options(),
     )
     folder = host.settings.outputs / "studies"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     app.router.routes.insert(0, Mount("/study", build_study_app(StudySettings(folder))))
     yield url
     page.close()
@@ -167,6 +168,59 @@ def test_a_study_made_in_the_tab_is_answered_and_its_administrator_sees_it(
     page.get_by_role("tab", name="One").click()
     page.get_by_role("tab", name="Study").click()
     expect(card).to_contain_text("1 of 2 raters finished")
+
+
+def test_the_demo_study_is_rated_in_the_tab_itself_and_its_report_read_there(
+    browser: Browser, server: str, host: ModelHost
+) -> None:
+    before = sorted((host.settings.outputs / "studies").iterdir())
+    page = open_tab(browser, server)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    frame = page.frame_locator("#demo-frame")
+    expect(frame.locator("#consent-text")).to_contain_text("Nothing that you answer is kept")
+    frame.locator("#agree").check()
+    frame.locator("#begin").click()
+    frame.locator("#start-practice").click()
+    _rate(frame, "Practice 1 of 1", place=1)
+    while "wrong" in (frame.locator("#questions fieldset").first.get_attribute("class") or ""):
+        right = re.search(r"candidate (\d)", frame.locator(".wrong .note").first.inner_text())[1]
+        _rate(frame, "Practice 1 of 1", place=int(right))
+        expect(frame.locator("fieldset.right")).to_have_count(4)
+    frame.locator("#next").click()
+    frame.locator("#start-study").click()
+    for number in (1, 2, 3):
+        _rate(frame, f"Item {number} of 3", place=number)
+    frame.locator("#report").click()
+    results = frame.locator("#results .question")
+    expect(results).to_have_count(4)
+    expect(results.first).to_contain_text("FlexiMMT without m2x")
+    assert faults == [] and page.url.rstrip("/") == server.rstrip("/")
+    assert sorted((host.settings.outputs / "studies").iterdir()) == before
+
+
+def _rate(frame: FrameLocator, name: str, *, place: int) -> None:
+    """All questions of the screen ``name``, and on."""
+    expect(frame.locator("#place")).to_have_text(name)
+    expect(frame.locator(".tile.watched")).to_have_count(6)
+    for row in frame.locator(".choices").all():
+        row.locator(f"input[value='{place}']").check(force=True)
+    frame.locator("#next").click()
+    if name.startswith("Practice"):
+        expect(frame.locator("#questions fieldset.right, #questions fieldset.wrong")).to_have_count(
+            4
+        )
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_axe_finds_nothing_wrong_with_the_demo_and_its_report(
+    browser: Browser, server: str, host: ModelHost, language: str
+) -> None:
+    page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{server}study/~demo/?lang={language}")
+    expect(page.locator("#consent-facts")).not_to_be_empty()
+    check_accessible(page)
 
 
 def _take_part(browser: Browser, link: str, host: ModelHost) -> None:

@@ -45,6 +45,7 @@ ENTRIES: dict[str, str] = {
     "batch": "batch manifest.jsonl --out out",
     "pocket measure": "pocket measure --out out --cases 1 --processes 1",
     "pocket results": "pocket results --out out",
+    "pocket study": "pocket study --out out --scenes 1 --steps 1",
     "pocket train": "pocket train --stages motions --runs out --out out",
     "bench": "bench generate --json",
 }

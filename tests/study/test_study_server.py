@@ -49,6 +49,9 @@ def test_studies_made_in_the_app_are_served_and_nobody_is_told_which_there_are(
         status, page = fetch(running.url)
         assert status == 200 and "Please use your own link" in page
         assert NAME not in page and study.archive.config.title not in page
+        assert '<a class="secondary" href="~demo/">' in page
+        status, page = fetch(f"{running.url}~demo/")
+        assert status == 200 and 'data-for="consent"' in page
         status, page = fetch(f"{running.url}{NAME}/r/{study.raters.hand_out(1)[0]}")
         assert status == 200 and f'<base href="/{NAME}/">' in page
         assert fetch(f"{running.url}{NAME}/admin/")[0] == 200

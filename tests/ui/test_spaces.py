@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -397,6 +398,19 @@ def test_the_page_says_why_nothing_is_learned_here(client: Client) -> None:
     assert "minutes of GPU that are lent" in page
     with pytest.raises(AppError, match="ZeroGPU lends"):
         client.predict([], "x", "is moving", "cat", api_name="/train_motion")
+
+
+def test_the_demo_study_is_rated_there_too_and_shown_in_the_frame_of_the_hub(
+    client: Client,
+) -> None:
+    with httpx.Client(base_url=client.src, follow_redirects=True, timeout=60) as visitor:
+        page = visitor.get("study/~demo/")
+        assert page.status_code == 200 and 'data-for="consent"' in page.text
+        assert "frame-ancestors *" in page.headers["content-security-policy"]
+        token = page.url.path.rpartition("/")[2]
+        headers = {"Authorization": f"Rater {token}"}
+        session = visitor.get(page.url.join("../api/session"), headers=headers).json()
+    assert (session["items"], session["candidates"]) == (3, 6)
 
 
 # what is shipped for it -------------------------------------------------------------------------

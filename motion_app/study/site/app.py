@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -28,9 +29,12 @@ from starlette.types import Receive, Scope, Send
 from motion_app.errors import MotionAppError, RequestError, server_fault
 from motion_app.study.answers import Study
 from motion_app.study.database import AWAY
+from motion_app.study.demo import DemoVisits
 from motion_app.study.links import LinkEnded, LinkError, PlaceGone
 from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
 from motion_app.study.site.admin import admin_router
+from motion_app.study.site.demo import NAME as DEMO
+from motion_app.study.site.demo import REPORT, DemoHall
 from motion_app.study.site.documents import PageFiles, asks_for_page, notice
 from motion_app.study.site.guard import SHORTEST_SECRET, Door, Gate
 from motion_app.study.site.rater import rater_router
@@ -43,6 +47,11 @@ SECRET_FILE = "admin-secret"
 def build_site(study: Study, *, admin_secret: str, public: PublicAddress = DIRECT) -> FastAPI:
     """The rater's page, the administrator's, and their calls. ``admin_secret`` has 12 letters or
     more; ``public`` is where browsers find the site, if it is not where the server is."""
+    return _site(study, Door(admin_secret, name=study.archive.id), public=public)
+
+
+def _site(study: Study, door: Door, *, public: PublicAddress, report: str | None = None) -> FastAPI:
+    """``report``: where raters who are through may look at the results, in a demo."""
     site = FastAPI(title="Study", docs_url=None, redoc_url=None, openapi_url=None)
     site.add_middleware(Gate, public=public)
     site.add_middleware(WholePath, path=public.path)
@@ -60,8 +69,8 @@ def build_site(study: Study, *, admin_secret: str, public: PublicAddress = DIREC
     async def favicon(request: Request) -> Response:
         return await files.get_response("icon.svg", request.scope)
 
-    site.include_router(admin_router(study, Door(admin_secret, name=study.archive.id)))
-    site.include_router(rater_router(study))
+    site.include_router(admin_router(study, door))
+    site.include_router(rater_router(study, report=report))
     return site
 
 
@@ -121,7 +130,8 @@ class StudySettings:
     ``folder`` holds one study, or studies in folders of their own: each is then served below its
     folder's name. ``database``: a PostgreSQL address, for studies that were made with one.
     ``admin_secret`` None: each study's own, in its file ``admin-secret``. ``public``: the path all
-    addresses begin with and the name people type, where a proxy stands in front.
+    addresses begin with and the name people type, where a proxy stands in front. ``frames``: the
+    sites that may show the app in a frame, and so the demo in it.
     """
 
     folder: Path
@@ -130,6 +140,7 @@ class StudySettings:
     host: str = "127.0.0.1"
     port: int = 7860
     public: PublicAddress = DIRECT
+    frames: tuple[str, ...] = ()
 
 
 def build_study_app(settings: StudySettings) -> FastAPI:
@@ -192,6 +203,8 @@ class StudyHall:
     def __init__(self, settings: StudySettings) -> None:
         self.settings = settings
         self._files = PageFiles()
+        build = partial(_site, public=settings.public, report=REPORT)
+        self.demo = DemoHall(DemoVisits(), build, frames=settings.frames)
         self._sites: dict[str, FastAPI] = {}
         self._lock = threading.Lock()
 
@@ -200,6 +213,9 @@ class StudyHall:
             return
         root = scope.get("root_path", "").rstrip("/")
         name, _, rest = get_route_path(scope).lstrip("/").partition("/")
+        if name == DEMO:
+            await self.demo(scope, receive, send, rest)
+            return
         request = Request(scope)
         try:
             site = await run_in_threadpool(self.site, name)
@@ -221,7 +237,7 @@ class StudyHall:
             with suppress(PlainHTTPException):  # no such file
                 return await self._files.get_response(file, request.scope)
         if not name:
-            return notice("link", request)
+            return notice("link", request, link=f"{DEMO}/")
         return _refused(request, 404, "missing", "there is no such study; check its address")
 
     def site(self, name: str) -> FastAPI | None:

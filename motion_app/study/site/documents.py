@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from motion_app.study.plan import CONSENT, QUESTIONS
+from motion_app.study.plan import CONSENT, DEMO_CONSENT, QUESTIONS
 
 STATIC = Path(__file__).parent / "static"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -52,8 +52,9 @@ def question_text(question: str, language: str) -> str:
 
 
 def consent_text(consent: str, language: str) -> str:
-    """The study's consent; the app's own one translated, another as it was written."""
-    return table(language)["consent.text"] if consent == CONSENT else consent
+    """The study's consent; the app's own ones translated, another as it was written."""
+    own = {CONSENT: "consent.text", DEMO_CONSENT: "consent.demo_text"}
+    return table(language)[own[consent]] if consent in own else consent
 
 
 @cache
@@ -97,14 +98,17 @@ def _grouped(words: Mapping[str, str]) -> dict[str, SimpleNamespace]:
     return groups
 
 
-def notice(name: str, request: Request, *, status: int = 200, **said: str) -> HTMLResponse:
+def notice(
+    name: str, request: Request, *, status: int = 200, link: str = "", **said: str
+) -> HTMLResponse:
     """A page that says one thing: ``link`` (use your own), ``identity``, ``ended``, ``missing`` or
-    ``closed``. ``said`` fills ``{name}`` in its text."""
+    ``closed``. ``link``: where the demo is, if it is offered; ``said`` fills ``{name}`` in its
+    text."""
     texts = table(language_of(request))
     heading, text = texts[f"notice.{name}_heading"], texts[f"notice.{name}_text"]
     for key, value in said.items():
         text = text.replace(f"{{{key}}}", value)
-    return document("notice", request, status=status, heading=heading, text=text)
+    return document("notice", request, status=status, heading=heading, text=text, link=link)
 
 
 def asks_for_page(request: Request) -> bool:

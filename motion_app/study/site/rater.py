@@ -126,8 +126,8 @@ def _token(authorization: str) -> str:
     return token
 
 
-def rater_router(study: Study) -> APIRouter:
-    """The routes of one study's raters."""
+def rater_router(study: Study, *, report: str | None = None) -> APIRouter:
+    """The routes of one study's raters. ``report``: where they find the results of a demo."""
     router = APIRouter()
 
     def anybody(authorization: Annotated[str, Header()] = "") -> Rater:
@@ -153,7 +153,7 @@ def rater_router(study: Study) -> APIRouter:
         return document("rater", request)
 
     _add_visit(router, study, known, anybody)
-    _add_answers(router, study, known)
+    _add_answers(router, study, known, report)
 
     async def media(request: Request) -> Response:
         return await _media(study, request)
@@ -204,7 +204,9 @@ def _add_visit(
         return {"deleted": study.raters.delete(rater.id)}
 
 
-def _add_answers(router: APIRouter, study: Study, known: Callable[..., Rater]) -> None:
+def _add_answers(
+    router: APIRouter, study: Study, known: Callable[..., Rater], report: str | None
+) -> None:
     @router.get("/api/items/{number}")
     def item(number: int, rater: Rater = Depends(known)) -> dict[str, Any]:
         if rater.consented is None:
@@ -233,12 +235,12 @@ def _add_answers(router: APIRouter, study: Study, known: Callable[..., Rater]) -
         return {"saved": True, "done": saved.done}
 
     @router.post("/api/finish")
-    def finish(rater: Rater = Depends(known)) -> dict[str, str]:
+    def finish(rater: Rater = Depends(known)) -> dict[str, str | None]:
         try:
             code = study.answers.finish(rater.id)
         except RequestError as error:
             raise HTTPException(409, str(error)) from error
-        return {"code": code, "return_url": RETURN_ADDRESS.format(code=code)}
+        return {"code": code, "return_url": RETURN_ADDRESS.format(code=code), "report": report}
 
 
 def describe_session(study: Study, rater: Rater | None, language: str) -> dict[str, Any]:

@@ -247,14 +247,16 @@ class Visit {
     this.view.player.unload();
     show("done");
     await this.outbox.flush();
-    const { code, return_url: address } = await insist(() => this.server.post("api/finish"));
+    const end = await insist(() => this.server.post("api/finish"));
     show("done");
     $("progress").value = 1;
-    $("done-text").textContent = text("done.text");
-    $("code").textContent = code;
+    $("done-text").textContent = text(end.report ? "done.demo_text" : "done.text");
+    $("code").textContent = end.code;
     $("return").hidden = !this.memory.get("recruited");
-    $("return").href = address;
-    $("done-code").hidden = false;
+    $("return").href = end.return_url;
+    $("done-code").hidden = Boolean(end.report);
+    $("report").hidden = !end.report;
+    if (end.report) $("report").href = `${end.report}?lang=${LANGUAGE}`;
   }
 
   async #delete() {
