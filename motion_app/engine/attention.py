@@ -1,73 +1,68 @@
-"""MDMA: who sees whom, computed exactly and without a mask; and DMEM's masks from words.
+"""MDMA: who sees whom, computed exactly and without a mask over the video; and DMEM's masks from
+words.
 
 visibility (a table over token classes) → AttentionPlan (index sets) → attend, which the processor
 calls. FlexiMMT sections 3.2 (equations 5 to 11) and 3.3.
 
-For compiled code the plans' shapes stay the same when masks change (``FixedShapes``). Groups are
-filled up: spare rows repeat a real one and their outputs are dropped; spare keys carry a bias that
-leaves them no weight. A group that has no rows any more stays, all spare.
+Nearly all rows see the common keys, which depend on no mask: one plain call. What an object's rows
+see beyond them, its phrase and its motion, is a small call of its own, and the two are merged by
+their log-sum-exp, which is exact. The few rows that do not see all common keys (the phrases, which
+see their own object) are computed under a mask. Nothing as large as the video is copied.
+
+For compiled code the plans' shapes stay the same when masks change (``FixedShapes``). Parts are
+filled up: spare rows are computed and dropped; spare keys carry a bias that leaves them no weight.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from motion_app.engine.kernels import Kernel, torch_kernel
-from motion_app.engine.layout import SequenceLayout, Span
+from motion_app.engine.kernels import TORCH_KERNEL, Kernel
+from motion_app.engine.layout import SequenceLayout, Span, TokenClasses
+from motion_app.engine.visibility import visibility_table
 from motion_app.errors import RequestError
-from motion_app.methods import ABLATIONS, SCOPES
 
 Attend = Callable[[Tensor, Tensor, Tensor, "AttentionPlan"], Tensor]
 Index = slice | Tensor
-# The compound names of the paper's Table 4 and what they open.
-OPENS: dict[str, frozenset[str]] = {
-    "m2v": frozenset({"m2v"}),
-    "m2m": frozenset({"m2m"}),
-    "t2v": frozenset({"t2v"}),
-    "t2t": frozenset({"t2t"}),
-    "t2m": frozenset({"t2m"}),
-    "m2x": frozenset({"m2v", "m2m"}),
-    "t2x": frozenset({"t2v", "t2t", "t2m"}),
-    "infer_mask": frozenset({"all"}),
-    "rmpm": frozenset(),  # changes where the masks come from, not what they close
-    "step0_mask": frozenset(),  # changes the first step alone: ``GenerationSteering``
-}
 NO_WEIGHT = -3000.0  # exp of it is 0 in every type, and eight times it still fits float16
 MARGIN = 1.25  # room for masks to grow before shapes change
-MOST_ENUMERATED = 10  # 2^10 video classes; a plan needs only the sets that occur
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionGroup:
-    """Query rows that may see the same keys. ``rows`` and ``keys`` are slices where contiguous,
-    else int64 positions. ``bias`` (keys,) float32 holds log strengths, None where all are 0.
-    ``label`` is the class of its first rows, by which a group is known when masks change."""
+class OwnKeys:
+    """What the query ``rows`` see beyond the common keys: ``keys``; both are slices where they are
+    contiguous, else int64 positions. ``bias`` (keys,) float32 holds log strengths, None where all
+    are 0. ``label`` is the rows' class, by which it is known when masks change."""
 
     rows: Index
     keys: Index
-    bias: Tensor | None = None
-    label: str = ""
+    bias: Tensor | None
+    label: str
+
+
+UNSEEN = OwnKeys(slice(0, 0), slice(0, 0), None, "")
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionPlan:
-    """Which query rows see which keys, as index sets; built when masks change, for all layers.
+    """Which query rows see which keys; built when masks change, for all layers.
 
-    ``order`` (L + V,) int64 brings the groups' outputs, laid end to end, back to the rows' order;
-    None where they are in order already.
+    All rows but the ``narrow`` ones see the ``common`` keys, and no row is in two entries of
+    ``own``. ``logits`` (narrow, keys) float32 is the log strength of what the narrow rows see, -inf
+    where they see nothing.
     """
 
     layout: SequenceLayout
-    groups: tuple[AttentionGroup, ...]
-    order: Tensor | None
+    common: slice
+    own: tuple[OwnKeys, ...]
+    narrow: Index
+    logits: Tensor
 
     @classmethod
     def build(
@@ -80,7 +75,7 @@ class AttentionPlan:
         strengths: Sequence[float] | None = None,
         device: torch.device | str | None = None,
     ) -> AttentionPlan:
-        """Group the query rows of ``layout`` by the set of keys they may see.
+        """Sort the query rows of ``layout`` by the keys they may see.
 
         ``object_masks``: (N, F, h, w) bool on the token grid. ``strengths``: per object, at least
         0, the factor on its motion keys' softmax weight (default 1; 0 drops the keys). ``device``:
@@ -91,29 +86,72 @@ class AttentionPlan:
         object_masks = torch.as_tensor(object_masks)
         device = object_masks.device if device is None else torch.device(device)
         classes = layout.classify(object_masks)
-        seen = visibility_table(layout.objects, classes.sets, scope=scope, without=without)
-        table = torch.from_numpy(seen)[:, classes.keys.unique()]  # (classes, classes with keys)
-        key_class = classes.keys.unique(return_inverse=True)[1]  # (L + ΣM + V,)
+        table = visibility_table(layout.objects, classes.sets, scope=scope, without=without)
         bias = _strength_bias(layout, strengths)
-        rows_of: dict[tuple[bool, ...], list[Tensor]] = {}
-        label_of: dict[tuple[bool, ...], str] = {}
-        for row_class in classes.queries.unique().tolist():
-            rows = (classes.queries == row_class).nonzero().flatten()
-            visible = tuple(table[row_class].tolist())
-            rows_of.setdefault(visible, []).append(rows)
-            label_of.setdefault(visible, _class_name(row_class, layout.objects, classes.sets))
-        groups, laid = [], []
-        for visible, parts in rows_of.items():
-            rows = torch.cat(parts).sort().values
-            open_keys = torch.tensor(visible, dtype=torch.bool)[key_class] & (bias > -math.inf)
-            keys = open_keys.nonzero().flatten()
-            key_bias = bias[keys].to(device) if bool(bias[keys].any()) else None
-            index = (_index(rows, device), _index(keys, device))
-            groups.append(AttentionGroup(*index, key_bias, label_of[visible]))
-            laid.append(rows)
-        order = torch.cat(laid).argsort() if laid else torch.zeros(0, dtype=torch.long)
-        in_order = len(laid) <= 1 or bool((order[1:] > order[:-1]).all())
-        return cls(layout, tuple(groups), None if in_order else order.to(device))
+        sights = _Sights(classes, torch.from_numpy(table), bias)
+        common = _common_keys(layout, sights)
+        own, narrow = [], [torch.zeros(0, dtype=torch.long)]
+        for rows, seen, row_class in sights.by_class():
+            if not bool(seen[common].all()):
+                narrow.append(rows)
+                continue
+            seen[common] = False
+            keys = seen.nonzero().flatten()
+            if len(keys):
+                key_bias = bias[keys].to(device) if bool(bias[keys].any()) else None
+                label = _class_name(row_class, layout.objects, classes.sets)
+                own.append(OwnKeys(_index(rows, device), _index(keys, device), key_bias, label))
+        few = torch.cat(narrow).sort().values
+        logits = torch.where(sights.of(few), bias, -math.inf).to(device)
+        return cls(layout, common, tuple(own), _index(few, device), logits)
+
+    def to(self, device: torch.device) -> AttentionPlan:
+        """The same with its index sets on ``device``."""
+
+        def move(part: Index) -> Index:
+            return part.to(device) if isinstance(part, Tensor) else part
+
+        own = tuple(
+            OwnKeys(
+                move(part.rows),
+                move(part.keys),
+                None if part.bias is None else part.bias.to(device),
+                part.label,
+            )
+            for part in self.own
+        )
+        return replace(self, own=own, narrow=move(self.narrow), logits=self.logits.to(device))
+
+
+class _Sights:
+    """What the rows of each class see, as masks over the keys."""
+
+    def __init__(self, classes: TokenClasses, table: Tensor, bias: Tensor) -> None:
+        self.classes, self.table = classes, table
+        self.weighed = bias > -math.inf  # (keys,)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Bool (rows, keys)."""
+        return self.table[self.classes.queries[rows]][:, self.classes.keys] & self.weighed
+
+    def by_class(self) -> list[tuple[Tensor, Tensor, int]]:
+        """Rows int64, what each of them sees, bool (keys,), and their class; for every class."""
+        found = []
+        for row_class in self.classes.queries.unique().tolist():
+            rows = (self.classes.queries == row_class).nonzero().flatten()
+            found.append((rows, self.of(rows[:1])[0], row_class))
+        return found
+
+
+def _common_keys(layout: SequenceLayout, sights: _Sights) -> slice:
+    """The keys that all video rows see: everything where nobody is kept from anything, else the
+    video and, as the scope has it, the free text before it."""
+    video = [(rows, seen) for rows, seen, _ in sights.by_class() if rows[-1] >= layout.text]
+    every = torch.stack([seen for _, seen in video]).all(0)  # (keys,)
+    if bool(torch.stack([seen for _, seen, _ in sights.by_class()]).all()):
+        return slice(0, layout.keys)
+    with_text = bool(every[layout.free_keys].all())
+    return slice(0 if with_text else layout.video_keys.start, layout.video_keys.stop)
 
 
 def _class_name(number: int, objects: int, sets: Sequence[frozenset[int]]) -> str:
@@ -140,18 +178,26 @@ def _strength_bias(layout: SequenceLayout, strengths: Sequence[float] | None) ->
 
 
 def _index(positions: Tensor, device: torch.device) -> Index:
-    """A slice where ``positions`` (sorted) are contiguous: slicing copies nothing."""
+    """A slice where ``positions`` count up by one: slicing copies nothing."""
     if len(positions) == 0:
         return slice(0, 0)
-    first, last = int(positions[0]), int(positions[-1])
-    if last - first + 1 == len(positions):
-        return slice(first, last + 1)
+    first = int(positions[0])
+    if bool((positions == torch.arange(first, first + len(positions))).all()):
+        return slice(first, first + len(positions))
     return positions.to(device)
 
 
 def _take(tokens: Tensor, index: Index) -> Tensor:
-    """Tokens (B, heads, S, d) at ``index``."""
+    """Tokens (B, heads, S, …) at ``index``."""
     return tokens[:, :, index] if isinstance(index, slice) else tokens.index_select(2, index)
+
+
+def _put(tokens: Tensor, index: Index, new: Tensor) -> None:
+    """``new`` into tokens (B, heads, S, d) at ``index``."""
+    if isinstance(index, slice):
+        tokens[:, :, index] = new
+    else:
+        tokens.index_copy_(2, index, new)
 
 
 def attend(
@@ -160,15 +206,14 @@ def attend(
     value: Tensor,
     plan: AttentionPlan,
     *,
-    kernel: Kernel = torch_kernel,
+    kernel: Kernel = TORCH_KERNEL,
 ) -> Tensor:
     """Attention in which every row sees exactly the keys the plan allows it.
 
     ``query``: (B, heads, L + V, d); ``key``, ``value``: (B, heads, L + ΣM + V, d), after QK norm
-    and RoPE. Returns (B, heads, L + V, d). Per group one plain unmasked softmax attention over the
-    group's keys, so it is exact (equal to a softmax whose closed logits are -inf); a group without
-    keys gives zeros. ``kernel`` computes each. Raises ValueError for tensors that do not fit the
-    plan's layout.
+    and RoPE, in the layout's order of the keys. Returns (B, heads, L + V, d), equal to a softmax
+    whose closed logits are -inf. ``kernel`` computes all but the narrow rows. Differentiable.
+    Raises ValueError for tensors that do not fit the plan's layout.
     """
     layout = plan.layout
     if query.shape[2] != layout.queries or key.shape[2] != layout.keys or key.shape != value.shape:
@@ -176,34 +221,47 @@ def attend(
             f"the plan is for {layout.queries} queries and {layout.keys} keys; got query "
             f"{tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
         )
-    outputs = [
-        _attend_group(
-            *(_take(query, group.rows), _take(key, group.keys), _take(value, group.keys)),
-            group.bias,
-            kernel,
-        )
-        for group in plan.groups
-    ]  # each (B, heads, rows, d)
-    if len(outputs) == 1:
-        return outputs[0]  # (B, heads, L + V, d)
-    laid = torch.cat(outputs, dim=2)
-    return laid if plan.order is None else laid.index_select(2, plan.order)  # (B, heads, L + V, d)
+    if torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value)):
+        return _attend_apart(query, key, value, plan, kernel)
+    common = (query, key[:, :, plan.common], value[:, :, plan.common])
+    if not plan.own:
+        output = kernel(*common)  # (B, heads, L + V, d)
+    else:
+        output, total = kernel.with_sums(*common)  # …, (B, heads, L + V)
+        for part in plan.own:
+            _merge_own(output, total, (query, key, value), part, kernel)
+    if size_of(plan.narrow):
+        few = _take(query, plan.narrow)
+        mask = plan.logits.to(few)
+        _put(output, plan.narrow, F.scaled_dot_product_attention(few, key, value, attn_mask=mask))
+    return output
 
 
-def _attend_group(
+def _merge_own(
+    output: Tensor,
+    total: Tensor,
+    tokens: tuple[Tensor, Tensor, Tensor],
+    part: OwnKeys,
+    kernel: Kernel,
+) -> None:
+    """Into ``output``, over the common keys with log-sum-exp ``total``, what the rows of ``part``
+    see beyond them; ``tokens`` are query, key and value."""
+    query, key, value = tokens
+    own_tokens = (_take(query, part.rows), _take(key, part.keys), _take(value, part.keys))
+    own, own_total = _weighed(*own_tokens, part.bias, kernel)
+    share = (own_total - _take(total, part.rows)).sigmoid()[..., None]  # (B, heads, rows, 1)
+    merged = _take(output, part.rows).to(share).lerp_(own.to(share), share)
+    _put(output, part.rows, merged.to(output))
+
+
+def _weighed(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, kernel: Kernel
-) -> Tensor:
-    """Plain attention of (B, heads, rows, d) over (B, heads, keys, d).
-
-    A bias on the logits rides along as one more channel, query 1 and key bias·√d: the dot product
-    then is the biased logit itself, so the fast kernels need neither a mask nor their log-sum-exp.
-    """
-    if key.shape[2] == 0:
-        return torch.zeros_like(query)
-    if query.requires_grad and query.device.type == "cpu" and value.dtype == torch.bfloat16:
-        return _explicit_attention(query.to(value), key.to(value), value, bias)
+) -> tuple[Tensor, Tensor]:
+    """Attention with its log-sum-exp under a ``bias`` (keys,) on the logits, which rides along as
+    one more channel, query 1 and key bias·√d: the dot product then is the biased logit itself, so
+    that the fast kernels need no mask."""
     if bias is None:
-        return kernel(query, key, value)
+        return kernel.with_sums(query, key, value)
     width = query.shape[-1]
     extra = 8  # one channel, padded: flash kernels want head sizes in multiples of 8
     column = F.pad((bias * math.sqrt(width))[:, None], (0, extra - 1)).to(key)  # (keys, 8)
@@ -211,17 +269,50 @@ def _attend_group(
     query = F.pad(query, (0, extra))
     query[..., width] = 1.0
     value = F.pad(value, (0, extra))
-    scale = 1 / math.sqrt(width)
-    return kernel(query, key, value, scale=scale)[..., :width]
+    output, total = kernel.with_sums(query, key, value, scale=1 / math.sqrt(width))
+    return output[..., :width], total
 
 
-def _explicit_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Two matrix products and a softmax: for training in bfloat16 on a CPU, where forward and
-    backward take a third of the fused kernel's time."""
-    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, rows, keys)
-    if bias is not None:
-        logits = logits + bias.to(logits)
-    return logits.softmax(-1) @ value
+def _attend_apart(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, kernel: Kernel
+) -> Tensor:
+    """As ``attend``, by one call for each set of rows that see the same keys: kernels give no
+    gradient of their log-sum-exp. Training has one object, whose keys lie beside the common ones.
+    """
+    device = query.device
+    calls: list[tuple[Tensor, Index, Tensor | None]] = [
+        (positions(plan.narrow, device), slice(0, plan.layout.keys), plan.logits)
+    ]
+    common = positions(plan.common, device)
+    for part in plan.own:
+        keys = torch.cat([common, positions(part.keys, device)])
+        bias = None if part.bias is None else F.pad(part.bias, (len(common), 0))
+        calls.append((positions(part.rows, device), _index(keys.cpu(), device), bias))
+    plain = torch.ones(plan.layout.queries, dtype=torch.bool, device=device)
+    plain[torch.cat([seeing for seeing, _, _ in calls])] = False
+    calls.append((plain.nonzero().flatten(), plan.common, None))
+    calls = [call for call in calls if len(call[0])]
+    outputs = []
+    for seeing, seen, bias in calls:
+        asked = query if len(seeing) == query.shape[2] else query.index_select(2, seeing)
+        outputs.append(_differentiable(asked, _take(key, seen), _take(value, seen), bias, kernel))
+    order = torch.cat([own_rows for own_rows, _, _ in calls]).argsort()
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2).index_select(2, order)
+
+
+def _differentiable(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, kernel: Kernel
+) -> Tensor:
+    """Attention under a bias on the logits. In bfloat16 on a CPU by two matrix products and a
+    softmax: forward and backward take a third of the fused kernel's time."""
+    if query.device.type == "cpu" and value.dtype == torch.bfloat16:
+        scaled = query.to(value) * query.shape[-1] ** -0.5
+        logits = scaled @ key.to(value).transpose(-1, -2)  # (B, heads, rows, keys)
+        return (logits if bias is None else logits + bias.to(logits)).softmax(-1) @ value
+    if bias is None:
+        return kernel(query, key, value)
+    mask = bias.to(query).expand(query.shape[2], -1)  # (rows, keys)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 def noun_mask(
@@ -253,78 +344,9 @@ def noun_mask(
         return kept.view(grid)  # (F, h, w)
 
 
-def visibility(
-    objects: int, *, scope: str = "released", without: Collection[str] = ()
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """The table of docs/method.md section 3 (FlexiMMT Eq. 5 to 11) for ``objects`` objects.
-
-    Returns the class names in order, ``free``, ``phrase_0`` …, ``motion_0`` …, ``video_{}``, then
-    ``video_{0}``, ``video_{0,1}`` … for every set of objects a video token may lie in (smaller sets
-    first), and a symmetric bool array (classes, classes): True where one may attend to the other.
-    ``without`` names ablations (``ABLATIONS``). Raises RequestError for an unknown name or scope.
-    """
-    if not 0 <= objects <= MOST_ENUMERATED:
-        raise RequestError(
-            f"the whole table can be listed for 0 to {MOST_ENUMERATED} objects, not {objects}; "
-            "AttentionPlan.build has no such limit"
-        )
-    sets = [frozenset(c) for size in range(objects + 1) for c in combinations(range(objects), size)]
-    names = (
-        "free",
-        *(f"phrase_{k}" for k in range(objects)),
-        *(f"motion_{k}" for k in range(objects)),
-        *("video_{" + ",".join(map(str, sorted(members))) + "}" for members in sets),
-    )
-    return names, visibility_table(objects, sets, scope=scope, without=without)
-
-
-def check_ablations(without: Collection[str], scope: str = "released") -> frozenset[str]:
-    """What the named ablations open; RequestError names the valid ones."""
-    if scope not in SCOPES:
-        raise RequestError(f'unknown scope "{scope}"; choose one of {", ".join(SCOPES)}')
-    unknown = sorted(set(without) - set(OPENS))
-    if unknown:
-        raise RequestError(f'unknown ablation "{unknown[0]}"; choose from {", ".join(ABLATIONS)}')
-    return frozenset().union(*(OPENS[name] for name in without))
-
-
-def visibility_table(
-    objects: int, sets: Sequence[frozenset[int]], *, scope: str, without: Collection[str]
-) -> np.ndarray:
-    """Bool (classes, classes) over free, phrases, motions and the given video sets."""
-    opened = check_ablations(without, scope)
-    kinds = ["free", *["phrase"] * objects, *["motion"] * objects, *["video"] * len(sets)]
-    owners = np.zeros((len(kinds), objects), dtype=bool)  # (classes, N)
-    owners[1 : 1 + 2 * objects] = np.tile(np.eye(objects, dtype=bool), (2, 1))
-    for row, members in enumerate(sets, start=1 + 2 * objects):
-        owners[row, sorted(members)] = True
-    shared = (owners[:, None] & owners[None]).any(-1)  # (classes, classes): some object in common
-    anything, nothing = np.ones_like(shared), np.zeros_like(shared)
-    rules = {
-        ("free", "free"): anything,
-        ("free", "phrase"): anything,
-        ("free", "motion"): anything if "t2m" in opened else nothing,
-        ("free", "video"): anything if scope == "released" else nothing,
-        ("phrase", "phrase"): anything if "t2t" in opened else shared,
-        ("phrase", "motion"): anything if "t2m" in opened else shared,
-        ("phrase", "video"): anything if "t2v" in opened else shared,
-        ("motion", "motion"): anything if "m2m" in opened else shared,
-        ("motion", "video"): anything if "m2v" in opened else shared,
-        ("video", "video"): anything,
-    }
-    if "all" in opened:
-        return anything
-    kind = np.array(kinds)
-    table = np.zeros_like(shared)
-    for (one, other), rule in rules.items():
-        block = (kind[:, None] == one) & (kind[None] == other)
-        table |= rule & (block | block.T)
-    return table
-
-
 @dataclass(frozen=True)
-class GroupShape:
-    """Places for ``rows`` and ``keys`` of one group."""
+class PartShape:
+    """Places for ``rows`` and ``keys`` of one class."""
 
     rows: int
     keys: int
@@ -332,43 +354,45 @@ class GroupShape:
 
 @dataclass
 class FixedShapes:
-    """The shapes of one generation's plans, by the label of each group. ``bucket``: sizes are
+    """The shapes of one generation's plans, by the label of each class. ``bucket``: sizes are
     multiples of it, which also suits the kernels. A shape only ever grows."""
 
     bucket: int = 256
-    shapes: dict[str, GroupShape] = field(default_factory=dict)
+    shapes: dict[str, PartShape] = field(default_factory=dict)
 
     def fit(self, plan: AttentionPlan) -> AttentionPlan:
-        """``plan`` with every group at its fixed shape; attends exactly as ``plan`` does."""
-        if len(plan.groups) == 1 and not self.shapes:
-            return plan  # nobody is kept from anything: its shape is the layout's own
-        layout = plan.layout
-        device = next(
-            (g.keys.device for g in plan.groups if isinstance(g.keys, Tensor)), torch.device("cpu")
-        )
-        present: Mapping[str, AttentionGroup] = {group.label: group for group in plan.groups}
-        for label, found in present.items():
-            self.shapes[label] = self._shape(label, found, layout.queries, layout.keys)
-        groups, places = [], torch.zeros(layout.queries, dtype=torch.long)
-        start = 0
+        """``plan`` with every part at its fixed shape, those of classes that have no rows any more
+        among them; attends exactly as ``plan`` does."""
+        device = plan.logits.device
+        present = {part.label: part for part in plan.own}
+        for label, part in present.items():
+            self.shapes[label] = self._shape(label, part, plan.layout)
+        idle = self._idle(plan, device)
+        own = []
         for label, shape in self.shapes.items():
-            group = present.get(label)
-            rows = positions(None if group is None else group.rows, device)
-            keys = positions(None if group is None else group.keys, device)
-            places[rows.cpu()] = start + torch.arange(len(rows))
-            start += shape.rows
+            if label not in present and not len(idle):
+                continue
+            part = present.get(label, UNSEEN)
+            rows, keys = positions(part.rows, device), positions(part.keys, device)
             bias = torch.full((shape.keys,), NO_WEIGHT, device=device)
-            bias[: len(keys)] = 0.0 if group is None or group.bias is None else group.bias
-            groups.append(
-                AttentionGroup(filled(rows, shape.rows), filled(keys, shape.keys), bias, label)
-            )
-        return AttentionPlan(layout, tuple(groups), places.to(device))
+            bias[: len(keys)] = 0.0 if part.bias is None else part.bias
+            rows = filled(rows if len(rows) else idle, shape.rows)
+            own.append(OwnKeys(rows, filled(keys, shape.keys), bias, label))
+        return replace(plan, own=tuple(own))
 
-    def _shape(self, label: str, group: AttentionGroup, rows: int, keys: int) -> GroupShape:
-        before = self.shapes.get(label, GroupShape(0, 0))
-        return GroupShape(
-            self._room(size_of(group.rows), before.rows, most=rows),
-            self._room(size_of(group.keys), before.keys, most=keys),
+    def _idle(self, plan: AttentionPlan, device: torch.device) -> Tensor:
+        """A row that has no own keys, (1,); none where all have. Without weight on any key it comes
+        out of the merge as it went in."""
+        free = torch.ones(plan.layout.queries, dtype=torch.bool, device=device)
+        for part in plan.own:
+            free[part.rows] = False
+        return free.nonzero().flatten()[:1]
+
+    def _shape(self, label: str, part: OwnKeys, layout: SequenceLayout) -> PartShape:
+        before = self.shapes.get(label, PartShape(0, 0))
+        return PartShape(
+            self._room(size_of(part.rows), before.rows, most=layout.queries),
+            self._room(size_of(part.keys), before.keys, most=layout.keys),
         )
 
     def _room(self, size: int, before: int, *, most: int) -> int:
@@ -383,10 +407,8 @@ def size_of(index: Index) -> int:
     return index.stop - index.start if isinstance(index, slice) else len(index)
 
 
-def positions(index: Index | None, device: torch.device) -> Tensor:
-    """An index as int64 positions; none for None."""
-    if index is None:
-        return torch.zeros(0, dtype=torch.long, device=device)
+def positions(index: Index, device: torch.device) -> Tensor:
+    """An index as int64 positions."""
     if isinstance(index, slice):
         return torch.arange(index.start, index.stop, device=device)
     return index

@@ -122,7 +122,7 @@ class MotionAttnProcessor(JointProcessor):
         self.layer, self.steering, self.attention = layer, steering, attention
 
     def _with_motion(self, layer: int, tokens: tuple[Tensor, Tensor, Tensor], text: int) -> Tensor:
-        return attend_with_motion(tokens, self.layer, self.steering, self.attention, text=text)
+        return attend_with_motion(tokens, self.layer, self.steering, self.attention)
 
     def observe(self, video: Tensor) -> None:
         self.steering.observe(self.layer.number, video)

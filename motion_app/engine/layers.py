@@ -75,29 +75,25 @@ def attend_with_motion(
     layer: AttentionLayer,
     steering: Steering,
     attention: Attend,
-    *,
-    text: int,
 ) -> Tensor:
     """Attention (B, heads, L + V, d) of the queries, keys and values (B, heads, L + V, d) that
-    ``tokens`` are, with the motions of ``steering`` as further keys and values behind the ``text``
-    tokens. Motion tokens have no query rows: each layer has its own, and their outputs would go
-    nowhere."""
+    ``tokens`` are, with the motions of ``steering`` as further keys and values. Motion tokens have
+    no query rows: each layer has its own, and their outputs would go nowhere."""
     query, key, value = tokens
     # A cache may leave out the unconditional half; the conditional one is the last.
     plans = steering.plans(layer.number, query, key)[-len(query) :]
-    motion_key, motion_value = steering.key_values(layer)
-    key = _insert(key, motion_key, text)  # (B, heads, L + ΣM + V, d)
-    value = _insert(value, motion_value, text)
-    shares = zip(*(part.chunk(len(plans)) for part in (query, key, value)), plans, strict=True)
-    return torch.cat([attention(*share) for share in shares])  # (B, heads, L + V, d)
+    shares = [part.chunk(len(plans)) for part in (query, key, value)]
+    motions = [
+        motion.to(part).expand(len(part), -1, -1, -1).chunk(len(plans))
+        for motion, part in zip(steering.key_values(layer), (key, value), strict=True)
+    ]
+    outputs = [
+        attention(asked, plan.layout.arrange(k, moves_k), plan.layout.arrange(v, moves_v), plan)
+        for asked, k, v, moves_k, moves_v, plan in zip(*shares, *motions, plans, strict=True)
+    ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (B, heads, L + V, d)
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
     """(B, S, heads * d) → (B, heads, S, d)."""
     return rearrange(tokens, "b s (heads d) -> b heads s d", heads=heads)
-
-
-def _insert(tokens: Tensor, motion: Tensor, text: int) -> Tensor:
-    """Motion (1 or B, heads, ΣM, d) between text and video of ``tokens`` (B, heads, L + V, d)."""
-    motion = motion.to(tokens).expand(len(tokens), -1, -1, -1)
-    return torch.cat([tokens[:, :, :text], motion, tokens[:, :, text:]], dim=2)

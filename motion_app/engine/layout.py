@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,10 +20,14 @@ class SequenceLayout:
 
     ``text`` is L. ``phrases`` holds each object's motion words as text positions (start, stop),
     stop exclusive; ``motion`` holds M of each object; ``grid`` is (F, h, w) of the video tokens. An
-    object without a motion has phrase None and motion 0, and takes no part. Query rows are
-    text | video; key rows are text | motion_0 | … | motion_{N-1} | video. Video tokens run over
+    object without a motion has phrase None and motion 0, and takes no part. Video tokens run over
     frames, then rows, then columns. ``members``: the objects that take part, None for those with
-    motion tokens. Raises RequestError for a phrase outside the text or phrases that overlap.
+    motion tokens.
+
+    Query rows are text | video, as the model has them. Keys are free text | video | phrase_0,
+    motion_0 | phrase_1, motion_1 | …: what most rows see lies together whatever the masks are, and
+    so does what belongs to one object. Raises RequestError for a phrase outside the text or phrases
+    that overlap.
     """
 
     text: int
@@ -90,24 +95,56 @@ class SequenceLayout:
         return self.text + sum(self.motion) + self.video
 
     @property
-    def text_rows(self) -> slice:
-        """The text, among queries and among keys alike."""
-        return slice(0, self.text)
-
-    @property
     def video_rows(self) -> slice:
         """The video tokens among the queries."""
         return slice(self.text, self.queries)
 
-    def motion_keys(self, k: int) -> slice:
-        """The motion tokens of object ``k`` among the keys."""
-        start = self.text + sum(self.motion[:k])
-        return slice(start, start + self.motion[k])
+    def phrase(self, k: int) -> Span | None:
+        """The words of object ``k`` as text positions; None where it takes no part."""
+        return self.phrases[k] if k in self.steered else None
+
+    @cached_property
+    def free_text(self) -> tuple[Span, ...]:
+        """The text between the phrases, as text positions."""
+        phrases = sorted(filter(None, map(self.phrase, range(self.objects))))
+        edges = [0, *(edge for span in phrases for edge in span), self.text]
+        return tuple((a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b)
+
+    @property
+    def free_keys(self) -> slice:
+        """The free text among the keys."""
+        return slice(0, sum(stop - start for start, stop in self.free_text))
 
     @property
     def video_keys(self) -> slice:
         """The video tokens among the keys."""
-        return slice(self.keys - self.video, self.keys)
+        return slice(self.free_keys.stop, self.free_keys.stop + self.video)
+
+    def phrase_keys(self, k: int) -> slice:
+        """The words of object ``k`` among the keys."""
+        start = self.video_keys.stop + sum(map(self._own_keys, range(k)))
+        return slice(start, start + self._own_keys(k) - self.motion[k])
+
+    def motion_keys(self, k: int) -> slice:
+        """The motion tokens of object ``k`` among the keys."""
+        start = self.phrase_keys(k).stop
+        return slice(start, start + self.motion[k])
+
+    def _own_keys(self, k: int) -> int:
+        start, stop = self.phrase(k) or (0, 0)
+        return stop - start + self.motion[k]
+
+    def arrange(self, tokens: Tensor, motion: Tensor) -> Tensor:
+        """Keys or values (B, heads, L + ΣM + V, d) in the keys' order, from those of text | video,
+        (B, heads, L + V, d), and of all motions in the objects' order, (B, heads, ΣM, d)."""
+        parts = [tokens[:, :, slice(*span)] for span in self.free_text]
+        parts.append(tokens[:, :, self.video_rows])
+        for k, moves in enumerate(motion.split(self.motion, dim=2) if self.motion else ()):
+            span = self.phrase(k)
+            if span is not None:
+                parts.append(tokens[:, :, slice(*span)])
+            parts.append(moves)
+        return torch.cat(parts, dim=2)
 
     def classify(self, object_masks: Tensor) -> TokenClasses:
         """Sort every token into its class (docs/method.md, section 3).
@@ -131,21 +168,20 @@ class SequenceLayout:
             frozenset(k for bit, k in enumerate(self.steered) if code >> bit & 1)
             for code in found.tolist()
         )
-        first_video = 1 + 2 * self.objects
+        video_class = video_class + 1 + 2 * self.objects
         text_class = torch.zeros(self.text, dtype=torch.long)
-        for k in self.steered:
-            phrase = self.phrases[k]
-            if phrase is not None:
-                text_class[slice(*phrase)] = 1 + k
-        motion_class = torch.tensor(
-            [1 + self.objects + k for k, tokens in enumerate(self.motion) for _ in range(tokens)],
-            dtype=torch.long,
-        )  # (ΣM,)
-        video_class = video_class + first_video
+        key_class = torch.zeros(self.keys, dtype=torch.long)
+        key_class[self.video_keys] = video_class
+        for k in range(self.objects):
+            span = self.phrase(k)
+            if span is not None:
+                text_class[slice(*span)] = 1 + k
+            key_class[self.phrase_keys(k)] = 1 + k
+            key_class[self.motion_keys(k)] = 1 + self.objects + k
         return TokenClasses(
             sets=sets,
             queries=torch.cat([text_class, video_class]),  # (L + V,)
-            keys=torch.cat([text_class, motion_class, video_class]),  # (L + ΣM + V,)
+            keys=key_class,  # (L + ΣM + V,)
         )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -259,21 +258,8 @@ class HalfSteering:
         """``plan`` with its positions on this device; the newest one is kept."""
         kept = self._moved.get(0)
         if kept is None or kept[0] is not plan:
-            kept = self._moved[0] = (plan, plan_on(plan, self.device))
+            kept = self._moved[0] = (plan, plan.to(self.device))
         return kept[1]
-
-
-def plan_on(plan: AttentionPlan, device: torch.device) -> AttentionPlan:
-    """``plan`` with its index sets on ``device``."""
-
-    def move(part: Any) -> Any:
-        return part.to(device) if isinstance(part, Tensor) else part
-
-    groups = tuple(
-        replace(group, rows=move(group.rows), keys=move(group.keys), bias=move(group.bias))
-        for group in plan.groups
-    )
-    return AttentionPlan(plan.layout, groups, move(plan.order))
 
 
 class SplitHook(ModelHook):

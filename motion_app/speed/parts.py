@@ -102,9 +102,7 @@ def bench_attention() -> dict[str, float]:
     key, value = (
         torch.randn(1, heads, layout.keys, head_dim, generator=generator) for _ in range(2)
     )
-    own = torch.arange(layout.keys)
-    own = torch.cat([own[: layout.text], own[layout.video_keys]])  # no motion tokens
-    stock_key, stock_value = key[:, :, own].contiguous(), value[:, :, own].contiguous()
+    stock_key, stock_value = (part[:, :, : layout.queries].contiguous() for part in (key, value))
 
     def dense() -> torch.Tensor:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=may_see())

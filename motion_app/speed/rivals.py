@@ -207,7 +207,7 @@ def dense_mask_builder(
     bfloat16 at the 5B size with two motions, and half of that in passing."""
     import torch
 
-    from motion_app.engine.attention import visibility
+    from motion_app.engine.visibility import visibility
 
     names, table = visibility(layout.objects)
     classes = layout.classify(masks)

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 import torch
 from test_pipeline import motions, scene  # noqa: F401
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from motion_app.acceleration import CACHES, Acceleration, StepCache
+from motion_app.engine import kernels
 from motion_app.engine.attention import AttentionPlan, FixedShapes, attend
-from motion_app.engine.kernels import attention_kernel, kernels_of
+from motion_app.engine.kernels import (
+    TORCH_KERNEL,
+    attention_kernel,
+    explicit_with_sums,
+    kernels_of,
+)
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.runtime import resampled, residual_ratios
@@ -50,6 +57,34 @@ def test_every_exact_kernel_gives_what_pytorchs_own_gives(name):
     plan = AttentionPlan.build(LAYOUT, region(0), strengths=[1.0, 0.5])
     found = attend(*tokens(), plan, kernel=attention_kernel(name))
     assert torch.allclose(found, attend(*tokens(), plan), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel", [TORCH_KERNEL, attention_kernel("native")])
+def test_a_kernel_tells_the_log_sum_exp_of_its_logits(kernel, dtype):
+    query, key, value = (part.to(dtype) for part in tokens())
+    output, sums = kernel.with_sums(query, key, value, scale=0.3)
+    logits = (query.double() @ key.double().mT) * 0.3
+    near = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    assert torch.allclose(sums.double(), logits.logsumexp(-1), atol=near)
+    assert torch.allclose(output.double(), logits.softmax(-1) @ value.double(), atol=near)
+    explicit, total = explicit_with_sums(query, key, value, scale=0.3)
+    assert torch.allclose(explicit.double(), output.double(), atol=max(near, 1e-5))
+    assert torch.allclose(total.double(), sums.double(), atol=max(near, 1e-5))
+
+
+@pytest.mark.parametrize("cudnn", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_the_sums_have_a_number_for_every_row(dtype, cudnn, monkeypatch):
+    """By the shapes that PyTorch itself says its CUDA kernels return."""
+    monkeypatch.setattr(kernels, "cudnn_takes", lambda *tokens: cudnn)
+    with FakeTensorMode():
+        query, key, value = (
+            torch.empty(2, 3, count, 64, dtype=dtype, device="cuda") for count in (70, 90, 90)
+        )
+        output, sums = TORCH_KERNEL.with_sums(query, key, value)
+    assert output.shape == query.shape and sums.shape == (2, 3, 70)
+    assert output.dtype == dtype and sums.dtype == torch.float32
 
 
 def test_a_kernel_that_cannot_run_here_is_refused_with_those_that_can():

@@ -1,4 +1,4 @@
-"""Who sees whom, and that attending by groups is exactly masked attention."""
+"""Who sees whom, and that attending by parts is exactly masked attention."""
 
 import math
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 from tiny_models import attention_layers, tiny_pipeline
 
-from motion_app.engine.attention import AttentionPlan, attend, noun_mask, visibility
+from motion_app.engine.attention import AttentionPlan, attend, noun_mask, positions
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.motion_tokens import MotionTokens
 from motion_app.engine.steering import GenerationSteering, TrainingSample, TrainingSteering, steered
+from motion_app.engine.visibility import visibility
 from motion_app.errors import RequestError
 from motion_app.methods import ABLATIONS
 
@@ -72,7 +73,14 @@ def may_see(layout, masks, scope, without) -> torch.Tensor:
         }[frozenset(kinds)]
         return shared or name in opened
 
-    rows = [[allowed(q, k) for k in texts + motions + videos] for q in texts + videos]
+    owned = (part for k in range(layout.objects) for part in (("phrase", {k}), ("motion", {k})))
+    own = [
+        part
+        for part in owned
+        for _ in range((texts if part[0] == "phrase" else motions).count(part))
+    ]
+    free = [part for part in texts if part[0] == "free"]
+    rows = [[allowed(q, k) for k in free + videos + own] for q in texts + videos]
     return torch.tensor(rows)
 
 
@@ -88,19 +96,19 @@ def masked_softmax(query, key, value, seen, bias=0.0) -> torch.Tensor:
 
 
 def seen_by(plan: AttentionPlan) -> torch.Tensor:
-    """What a plan lets every query row see, bool (queries, keys)."""
+    """What a plan lets every query row see, bool (queries, keys), without keys of no weight."""
     seen = torch.zeros(plan.layout.queries, plan.layout.keys, dtype=torch.bool)
-    positions = torch.arange(plan.layout.keys)
-    for group in plan.groups:
-        keys = torch.zeros(plan.layout.keys, dtype=torch.bool)
-        keys[positions[group.keys]] = True
-        seen[group.rows] = keys
+    seen[:, plan.common] = True
+    for part in plan.own:
+        rows, keys = (positions(index, seen.device) for index in (part.rows, part.keys))
+        seen[rows[:, None], keys if part.bias is None else keys[part.bias > -1000]] = True
+    seen[plan.narrow] = plan.logits > -math.inf
     return seen
 
 
 @pytest.mark.parametrize(("scope", "without"), CASES)
 @pytest.mark.parametrize("seed", range(10))
-def test_grouped_attention_equals_masked_attention_in_double_precision(scope, without, seed):
+def test_attention_by_parts_equals_masked_attention_in_double_precision(scope, without, seed):
     layout, masks = random_scene(seed)
     query, key, value = random_tokens(layout)
     plan = AttentionPlan.build(layout, masks, scope=scope, without=without)
@@ -181,12 +189,18 @@ def test_swapping_two_objects_motions_swaps_what_they_do():
     layout = SequenceLayout(text=8, phrases=phrases, motion=[3, 3], grid=grid)
     query, key, value = random_tokens(layout)
     swap = torch.arange(layout.keys)
-    swap[layout.motion_keys(0)], swap[layout.motion_keys(1)] = torch.arange(14)[8:].split(3)[::-1]
+    one, other = (swap[layout.motion_keys(k)].clone() for k in range(2))
+    swap[layout.motion_keys(0)], swap[layout.motion_keys(1)] = other, one
     swapped_motions = attend(
         query, key[:, :, swap], value[:, :, swap], AttentionPlan.build(layout, masks)
     )
     other_way = SequenceLayout(text=8, phrases=phrases[::-1], motion=[3, 3], grid=grid)
-    swapped_objects = attend(query, key, value, AttentionPlan.build(other_way, masks.flip(0)))
+    order = torch.arange(layout.keys)  # the same motions, each behind the other phrase
+    one, other = (order[layout.phrase_keys(k)].clone() for k in range(2))
+    order[layout.phrase_keys(0)], order[layout.phrase_keys(1)] = other, one
+    swapped_objects = attend(
+        query, key[:, :, order], value[:, :, order], AttentionPlan.build(other_way, masks.flip(0))
+    )
     assert torch.allclose(swapped_motions, swapped_objects, atol=1e-6)
     assert not torch.allclose(
         swapped_motions, attend(query, key, value, AttentionPlan.build(layout, masks)), atol=1e-3
@@ -221,13 +235,33 @@ def test_strength_zero_drops_the_keys_and_strength_one_changes_no_bit():
         AttentionPlan.build(layout, masks, strengths=[-1.0] * layout.objects)
 
 
-def test_rows_that_may_see_nothing_get_zeros():
-    layout = SequenceLayout(text=0, phrases=[], motion=[], grid=(1, 1, 2))
-    query, key, value = random_tokens(layout)
-    plan = AttentionPlan.build(layout, torch.zeros(0, 1, 1, 2, dtype=torch.bool))
-    blind = type(plan.groups[0])(plan.groups[0].rows, slice(0, 0))
-    plan = AttentionPlan(layout, (blind,), None)
-    assert torch.equal(attend(query, key, value, plan), torch.zeros_like(query))
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scope", ["released", "paper"])
+def test_the_gradient_is_that_of_masked_attention(scope, seed):
+    layout, masks = random_scene(seed)
+    strengths = [0.5 + k for k in range(layout.objects)]
+    bias = torch.zeros(layout.keys, dtype=torch.double)
+    for k, strength in enumerate(strengths):
+        bias[layout.motion_keys(k)] = math.log(strength)
+    seen = may_see(layout, masks, scope, ())
+    plan = AttentionPlan.build(layout, masks, scope=scope, strengths=strengths)
+    tokens = [part.double().requires_grad_() for part in random_tokens(layout)]
+    found, expected = attend(*tokens, plan), masked_softmax(*tokens, seen, bias)
+    assert torch.allclose(found, expected, atol=1e-6)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).double()
+    for one, other in zip(
+        torch.autograd.grad((found * weights).sum(), tokens),
+        torch.autograd.grad((expected * weights).sum(), tokens),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_the_call_over_most_keys_depends_on_no_mask():
+    layout, masks = random_scene(1)
+    for part in (masks, ~masks, masks.flip(1)):
+        plan = AttentionPlan.build(layout, part)
+        assert plan.common == slice(0, layout.video_keys.stop)
 
 
 def test_tensors_of_another_layout_are_refused_with_their_shapes():
@@ -376,10 +410,10 @@ def test_without_masks_on_step_0_the_picture_sees_no_motion_until_there_are_mask
         if compiled:
             steering.fix_shapes()
         query = torch.zeros(1, 2, layout.queries, 8)
-        seen = acting(steering.plans(0, query, query)[0])
+        seen = seen_by(steering.plans(0, query, query)[0])
         assert torch.equal(seen, released_start(layout, masks))
         steering.set_masks(masks)
-        later = acting(steering.plans(0, query, query)[0])
+        later = seen_by(steering.plans(0, query, query)[0])
         assert torch.equal(later, may_see(layout, masks, "released", ()))
 
 
@@ -387,17 +421,3 @@ def released_start(layout: SequenceLayout, masks: torch.Tensor) -> torch.Tensor:
     """The definition of step 0: the table with every mask empty, but that phrases and video see
     each other."""
     return may_see(layout, torch.zeros_like(masks), "released", ("t2v",))
-
-
-def acting(plan: AttentionPlan) -> torch.Tensor:
-    """``seen_by`` without spare rows and the keys that have no weight."""
-    layout = plan.layout
-    order = torch.arange(layout.queries) if plan.order is None else plan.order.cpu()
-    positions, rows = torch.arange(layout.keys), []
-    for group in plan.groups:
-        weight = torch.ones(len(positions[group.keys]))
-        if group.bias is not None:
-            weight = (group.bias > -1000).float()
-        keys = torch.zeros(layout.keys).index_add(0, positions[group.keys], weight) > 0
-        rows.append(keys.expand(len(torch.arange(layout.queries)[group.rows]), -1))
-    return torch.cat(rows)[order]

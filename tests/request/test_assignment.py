@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from tiny_models import tiny_tokenizer
 from transformers import T5TokenizerFast
 
-from motion_app.engine.attention import OPENS
+from motion_app.engine.visibility import OPENS
 from motion_app.errors import MediaError, MotionAppError, MotionFileError, RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library

@@ -13,7 +13,7 @@ from motion_app.benchmark.variants import (
     REFERENCE_METHODS,
     UNMASKED_METHOD,
 )
-from motion_app.engine.attention import OPENS
+from motion_app.engine.visibility import OPENS
 from motion_app.jobs import runners
 from motion_app.jobs.folder import ACTIVE, REPEATABLE, TERMINAL
 from motion_app.jobs.manifest import KINDS
@@ -77,7 +77,7 @@ def test_a_list_of_them_is_written_nowhere_else(words, allowed):
         for file, name, written in constants()
         if len(set(written)) > 1 and set(written) <= set(words)
     }
-    chosen = {"benchmark/variants.py", "engine/attention.py", "engine/steering.py"}
+    chosen = {"benchmark/variants.py", "engine/steering.py", "engine/visibility.py"}
     assert lists - chosen <= allowed
 
 
