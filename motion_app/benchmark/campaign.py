@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from motion_app.benchmark.published import ExternalMethod, read_published, write_inputs
-from motion_app.benchmark.scenes import MOVER_MOTIONS, MOVERS, BenchmarkCase, movements
+from motion_app.benchmark.references import (
+    BY_NOUN,
+    LEARNED,
+    LIBRARY,
+    MARKED,
+    PACKED,
+    UNMASKED,
+)
+from motion_app.benchmark.scenes import BenchmarkCase, movements
 from motion_app.benchmark.scores import SCORING, STILL, TRUTH, CaseScores, Outcome, metric_ids
 from motion_app.benchmark.tasks import (
     FeatureTask,
@@ -22,12 +30,8 @@ from motion_app.benchmark.tasks import (
     load_runner,
 )
 from motion_app.benchmark.variants import (
-    BY_NOUN,
     FULL,
-    LIBRARY,
     MAIN,
-    MARKED,
-    UNMASKED,
     Roster,
     Suite,
     SuiteOptions,
@@ -36,6 +40,7 @@ from motion_app.benchmark.variants import (
     choose_variants,
     files_for,
     lacking,
+    lessons,
     motion_sets,
     usable_files,
 )
@@ -48,12 +53,13 @@ from motion_app.jobs.results import ResultStore, content_key, read_json
 from motion_app.jobs.workers import Task, ThisProcess, Workers, run_task
 from motion_app.library.library import Library
 from motion_app.library.motion_file import file_digest
+from motion_app.methods import PACK_METHODS
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.devices import device_named
 from motion_app.scene import Motion
 from motion_app.settings import Settings
 from motion_app.text_files import listed
-from motion_app.world.creatures import MOTIONS
+from motion_app.world.creatures import MOTIONS, SHAPE_MOTIONS
 
 MODEL_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 COMPUTING = 2  # goes up when one request gives another video, or one clip another motion
@@ -69,7 +75,9 @@ class Campaign:
     authors' benchmark folder instead of rendered scenes. ``movements``: the names that rendered
     scenes draw from, () for all.
     ``steps`` of generation and ``training_steps`` of the motions learned here: None for the
-    checkpoint's own; ``propagation_cases`` scenes for the study of RMPM."""
+    checkpoint's own; ``propagation_cases`` scenes for the study of RMPM. ``learn``: what methods
+    need of the main scenes' motions and no library holds, SynMotion's packs and tokens learned
+    without masks, is learned first."""
 
     model: str
     out: Path
@@ -87,6 +95,7 @@ class Campaign:
     steps: int | None = None
     training_steps: int | None = None
     propagation_cases: int = 20
+    learn: bool = False
 
 
 def run_campaign(campaign: Campaign, on_task: OnTask | None = None) -> Outcome:
@@ -146,9 +155,10 @@ class _CampaignRun:
             pool = ThisProcess(config, load_runner)
         with pool as workers:
             roster = self._roster(workers)
+            if campaign.learn:
+                self._learn_beforehand(workers, roster)
             suites = self._suites(roster)
-            if any(suite.name == MOVERS for suite in suites):
-                roster = self._learn_crowded(workers, roster)
+            roster = self._learn(workers, suites, roster)
             cases = list({c.id: c for suite in suites for c in suite.cases}.values())
             write_inputs(cases, self.store.folder / "cases", fps=self.geometry.fps)
             videos, scores, problems = self._videos(workers, suites, roster, cases)
@@ -182,7 +192,12 @@ class _CampaignRun:
         tasks = [ProbeTask(file, method) for file, method in pairs]
         words = (f"can {task.method} use {task.motion.name}?" for task in tasks)
         answers = self._all(workers, tasks, words)
-        roster, gaps = usable_files(sets, dict(zip(pairs, answers, strict=True)))
+        refusals = dict(zip(pairs, answers, strict=True))
+        roster, gaps = usable_files(sets, refusals)
+        if campaign.learn:  # what of SynMotion's the library lacks is no gap then
+            learned = [(method, LIBRARY) for method in PACK_METHODS]
+            kept = {key: moves for key, moves in sets.items() if key not in learned}
+            gaps = usable_files(kept, refusals)[1]
         self.gaps += gaps
         if campaign.unmasked is not None:
             found = movements(Library([campaign.unmasked]).list())
@@ -191,6 +206,14 @@ class _CampaignRun:
                 roster[variant.method, UNMASKED] = files
         return roster
 
+    def _movements(self, roster: Roster) -> list[str]:
+        """What the main scenes draw from: what the renderer knows and full FlexiMMT can use, but
+        motions of shape, which have scenes of their own."""
+        usable = roster[FULL.method, LIBRARY]
+        known = [move.name for move in self.library if move.name in MOTIONS and move.name in usable]
+        chosen = self.campaign.movements
+        return [n for n in known if n in chosen or (not chosen and n not in SHAPE_MOTIONS)]
+
     def _suites(self, roster: Roster) -> list[Suite]:
         campaign = self.campaign
         if campaign.data is not None:
@@ -198,14 +221,15 @@ class _CampaignRun:
             self.gaps += [f"not read: {problem}" for problem in published.problems]
             about = "the authors' pairs of picture and motions"
             return [Suite(MAIN, about, published.cases, campaign.variants)]
-        usable = roster[FULL.method, LIBRARY]
-        names = [move.name for move in self.library if move.name in MOTIONS and move.name in usable]
-        skipped = sorted(set(usable) - set(names))
+        skipped = sorted(set(roster[FULL.method, LIBRARY]) - set(MOTIONS))
         if skipped:
             self.gaps.append(f"the renderer does not know {', '.join(skipped)}; left out")
-        names = [name for name in names if name in (campaign.movements or names)]
         suites = build_suites(
-            campaign.variants, roster, campaign.options, names=names, geometry=self.geometry
+            campaign.variants,
+            roster,
+            campaign.options,
+            names=self._movements(roster),
+            geometry=self.geometry,
         )
         shown = {variant for suite in suites for variant in suite.variants}
         for variant in campaign.variants:
@@ -213,30 +237,63 @@ class _CampaignRun:
                 self.gaps.append(f"{variant.name}: not run, it shares no motion with the others")
         return suites
 
-    def _learn_crowded(
-        self, workers: Mapper, roster: dict[tuple[str, str], dict[str, Motion]]
-    ) -> Roster:
-        names = [name for name in MOVER_MOTIONS if name in roster[FULL.method, LIBRARY]]
-        steps = self.campaign.training_steps
+    def _learn_beforehand(self, workers: Mapper, roster: dict[tuple[str, str], dict]) -> None:
+        """Into ``roster`` what the main scenes need and the library has not: the same motions
+        learned without masks, and SynMotion's packs."""
+        names, campaign = self._movements(roster), self.campaign
+        library = roster[FULL.method, LIBRARY]
+        rows = {(variant.method, variant.tokens) for variant in campaign.variants}
         tasks = []
-        for name, marked in itertools.product(names, (True, False)):
-            about = {**self.made_with, "name": name, "marked": marked, "training": steps}
-            kind = "motions/marked" if marked else "motions/by-noun"
-            out = self.store.path(kind, name, content_key(about), ".safetensors")
-            tasks.append(LearnTask(name, marked, out, steps))
-        words = (f"learn {task.name} from a crowded clip" for task in tasks)
-        learned = dict(zip(tasks, self._all(workers, tasks, words), strict=True))
-        for task, answer in learned.items():
+        if campaign.unmasked is None and any(tokens == UNMASKED for _, tokens in rows):
+            tasks += [self._lesson(UNMASKED, name) for name in names]
+        packed = [method for method in PACK_METHODS if (method, LIBRARY) in rows]
+        if packed:
+            lack = [n for n in names if any(n not in roster[m, LIBRARY] for m in packed)]
+            tasks += [self._lesson(PACKED, name, beside=library[name].path) for name in lack]
+        learned = self._taught(workers, tasks)
+        for method, tokens in rows:
+            if tokens == UNMASKED and campaign.unmasked is None:
+                roster[method, tokens] = learned.get(UNMASKED, {})
+            if tokens == LIBRARY and method in packed:
+                roster[method, tokens] = {**learned.get(PACKED, {}), **roster[method, tokens]}
+
+    def _learn(
+        self,
+        workers: Mapper,
+        suites: Sequence[Suite],
+        roster: dict[tuple[str, str], dict[str, Motion]],
+    ) -> Roster:
+        """``roster`` with what the ``suites`` beside the main one need and the library has not."""
+        tasks = [self._lesson(tokens, name) for tokens, name in lessons(suites)]
+        learned = self._taught(workers, tasks)
+        rows = {(v.method, v.tokens) for s in suites for v in s.variants if v.tokens in LEARNED}
+        return {**roster, **{(m, tokens): learned.get(tokens, {}) for m, tokens in rows}}
+
+    def _taught(self, workers: Mapper, tasks: Sequence[LearnTask]) -> dict[str, dict[str, Motion]]:
+        """What was learned, by the set of motion files and the movement."""
+        words = (f"learn {task.name} ({task.tokens})" for task in tasks)
+        answers = self._all(workers, tasks, words)
+        learned: dict[str, dict[str, Motion]] = {}
+        for task, answer in zip(tasks, answers, strict=True):
             if isinstance(answer, str):
-                self.gaps.append(f"{task.name} was not learned from a crowded clip: {answer}")
-        for marked, tokens in ((True, MARKED), (False, BY_NOUN)):
-            files = {
-                task.name: answer
-                for task, answer in learned.items()
-                if task.marked == marked and not isinstance(answer, str)
-            }
-            roster[FULL.method, tokens] = files
-        return roster
+                self.gaps.append(f"{task.name} was not learned ({task.tokens}): {answer}")
+            else:
+                learned.setdefault(task.tokens, {})[task.name] = answer
+        return learned
+
+    def _lesson(self, tokens: str, name: str, *, beside: Path | None = None) -> LearnTask:
+        steps = self.campaign.training_steps
+        about = {**self.made_with, "name": name, "training": steps}
+        if tokens in (MARKED, BY_NOUN):
+            about["marked"] = tokens == MARKED
+            kind = "motions/marked" if tokens == MARKED else "motions/by-noun"
+        else:
+            about["tokens"] = tokens
+            kind = f"motions/{tokens}"
+        if beside is not None:
+            about["beside"] = self._digest(beside)
+        out = self.store.path(kind, name, content_key(about), ".safetensors")
+        return LearnTask(tokens, name, out, steps, beside)
 
     def _videos(
         self,

@@ -21,9 +21,18 @@ from motion_app.benchmark.charts import (
     spread,
 )
 from motion_app.benchmark.propagation import NOISE_LEVELS
-from motion_app.benchmark.scenes import STRATA, BenchmarkCase
+from motion_app.benchmark.references import LARGER, MIRRORED, WORDED
+from motion_app.benchmark.scenes import BenchmarkCase
 from motion_app.benchmark.scores import ALL_METRICS, Outcome, average, by_case
-from motion_app.benchmark.tables import FOLLOWS, MARGIN, Table, reduced_table, supplement_table
+from motion_app.benchmark.strata import LIMITS, MIXED, SHAPES
+from motion_app.benchmark.tables import (
+    FOLLOWS,
+    MARGIN,
+    RIGHT,
+    Table,
+    reduced_table,
+    supplement_table,
+)
 from motion_app.benchmark.variants import MAIN, PACKS, RULES, Suite
 from motion_app.evaluation.report import MEASURED, NOT_MEASURED, Report, Row, Source
 from motion_app.media.results import make_folder
@@ -31,6 +40,14 @@ from motion_app.text_files import write_whole
 
 SHEETS = {MAIN: 12, PACKS: 6}  # cases drawn as contact sheets; four of every other suite
 COLUMNS = 7
+COMPARED = {
+    SHAPES: "Motions of shape",
+    MIRRORED: "References mirrored",
+    LARGER: "References of 1.5 times the size",
+    WORDED: "Sentences that name each motion",
+    MIXED: "Sentences whose words could be mixed up",
+}
+SHEET_ENDS = 3  # of a row's videos, the best and the worst, are on its sheet
 LISTED_GAPS = 40
 RIGHT_NOTE = (
     "The right answer is the renderer's own continuation, in which each creature does the motion "
@@ -77,8 +94,9 @@ def all_tables(outcome: Outcome) -> list[Table]:
         tables.metric_table(outcome, main, tables.CLEAN, "What happens beside the objects"),
         tables.difference_table(outcome, main),
         tables.count_table(outcome, main),
+        tables.movement_table(outcome, main, "The main scenes' motions, one by one"),
         tables.body_table(outcome, main),
-        *(_suite_table(outcome, suite) for suite in outcome.suites[1:]),
+        *(table for suite in outcome.suites[1:] for table in _suite_tables(outcome, suite)),
         tables.propagation_table(outcome),
         tables.stop_table(outcome, _with_stops(outcome)),
         tables.paper_table(outcome, main),
@@ -95,11 +113,25 @@ def _with_stops(outcome: Outcome) -> list[Suite]:
 def _suite_table(outcome: Outcome, suite: Suite) -> Table | None:
     metrics = (FOLLOWS, MARGIN, "TF[dis]", "FF[dis]", "leak_change", "mask_iou[colour]")
     metrics += tables.RIGHT
-    titles = {name: f"Limit, {name}" for name in STRATA} | {RULES: "RMPM's rules"}
-    title = titles.get(suite.name, suite.name.capitalize())
     return tables.metric_table(
-        outcome, suite, metrics, title, f"{suite.about[0].upper()}{suite.about[1:]}."
+        outcome, suite, metrics, _title(suite), f"{suite.about[0].upper()}{suite.about[1:]}."
     )
+
+
+def _suite_tables(outcome: Outcome, suite: Suite) -> list[Table | None]:
+    """The table of a suite beside the main one; where methods are compared, differences too."""
+    found = [_suite_table(outcome, suite)]
+    if suite.name in COMPARED:
+        title = f"{_title(suite)}: full FlexiMMT minus each other row"
+        found.append(tables.difference_table(outcome, suite, title=title))
+    if suite.name == SHAPES:
+        found.append(tables.movement_table(outcome, suite, f"{_title(suite)}, one by one"))
+    return found
+
+
+def _title(suite: Suite) -> str:
+    titles = {name: f"Limit, {name}" for name in LIMITS} | {RULES: "RMPM's rules"} | COMPARED
+    return titles.get(suite.name, suite.name.capitalize())
 
 
 def markdown(outcome: Outcome) -> str:
@@ -255,13 +287,19 @@ def charts(outcome: Outcome) -> dict[str, str]:
 
 
 def contact_sheets(outcome: Outcome) -> dict[str, np.ndarray]:
-    """Pictures (H, W, 3) uint8 by file name: the true clip above every variant's video."""
+    """Pictures (H, W, 3) uint8 by file name: one of a case, the true clip above every variant's
+    video; and one of each variant."""
     sheets = {}
     for suite in outcome.suites:
         if suite.name == RULES:
             continue
         for case in _spread_cases(suite.cases, SHEETS.get(suite.name, 4)):
             sheets[f"sheets/{case.id}.png"] = contact_sheet(outcome, suite, case)
+    main = outcome.suites[0]
+    for variant in main.variants:
+        drawn = system_sheet(outcome, main, variant.name)
+        if drawn is not None:
+            sheets[f"sheets/of {variant.name.replace('/', ' ')}.png"] = drawn
     return sheets
 
 
@@ -296,3 +334,24 @@ def contact_sheet(outcome: Outcome, suite: Suite, case: BenchmarkCase) -> np.nda
 def _score_words(outcome: Outcome, case: BenchmarkCase, row: str) -> str:
     values = outcome.scores[case.id, row].values.get(MARGIN, ())
     return f"own - other {', '.join(f'{v:.2f}' for v in values)}" if values else ""
+
+
+def system_sheet(outcome: Outcome, suite: Suite, row: str) -> np.ndarray | None:
+    """The videos of one ``row``, each under the right answer: those nearest to it first, by
+    ``right_overlap``, and those farthest from it last; None without any."""
+    found = by_case(outcome, suite, row, RIGHT[0])
+    ranked = sorted(found, key=lambda case: (-found[case], case))
+    chosen = ranked
+    if len(ranked) > 2 * SHEET_ENDS:
+        chosen = [*ranked[:SHEET_ENDS], *ranked[-SHEET_ENDS:]]
+    rows = []
+    for case in (case for id in chosen for case in suite.cases if case.id == id):
+        path = outcome.videos.get((case.id, row))
+        if path is None or case.rendered is None:
+            continue
+        with np.load(path, allow_pickle=False) as kept:
+            frames = kept["frames"]
+        motions = ", ".join(thing.motion for thing in case.objects)
+        rows.append(SheetRow(case.id, spread(case.rendered.frames, COLUMNS), motions))
+        rows.append(SheetRow(row, spread(frames, COLUMNS), f"overlap {found[case.id]:.2f}"))
+    return draw_sheet(rows, title=f"{row}: best and worst") if rows else None

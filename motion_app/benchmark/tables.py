@@ -236,6 +236,32 @@ def body_table(outcome: Outcome, suite: Suite) -> Table | None:
     )
 
 
+def movement_table(outcome: Outcome, suite: Suite, title: str) -> Table | None:
+    """How far each row is ahead of the still picture in ``right_overlap``, by movement."""
+    names = sorted({thing.motion for case in suite.cases for thing in case.objects})
+    metric, body = RIGHT[0], []
+    for row in outcome.rows(suite):
+        cells = []
+        for name in names:
+            ours, still = (
+                by_case(outcome, suite, each, metric, chosen=lambda o, name=name: o.motion == name)
+                for each in (row, STILL)
+            )
+            cells.append(words(paired_difference(ours, still)))
+        if row != STILL and any(cell != NOTHING for cell in cells):
+            body.append((row, told(suite, row), *cells))
+    if not body:
+        return None
+    return Table(
+        title,
+        ("method", "told", *names),
+        tuple(body),
+        "How far a row is ahead of the still picture in *right_overlap*, scene by scene. Below 0 a "
+        "picture that does nothing is nearer to the right answer; *true clip* has all that can be "
+        "had.",
+    )
+
+
 def propagation_table(outcome: Outcome) -> Table | None:
     """RMPM's IoU with the true masks by rule and noise level."""
     if not outcome.propagation:

@@ -20,7 +20,8 @@ import transformers
 
 from motion_app.benchmark.charts import png_bytes
 from motion_app.benchmark.propagation import feature_picture, propagation_scores
-from motion_app.benchmark.scenes import BenchmarkCase, crowded_reference
+from motion_app.benchmark.references import NAMED, POINTED, WHOLE, ClipLesson, lesson
+from motion_app.benchmark.scenes import BenchmarkCase
 from motion_app.benchmark.scores import CaseScores, CaseVideo, fitted_frames, score_case
 from motion_app.benchmark.variants import Variant
 from motion_app.engine.pipeline import MotionEngine
@@ -33,7 +34,7 @@ from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, read_clip
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject, StepReport
 from motion_app.text_files import write_whole
-from motion_app.training.config import MotionTraining
+from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
 from motion_app.training.mover import follow_mover, inner_points
 from motion_app.training.trainer import train_motion
 
@@ -142,19 +143,21 @@ class ProbeTask:
 
 @dataclass(frozen=True)
 class LearnTask:
-    """Learn a movement from its crowded reference; the answer is the motion, or why there is
-    none."""
+    """Learn the movement ``name`` from its lesson for the set ``tokens``; the answer is the motion,
+    or why there is none. ``beside``: the motion file whose tokens a pack is kept beside."""
 
+    tokens: str
     name: str
-    marked: bool
     out: Path
     steps: int | None = None
+    beside: Path | None = None
 
     def run(self, runner: MethodRunner) -> Motion | str:
         if self.out.is_file():
             return read_motion(self.out)
         try:
-            return runner.learn_crowded(self.name, self.marked, self.out, steps=self.steps)
+            taught = lesson(self.tokens, self.name, runner.engine.geometry)
+            return runner.learn(taught, self.out, steps=self.steps, beside=self.beside)
         except MotionAppError as error:
             return str(error)
 
@@ -269,29 +272,32 @@ class MethodRunner:
             return str(error)
         return ""
 
-    def learn_crowded(self, name: str, marked: bool, out: Path, *, steps: int | None) -> Motion:
-        """Motion tokens of ``name`` from its crowded reference, in ``out``: with the mover
-        ``marked`` by one click and followed, else found by its noun's attention (DMEM)."""
-        reference = crowded_reference(name, self.engine.geometry)
-        clip = reference.rendered
-        config = MotionTraining.for_checkpoint(
-            self.engine.defaults.motion_training,
-            name=name,
-            noun=reference.noun,
-            steps=steps,
-            mask="given" if marked else "dmem",
-        )
+    def learn(
+        self, taught: ClipLesson, out: Path, *, steps: int | None, beside: Path | None = None
+    ) -> Motion:
+        """The motion of a lesson, in ``out``: with the mover pointed at by one click and followed,
+        as a person would have it, or found by its noun's attention (DMEM), or without masks."""
+        clip = taught.rendered
         masks = None
-        if marked:
+        if taught.looks == POINTED:
             segment = self.models.mark(self.engine.backbone.checkpoint.folder)
             click = inner_points(clip.masks[0, 0], count=1)[0]
-            masks = [follow_mover(clip.frames, (click.x, click.y), segment, name=name)]
+            masks = [follow_mover(clip.frames, (click.x, click.y), segment, name=taught.name)]
         out.parent.mkdir(parents=True, exist_ok=True)
         return train_motion(
             [Clip(clip.frames, float(clip.scene.config.fps))],
-            config,
+            self._training(taught, steps),
             engine=self.engine,
             out=out,
             masks=masks,
             track=clip.tracks[0].tolist(),
+            tokens=beside,
         )
+
+    def _training(self, taught: ClipLesson, steps: int | None) -> ClipTraining:
+        defaults = self.engine.defaults.training_of(taught.method)
+        given = {"name": taught.name, "phrase": taught.phrase, "noun": taught.noun, "steps": steps}
+        if taught.method == SynMotionTraining.method:
+            return SynMotionTraining.for_checkpoint(defaults, **given)
+        mask = {POINTED: "given", NAMED: "dmem", WHOLE: "none"}[taught.looks]
+        return MotionTraining.for_checkpoint(defaults, mask=mask, **given)

@@ -6,37 +6,60 @@ table, the limits, RMPM's rules, or the methods that only some motions can be us
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from motion_app.benchmark.references import (
+    BY_NOUN,
+    LARGER,
+    LEARNED,
+    LIBRARY,
+    MARKED,
+    MIRRORED,
+    SHAPED,
+    UNMASKED,
+    WORDED,
+)
 from motion_app.benchmark.scenes import (
     BENCHMARK_SEED,
-    BODIES,
     HELD_OUT,
-    LIMBS,
-    MOVER_MOTIONS,
-    MOVERS,
-    STRATA,
     TUNING,
     BenchmarkCase,
     Movement,
     draw_cases,
-    limbless_cases,
     movements,
-    mover_cases,
-    stretched_cases,
     tuning_cases,
+)
+from motion_app.benchmark.strata import (
+    BODIES,
+    LIMBS,
+    MIRROR_MOTIONS,
+    MIX_MOTIONS,
+    MIXED,
+    MOVER_MOTIONS,
+    MOVERS,
+    SHAPES,
+    STRATA,
+    WORD_MOTIONS,
+    larger_cases,
+    larger_names,
+    limbless_cases,
+    mirrored_cases,
+    mixed_cases,
+    mover_cases,
+    shape_cases,
+    stretched_cases,
+    worded_cases,
 )
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
-from motion_app.methods import ABLATIONS, METHODS
+from motion_app.methods import ABLATIONS, CLIP_METHODS, METHODS
 from motion_app.scene import Motion
 
 # The ablations of the papers that can show: "m2m" opens nothing that acts.
 DEFAULT_WITHOUT = ("m2x", "t2x", "m2v", "t2m", "infer_mask", "rmpm")
-LIBRARY, UNMASKED = "library", "unmasked"  # the tokens' own name for where they come from
 UNMASKED_METHOD = "concat"  # learns, as it generates, without masks
 PACK_METHOD = "synmotion"  # whose motion files may have been learned with less
 PAPER_NAMES = MappingProxyType(  # rows of the papers' tables that show the same, where named else
@@ -74,8 +97,8 @@ MAIN, PACKS, RULES = "main", "packs", "rules"
 PACK_SEED = BENCHMARK_SEED + 4
 PACK_COUNTS = {1: 4, 2: 12}
 RULE_CASES = 10
-MARKED, BY_NOUN = "movers, marked", "movers, by noun"  # tokens learned from crowded references
 REFERENCE_METHODS = ("fleximmt", "none", "concat")  # what a limit is compared by
+TEXT_PARTS = ("t2x", "t2v", "t2t", "t2m")  # masks of the text: what it, and what sees it, may see
 RULE_NAMES = ("paper", "released", "competing")
 
 
@@ -144,6 +167,19 @@ def lacking(case: BenchmarkCase, variant: Variant, roster: Roster) -> Collection
     """The movements of ``case`` for which ``variant`` has no file."""
     files = roster.get((variant.method, variant.tokens), {})
     return sorted({thing.motion for thing in case.objects} - set(files))
+
+
+def lessons(suites: Sequence[Suite]) -> list[tuple[str, str]]:
+    """What the ``suites`` need that no library holds: sets of LEARNED and movements."""
+    needed = (
+        (variant.tokens, thing.motion)
+        for suite in suites
+        for variant in suite.variants
+        if variant.tokens in LEARNED
+        for case in suite.cases
+        for thing in case.objects
+    )
+    return sorted(set(needed))
 
 
 def motion_sets(
@@ -239,8 +275,7 @@ def build_suites(
         return [Suite(MAIN, "scenes on which settings were chosen", tuned, tuple(whole))]
     main = tuple(draw_cases(names, options.counts, geometry=geometry))
     suites = [Suite(MAIN, "scenes that nothing was trained or tuned on", main, tuple(whole))]
-    by_method = [v for v in variants if v.method in REFERENCE_METHODS and not v.without]
-    suites += _strata(by_method, options, names, geometry)
+    suites += _strata(variants, options, names, geometry)
     packs = _packs([v for v in variants if v not in whole], variants, roster, names, geometry)
     suites += [] if packs is None else [packs]
     pairs = tuple(case for case in main if len(case.objects) == 2)[:RULE_CASES]
@@ -257,20 +292,49 @@ def _strata(
     geometry: ModelGeometry,
 ) -> list[Suite]:
     count = options.strata_cases
+    plain = [v for v in variants if v.method in REFERENCE_METHODS and not v.without]
     suites = []
     for stratum in options.strata if count else ():
+        cases: Sequence[BenchmarkCase] = ()
+        rows = tuple(plain)
         if stratum == BODIES and len(names) > 1:
             cases = stretched_cases(names, count, geometry=geometry)
-            suites.append(Suite(stratum, STRATA[stratum], tuple(cases), tuple(variants)))
         if stratum == LIMBS and len(names) > 1:
             cases = limbless_cases(names, count, geometry=geometry)
-            suites.append(Suite(stratum, STRATA[stratum], tuple(cases), tuple(variants)))
         if stratum == MOVERS and len(set(MOVER_MOTIONS) & set(names)) > 1:
             cases = mover_cases(names, count, geometry=geometry)
             learned = [Variant(tokens, tokens=tokens) for tokens in (MARKED, BY_NOUN)]
-            compared = (FULL, *learned, *(v for v in variants if v.method == "none"))
-            suites.append(Suite(stratum, STRATA[stratum], tuple(cases), compared))
+            rows = (FULL, *learned, *(v for v in plain if v.method == "none"))
+        if stratum == SHAPES:
+            cases, rows = shape_cases(count, geometry=geometry), learning(variants, SHAPED)
+        if stratum == MIRRORED and len(set(MIRROR_MOTIONS) & set(names)) > 1:
+            cases = mirrored_cases(names, count, geometry=geometry)
+            rows = learning(variants, MIRRORED)
+        if stratum == LARGER and len(larger_names(names, geometry)) > 1:
+            cases = larger_cases(names, count, geometry=geometry)
+            rows = learning(variants, LARGER)
+        if stratum == WORDED and len(set(WORD_MOTIONS) & set(names)) > 1:
+            cases = worded_cases(names, count, geometry=geometry)
+            rows = (*learning(variants, WORDED), *_text_parts())
+        if stratum == MIXED and set(MIX_MOTIONS) <= set(names):
+            cases = mixed_cases(count, geometry=geometry)
+            rows = (*learning(variants, WORDED), *_text_parts())
+        if cases:
+            suites.append(Suite(stratum, STRATA[stratum], tuple(cases), tuple(rows)))
     return suites
+
+
+def learning(variants: Sequence[Variant], tokens: str) -> tuple[Variant, ...]:
+    """Those of ``variants`` that are a method as it is, with motions of the set ``tokens``: a
+    method that learns nothing beforehand is told their clips. SynMotion, whose motion files are
+    learned otherwise, is not among them."""
+    methods = (*REFERENCE_METHODS, *CLIP_METHODS)
+    whole = [v for v in variants if v.method in methods and v.name == v.method]
+    return tuple(v if v.method == "none" else replace(v, tokens=tokens) for v in whole)
+
+
+def _text_parts() -> list[Variant]:
+    return [Variant(f"w/o {part}", without=(part,), tokens=WORDED) for part in TEXT_PARTS]
 
 
 def _packs(

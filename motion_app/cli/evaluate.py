@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motion_app.benchmark.published import parse_external, parse_folder
-from motion_app.benchmark.scenes import STRATA
+from motion_app.benchmark.strata import STRATA
 from motion_app.benchmark.variants import DEFAULT_WITHOUT, SuiteOptions, choose_variants
 from motion_app.cli.parser import (
     add_command,
@@ -153,6 +153,11 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same motions learned without masks, as concat learns them",
     )
     parser.add_argument(
+        "--learn",
+        action="store_true",
+        help="what methods need and no library holds is learned first: the whole table at once",
+    )
+    parser.add_argument(
         "--reduced",
         action="append",
         default=[],
@@ -173,14 +178,16 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="the authors' benchmark instead of drawn scenes"
     )
     parser.add_argument(
-        "--strata", default="bodies,limbs,movers", help="limits run apart, or none (default: all)"
+        "--strata",
+        default=",".join(STRATA),
+        help=f"kinds of scenes run apart, or none (default: all, {','.join(STRATA)})",
     )
-    parser.add_argument("--strata-cases", type=int, default=12, help="scenes of each limit")
+    parser.add_argument("--strata-cases", type=int, default=12, help="scenes of each kind")
     parser.add_argument(
         "--rmpm-cases", type=int, default=20, help="scenes on which RMPM's rules are compared"
     )
     parser.add_argument("--steps", type=int, help="of denoising (default: the checkpoint's)")
-    parser.add_argument("--training-steps", type=int, help="of motions learned for a limit")
+    parser.add_argument("--training-steps", type=int, help="of motions learned for one")
     parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video model")
     parser.add_argument("--device", help="cpu, cuda … (default: a GPU where there is one)")
 
@@ -224,12 +231,14 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
             raise RequestError(f"{name} is {getattr(options, name)}; at least 1 is needed")
     if options.movements and options.data is not None:
         raise RequestError("--movements chooses what drawn scenes show; leave it out with --data")
+    if options.learn and options.data is not None:
+        raise RequestError("--learn learns the motions of drawn scenes; leave it out with --data")
     model = options.model or settings.model
     reduced = [parse_folder(text, example=REDUCED_EXAMPLE) for text in options.reduced]
     variants = choose_variants(
         METHODS if options.methods is None else parse_names(options.methods),
         DEFAULT_WITHOUT if options.without is None else parse_names(options.without),
-        unmasked=options.unmasked is not None,
+        unmasked=options.unmasked is not None or options.learn,
         reduced=[name for name, _ in reduced],
     )
     external = tuple(parse_external(text) for text in options.external)
@@ -257,6 +266,7 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         steps=options.steps,
         training_steps=options.training_steps,
         propagation_cases=options.rmpm_cases,
+        learn=options.learn,
     )
 
 

@@ -30,6 +30,7 @@ from motion_app.text_files import listed
 from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
 from motion_app.training.mover import Segment, follow_mover, inner_points
 from motion_app.training.trainer import TrainingReport, train_motion
+from motion_app.world.creatures import SHAPE_MOTIONS
 from motion_app.world.world import SHIPPED_MOTIONS, Reference, render_reference
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,8 @@ def write_showcase(
     """Writes a GIF of ``cases`` of the tuning split, by number: each shows its motions' reference
     clips, small, and the video that ``engine`` makes with its model's own motions."""
     motions = Library([engine.backbone.checkpoint.folder / "motions"]).list()
-    names = [motion.name for motion in motions if motion.track is not None]
+    known = [motion.name for motion in motions if motion.track is not None]
+    names = [name for name in known if name not in SHAPE_MOTIONS]
     drawn = tuning_cases(names, {2: max(cases) + 1}, geometry=engine.geometry)
     panels = []
     for number in cases:

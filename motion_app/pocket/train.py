@@ -32,6 +32,7 @@ from motion_app.pocket.shipped import train_shipped_motions
 from motion_app.pocket.vae import VaeTraining, encode_clips, read_clips, train_vae
 from motion_app.settings import load_settings
 from motion_app.training.inputs import METHODS
+from motion_app.world.creatures import SHAPE_MOTIONS
 from motion_app.world.world import SHIPPED_MOTIONS, WorldConfig
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--head-dim", type=int, default=64, help="width is 4 times this")
     parser.add_argument("--level", type=int, choices=(0, 1), default=0, help="0: the easy world")
-    parser.add_argument("--motions", nargs="+", choices=SHIPPED_MOTIONS, default=SHIPPED_MOTIONS)
+    drawn = (*SHIPPED_MOTIONS, *SHAPE_MOTIONS)
+    parser.add_argument("--motions", nargs="+", choices=drawn, default=SHIPPED_MOTIONS)
     parser.add_argument(
         "--method", choices=tuple(METHODS), default="fleximmt", help="how motions are learned"
     )

@@ -266,6 +266,15 @@ MOTIONS: dict[str, MotionKind] = {
     "tilted loop": MotionKind("loops with a tilt", _tilted_loop, novel=True),
 }
 
+
+def _goes_nowhere(kind: MotionKind) -> bool:
+    """Whether a motion moves something of the body, but not the body."""
+    poses = kind.curve(np.linspace(0, 1, 13))
+    turned = np.ptp([poses.rotation, poses.arm, poses.scale_x, poses.scale_y], axis=1)
+    return not poses.dx.any() and not poses.dy.any() and bool(turned.any())
+
+
+SHAPE_MOTIONS = tuple(name for name, kind in MOTIONS.items() if _goes_nowhere(kind))
 DIRECTIONS = {"up": (0.0, -1.0), "down": (0.0, 1.0), "left": (-1.0, 0.0), "right": (1.0, 0.0)}
 
 

@@ -27,14 +27,11 @@ from transformers import AutoTokenizer
 from motion_app.benchmark import tasks
 from motion_app.benchmark.charts import interval_chart, line_chart
 from motion_app.benchmark.published import parse_external, read_published, write_inputs
+from motion_app.benchmark.references import LIBRARY, crowded_clip
 from motion_app.benchmark.scenes import (
-    LIMBED,
     BenchmarkCase,
-    crowded_reference,
     draw_cases,
-    limbless_cases,
     movements,
-    stretched_cases,
     tuning_cases,
     world_of,
 )
@@ -50,11 +47,11 @@ from motion_app.benchmark.scores import (
     paired_difference,
     score_case,
 )
+from motion_app.benchmark.strata import LIMBED, limbless_cases, stretched_cases
 from motion_app.benchmark.tables import reduced_table, supplement_table
 from motion_app.benchmark.tasks import ScoreTask
 from motion_app.benchmark.variants import (
     FULL,
-    LIBRARY,
     MAIN,
     PACKS,
     SYNMOTION_NAMES,
@@ -211,10 +208,10 @@ def test_stretched_bodies_stay_in_the_picture_and_limbless_ones_are_ghosts(geome
 
 
 def test_a_crowded_reference_moves_twice_and_is_the_same_each_time(geometry):
-    clip = crowded_reference("circle", geometry).rendered
+    clip = crowded_clip("circle", geometry)
     assert len(clip.tracks) == 2
     assert (np.ptp(clip.tracks, axis=1).max(axis=1) > 5).all()
-    assert np.array_equal(crowded_reference("circle", geometry).rendered.frames, clip.frames)
+    assert np.array_equal(crowded_clip("circle", geometry).frames, clip.frames)
 
 
 def motion(name: str, file: str, **facts: object) -> Motion:
@@ -658,9 +655,28 @@ def test_one_command_compares_packs_learned_with_less(pocket, tmp_path, capsys):
     assert "| synmotion: mot | tokens of one clip | 1 |" in report and "| 61.43 | 57.77 |" in report
 
 
+def test_one_command_learns_what_the_library_lacks(pocket, tmp_path, capsys):
+    options = ["--methods", "concat,both", "--cases", "1:1", "--movements", "jump", "--learn"]
+    options += ["--training-steps", "1"]
+    answer = benchmark(capsys, tmp_path, *options)
+    assert answer["videos"] == 4 and answer["not_measured"] == 0
+    assert {file.parent.name for file in tmp_path.glob("motions/*/jump.*.safetensors")} == {
+        "packs",
+        "unmasked",
+    }
+    report = (tmp_path / "report.md").read_text()
+    for row in ("fleximmt", "concat", "both", "w/o train mask", "still picture", "true clip"):
+        assert f"| {row} | " in report
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("[mv]*/**/*.*")}
+    benchmark(capsys, tmp_path, *options)
+    assert kept == {file: file.stat().st_mtime_ns for file in tmp_path.glob("[mv]*/**/*.*")}
+    assert (tmp_path / "sheets" / "of w o train mask.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (["--learn", "--data", "."], "leave it out with --data"),
         (["--movements", "jump,hover"], "the library has no motion hover; choose from circle,"),
         (["--movements", "jump", "--data", "."], "leave it out with --data"),
         (["--reduced", "mot=nowhere"], "the folder nowhere of mot does not exist"),
