@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -48,6 +48,7 @@ HUB_SEGMENTER = (
     "facebook/sam2.1-hiera-small"  # where a checkpoint names none: SAM 2.1, 46 M weights
 )
 CLICK_WAIT_SECONDS = 120.0
+LOADING_SECONDS = 1800.0  # a picture is judged if the model has come by then
 MARKS = (5, 8)  # rows and columns of trial clicks
 
 
@@ -105,7 +106,7 @@ class ModelHost:
 
     def _runners(self) -> dict[str, Runner]:
         settings = self.settings
-        shared = {
+        shared: dict[str, Any] = {
             "wait_for_engine": self.wait_for_engine,
             "library": self.library,
             "defaults": self.defaults,
@@ -289,6 +290,10 @@ class ModelHost:
                 return True
         return False
 
+    def knows_when_ready(self, image: np.ndarray) -> bool | None:
+        """As ``knows``, once the model is loaded; waits for that and for what it is at work on."""
+        return None if self.wait_for_engine(LOADING_SECONDS) is None else self.knows(image)
+
     def finder(self) -> ObjectFinder:
         """What finds things by words; loaded when first asked for. RequestError where none is set,
         CheckpointError where it cannot be loaded."""
@@ -300,6 +305,7 @@ class ModelHost:
         return self._segmenter_done.is_set()
 
     def _load(self) -> None:
+        began = time.monotonic() if self._started is None else self._started
         try:
             self.models.check()
             folder = self.models.checkpoint(weights=True, on_bytes=self._hear_bytes).folder
@@ -316,7 +322,7 @@ class ModelHost:
                 "the model could not be loaded; the server's log says why"
             )
         finally:
-            self._load_seconds = time.monotonic() - self._started
+            self._load_seconds = time.monotonic() - began
             self._segmenter_done.set()
             self._engine_done.set()
 
@@ -331,9 +337,12 @@ class ModelHost:
         self._segmenter = self.models.segmenter(folder, default=HUB_SEGMENTER)
         self._segmenter_done.set()
 
-    def _load_engine(self, folder: Path) -> None:
+    def _new_engine(self, folder: Path) -> MotionEngine:
         engine = self.models.engine(folder, on_outlook=self._hear_outlook)
         engine.fingerprint  # noqa: B018  read now, while everyone waits anyway
-        self._engine = engine
+        return engine
+
+    def _load_engine(self, folder: Path) -> None:
+        self._engine = self._new_engine(folder)
         gc.collect()
         gc.freeze()  # writing a video collects garbage twice: not through all that was imported

@@ -222,9 +222,11 @@ class Ingredients:
         if request is not None:
             start = folder
             if isinstance(request, str):
-                request = located(folder, request)
-                start = request.resolve().parent
-            parsed = parse_request(request)
+                file = located(folder, request)
+                start = file.resolve().parent
+                parsed = parse_request(file)
+            else:
+                parsed = parse_request(request)
             request = _rooted(parsed.model_dump(mode="json"), start)
             count = len(line.references)
             if count not in (0, len(parsed.objects)):

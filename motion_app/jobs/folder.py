@@ -105,6 +105,9 @@ class EndedJob:
     bytes: int
 
 
+Rows = list[JobRow]  # within the class ``list`` is a method
+
+
 class JobStore:
     """The database. Any thread may call it; one connection serves them in turn.
 
@@ -180,7 +183,7 @@ class JobStore:
         kind: str | None = None,
         states: Sequence[State] | None = None,
         limit: int | None = None,
-    ) -> list[JobRow]:
+    ) -> Rows:
         """Jobs, newest first; None takes all."""
         clauses = ["TRUE"]
         values: list[Any] = []
@@ -194,11 +197,11 @@ class JobStore:
         values.append(-1 if limit is None else limit)  # SQLite reads −1 as no limit
         return self._select(f"WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT ?", values)
 
-    def line(self) -> list[JobRow]:
+    def line(self) -> Rows:
         """The queued jobs in the order in which they run."""
         return self._select("WHERE state = 'queued' ORDER BY turn", [])
 
-    def ended(self) -> list[EndedJob]:
+    def ended(self) -> Sequence[EndedJob]:
         """All jobs that neither wait nor run, with the bytes of their rows."""
         with self._explained():
             asked = self._connection.execute(
@@ -238,7 +241,7 @@ class JobStore:
             asked = database.execute("SELECT secret FROM secrets WHERE name = ?", [name])
             return asked.fetchone()[0]
 
-    def _select(self, clauses: str, values: list[Any]) -> list[JobRow]:
+    def _select(self, clauses: str, values: Sequence[Any]) -> Rows:
         with self._explained():
             asked = self._connection.execute(
                 f"SELECT {', '.join(COLUMNS)} FROM jobs {clauses}", values

@@ -79,8 +79,7 @@ class JobQueue:
         self._asked_folder = Path(folder)
         self._runners = dict(runners)
         self._changed = threading.Condition(threading.RLock())
-        self._claimed: ClaimedFolder | None = None
-        self._store: JobStore | None = None
+        self._opened: tuple[ClaimedFolder, JobStore] | None = None
         self._works: dict[str, Work] = {}  # of the queued jobs in their order, and the running one
         self._addresses: dict[str, str] = {}  # of waiting and running jobs, where one is known
         self._came: dict[str, int] = {}  # the order in which they came
@@ -93,26 +92,27 @@ class JobQueue:
     @property
     def files(self) -> Path:
         """Where the jobs' folders lie: what a server may hand out, to who knows an id."""
-        self.store  # noqa: B018  claims the folder
-        return self._claimed.path / FILES
+        return self._open()[0].path / FILES
 
     @property
     def store(self) -> JobStore:
         """The database; opened when first asked for. MotionAppError where it cannot be."""
+        return self._open()[1]
+
+    def _open(self) -> tuple[ClaimedFolder, JobStore]:
         with self._changed:
-            if self._store is None:
+            if self._opened is None:
                 if self._stopping:
                     raise MotionAppError("the program is ending; start it again to see its jobs")
                 claimed = claim_folder(self._asked_folder)
                 try:
                     (claimed.path / FILES).mkdir(exist_ok=True)
-                    self._store = JobStore(claimed.path / DATABASE)
+                    self._opened = claimed, JobStore(claimed.path / DATABASE)
                 except BaseException:
                     claimed.release()
                     raise
-                self._claimed = claimed
                 self._recover()
-            return self._store
+            return self._opened
 
     def folder(self, job_id: str) -> Path:
         """The job's own folder, for its inputs and results; RequestError for what is no id."""
@@ -122,20 +122,19 @@ class JobQueue:
 
     def _recover(self) -> None:
         """After a restart: what ran was interrupted, what waited waits on."""
-        for row in self._store.list(states=("running",)):
-            self._store.update(
-                row.id, state="interrupted", finished=time.time(), message=INTERRUPTED
-            )
-        for row in self._store.line():
+        store = self.store
+        for row in store.list(states=("running",)):
+            store.update(row.id, state="interrupted", finished=time.time(), message=INTERRUPTED)
+        for row in store.line():
             try:
                 if row.message == DAMAGED:
                     raise RequestError(DAMAGED)
                 self._join(row)
             except MotionAppError as error:
-                self._store.update(row.id, state="failed", message=one_line(error))
+                store.update(row.id, state="failed", message=one_line(error))
             except Exception as error:  # what an older or broken program kept
                 logger.error("the job %s cannot wait on", row.id, exc_info=error)
-                self._store.update(row.id, state="failed", message=DAMAGED)
+                store.update(row.id, state="failed", message=DAMAGED)
         self._tidy(staged=True)
 
     # what people do
@@ -162,10 +161,11 @@ class JobQueue:
         if worker is not None:
             worker.join(STOP_SECONDS)
         with self._changed:
-            if self._store is not None:
-                self._store.close()
-                self._claimed.release()
-                self._store = self._claimed = None
+            if self._opened is not None:
+                claimed, store = self._opened
+                store.close()
+                claimed.release()
+                self._opened = None
                 for known in (self._works, self._addresses, self._came):
                     known.clear()
 
@@ -231,6 +231,8 @@ class JobQueue:
         with self._changed:
             row = self.row(job_id)
             work = self._works.get(job_id)
+            if work is None:
+                return row
             if row.state == "running":
                 work.ask_to_stop("cancelled")
             elif row.state == "queued":
@@ -285,14 +287,16 @@ class JobQueue:
         """RequestError where a job is done only while somebody follows it."""
 
     def _watch(self, job_id: str, every: float) -> Generator[JobProgress, None, None]:
-        work, seen = None, -1
+        work: Work | None = None
+        seen: int | None = -1
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._version(job_id) != seen, every)  # noqa: B023
                 seen = self._version(job_id)
-                work = self._works.get(job_id, work)
-                if job_id in self._works:
-                    now = work.progress(self._seconds_left(work))
+                at_work = self._works.get(job_id)
+                work = at_work or work
+                if at_work is not None:
+                    now = at_work.progress(self._seconds_left(at_work))
                 else:
                     now = ended(self.store.get(job_id), work)
             yield now

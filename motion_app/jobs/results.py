@@ -171,8 +171,10 @@ def read_json(path: Path) -> Any:
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """A compressed npz, whole or not at all."""
 
+    contents: dict[str, Any] = dict(arrays)
+
     def write(part: Path) -> None:
         with part.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **contents)
 
     write_whole(path, write)

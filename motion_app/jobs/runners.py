@@ -55,7 +55,7 @@ from motion_app.training.inputs import TrainingInputs
 
 if TYPE_CHECKING:
     from motion_app.engine.pipeline import MotionEngine
-    from motion_app.models.clicks import ClickSegmenter
+    from motion_app.models.clicks import PictureSegmenter
     from motion_app.training.trainer import TrainingReport
 
 GENERATE = "generate"
@@ -262,7 +262,7 @@ class TrainingRunner:
 
     wait_for_engine: WaitForEngine
     library: Library
-    segmenter: Callable[[], ClickSegmenter]
+    segmenter: Callable[[], PictureSegmenter]
     defaults: Callable[[], GenerationDefaults]
     tokenizer: Callable[[], PromptTokenizer | None] = lambda: None
     enabled: bool = True

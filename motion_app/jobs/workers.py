@@ -100,7 +100,7 @@ class Workers(AbstractContextManager["Workers"]):
     def pids(self) -> list[int]:
         """Of the workers that are making something."""
         busy = [worker for worker in self._workers.values() if worker.task is not None]
-        return [worker.process.pid for worker in busy]
+        return [worker.process.pid for worker in busy if worker.process.pid is not None]
 
     def give(self, task: Any) -> None:
         """Let a free worker do ``task``."""
@@ -119,8 +119,10 @@ class Workers(AbstractContextManager["Workers"]):
         """What happened, waiting up to ``timeout`` seconds for it. MotionAppError where workers die
         before they begin."""
         news: list[Done | Lost] = []
-        for pipe in wait(list(self._workers), timeout) if self._workers else []:
-            worker = self._workers[pipe]
+        told = wait(list(self._workers), timeout) if self._workers else []
+        for pipe, worker in list(self._workers.items()):
+            if pipe not in told:
+                continue
             try:
                 message = pipe.recv()
             except (EOFError, OSError):
@@ -173,7 +175,9 @@ class Workers(AbstractContextManager["Workers"]):
         pipe.close()
         worker.process.join(LEAVE_SECONDS)
         code = worker.process.exitcode
-        how = f"killed by signal {-code}" if (code or 0) < 0 else f"exit code {code}"
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = f"killed by signal {-code}"
         self._stillborn += not worker.ready
         if self._stillborn >= MOST_STILLBORN:
             raise MotionAppError(
@@ -345,9 +349,9 @@ def captured(log: Path) -> Iterator[IO[str]]:
             lines.setLevel(level)
             lines.removeHandler(handler)
             handler.close()
-            for stream in (sys.stdout, sys.stderr):
+            for printed in (sys.stdout, sys.stderr):
                 with suppress(OSError, ValueError):
-                    stream.flush()
+                    printed.flush()
             for stream, own in kept:
                 os.dup2(own, stream)
                 os.close(own)

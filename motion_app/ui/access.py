@@ -35,18 +35,17 @@ from motion_app.ui.visitor import address_of
 
 # Below "/". What anybody may ask for, who is not logged in too: the login itself, what it is drawn
 # with, and the studies, which have gates of their own.
-OPEN = ("", *LANGUAGES, LOGIN[1:], "logout", "assets", "static", "svelte", "study", "theme.css")
-OPEN += ("manifest.json", "favicon.ico", "robots.txt")
-OPEN += ("gradio_api/theme.css", "gradio_api/startup-events")
-# What a visitor may ask for, where there is a login who is logged in.
-SERVED = ("config", UPLOAD[1:])
-SERVED += tuple(
-    f"gradio_api/{name}"
-    for name in (
-        *("info", "openapi.json", "app_id", "user", "login_check", "token", "heartbeat", "reset"),
-        *("call", "run", "api", "queue", "cancel", "component_server", "upload_progress", "mcp"),
-    )
+OPEN = (
+    *("", *LANGUAGES, LOGIN[1:], "logout", "assets", "static", "svelte", "study", "theme.css"),
+    *("manifest.json", "favicon.ico", "robots.txt"),
+    *("gradio_api/theme.css", "gradio_api/startup-events"),
 )
+# What a visitor may ask for, where there is a login who is logged in.
+API = (
+    *("info", "openapi.json", "app_id", "user", "login_check", "token", "heartbeat", "reset"),
+    *("call", "run", "api", "queue", "cancel", "component_server", "upload_progress", "mcp"),
+)
+SERVED = ("config", UPLOAD[1:], *(f"gradio_api/{name}" for name in API))
 FILE = "gradio_api/file="  # before an absolute path: gradio fetches what is none
 TRIES, TRIES_SECONDS = 5, 60.0  # wrong passwords of one address
 ALLOWED_METHODS = "GET, HEAD, POST, OPTIONS"

@@ -130,9 +130,9 @@ class LanguagePage:
             js=script("tab_token"),
         )
         transfer.restore_kept_on(entered.then)
-        outputs = [self.banner, self.timer, transfer.objects]
-        for event in (entered.then, self.timer.tick):
-            listen(event, self.look, inputs=[session], outputs=outputs)
+        outputs = [self.banner, self.timer, transfer.objects, transfer.canvas]
+        for event, queue in ((entered.then, True), (self.timer.tick, False)):
+            listen(event, self.look, inputs=[session], outputs=outputs, queue=queue)
         listen(self.calls.tick, page.still_here, queue=False)
         transfer.video.attach_on(entered.then)
         self.motions.attach(entered, session)
@@ -147,11 +147,14 @@ class LanguagePage:
         return session, owner
 
     def look(self, session: Session) -> list[Any]:
-        """What a page needs to know of the model: the banner, and the motions that fit it."""
+        """What a page needs to know of the model: the banner, the motions that fit it, and whether
+        it knows the like of the picture."""
         waiting = self.host.status().state == "loading"
         # choices are left alone while someone may be looking through them
         motions = gr.skip() if waiting else self.transfer.library_update(session)
-        return [host_banner(self.host, self.texts), gr.Timer(active=waiting), motions]
+        canvas, judging = self.transfer.judged_late(session)
+        timer = gr.Timer(active=waiting or judging)
+        return [host_banner(self.host, self.texts), timer, motions, canvas]
 
     def _library_changed(self, event: Any) -> None:
         """After ``event`` the library may hold other motions: show them where they are chosen."""

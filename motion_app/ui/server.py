@@ -41,6 +41,7 @@ class McpTools(GradioMCPServer):
     those of somebody who is logged in, which who calls MCP must be."""
 
     login: Login | None = None
+    _client_instance: Client | None
 
     def convert_strings_to_filedata(self, value: Any, filedata_positions: Any) -> Any:
         """A tool's arguments; MediaError where one is a file that is not in itself."""

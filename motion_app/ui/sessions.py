@@ -150,7 +150,11 @@ class Sessions(StateHolder):
 
 class FairQueue(Queue):
     """Calls that wait, of which the next is one of the session, then of the address, that has
-    fewest at work. What is too much for one session, one address or all is refused at once."""
+    fewest at work. What is too much for one session, one address or all is refused at once.
+
+    A page's calls of one function of it are done in the order they came: each answer is what the
+    page then shows, and an older one that came after a newer would be shown for good. Functions
+    without a limit number their answers, or stream."""
 
     def __init__(self, blocks: Any, limits: Limits, *, calls_of_one_function: int) -> None:
         super().__init__(
@@ -191,6 +195,7 @@ class FairQueue(Queue):
         at_work = self._at_work()
         sessions = Counter(event.session_hash for event in at_work)
         addresses = Counter(address_of(event.request) for event in at_work)
+        in_order = {(event.session_hash, event.fn._id) for event in at_work if in_turn(event)}
         best: tuple[tuple[int, int, float], Event, Any] | None = None
         for lane in self._lanes():
             most = lane.concurrency_limit
@@ -199,6 +204,8 @@ class FairQueue(Queue):
             for event in lane.queue:
                 own = sessions[event.session_hash]
                 if own >= AT_ONCE:
+                    continue
+                if (event.session_hash, event.fn._id) in in_order:
                     continue
                 rank = (own, addresses[address_of(event.request)], event.enqueue_time)
                 if best is None or rank < best[0]:
@@ -215,6 +222,11 @@ class FairQueue(Queue):
 
     def _at_work(self) -> list[Event]:
         return [event for job in self.active_jobs if job is not None for event in job]
+
+
+def in_turn(event: Event) -> bool:
+    """A call of one of the page's own functions whose answers carry no number."""
+    return event.fn.api_visibility == "private" and event.fn.concurrency_limit is not None
 
 
 def _body_bytes(event: Event) -> int:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 import numpy as np
@@ -169,10 +169,10 @@ class ZeroGpuEngine:
             raise RequestError(refusal_words(error, self.seconds_for(request))) from error
         if ended is None:
             raise RequestError("the GPU was taken back before the video was finished; try again")
-        if ended.video is None:
-            raise ended.error
-        self._remember(self._size(request), ended.seconds, times)
-        return ended.video
+        if ended.video is not None:
+            self._remember(self._size(request), ended.seconds, times)
+            return ended.video
+        raise ended.error or RuntimeError("a call ended without a video and without a reason")
 
     def _remember(self, size: JobSize, seconds: float, times: Sequence[float]) -> None:
         step_seconds = sum(times) / len(times)
@@ -183,6 +183,8 @@ class ZeroGpuEngine:
         """As ``MotionEngine.preview``, on this process's CPU."""
         from motion_app.engine.previews import draw_preview
 
+        if self._colours is None:
+            raise RuntimeError("previews come from calls, and none has begun")
         return draw_preview(latents, self._colours, self.geometry)
 
 
@@ -235,13 +237,13 @@ class ZeroGpuHost(ModelHost):
         settings = self.settings
         return CallQueue(settings.outputs, self._runners(), limits=settings.limits)
 
-    def _load_engine(self, folder: Path) -> None:
+    def _new_engine(self, folder: Path) -> MotionEngine:
+        """What does here for the page and for generating; nothing is learned."""
         from motion_app.engine.footprint import Workload
 
-        super()._load_engine(folder)
-        engine = self._engine
+        engine = super()._new_engine(folder)
         workload = Workload.of(engine.backbone.checkpoint, item=engine.profile.dtype.itemsize)
-        self._engine = ZeroGpuEngine(engine, workload, lend=self._lend)
+        return cast("MotionEngine", ZeroGpuEngine(engine, workload, lend=self._lend))
 
 
 def _differences(asked: Acceleration, had: Acceleration) -> str:

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 120_000  # ms; on a free machine everything here takes a few seconds
+expect.set_options(timeout=PATIENCE)  # for all that says no other
 DESKTOP = {"width": 1366, "height": 768}
 PHONE = {"width": 390, "height": 844}
 

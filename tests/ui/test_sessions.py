@@ -171,6 +171,14 @@ def test_a_session_that_somebody_is_at_does_not_rest() -> None:
 # the line of calls ------------------------------------------------------------------------------
 
 
+def function_of(number: int, visibility: str, limit: int | None) -> Any:
+    return SimpleNamespace(_id=number, api_visibility=visibility, concurrency_limit=limit)
+
+
+STREAM, ENDPOINT = function_of(1, "private", None), function_of(2, "public", 4)
+CHOOSE, REMOVE = function_of(3, "private", 8), function_of(4, "private", 8)
+
+
 class Line:
     """A queue and calls for it, none of which runs."""
 
@@ -184,10 +192,11 @@ class Line:
         self.queue.event_queue_per_concurrency_id = {"f": self.lane}
         self.came = 0.0
 
-    def wait(self, session: str, address: str = "a", size: int = 0) -> None:
+    def wait(self, session: str, address: str = "a", size: int = 0, function: Any = STREAM) -> None:
         self.came += 1
         event = SimpleNamespace(
             session_hash=session,
+            fn=function,
             request=request_of(address, size),
             enqueue_time=self.came,
         )
@@ -233,6 +242,23 @@ def test_of_sessions_that_are_alike_that_of_the_address_with_fewest_is_next() ->
     line.wait("one", "other")
     assert line.begin() == "many-0"
     assert line.begin() == "one"
+
+
+def test_a_pages_calls_of_one_function_are_done_one_after_the_other() -> None:
+    line = Line()
+    for function in (CHOOSE, CHOOSE, REMOVE, ENDPOINT, ENDPOINT, STREAM, STREAM):
+        line.wait("page", function=function)
+    line.wait("other", function=CHOOSE)
+    began = [line.begin() for _ in range(8)]
+    assert began.count("other") == 1 and began.count(None) == 1
+    assert [event.fn for event in line.lane.queue] == [CHOOSE]  # the page's second
+    (first,) = (one for job in line.queue.active_jobs if job for one in job if one.fn is REMOVE)
+    line.queue.active_jobs[line.queue.active_jobs.index([first])] = None
+    assert line.begin() is None  # another one's end is not what it waits for
+    chosen = [job for job in line.queue.active_jobs if job and job[0].fn is CHOOSE]
+    (own,) = (job for job in chosen if job[0].session_hash == "page")
+    line.queue.active_jobs[line.queue.active_jobs.index(own)] = None
+    assert line.begin() == "page"
 
 
 def test_what_waits_is_bounded_for_a_session_an_address_and_all() -> None:

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,7 +77,13 @@ from motion_app.ui.transfer.settings import (
     presets,
     replay_of,
 )
-from motion_app.ui.transfer.stream import FollowedJobs, JobStream, PanelChange
+from motion_app.ui.transfer.stream import (
+    DRAWN_JOBS,
+    FollowedJobs,
+    JobStream,
+    LastDrawn,
+    PanelChange,
+)
 
 EN, ZH = Texts("en"), Texts("zh")
 HEIGHT, WIDTH, FRAMES, MOMENTS = 32, 48, 13, 4
@@ -134,14 +141,17 @@ class QuickRunner:
                 work.check_stop()
             if self.fault is not None:
                 raise self.fault
-            masks = np.zeros((2, MOMENTS, 4, 6), dtype=bool)
-            report = StepReport(step, 3, 0.01, np.zeros((MOMENTS, 4, 8, 12)), masks, False)
-            work.stepped(report, step=step, steps=3, seconds=0.01, stage="denoising")
+            work.stepped(step_report(step), step=step, steps=3, seconds=0.01, stage="denoising")
             work.check_stop()
         saved = save_result(made_video(request), work.folder)
         files = {name: str(getattr(saved, name).relative_to(work.folder)) for name in DOWNLOADS}
         numbers = {"seed": request["seed"], "steps": 3, "guidance": 6.0, "seconds": 0.5}
         return {**files, **numbers}
+
+
+def step_report(step: int) -> StepReport:
+    masks = np.zeros((2, MOMENTS, 4, 6), dtype=bool)
+    return StepReport(step, 3, 0.01, np.zeros((MOMENTS, 4, 8, 12)), masks, False)
 
 
 class Site:
@@ -212,6 +222,28 @@ def test_a_page_opened_in_the_middle_sees_the_same_job_to_its_end(site: Site) ->
     assert next(opened).busy and followed.job == job
     site.runner.go.set()
     assert isinstance(list(opened)[-1].result, Result)
+
+
+def test_a_step_is_drawn_once_for_all_pages_that_follow_its_job() -> None:
+    drawn, steps = LastDrawn(), [step_report(number) for number in (1, 2)]
+    calls: list[tuple[str, int]] = []
+
+    def ask(job: str, report: StepReport) -> str:
+        def draw() -> str:
+            time.sleep(0.01)  # the others come meanwhile
+            calls.append((job, report.step))
+            return f"{job} {report.step}"
+
+        return drawn(job, report, draw)
+
+    with ThreadPoolExecutor(8) as pages:
+        for report in steps:
+            assert set(pages.map(ask, ["job"] * 8, [report] * 8)) == {f"job {report.step}"}
+    assert calls == [("job", 1), ("job", 2)]
+    for number in range(DRAWN_JOBS):
+        ask(f"other {number}", steps[1])
+    ask("job", steps[1])  # of too many the oldest is drawn again
+    assert calls.count(("job", 2)) == 2
 
 
 def test_a_page_opened_after_the_end_shows_the_last_video(site: Site) -> None:

@@ -72,7 +72,8 @@ def metric_words(metric: Metric, texts: Texts) -> str:
 
 def metrics_html(weights: WeightStore, texts: Texts) -> str:
     """What each metric means; those without weights are grey and say what they need."""
-    here, absent = [], []
+    here: list[str] = []
+    absent: list[str] = []
     for metric in METRICS.values():
         missing = weights.missing(metric.networks)
         facts = [metric_words(metric, texts), texts(f"evaluate.better_{metric.better or 'none'}")]
@@ -288,13 +289,15 @@ class ScoringRun:
 
 class EvaluationState(BrowserState):
     """What one browser does here: the ids of the ``chosen`` jobs, the ``uploads`` in the table of
-    methods, the ``scoring`` at work, and what can be drawn of its last scores."""
+    methods, the ``scoring`` at work, the ``error`` of the last one where it was not told yet, and
+    what can be drawn of its last scores."""
 
     def __init__(self) -> None:
         self.chosen: list[str] = []
         self.uploads: tuple[Path, ...] = ()
         self.pictures: tuple[VideoPicture, ...] = ()
         self.scoring: ScoringRun | None = None
+        self.error: Exception | None = None
 
 
 class ResultsPanel:

@@ -146,8 +146,7 @@ class EvaluateTab:
         outputs = [self.score, self.cancel, self.status, *self.results.outputs, self.timer]
         inputs = [visit, self.state, self.videos, self.extras, self.methods, self.metrics]
         listen(self.score.click, self.run, inputs=inputs, outputs=outputs)
-        asked = {"inputs": [self.state], "outputs": outputs, "concurrency_limit": None}
-        listen(self.timer.tick, self.ask, **asked)
+        listen(self.timer.tick, self.ask, inputs=[self.state], outputs=outputs, queue=False)
         listen(
             self.cancel.click,
             self.ask_stop,
@@ -286,22 +285,25 @@ class EvaluateTab:
         shown = progress_html(state.scoring.progress, self.texts, stopping=False)
         return self._panel(busy=True, status=shown)
 
-    def ask(self, state: EvaluationState) -> Iterator[list[Any]]:
-        """How far the scoring is, or its report."""
+    def ask(self, state: EvaluationState) -> list[Any]:
+        """How far the scoring is, or its report. Why there is none is told the next time: an answer
+        is what to show, or an error."""
+        error, state.error = state.error, None
+        if error is not None:
+            raise error
         scoring = state.scoring
         if scoring is not None and not scoring.ask():
             shown = progress_html(scoring.progress, self.texts, stopping=scoring.stopping)
-            yield self._panel(busy=None, status=shown)
-            return
+            return self._panel(busy=None, status=shown)
         state.scoring = None
-        if scoring is None or scoring.error is not None:
-            yield self._panel(busy=False, status="")
-        elif scoring.scores is None:
-            yield self._panel(busy=False, status=note_html(self.texts("evaluate.stopped")))
-        else:
-            yield self._finished(state, scoring.scores, scoring.progress)
-        if scoring is not None and scoring.error is not None:
-            raise scoring.error
+        if scoring is None:
+            return self._panel(busy=False, status="")
+        if scoring.error is not None:
+            state.error = scoring.error
+            return [*self._panel(busy=False, status="")[:-1], gr.skip()]  # the timer goes on
+        if scoring.scores is None:
+            return self._panel(busy=False, status=note_html(self.texts("evaluate.stopped")))
+        return self._finished(state, scoring.scores, scoring.progress)
 
     def _panel(self, *, busy: bool | None, status: str, results: Sequence[Any] = ()) -> list[Any]:
         """One update for each output; without ``results`` they stay as they are. ``busy``: None

@@ -115,8 +115,9 @@ def changed_clips(
     """The clips with that of ``key`` as ``entry`` says, or without it (None)."""
     if all(clip.key != key for clip in clips):
         raise RequestError("this clip is gone; upload it again")
-    kept = [clip for clip in clips if clip.key != key or entry is not None]
-    return tuple(clip.chosen(entry) if clip.key == key else clip for clip in kept)
+    if entry is None:
+        return tuple(clip for clip in clips if clip.key != key)
+    return tuple(clip.chosen(entry) if clip.key == key else clip for clip in clips)
 
 
 def editor_html(clips: Sequence[DraftClip], *, least: int, texts: Texts) -> str:
@@ -283,7 +284,7 @@ class TrainingForm:
             self.still = gr.Checkbox(label=texts("motions.still"), elem_id="training-still")
 
     @staticmethod
-    def _own_steps(training: dict[str, Any]) -> int:
+    def _own_steps(training: Mapping[str, Any]) -> int:
         return min(MOST_STEPS // 2, int(training.get("steps", 2000)))
 
     def wire(self, state: gr.State) -> None:
@@ -320,14 +321,15 @@ class TrainingForm:
 
     def add_clips(self, state: TrainingState, files: list[str] | None) -> list[Any]:
         """Uploaded clips join those there are; one that cannot be read takes none with it."""
+        files = files or []
         room = self.limits.reference_clips - len(state.clips)
-        if len(files or ()) > room:
+        if len(files) > room:
             raise RequestError(
                 f"{len(files)} clips came and {room} more fit; at most "
                 f"{self.limits.reference_clips} are allowed"
             )
         geometry = self.host.geometry()
-        read = tuple(DraftClip.read(Path(file), geometry, self.limits) for file in files or ())
+        read = tuple(DraftClip.read(Path(file), geometry, self.limits) for file in files)
         with state.lock:
             state.clips += read
         return [*self._show_clips(state), None]

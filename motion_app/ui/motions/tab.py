@@ -125,20 +125,26 @@ class MotionsTab:
             queue=False,
         )
 
-        self._listen_for_news(self.timer.tick, self.ask, visit)
+        self._listen_for_news(self.timer.tick, self.ask, visit, queue=False)
 
     def _follow_after(self, event: Any, visit: gr.State, *, only_success: bool = False) -> None:
         self._listen_for_news(event.success if only_success else event.then, self.follow, visit)
 
     def _listen_for_news(
-        self, event: Callable[..., Any], handler: Callable[..., Any], visit: gr.State
+        self,
+        event: Callable[..., Any],
+        handler: Callable[..., Any],
+        visit: gr.State,
+        *,
+        queue: bool = True,
     ) -> None:
         outputs = [
             *(self.status, self.cancel, self.curve, self.validation, self.view),
             *(self.rows, self.learned, self.timer),
         ]
         inputs = [visit, self.state]
-        listen(event, handler, inputs=inputs, outputs=outputs, concurrency_limit=None)
+        options = {"concurrency_limit": None, "queue": queue}
+        listen(event, handler, inputs=inputs, outputs=outputs, **options)
 
     def arrive(
         self, visit: PageVisit, state: TrainingState, request: gr.Request

@@ -29,13 +29,13 @@ from motion_app.ui.transfer.object_draft import (
     stroke_of,
 )
 from motion_app.ui.transfer.picture import Example
-from motion_app.ui.transfer.session import MOST_JUDGED, Action, Session
+from motion_app.ui.transfer.session import Action, Session
+from motion_app.ui.transfer.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from motion_app.models.words import FoundObject
 
 Values = Mapping[str, Any]
-LOADING_SECONDS = 120.0  # a picture is judged if the model has come by then
 FORESEEN_SECONDS = 0.2  # a click that takes longer is slow
 
 
@@ -55,6 +55,7 @@ class SceneActions:
     def __init__(self, host: ModelHost, examples: Sequence[Example]) -> None:
         self.host = host
         self.limits = host.settings.limits
+        self.verdicts = Verdicts(host.knows_when_ready)
         self.examples = {example.name: example for example in examples}
         self._on_masks: dict[str, Callable[[Session, SceneDraft, Values], SceneDraft]] = {
             "point": self._point,
@@ -149,20 +150,9 @@ class SceneActions:
                 self._segmenter(session).set_image(session.draft.fitted.image)
 
     def judge(self, session: Session) -> bool:
-        """Find out whether the model knows the picture's like, once the model is there; True where
-        the page has something new to say of it."""
-        draft = session.draft
-        if draft is None or self.host.wait_for_engine(LOADING_SECONDS) is None:
-            return False
-        image = draft.fitted.image
-        if any(picture is image for picture, _ in session.judged):
-            return False
-        known = self.host.knows(image)
-        if known is None:
-            return False
-        with session.lock:
-            session.judged = (*session.judged, (image, known))[-MOST_JUDGED:]
-        return session.unfamiliar
+        """Find out whether the model knows the picture's like; True where the page has something
+        to say of it. Where that takes longer, what is done next on the picture tells."""
+        return self.verdicts.ask(session) and session.unfamiliar
 
     # words
 

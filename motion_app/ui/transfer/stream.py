@@ -2,8 +2,10 @@
 ``video`` turns a panel into the components' updates.
 
 A page asks for the next panel every half second, in a call that ends at once: a browser opens six
-connections to a server at most, for all its tabs together, so that no tab may keep one. Only where
-a job is done inside the call that follows it (``ui.zero_gpu``) a call stays open and streams.
+connections to a server at most, for all its tabs together, so that no tab may keep one. Nor does
+such a call go through gradio's line, whose answers come over a second connection: six tabs that
+hold theirs would wait for the first one for ever. Only where a job is done inside the call that
+follows it (``ui.zero_gpu``) a call stays open and streams.
 
 Which of its jobs one browser tab is looking at.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 import html
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -42,6 +44,7 @@ ASKS_PER_SECOND = 50  # of all pages together: where more follow, each asks less
 FOLLOWS_SECONDS = 15.0  # since a page asked last
 TICK_SECONDS = 1.0  # how often a waiting page is told that time passes
 PREVIEW_SECONDS = 0.7  # between two previews: each is decoded and sent
+DRAWN_JOBS = 4  # whose last preview is kept
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class JobStream:
     def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
         self.host, self.texts, self._previews = host, texts, previews
         self._paces: dict[int, tuple[float, float]] = {}  # of each follower, and when it asked
+        self._drawn = LastDrawn()
         self.empty = f'<div class="video-empty">{texts("video.empty")}</div>'
 
     def own(self, owner: str, job: str) -> JobRow:
@@ -198,7 +202,7 @@ class JobStream:
         if not row.active:
             ended = self._ended(owner, followed, row)
             return replace(ended, failure=row.message if row.state == "failed" else None)
-        panel = self._running(progress, draw=following.preview_due(progress.news))
+        panel = self._running(progress, following.due(progress.news))
         if following.line is None:
             panel = replace(panel, live=panel.live or self.empty, result="hidden")
         if following.line != (progress.ahead, row.state):
@@ -206,13 +210,13 @@ class JobStream:
             panel = replace(panel, gallery=self.gallery(owner, followed))
         return panel
 
-    def _running(self, progress: JobProgress, *, draw: bool) -> PanelChange:
+    def _running(self, progress: JobProgress, due: StepReport | None) -> PanelChange:
         return PanelChange(
             busy=True,
             stopping=progress.stopping,
             status=progress_html(progress, self.texts),
             announced=announcement(progress, self.texts),
-            live=self._live(progress.news, progress.row) if draw else None,
+            live=None if due is None else self._live(due, progress.row),
         )
 
     def _ended(self, owner: str, followed: FollowedJobs, row: JobRow) -> PanelChange:
@@ -245,7 +249,11 @@ class JobStream:
         )
 
     def _live(self, report: StepReport, row: JobRow) -> str:
-        """A step's picture of the video to be, with the masks the next step will use."""
+        """A step's picture of the video to be, with the masks the next step will use; drawn once
+        for all who follow the job."""
+        return self._drawn(row.id, report, lambda: self._draw(report, row))
+
+    def _draw(self, report: StepReport, row: JobRow) -> str:
         engine = self.host.engine()
         frames = preview_frames(
             engine.preview(report.latents), report.masks, slots_of(row)
@@ -257,6 +265,25 @@ class JobStream:
             f'<figure class="live"><img src="{picture}" alt="{html.escape(alt)}">'
             f"<figcaption>{self.texts('video.live')}</figcaption></figure>"
         )
+
+
+class LastDrawn:
+    """What was last drawn of each of the newest jobs: many who follow one see the same, and to draw
+    it takes a core longer than to send it."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, tuple[StepReport, str]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, job: str, report: StepReport, draw: Callable[[], str]) -> str:
+        """What ``draw`` makes of ``report``, made once however many ask at a time."""
+        with self._lock:
+            known = self._of.pop(job, None)
+            drawn = known[1] if known is not None and known[0] is report else draw()
+            self._of[job] = (report, drawn)
+            while len(self._of) > DRAWN_JOBS:
+                del self._of[next(iter(self._of))]
+            return drawn
 
 
 def pace_of(followers: int) -> float:
@@ -274,19 +301,22 @@ class FollowedJob:
         self._last = -PREVIEW_SECONDS
         self._drawn: object = None
 
-    def preview_due(self, news: object) -> bool:
-        """A preview is worth its time at a new step, and not too soon after the last one."""
+    def due(self, news: object) -> StepReport | None:
+        """The step to draw: a preview is worth its time at a new one, and not too soon after the
+        last."""
         now = time.monotonic()
-        new = isinstance(news, StepReport) and news is not self._drawn
-        if not new or now - self._last < PREVIEW_SECONDS:
-            return False
+        if not isinstance(news, StepReport) or news is self._drawn:
+            return None
+        if now - self._last < PREVIEW_SECONDS:
+            return None
         self._last, self._drawn = now, news
-        return True
+        return news
 
 
 class FollowedJobs(BrowserState):
     """``job``: the id of the one whose progress or video is in the panel, None before the first;
-    ``compared``: those being compared; ``jobs``: those that are asked about again and again.
+    ``compared``: those being compared; ``jobs``: those that are asked about again and again;
+    ``troubles``: what went wrong with them and was not told yet, in words.
 
     Several jobs can be followed, since a person may look at one while another runs; the one
     that began last leads and writes into the panel."""
@@ -295,6 +325,7 @@ class FollowedJobs(BrowserState):
         self.job: str | None = None
         self.compared = ComparedVideos()
         self.jobs: tuple[FollowedJob, ...] = ()
+        self.troubles: tuple[str, ...] = ()
         self._turn = 0
         self._lock = threading.Lock()
 

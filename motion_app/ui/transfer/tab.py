@@ -223,6 +223,16 @@ class TransferTab:
                 shown = gr.update(markup=self._canvas(session))
             yield shown
 
+    def judged_late(self, session: Session) -> tuple[Any, bool]:
+        """The update of ``canvas`` with what was found out of a picture behind the calls that
+        asked, and whether there is more to come."""
+        waiting = self.actions.verdicts.awaited(session)
+        if not session.unfamiliar:
+            return gr.skip(), waiting
+        with session.lock:
+            session.drawn += 1
+            return gr.update(markup=self._canvas(session)), waiting
+
     def _prepare_after(self, event: Callable[..., Any]) -> None:
         options = {"trigger_mode": "multiple", "concurrency_limit": None}
         listen(event, self.prepare, inputs=[self.session], outputs=[self.canvas], **options)

@@ -128,7 +128,14 @@ class VideoPanel:
             concurrency_limit=None,
         )
         self._stream_on(submitted.success, self.follow_submitted)
-        self._stream_on(self.timer.tick, self.ask, trigger_mode="once")
+        listen(
+            self.timer.tick,
+            self.ask,
+            inputs=self.states,
+            outputs=self.outputs,
+            trigger_mode="once",
+            queue=False,
+        )
         listen(
             self.cancel_button.click,
             self.cancel,
@@ -163,15 +170,9 @@ class VideoPanel:
             trigger_mode="multiple",
         )
 
-    def _stream_on(
-        self,
-        event: Callable[..., Any],
-        handler: Callable[..., Any],
-        *,
-        trigger_mode: str = "multiple",
-    ) -> None:
+    def _stream_on(self, event: Callable[..., Any], handler: Callable[..., Any]) -> None:
         """Bind a stream of panels. Several may be open in one browser."""
-        options = {"trigger_mode": trigger_mode, "concurrency_limit": None}
+        options = {"trigger_mode": "multiple", "concurrency_limit": None}
         listen(event, handler, inputs=self.states, outputs=self.outputs, **options)
 
     def attach_on(self, event: Callable[..., Any]) -> None:
@@ -220,9 +221,20 @@ class VideoPanel:
         else:
             yield from self._told([self.stream.begin(owner, followed, job)])
 
-    def ask(self, session: Session, followed: FollowedJobs) -> Iterator[list[Any]]:
-        """What is new of the jobs that are followed."""
-        yield from self._told([self.stream.ask(session.owner, followed)])
+    def ask(self, session: Session, followed: FollowedJobs) -> list[Any]:
+        """What is new of the jobs that are followed. What went wrong is told the next time: an
+        answer is what to show, or an error."""
+        if followed.troubles:
+            first, *rest = followed.troubles
+            followed.troubles = tuple(rest)
+            raise RequestError(first)
+        troubles: list[str] = []
+        panel = self.stream.ask(session.owner, followed)
+        updates = self._updates(panel, troubles.append)
+        if panel.failure is not None:
+            troubles.append(panel.failure)
+        followed.troubles = tuple(troubles)
+        return [*updates[:-1], gr.skip()] if troubles else updates  # the timer goes on
 
     def attach(self, session: Session, followed: FollowedJobs) -> Iterator[list[Any]]:
         """See ``attach_on``."""
@@ -357,8 +369,9 @@ class VideoPanel:
             if panel.failure is not None:
                 raise RequestError(panel.failure)
 
-    def _updates(self, panel: PanelChange) -> list[Any]:
-        """One update for each of ``outputs``."""
+    def _updates(self, panel: PanelChange, warn: Callable[[str], Any] | None = None) -> list[Any]:
+        """One update for each of ``outputs``. ``warn`` is told why a video cannot be shown; None
+        for a toast."""
         busy, stopping = panel.busy, panel.stopping
         cancel = self.texts("video.stopping_short" if stopping else "video.cancel")
         ended = busy is False and panel.result is not None
@@ -367,7 +380,7 @@ class VideoPanel:
             if busy is None
             else gr.update(visible=busy, value=cancel, interactive=not stopping),
             *(_or_skip(part) for part in (panel.status, panel.announced, panel.live)),
-            *self._result_updates(panel),
+            *self._result_updates(panel, warn or _toast),
             _or_skip(panel.gallery),
             host_banner(self.host, self.texts) if ended else gr.skip(),
             self._timer_update(panel),
@@ -381,7 +394,7 @@ class VideoPanel:
             return gr.skip()
         return gr.Timer(panel.pace or ASK_SECONDS, active=True)
 
-    def _result_updates(self, panel: PanelChange) -> list[Any]:
+    def _result_updates(self, panel: PanelChange, warn: Callable[[str], Any]) -> list[Any]:
         if panel.result is None:
             return self.result.kept()
         if panel.result == "hidden":
@@ -389,7 +402,7 @@ class VideoPanel:
         try:
             return self.result.updates(panel.result, arrives=panel.arrives)
         except MotionAppError as error:
-            gr.Warning(html.escape(str(error)))
+            warn(str(error))
             return self.result.hidden()
 
 
@@ -398,6 +411,10 @@ def mistake_html(words: str) -> str:
     makes each a new one, also in the same words."""
     mark = secrets.token_hex(4)
     return f'<div class="mistake" data-mark="{mark}">{note_html(words, kind="warning")}</div>'
+
+
+def _toast(words: str) -> None:
+    gr.Warning(html.escape(words))
 
 
 def _or_skip(part: str | None) -> Any:
