@@ -26,7 +26,8 @@ class Method:
     """``tokens``: it needs motion tokens of every motion, and a motion file of this method holds
     them; ``pack`` the same of SynMotion's embeddings and adapter; ``clip``: it needs every motion's
     reference clip and what moves in it, and learns nothing. ``without``: the names of what it can
-    do without. ``title``: its name as people read it; ``told``: what it is told of a motion."""
+    do without. ``title``: its name as people read it; ``told``: what it is told of a motion;
+    ``work``: what a video of two objects takes, the stock model's being 1, by rule of thumb."""
 
     title: str
     tokens: bool = False
@@ -34,6 +35,7 @@ class Method:
     without: frozenset[str] = frozenset()
     clip: bool = False
     told: str = "tokens of one clip"
+    work: float = 1.0
 
     @property
     def family(self) -> str:
@@ -65,6 +67,10 @@ METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
             "averaged adapters (comparison)", pack=True, without=frozenset(PACK_ABLATIONS)
         ),
         "time-to-move": Method("Time-to-Move", clip=True, told="path and size"),
+        "anyv2v": Method("AnyV2V", clip=True, told="clip", work=5.0),
+        "anyv2v-placed": Method("AnyV2V, placed", clip=True, told="clip and mask", work=5.0),
+        "motionclone": Method("MotionClone", clip=True, told="clip", work=2.0),
+        "attention-flow": Method("Attention flow", clip=True, told="clip and mask", work=6.0),
     }
 )
 METHODS = tuple(METHOD_TABLE)

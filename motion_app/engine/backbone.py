@@ -300,6 +300,22 @@ class Backbone:
         finally:
             self.pipe.begin = None
 
+    @contextmanager
+    def shortened(self, blocks: int) -> Iterator[None]:
+        """The transformer ends behind so many blocks while inside, for who reads the last of them;
+        on a GPU what lies between two is computed again for a gradient."""
+        network, recomputed = self.transformer, self.profile.device.type == "cuda"
+        whole = network.transformer_blocks
+        network.transformer_blocks = nn.ModuleList(whole[:blocks])
+        if recomputed:
+            network.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            network.transformer_blocks = whole
+            if recomputed:
+                network.disable_gradient_checkpointing()
+
     def timesteps(self, steps: int) -> list[int]:
         """The noise levels of a denoising of so many steps, noisiest first."""
         scheduler = copy.deepcopy(self.pipe.scheduler)

@@ -228,6 +228,7 @@ class Work:
             objects=self.size.objects,
             step_seconds=self.step_seconds,
             tail_seconds=time.monotonic() - self._last_step_at,
+            method=self.size.method,
         )
         kind = self.parts[self._part].kind
         self._measured.append((kind, measured))

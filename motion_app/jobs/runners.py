@@ -180,7 +180,8 @@ class GenerationRunner:
 
     def parts(self, inputs: Mapping[str, Any]) -> tuple[JobPart, ...]:
         request = inputs["request"]
-        size = JobSize(request["steps"] or self.defaults().steps, len(request["objects"]))
+        steps = request["steps"] or self.defaults().steps
+        size = JobSize(steps, len(request["objects"]), request["method"])
         lessons = inputs.get("learn") or ()
         learning = (part for lesson in lessons for part in self.training.parts(lesson))
         return (*learning, JobPart(GENERATE, size))

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class JobSize:
-    """What a job's time depends on: how many ``steps`` of how many ``objects``."""
+    """What a job's time depends on: how many ``steps`` of how many ``objects``, by which
+    ``method``, "" where there is no choice."""
 
     steps: int
     objects: int
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Measurement:
     objects: int
     step_seconds: float
     tail_seconds: float = 0.0
+    method: str = ""
 
     @property
     def rest_seconds(self) -> float:
@@ -55,7 +58,7 @@ class Timings:
 
     def remember(self, kind: str, measured: Measurement) -> None:
         with self._lock:
-            key = (kind, JobSize(measured.steps, measured.objects))
+            key = (kind, JobSize(measured.steps, measured.objects, measured.method))
             self._measured.pop(key, None)  # so that the newest is the last
             self._measured[key] = measured
 
@@ -64,13 +67,14 @@ class Timings:
         return self._newest(lambda key: key[0] == kind)
 
     def nearest(self, kind: str, size: JobSize) -> Measurement | None:
-        """Of a job of that kind and size, else of that kind with as many objects, else None: more
-        objects make a step longer, so others would mislead."""
+        """Of a job of that kind and size, else of that kind with as many objects by that method,
+        else None: more objects or another method make a step longer, so others would mislead."""
         with self._lock:
             exact = self._measured.get((kind, size))
         if exact is not None:
             return exact
-        return self._newest(lambda key: key[0] == kind and key[1].objects == size.objects)
+        alike = (size.objects, size.method)
+        return self._newest(lambda key: key[0] == kind and (key[1].objects, key[1].method) == alike)
 
     def _newest(self, fits: Callable[[tuple[str, JobSize]], bool]) -> Measurement | None:
         with self._lock:

@@ -38,6 +38,7 @@ from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.runners import GENERATE
 from motion_app.jobs.timings import JobSize, Measurement, Timings
 from motion_app.media import sandbox
+from motion_app.methods import METHOD_TABLE
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 from motion_app.settings import TOO_LONG_FOR_ZERO_GPU, Settings
 
@@ -139,13 +140,16 @@ class ZeroGpuEngine:
         size, work = self._size(request), self.workload
         measured = self._timings.nearest(GENERATE, size)
         if measured is None:
-            making = work.rest_seconds + size.steps * work.step_seconds
+            each = work.step_seconds * METHOD_TABLE[size.method].work
+            making = work.rest_seconds + size.steps * each
         else:
             making = measured.seconds_for(size.steps)
         return max(LEAST_SECONDS, math.ceil(ROOM * (work.loading_seconds + making)))
 
     def _size(self, request: GenerationRequest) -> JobSize:
-        return JobSize(request.options.steps or self.defaults.steps, len(request.objects))
+        chosen = request.options
+        steps = chosen.steps or self.defaults.steps
+        return JobSize(steps, len(request.objects), chosen.method)
 
     def generate(self, request: GenerationRequest, on_step: OnStep | None = None) -> GeneratedVideo:
         """As ``MotionEngine.generate``, on a GPU that is lent for it. RequestError says in words
@@ -176,7 +180,7 @@ class ZeroGpuEngine:
 
     def _remember(self, size: JobSize, seconds: float, times: Sequence[float]) -> None:
         step_seconds = sum(times) / len(times)
-        measured = Measurement(seconds, size.steps, size.objects, step_seconds)
+        measured = Measurement(seconds, size.steps, size.objects, step_seconds, method=size.method)
         self._timings.remember(GENERATE, measured)
 
     def preview(self, latents: np.ndarray) -> np.ndarray:

@@ -323,13 +323,18 @@ def test_time_left_is_measured_and_counts_those_before(queue: JobQueue, steps: S
         assert seconds == pytest.approx(place * 1.5, abs=0.3)
 
 
-def test_a_measurement_speaks_for_jobs_of_its_kind_and_objects_alone() -> None:
+def test_a_measurement_speaks_for_jobs_of_its_kind_objects_and_method_alone() -> None:
     timings = Timings()
     two = Measurement(seconds=10.0, steps=4, objects=2, step_seconds=2.0)
     timings.remember("generate", two)
     assert timings.last("generate") is two and timings.last("train") is None
     assert timings.nearest("generate", JobSize(steps=12, objects=2)) is two
     assert timings.nearest("generate", JobSize(steps=4, objects=3)) is None
+    assert timings.nearest("generate", JobSize(steps=4, objects=2, method="anyv2v")) is None
+    led = Measurement(40.0, steps=4, objects=2, step_seconds=9.0, method="anyv2v")
+    timings.remember("generate", led)
+    assert timings.nearest("generate", JobSize(steps=12, objects=2, method="anyv2v")) is led
+    assert timings.nearest("generate", JobSize(steps=12, objects=2)) is two
     assert two.seconds_for(12) == pytest.approx(26.0)
 
 

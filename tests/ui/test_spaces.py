@@ -129,6 +129,8 @@ def test_more_steps_ask_for_more_seconds_and_a_larger_model_for_more(engine, mot
     larger = lent(engine, step=7e14, decoding=2e14, weights=22 * 10**9)
     assert larger.seconds_for(scene(motions, steps=50)) > 3 * asked[1]
     assert here.seconds_for(scene(motions)) == here.seconds_for(scene(motions, steps=3))
+    led = here.seconds_for(scene(motions, steps=50, method="attention-flow"))
+    assert led > 3 * asked[1], "what takes more work asks for more"
 
 
 def test_what_was_timed_replaces_what_was_guessed(engine, motions) -> None:  # noqa: F811
@@ -137,6 +139,8 @@ def test_what_was_timed_replaces_what_was_guessed(engine, motions) -> None:  # n
     here.generate(scene(motions, steps=3))
     assert here.seconds_for(scene(motions, steps=300)) < guessed / 4
     assert here.seconds_for(scene(motions, steps=300)) > here.seconds_for(scene(motions, steps=3))
+    led = scene(motions, steps=300, method="attention-flow")
+    assert here.seconds_for(led) > guessed, "it was another method that was timed"
 
 
 def test_the_pocket_is_guessed_to_be_far_smaller_than_5b() -> None:

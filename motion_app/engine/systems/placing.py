@@ -6,12 +6,14 @@ The object goes the mover's way from its own place, in its own size, and grows a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from motion_app.engine.systems.scene import ToldObject
+from motion_app.geometry import mask_to_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,3 +78,47 @@ def _centre(mask: np.ndarray) -> np.ndarray:
 def _similarity(scale: float, source: np.ndarray, target: np.ndarray) -> np.ndarray:
     shift = target - scale * source
     return np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]])
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Cells of a video's grid that an object takes over from its motion's clip: ``targets`` (n,)
+    int64 in the video, ``sources`` (n,) int64 in the clip, both as positions in F·h·w."""
+
+    targets: np.ndarray
+    sources: np.ndarray
+
+
+def everywhere(cells: int) -> Region:
+    """Each of so many cells from its own place."""
+    return Region(np.arange(cells), np.arange(cells))
+
+
+def regions(
+    things: Sequence[ToldObject], times: Sequence[int], size: tuple[int, int]
+) -> list[Region]:
+    """Where each of ``things`` would be if it moved as its motion's mover does, on a grid of
+    ``size`` (h, w) over the frames at ``times`` (F,): the mover's masks, carried over to the
+    object. Where two meet, the one listed last is in front."""
+    owners = np.full((len(times), *size), -1)
+    sources = np.zeros((len(times), *size), np.int64)
+    for number, thing in enumerate(things):
+        matrix = Course.of(thing).from_reference()
+        back = _cells_of(matrix, thing.mask.shape, size)  # (h, w)
+        for frame, t in enumerate(times):
+            inside = mask_to_grid(moved_mask(thing.masks[t], matrix), *size)
+            owners[frame][inside] = number
+            sources[frame][inside] = frame * back.size + back[inside]
+    flat, origin = owners.ravel(), sources.ravel()
+    found = [np.flatnonzero(flat == number) for number in range(len(things))]
+    return [Region(targets, origin[targets]) for targets in found]
+
+
+def _cells_of(matrix: np.ndarray, frame: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """For each cell of the grid the cell (h, w) that ``matrix`` takes to its centre, by number."""
+    side = np.array([frame[1] / size[1], frame[0] / size[0]])  # a cell's width and height, px
+    rows, columns = np.indices(size)
+    centres = (np.stack([columns, rows], axis=-1) + 0.5) * side - 0.5  # (h, w, 2) x and y
+    origin = ((centres - matrix[:, 2]) / np.diag(matrix[:, :2]) + 0.5) / side  # (h, w, 2)
+    column, row = (np.clip(origin.astype(int), 0, np.array(size[::-1]) - 1)).transpose(2, 0, 1)
+    return row * size[1] + column

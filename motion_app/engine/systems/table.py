@@ -8,6 +8,13 @@ from types import MappingProxyType
 from typing import Any
 
 from motion_app.engine.layers import System
+from motion_app.engine.systems.anyv2v import AnyV2V, InjectionSettings
+from motion_app.engine.systems.attention_flow import (
+    AttentionFlow,
+    CloneSettings,
+    FlowSettings,
+    MotionClone,
+)
 from motion_app.engine.systems.paste import PasteSettings, TimeToMove
 from motion_app.engine.systems.scene import SystemScene
 from motion_app.errors import CheckpointError
@@ -36,6 +43,10 @@ class SystemKind:
 SYSTEMS: Mapping[str, SystemKind] = MappingProxyType(
     {
         "time-to-move": SystemKind(TimeToMove, PasteSettings()),
+        "anyv2v": SystemKind(AnyV2V, InjectionSettings()),
+        "anyv2v-placed": SystemKind(AnyV2V, InjectionSettings(placed=True)),
+        "motionclone": SystemKind(MotionClone, CloneSettings()),
+        "attention-flow": SystemKind(AttentionFlow, FlowSettings()),
     }
 )
 
