@@ -6,32 +6,37 @@ standard error.
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import logging
 import sys
 from collections.abc import Sequence
 
-from motion_app.cli import batch, evaluate, motions, pocket, speed, study, videos
-from motion_app.cli.parser import Parser
+from motion_app.cli.parser import Parser, Result
 from motion_app.errors import MotionAppError
-from motion_app.settings import load_settings
 
 # Whose warnings are for the person: what had to be done to a picture or a clip that came.
 TOLD = ("motion_app.media.files", "motion_app.training.trainer")
+# The files of commands, in the order of the list of help.
+FILES = ("videos", "motions", "pocket", "evaluate", "batch", "study", "speed")
+# First words whose file alone is read: of their commands some go where little is installed.
+ALONE = ("pocket", "speed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C, or the one
     that its result names."""
-    parser = build_parser()
+    said = sys.argv[1:] if argv is None else argv
+    parser = build_parser(said)
     try:
-        options, rest = parser.parse_known_args(argv)
-        if options.run is pocket.train_pocket:
+        options, rest = parser.parse_known_args(said)
+        if "takes_rest" in options:
             options.rest = rest
         elif rest:
             parser.error(f"unknown arguments {' '.join(rest)}")
         set_logging(verbose=options.verbose)
-        result = options.run(options, load_settings())
+        result = options.run(options) if "bare" in options else _with_settings(options)
     except MotionAppError as error:
         print(" ".join(f"error: {error}".split()), file=sys.stderr)
         return 2
@@ -49,11 +54,19 @@ def set_logging(*, verbose: bool) -> None:
         logging.getLogger(told).setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def build_parser() -> Parser:
-    """Every command, as its own file declares it."""
+def _with_settings(options: argparse.Namespace) -> Result:
+    from motion_app.settings import load_settings
+
+    return options.run(options, load_settings())
+
+
+def build_parser(said: Sequence[str] = ()) -> Parser:
+    """Every command, as its own file declares it; where the first word ``said`` is one of
+    ``ALONE``, those of its file only."""
     parser = Parser(prog="motion_app", description="Multi-object motion transfer.")
     parser.add_argument("--verbose", action="store_true", help="log what happens")
     actions = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for file in (videos, motions, pocket, evaluate, batch, study, speed):
-        file.add_commands(actions)
+    first = next((word for word in said if not word.startswith("-")), "")
+    for name in (first,) if first in ALONE else FILES:
+        importlib.import_module(f"motion_app.cli.{name}").add_commands(actions)
     return parser

@@ -6,17 +6,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from motion_app.errors import RequestError
-from motion_app.jobs.models import Models
-from motion_app.scene import Box, Click
-from motion_app.settings import Settings
+
+if TYPE_CHECKING:
+    from motion_app.jobs.models import Models
+    from motion_app.scene import Box, Click
+    from motion_app.settings import Settings
 
 Result = dict[str, Any]
-Run = Callable[[argparse.Namespace, Settings], Result]
+Run = Callable[..., Result]  # of the parsed options and, unless the command is bare, the settings
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +36,12 @@ def add_command(
     parser = actions.add_parser(name, help=about, description=about, **options)
     parser.set_defaults(run=run)
     return parser
+
+
+def make_bare(parser: argparse.ArgumentParser) -> None:
+    """The command's ``run`` takes the options alone: it goes where nothing is installed that reads
+    settings."""
+    parser.set_defaults(bare=True)
 
 
 def add_group(actions: Any, name: str, about: str) -> Any:
@@ -61,6 +69,8 @@ def numbers(text: str, count: int) -> list[float]:
 
 def click(text: str) -> Click:
     """``x,y,1`` or ``x,y,0``, in pixels."""
+    from motion_app.scene import Click
+
     x, y, label = numbers(text, 3)
     if label not in (0, 1):
         raise argparse.ArgumentTypeError(f'"{text}" must end in 1 (object) or 0 (not the object)')
@@ -69,6 +79,8 @@ def click(text: str) -> Click:
 
 def box(text: str) -> Box:
     """``x0,y0,x1,y1`` in pixels."""
+    from motion_app.scene import Box
+
     return Box(*numbers(text, 4))
 
 
@@ -82,6 +94,9 @@ def models_for(
     """The models of a command, on ``device``, else ``--device``, else the settings' own. A setting
     that cannot hold is told now; loading says nothing on standard error."""
     silence_loaders()  # some of them talk while they are imported
+
+    from motion_app.jobs.models import Models
+
     models = Models(settings, device=device or options.device)
     models.check()
     return models

@@ -8,34 +8,32 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from motion_app.cli.parser import (
     Result,
     add_command,
     add_group,
     add_model,
+    make_bare,
     models_for,
 )
 from motion_app.errors import RequestError
-from motion_app.library.library import Library
-from motion_app.media.files import write_video
-from motion_app.media.results import make_folder, save_mask
-from motion_app.scene import NEUTRAL_PHRASE
-from motion_app.settings import ROOT, Settings
-from motion_app.study.demo_content import SHIPPED
 
 if TYPE_CHECKING:
-    pass
+    from motion_app.settings import Settings
 
-RESULTS = ROOT / "assets" / "results"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SCENES = 3  # of the demo study
 
 
 def render_pocket(options: argparse.Namespace, settings: Settings) -> Result:
     """A clip of the pocket world: frames, first frame and masks as PNG, the clip as MP4, and the
     objects' truth. Each sentence is neutral and holds its ``phrase``; ``words`` name the motion."""
+    import numpy as np
+    from PIL import Image
+
+    from motion_app.media.files import write_video
+    from motion_app.media.results import make_folder, save_mask
+    from motion_app.scene import NEUTRAL_PHRASE
     from motion_app.world.world import draw_scene, render
 
     motions = options.motions.split(",") if options.motions else None
@@ -98,6 +96,7 @@ def renew_results(options: argparse.Namespace, settings: Settings) -> Result:
     """The results that come with the app by the checkpoint as it is now."""
     models = models_for(options, settings)
 
+    from motion_app.library.library import Library
     from motion_app.pocket.shipped import renew_results as renew
 
     engine = models.engine(options.model)
@@ -109,6 +108,7 @@ def make_demo_study(options: argparse.Namespace, settings: Settings) -> Result:
     """The study that is tried in the page, drawn and made by the checkpoint as it is now."""
     models = models_for(options, settings)
 
+    from motion_app.library.library import Library
     from motion_app.pocket.demo_study import make_demo_study as make
 
     engine = models.engine(options.model)
@@ -123,7 +123,7 @@ def make_demo_study(options: argparse.Namespace, settings: Settings) -> Result:
     }
 
 
-def train_pocket(options: argparse.Namespace, settings: Settings) -> Result:
+def train_pocket(options: argparse.Namespace) -> Result:
     """Hand over to the pocket's own trainer, which has its own options and reports by log."""
     from motion_app.pocket.train import add_arguments, train
 
@@ -131,7 +131,8 @@ def train_pocket(options: argparse.Namespace, settings: Settings) -> Result:
     parser.add_argument("-h", "--help", action="help")
     add_arguments(parser)
     chosen = parser.parse_args(options.rest)
-    del chosen.parser, chosen.run  # what is left can be handed to other processes
+    for own in ("parser", "run", "bare", "takes_rest"):  # what is left can go to other processes
+        delattr(chosen, own)
     logging.getLogger("motion_app").setLevel(logging.INFO)
     started = time.perf_counter()
     train(chosen)
@@ -157,12 +158,12 @@ def add_commands(actions: Any) -> None:
     renew = add_command(
         pocket, "results", renew_results, "make the results that come with the app anew"
     )
-    renew.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
+    renew.add_argument("--out", type=Path, default=ASSETS / "results", metavar="DIR")
     add_model(renew)
     study = add_command(
         pocket, "study", make_demo_study, "make the demo study that comes with the app anew"
     )
-    study.add_argument("--out", type=Path, default=SHIPPED, metavar="DIR")
+    study.add_argument("--out", type=Path, default=ASSETS / "demo_study", metavar="DIR")
     study.add_argument("--scenes", type=int, default=SCENES)
     study.add_argument("--steps", type=int, help="of every video; without it the model's own")
     add_model(study)
@@ -170,4 +171,5 @@ def add_commands(actions: Any) -> None:
     train = add_command(
         pocket, "train", train_pocket, "train the pocket checkpoint", add_help=False
     )
-    train.set_defaults(parser=train)
+    train.set_defaults(parser=train, takes_rest=True)
+    make_bare(train)

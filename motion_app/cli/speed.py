@@ -1,4 +1,4 @@
-"""``bench`` and ``memory``: how fast and how large, measured or estimated on this machine."""
+"""``speed``, ``bench`` and ``memory``: how fast and how large, measured or estimated here."""
 
 from __future__ import annotations
 
@@ -10,18 +10,30 @@ from typing import TYPE_CHECKING, Any
 from motion_app.cli.parser import (
     Result,
     add_command,
+    add_group,
     add_model,
+    make_bare,
     models_for,
     silence_loaders,
 )
-from motion_app.jobs.models import Models
-from motion_app.models.checkpoint import Checkpoint
-from motion_app.settings import ROOT, Settings
+from motion_app.speed.gpu import PARTS
 
 if TYPE_CHECKING:
-    pass
+    from motion_app.settings import Settings
 
-RESULTS = ROOT / "assets" / "results"
+
+def gpu(options: argparse.Namespace) -> Result:
+    """Everything about speed that needs a GPU, in one go of so many minutes."""
+    from motion_app.speed.gpu import GpuOptions, measure_gpu
+
+    report = measure_gpu(
+        options.out,
+        minutes=options.minutes,
+        options=GpuOptions(options.shape, options.device, options.dtype, tuple(options.parts)),
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(report.tables())
+    return report.to_json()
 
 
 def bench(options: argparse.Namespace, settings: Settings) -> Result:
@@ -55,6 +67,8 @@ def memory(options: argparse.Namespace, settings: Settings) -> Result:
 
     from motion_app.engine.footprint import GIGABYTE, footprint
     from motion_app.engine.memory import PLACEMENTS, DeviceProfile, look_ahead
+    from motion_app.jobs.models import Models
+    from motion_app.models.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.find(options.model or settings.model, on_bytes=_show_bytes)
     needs = footprint(checkpoint, item=2)
@@ -99,7 +113,16 @@ def _show_bytes(done: int, total: int) -> None:
 
 
 def add_commands(actions: Any) -> None:
-    """``bench`` and ``memory`` with their options."""
+    """``speed``, ``bench`` and ``memory`` with their options."""
+    speed = add_group(actions, "speed", "how fast a GPU is, in one go")
+    parser = add_command(speed, "gpu", gpu, "all figures of a GPU, with random weights")
+    parser.add_argument("--minutes", type=float, default=8.0, help="at most; what is left is named")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the report")
+    parser.add_argument("--shape", default="5b", help="5b, or tiny for a dry run")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as it computes")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    make_bare(parser)
     parser = add_command(actions, "bench", bench, "measure speed on this machine")
     parser.add_argument(
         "what", nargs="?", choices=("attention", "generate", "train", "startup", "caches")

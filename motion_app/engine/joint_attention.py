@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb
-from einops import rearrange
 from torch import Tensor, nn
 
 from motion_app.engine.attention import Attend, attend
@@ -99,8 +98,8 @@ class JointProcessor:
             for part in (query, key):
                 part[:, :, text:] = rotated(part[:, :, text:], image_rotary_emb)
         output = self.attending(self.number, (query, key, value), text)  # (B, heads, L + V, d)
-        output = rearrange(output, "b heads s d -> b s (heads d)")
-        output = attn.to_out[1](attn.to_out[0](output))  # (B, L + V, D)
+        output = output.transpose(1, 2).flatten(2)  # (B, L + V, D)
+        output = attn.to_out[1](attn.to_out[0](output))
         self.observe(output[:, text:])
         return output[:, text:], output[:, :text]
 

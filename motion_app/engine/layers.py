@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from motion_app.engine.attention import Attend, AttentionPlan
@@ -96,4 +95,4 @@ def attend_with_motion(
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
     """(B, S, heads * d) → (B, heads, S, d)."""
-    return rearrange(tokens, "b s (heads d) -> b heads s d", heads=heads)
+    return tokens.unflatten(2, (heads, -1)).transpose(1, 2)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import psutil
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -335,6 +334,8 @@ def look_ahead(
         free=free,
         keep_text_encoder=keep_text_encoder,
     )
+    import psutil  # here alone: whoever places what it has made needs none
+
     placed, on_cpu = profile.placement, profile.device.type == "cpu"
     needs = footprint(checkpoint, item=profile.dtype.itemsize)
     if on_cpu:  # which decodes a clip twice over, see ``Backbone.decode``

@@ -1,42 +1,43 @@
 """MotionEngine: a video model steered from outside, and what a generation leaves behind.
 
-``GenerationRun`` watches the denoising steps: masks, reports, cancelling. ``recipe_of`` is the
-recipe of a video: plain JSON that replays it.
+``recipe_of`` is the recipe of a video: plain JSON that replays it.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import numpy as np
 import torch
-from torch import Tensor
 
 from motion_app.acceleration import STOCK, Acceleration
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.memory import DeviceProfile, Outlook, look_ahead
-from motion_app.engine.preparation import PreparedScene, prepare_scene
+from motion_app.engine.preparation import prepare_scene
+from motion_app.engine.prepared import PreparedScene
 from motion_app.engine.previews import draw_preview
 from motion_app.engine.propagation import PropagationConfig
+from motion_app.engine.run import GenerationRun
 from motion_app.engine.runtime import Runtime, check_acceleration
 from motion_app.engine.systems.table import system_settings
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import check_sizes, checked_request, request_to_json
-from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
+from motion_app.scene import GeneratedVideo, GenerationRequest
 from motion_app.settings import Limits
+
+if TYPE_CHECKING:
+    from motion_app.engine.run import OnStep
 
 MOST_KEPT = 16  # features of clips, of up to some 300 MB each
 DEFAULT_CHECKPOINT = "checkpoints/pocket"
-OnStep = Callable[[StepReport], bool | None]
 
 
 class MotionEngine:
@@ -225,77 +226,6 @@ class Kept(OrderedDict[tuple, Any]):
         super().__setitem__(key, value)
         while len(self) > self.most:
             self.popitem(last=False)
-
-
-class GenerationRun:
-    """``step`` steps are done; ``track`` holds the masks of the next one; ``cancelled``: the person
-    asked to stop."""
-
-    def __init__(
-        self,
-        scene: PreparedScene,
-        propagation: PropagationConfig,
-        runtime: Runtime,
-        on_step: OnStep | None,
-        *,
-        steps: int,
-        guided: bool,
-    ) -> None:
-        self.propagation, self.runtime = propagation, runtime
-        self.steps, self.guided = steps, guided
-        self.steering, self.has_system = scene.steering, scene.system is not None
-        self.track = scene.track
-        self.on_step = on_step
-        self.step = 0
-        self.cancelled = False
-        self._started = time.perf_counter()
-
-    def step_ended(self, step: int, clean: Tensor | None) -> bool:
-        """What ``Backbone.denoise`` calls; False stops it."""
-        self.step = step
-        self._propagate()
-        moving = self.steering is not None and self.steering.tracks_masks
-        moving = moving or self.has_system  # whose own passes a cache would mix with these
-        self.runtime.cache.step_ended(
-            step,
-            self.steps,
-            masks_move=moving,
-            guided=self.guided,
-            timestep=self.runtime.backbone.current_timestep,
-        )
-        if self.on_step is not None:
-            self.cancelled = self._report(clean, self.on_step, settled=not moving) is False
-        return not self.cancelled
-
-    def _report(self, clean: Tensor | None, on_step: OnStep, *, settled: bool) -> bool | None:
-        if clean is None:
-            raise ValueError("a report needs the estimate of the clean latents; ask denoise for it")
-        now = time.perf_counter()
-        report = StepReport(
-            step=self.step,
-            steps=self.steps,
-            seconds=now - self._started,
-            latents=clean.cpu().numpy(),
-            masks=self.track.masks.cpu().numpy(),
-            masks_settled=settled,
-        )
-        self._started = now
-        return on_step(report)
-
-    def _propagate(self) -> None:
-        """RMPM on this step's features, or DMEM's masks; they hold from the next step on."""
-        steering = self.steering
-        if steering is None:
-            return
-        if steering.nouns is not None:
-            self.track = replace(self.track, masks=steering.layer_masks())
-        elif steering.recording and self.step < self.steps:
-            features = steering.features().to(self.track.masks.device)
-            self.track = self.track.after(features, self.propagation)
-            steering.recording = not self.track.settled
-            if steering.recording or not steering.masked:
-                steering.set_masks(self.track.masks)
-        steering.begin_step()
 
 
 def recipe_of(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +12,13 @@ import torch
 from torch import Tensor
 
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
-from motion_app.engine.attention import Attend, attend
 from motion_app.engine.backbone import Backbone
-from motion_app.engine.layers import AttentionLayer, KeyValues, System
+from motion_app.engine.layers import KeyValues
 from motion_app.engine.layout import SequenceLayout
 from motion_app.engine.motion_tokens import MotionTokens
+from motion_app.engine.prepared import PreparedScene
 from motion_app.engine.propagation import MaskTrack, PropagationConfig
-from motion_app.engine.steering import AdapterSteering, GenerationSteering, steered
+from motion_app.engine.steering import AdapterSteering, GenerationSteering
 from motion_app.engine.synmotion import MotionPack, check_words
 from motion_app.engine.systems.scene import SystemScene
 from motion_app.engine.systems.table import build_system
@@ -31,35 +30,6 @@ from motion_app.request.phrases import find_phrases
 from motion_app.scene import Clause, GenerationRequest, SceneObject
 
 Learned = TypeVar("Learned")
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedScene:
-    """``track``: the masks for step 0; ``steering``: None for stock attention; ``motion_digests``:
-    of the motion files in the objects' order, "" without one; ``adapters``: SynMotion's; ``text``:
-    the text states (conditional, unconditional), None where the pipeline encodes the prompt;
-    ``system``: what else acts on the pipeline."""
-
-    track: MaskTrack
-    steering: GenerationSteering | None = None
-    motion_digests: tuple[str, ...] = ()
-    adapters: AdapterSteering | None = None
-    text: tuple[Tensor, Tensor | None] | None = None
-    system: System | None = None
-
-    @contextmanager
-    def installed(
-        self, layers: Sequence[AttentionLayer], *, attention: Attend = attend
-    ) -> Iterator[None]:
-        """What acts in a model's ``layers`` during the generation; nothing for a stock one."""
-        with ExitStack() as acting:
-            if self.steering is not None:
-                acting.enter_context(steered(layers, self.steering, attention=attention))
-            if self.adapters is not None:
-                acting.enter_context(adapted(layers, self.adapters.bank))
-            if self.system is not None:
-                acting.enter_context(self.system.installed(layers))
-            yield
 
 
 def prepare_scene(

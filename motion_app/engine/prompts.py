@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from motion_app.errors import RequestError
-from motion_app.scene import Clause
+
+if TYPE_CHECKING:
+    from motion_app.scene import Clause
 
 REMEMBERED = 8  # prompts; 1.85 MB each for CogVideoX-5B
 

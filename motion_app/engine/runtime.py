@@ -26,7 +26,7 @@ from motion_app.engine.backbone import ATTENTION_NAMES, Backbone
 from motion_app.engine.kernels import TORCH_OWN, attention_kernel
 from motion_app.engine.layers import AttentionLayer, KeyValues, Steering
 from motion_app.engine.memory import placement_named
-from motion_app.engine.preparation import PreparedScene
+from motion_app.engine.prepared import PreparedScene
 from motion_app.engine.steering import steered
 from motion_app.errors import CheckpointError
 from motion_app.models.devices import device_named

@@ -18,22 +18,16 @@ import json
 import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from motion_app.errors import RequestError
+from motion_app.speed.peak_memory import peak_bytes
 from motion_app.speed.rivals import SHAPES, LayerRivals, LayerShape, time_on
 from motion_app.text_files import write_whole
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MOTIONS = (1, 2, 3, 5)
 DENSE = 2  # motions of the dense-mask rival, of RMPM and of the caches
@@ -117,9 +111,8 @@ def _measure(
                     continue
                 run = make()
                 rivals.attention_seconds = 0.0
-                peak: list[int] = []
-                with _peak(device, peak):
-                    seconds = _timed(run, device)
+                with peak_bytes(device) as peak:
+                    seconds = timed(run, device)
                 case = TimedCase(seconds, rivals.attention_seconds, peak[0] / GIGABYTE)
                 del run
                 record.add(name, case)
@@ -168,21 +161,8 @@ def _figures(
     return figures
 
 
-@contextmanager
-def _peak(device: Any, found: list[int]) -> Iterator[None]:
-    """Puts the most bytes that activations took into ``found``."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield
-        found.append(torch.cuda.max_memory_allocated(device) - before)
-        return
-    with PeakMemory() as counter:
-        yield
-    found.append(counter.peak)
-
-
-def _timed(run: Callable[[], object], device: Any) -> float:
+def timed(run: Callable[[], object], device: Any) -> float:
+    """Seconds of ``run``, once the device has done what it was given."""
     started = time_on(device)
     run()
     return time_on(device) - started
@@ -259,38 +239,3 @@ class BenchRecord:
                 for part in fields(TimedCase)
             )
         )
-
-
-class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of every storage that is made while the mode is on: ``peak`` is the most of
-    them that lived at once. What a kernel takes for itself and gives back is not seen, nor what
-    lived before.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._living: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        given = tree_leaves((args, kwargs or {}))
-        old = {storage_key(t) for t in given if isinstance(t, torch.Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            key = storage_key(tensor)
-            if key in self._living or key in old:
-                continue
-            storage = tensor.untyped_storage()
-            self._living[key] = (StorageWeakRef(storage), storage.nbytes())
-        self._living = {key: entry for key, entry in self._living.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._living.values()))
-        return result
-
-
-def storage_key(tensor: torch.Tensor) -> int:
-    """What two tensors on the same storage have in common while it lives."""
-    return tensor.untyped_storage()._cdata

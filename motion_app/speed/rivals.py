@@ -1,10 +1,10 @@
-"""Rival ways to run the same CogVideoX layers on the same random tokens."""
+"""Rival ways to run the same CogVideoX layers, or a whole step, on the same random tokens."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from motion_app.engine.attention import AttentionPlan
+    from motion_app.engine.backbone import Backbone
+    from motion_app.engine.layers import KeyValues
     from motion_app.engine.layout import SequenceLayout
     from motion_app.engine.steering import GenerationSteering
 
@@ -49,18 +51,111 @@ SHAPES = {
 }
 
 
-class LayerRivals:
-    """The same layers and tokens for all; one half of the guidance. ``attention_seconds`` grows
-    with every layer that is run."""
+class Rivals:
+    """Ways to run the same attention layers on the same random tokens: the stock way, ours and
+    under a dense mask. What runs, and what the motions' keys and values are, is for a subclass to
+    say. ``feature_layers``: of how many layers RMPM's features are taken."""
+
+    feature_layers = 1
+
+    def __init__(self, sizes: LayerShape, device: Any, dtype: Any) -> None:
+        import torch
+
+        self.sizes, self.device, self.dtype = sizes, device, dtype
+        self.attention_seconds = 0.0
+        self._generator = torch.Generator().manual_seed(0)
+
+    def draw(self, *shape: int) -> Tensor:
+        """Normal random numbers on the device."""
+        import torch
+
+        return torch.randn(*shape, generator=self._generator).to(self.device, self.dtype)
+
+    def run(self, steering: GenerationSteering | None = None, attention: Any = None) -> None:
+        """One pass; ``steering`` None is the stock way, ``attention`` None the engine's own."""
+        raise NotImplementedError
+
+    def key_values(self, objects: int) -> list[KeyValues]:
+        """Of each layer, (1, heads, ΣM, d) each."""
+        raise NotImplementedError
+
+    def stock(self) -> None:
+        """The layers as diffusers runs them."""
+        self.run()
+
+    def ours(self, objects: int, attention: Any = None) -> Callable[[], None]:
+        """The engine's own steering with ``objects`` motions, on a step that takes RMPM's
+        features."""
+        steering = self.steering(objects)
+        return lambda: self.run(steering, attention)
+
+    def dense(self, objects: int) -> Callable[[], None]:
+        """One attention under a mask over all tokens, built in every call and dropped after it, as
+        the authors' release computes it."""
+        import torch.nn.functional as F
+
+        steering = self.steering(objects)
+        build = dense_mask_builder(
+            steering.layout, steering.object_masks.cpu(), dtype=self.dtype, device=self.device
+        )
+
+        def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
+            mask = build()  # (L + V, L + ΣM + V)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+        return lambda: self.run(steering, attention)
+
+    def propagation(self, objects: int) -> Callable[[], object]:
+        """RMPM of one step."""
+        from motion_app.engine.propagation import propagate
+
+        layout, masks = self.scene_of(objects)
+        features = self.draw(*layout.grid, self.sizes.width).float()  # (F, h, w, D)
+        return lambda: propagate(features, masks[:, 0])
+
+    def steering(self, objects: int) -> GenerationSteering:
+        """That of ``objects`` motions of strength 1 in every share of the batch."""
+        from motion_app.engine.steering import GenerationSteering
+
+        layout, masks = self.scene_of(objects)
+        return GenerationSteering(
+            layout,
+            masks,
+            self.key_values(objects),
+            halves=[(1.0,) * objects],
+            feature_layers=self.feature_layers,
+        )
+
+    def scene_of(self, objects: int) -> tuple[SequenceLayout, Tensor]:
+        """Objects side by side; together they cover half of every frame."""
+        import torch
+
+        from motion_app.engine.layout import SequenceLayout
+
+        sizes = self.sizes
+        layout = SequenceLayout(
+            text=sizes.text,
+            phrases=[(1 + 4 * k, 3 + 4 * k) for k in range(objects)],
+            motion=[sizes.motion] * objects,
+            grid=sizes.grid,
+        )
+        masks = torch.zeros(objects, *sizes.grid, dtype=torch.bool)
+        _, height, width = sizes.grid
+        for k in range(objects):
+            columns = slice(k * width // objects, (k + 1) * width // objects)
+            masks[k, :, height // 4 : height // 4 + height // 2, columns] = True
+        return layout, masks.to(self.device)
+
+
+class LayerRivals(Rivals):
+    """Some layers alone; one half of the guidance. ``attention_seconds`` grows with every layer
+    that is run."""
 
     def __init__(self, sizes: LayerShape, layers: int, device: Any, dtype: Any) -> None:
         import torch
         from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 
-        self.sizes, self.device = sizes, device
-        self.dtype = dtype
-        self.attention_seconds = 0.0
-        generator = torch.Generator().manual_seed(0)
+        super().__init__(sizes, device, dtype)
         with torch.device(device):
             block = CogVideoXBlock(
                 dim=sizes.width,
@@ -72,15 +167,11 @@ class LayerRivals:
         # The layers' weights have no part in their time: one block stands for each.
         self.blocks: list[nn.Module] = [block.to(self.dtype).eval()] * layers
         tokens = sizes.grid[0] * sizes.grid[1] * sizes.grid[2]
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(device, self.dtype)
-
-        self.video, self.text = draw(1, tokens, sizes.width), draw(1, sizes.text, sizes.width)
-        self.time = draw(1, sizes.time_width)
-        angles = torch.rand(tokens, sizes.head_dim, generator=generator).to(device)
+        self.video = self.draw(1, tokens, sizes.width)
+        self.text = self.draw(1, sizes.text, sizes.width)
+        self.time = self.draw(1, sizes.time_width)
+        angles = torch.rand(tokens, sizes.head_dim, generator=self._generator).to(device)
         self.rotary = (angles.cos(), angles.sin())
-        self.draw = draw
 
     def warm(self) -> None:
         """Threads and kernels are there before the first rival, on a few tokens."""
@@ -94,41 +185,11 @@ class LayerRivals:
                 tuple(part[few] for part in self.rotary),
             )
 
-    def stock(self) -> None:
-        """The layers as diffusers runs them."""
-        self._run()
+    def key_values(self, objects: int) -> list[KeyValues]:
+        shape = (1, self.sizes.heads, objects * self.sizes.motion, self.sizes.head_dim)
+        return [(self.draw(*shape), self.draw(*shape))]
 
-    def ours(self, objects: int) -> Callable[[], None]:
-        """The engine's own steering with ``objects`` motions, on a step that takes RMPM's
-        features."""
-        steering = self._steering(objects)
-        return lambda: self._run(steering)
-
-    def dense(self, objects: int) -> Callable[[], None]:
-        """One attention under a mask over all tokens, built in every call and dropped after it, as
-        the authors' release computes it."""
-        import torch.nn.functional as F
-
-        steering = self._steering(objects)
-        build = dense_mask_builder(
-            steering.layout, steering.object_masks.cpu(), dtype=self.dtype, device=self.device
-        )
-
-        def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
-            mask = build()  # (L + V, L + ΣM + V)
-            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-
-        return lambda: self._run(steering, attention)
-
-    def propagation(self, objects: int) -> Callable[[], object]:
-        """RMPM of one step."""
-        from motion_app.engine.propagation import propagate
-
-        layout, masks = self._scene_of(objects)
-        features = self.draw(*layout.grid, self.sizes.width).float()  # (F, h, w, D)
-        return lambda: propagate(features, masks[:, 0])
-
-    def _run(self, steering: GenerationSteering | None = None, attention: Any = None) -> None:
+    def run(self, steering: GenerationSteering | None = None, attention: Any = None) -> None:
         from motion_app.engine.attention import attend
         from motion_app.engine.joint_attention import JointAttention, MotionAttnProcessor
 
@@ -165,34 +226,51 @@ class LayerRivals:
             for hook in hooks:
                 hook.remove()
 
-    def _steering(self, objects: int) -> GenerationSteering:
-        from motion_app.engine.steering import GenerationSteering
 
-        layout, masks = self._scene_of(objects)
-        shape = (1, self.sizes.heads, objects * self.sizes.motion, self.sizes.head_dim)
-        motion = (self.draw(*shape), self.draw(*shape))
-        halves = [(1.0,) * objects]
-        return GenerationSteering(layout, masks, [motion], halves=halves, feature_layers=1)
+class StepRivals(Rivals):
+    """Whole passes of a model's transformer with both halves of the guidance, on random latents:
+    one denoising step but for the scheduler. ``key_values`` of random motion tokens are made by the
+    model's own layers, once for each number of objects."""
 
-    def _scene_of(self, objects: int) -> tuple[SequenceLayout, Tensor]:
-        """Objects side by side; together they cover half of every frame."""
+    def __init__(self, backbone: Backbone, *, motion: int, feature_layers: int) -> None:
         import torch
 
-        from motion_app.engine.layout import SequenceLayout
+        g, transformer = backbone.geometry, backbone.transformer
+        sizes = LayerShape(g.grid, g.text_tokens, motion, g.heads, g.head_dim, g.layers)
+        super().__init__(sizes, backbone.profile.device, transformer.dtype)
+        self.backbone, self.feature_layers = backbone, feature_layers
+        shape = (2, g.padded_latent_frames, g.latent_channels)
+        shape += (g.height // g.spatial_ratio, g.width // g.spatial_ratio)
+        self.latents, self.condition = self.draw(*shape), self.draw(*shape)
+        self.text = self.draw(2, g.text_tokens, backbone.text_width)
+        self.timesteps = torch.full((2,), backbone.training_steps // 2, device=self.device)
+        self.tokens = self.draw(motion, sizes.width)
+        self.prediction: Tensor | None = None
 
-        sizes = self.sizes
-        layout = SequenceLayout(
-            text=sizes.text,
-            phrases=[(1 + 4 * k, 3 + 4 * k) for k in range(objects)],
-            motion=[sizes.motion] * objects,
-            grid=sizes.grid,
-        )
-        masks = torch.zeros(objects, *sizes.grid, dtype=torch.bool)
-        _, height, width = sizes.grid
-        for k in range(objects):
-            columns = slice(k * width // objects, (k + 1) * width // objects)
-            masks[k, :, height // 4 : height // 4 + height // 2, columns] = True
-        return layout, masks.to(self.device)
+    def key_values(self, objects: int) -> list[KeyValues]:
+        import torch
+
+        with torch.no_grad():
+            made = [layer.key_values(self.tokens) for layer in self.backbone.attention_layers()]
+        return [
+            (key.repeat(1, 1, objects, 1), value.repeat(1, 1, objects, 1)) for key, value in made
+        ]
+
+    def run(self, steering: GenerationSteering | None = None, attention: Any = None) -> None:
+        import torch
+
+        from motion_app.engine.attention import attend
+        from motion_app.engine.steering import steered
+
+        with ExitStack() as acting:
+            acting.enter_context(torch.no_grad())
+            if steering is not None:
+                steering.begin_step()
+                layers = self.backbone.attention_layers()
+                acting.enter_context(steered(layers, steering, attention=attention or attend))
+            self.prediction = self.backbone.predict(
+                self.latents, self.condition, self.text, self.timesteps
+            )
 
 
 def dense_mask_builder(

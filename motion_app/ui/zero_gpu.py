@@ -45,7 +45,8 @@ from motion_app.settings import TOO_LONG_FOR_ZERO_GPU, Settings
 if TYPE_CHECKING:
     from motion_app.acceleration import Acceleration
     from motion_app.engine.footprint import Workload
-    from motion_app.engine.pipeline import MotionEngine, OnStep
+    from motion_app.engine.pipeline import MotionEngine
+    from motion_app.engine.run import OnStep
 
 logger = logging.getLogger(__name__)
 ROOM = 1.3  # a call that outlasts what it asked for is stopped; one that asks for less comes sooner

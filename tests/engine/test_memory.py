@@ -18,7 +18,7 @@ from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError
 from motion_app.geometry import ModelGeometry
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.speed.layers import PeakMemory
+from motion_app.speed.peak_memory import PeakMemory
 
 ON_A_CPU = [name for name, placement in PLACEMENTS.items() if placement.where != "model"]
 
@@ -171,7 +171,7 @@ def test_a_whole_generation_takes_no_more_than_was_told(tiny_checkpoint, motions
 
 def test_too_little_memory_is_seen_before_it_runs_out(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(
-        "motion_app.engine.memory.psutil.virtual_memory",
+        "psutil.virtual_memory",
         lambda: SimpleNamespace(available=1000),
     )
     checkpoint = Checkpoint.read(tiny_checkpoint)
