@@ -33,10 +33,12 @@ from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
 from motion_app.models.checkpoint import Checkpoint, FamiliarPictures
 from motion_app.request.phrases import PromptTokenizer
-from motion_app.scene import NEUTRAL_PHRASE, Click, Motion
+from motion_app.scene import Click, Motion
 from motion_app.settings import Settings
+from motion_app.wording import NEUTRAL_PHRASE
 
 if TYPE_CHECKING:  # torch is imported by the loading thread: the page opens before it is there
+    from motion_app.engine.expectation import Expectation
     from motion_app.engine.memory import Outlook
     from motion_app.engine.pipeline import MotionEngine
     from motion_app.models.clicks import PictureSegmenter
@@ -57,7 +59,8 @@ class HostStatus:
     """``message``: why it failed. ``load_seconds`` counts up while loading. ``fetched``: bytes that
     came and bytes in all while the model comes from the hub. ``memory``: what the model is
     estimated to take, None until its files are there. ``profile``: the memory profile it runs by,
-    and ``too_large`` the one that ran out of memory before."""
+    and ``too_large`` the one that ran out of memory before. ``expected``: how long a video will
+    take, told before the first one."""
 
     state: Literal["loading", "ready", "failed"]
     name: str
@@ -68,6 +71,7 @@ class HostStatus:
     memory: Outlook | None = None
     profile: str = ""
     too_large: str = ""
+    expected: Expectation | None = None
 
 
 class ModelHost:
@@ -96,6 +100,7 @@ class ModelHost:
         self._load_seconds = 0.0
         self._fetched: tuple[int, int] | None = None
         self._outlook: Outlook | None = None
+        self._expected: Expectation | None = None
 
     def _new_models(self) -> Models:
         return Models(self.settings)
@@ -159,7 +164,10 @@ class ModelHost:
         if self._engine is None:
             waited = 0.0 if self._started is None else time.monotonic() - self._started
             return HostStatus(
-                *("loading", self._name, "", waited), fetched=self._fetched, memory=self._outlook
+                *("loading", self._name, "", waited),
+                fetched=self._fetched,
+                memory=self._outlook,
+                expected=self._expected,
             )
         profile = self._engine.profile
         return HostStatus(
@@ -167,6 +175,7 @@ class ModelHost:
             memory=self._outlook,
             profile=profile.placement.name,
             too_large=profile.too_large,
+            expected=self._expected,
         )
 
     def geometry(self) -> ModelGeometry:
@@ -330,7 +339,12 @@ class ModelHost:
         self._fetched = (done, total)
 
     def _hear_outlook(self, outlook: Outlook) -> None:
+        from motion_app.engine.expectation import Expectation
+        from motion_app.models.devices import device_named
+
         self._outlook = outlook
+        if not self.lent:  # whose calls ask for their seconds themselves
+            self._expected = Expectation.of(self._checkpoint, device_named(outlook.device))
 
     def _load_segmenter(self, folder: Path) -> None:
         """First: it is small, and clicks come before anything else."""

@@ -31,9 +31,8 @@ from motion_app.methods import (
     SCOPES,
     TOKEN_METHODS,
 )
-from motion_app.wording import as_read
+from motion_app.wording import NEUTRAL_PHRASE, as_read
 
-NEUTRAL_PHRASE = "is moving"
 LONGEST_TEXT = 4000  # characters; what a model reads of it is counted in its own tokens
 
 

@@ -30,6 +30,7 @@ LOOKS = str.maketrans(
     "aeopcyxijshdqwvvoapikuxABESIJKMHOPCTYXABEZHIKMNOPTYXi''''''\"\"\"\"-------",
 )
 MOST_SHOWN = 3
+NEUTRAL_PHRASE = "is moving"  # of a sentence that names no motion
 
 
 @dataclass(frozen=True)

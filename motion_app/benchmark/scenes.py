@@ -21,7 +21,8 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.evaluation.videos import ReferenceClip
 from motion_app.geometry import ModelGeometry, mask_to_grid
-from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, Motion, Options, SceneObject
+from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
+from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.creatures import MOTIONS
 from motion_app.world.world import (
     RenderedClip,

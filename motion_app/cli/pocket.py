@@ -33,7 +33,7 @@ def render_pocket(options: argparse.Namespace, settings: Settings) -> Result:
 
     from motion_app.media.files import write_video
     from motion_app.media.results import make_folder, save_mask
-    from motion_app.scene import NEUTRAL_PHRASE
+    from motion_app.wording import NEUTRAL_PHRASE
     from motion_app.world.world import draw_scene, render
 
     motions = options.motions.split(",") if options.motions else None

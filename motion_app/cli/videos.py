@@ -32,6 +32,8 @@ from motion_app.settings import Settings
 
 if TYPE_CHECKING:
     from motion_app.engine.memory import DeviceProfile
+    from motion_app.jobs.models import Models
+    from motion_app.scene import GenerationRequest
 
 
 def generate(options: argparse.Namespace, settings: Settings) -> Result:
@@ -61,6 +63,7 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
     )
     certificate = certificate_of(settings)
     out = make_folder(options.out)
+    _foretell(models, model, request)
     engine = models.engine(model)
     # Only whether its motions were made for this model was still to be seen.
     request = with_motions(request, sources["library"], base=engine.fingerprint)
@@ -87,6 +90,22 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
         "frames": str(out / made["frames"]),
         "profile": engine.profile.placement.name,
     }
+
+
+def _foretell(models: Models, model: str, request: GenerationRequest) -> None:
+    """How long a large video will take, on standard error before its model is read."""
+    from motion_app.engine.expectation import Expectation
+    from motion_app.models.devices import device_named
+
+    checkpoint = models.checkpoint(model, weights=True)
+    expected = Expectation.of(checkpoint, device_named(models.device))
+    steps = request.options.steps or checkpoint.defaults.steps
+    if not expected.worth_saying(steps):
+        return
+    minutes = expected.seconds_for(steps) / 60
+    device = expected.measured_on
+    source = f"measured on another {device}, 2 objects" if device else "estimated"
+    print(f"about {minutes:.1f} minutes for {steps} steps ({source})", file=sys.stderr)
 
 
 def _stepped_down(profile: DeviceProfile) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ import torch.distributed as dist
 from diffusers import CogVideoXDDIMScheduler
 from torch import nn
 
+from motion_app.errors import RequestError
 from motion_app.pocket.network import (
     SCHEDULER_CONFIG,
     MatrixAttnProcessor,
@@ -24,11 +27,13 @@ from motion_app.pocket.network import (
     rotary_embedding,
 )
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
-from motion_app.pocket.vae import LatentClips
+from motion_app.pocket.pace import choose_batch, rate_for
+from motion_app.pocket.pieces import FOLDERS, load_pieces, save_pieces, saved_folders
 from motion_app.text_files import write_whole
 from motion_app.world.world import NEUTRAL_SHARE
 
 log = logging.getLogger(__name__)
+SURE = 0.9  # of the pace that a few steps had: clips have to be taken in, too
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,11 @@ class BackboneTraining:
 
     ``moving_weight`` multiplies the loss where latents differ from the first frame's and
     ``first_weight`` on the first latent frame, which is given and has to be kept; ``text_dropout``
-    empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``."""
+    empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``.
+
+    ``batch`` 0 is found on the device (``pace``), the learning rates with it; ``samples`` 0 are as
+    many as the minutes allow then. ``pieces``: saved as ``pieces`` has it, else as one file with
+    the optimiser; every ``save_seconds``."""
 
     samples: int = 300_000
     minutes: float = 480.0
@@ -56,6 +65,8 @@ class BackboneTraining:
     decay: float = 0.15
     bfloat16: bool = True
     seed: int = 0
+    save_seconds: float = 120.0
+    pieces: bool = False
 
 
 def new_backbone(training: BackboneTraining) -> PocketNetwork:
@@ -109,7 +120,7 @@ class TrainingRecord:
 
 class BackboneRun:
     """The state of a training run: model, average, optimiser, record; saved and resumed as one
-    file."""
+    file, or without the optimiser as pieces. Of both, what has seen more clips is gone on with."""
 
     def __init__(
         self,
@@ -120,13 +131,15 @@ class BackboneRun:
         start_from: Path | None = None,
     ) -> None:
         torch.manual_seed(training.seed)
-        self.file = folder / "backbone.pt"
+        self.folder, self.file = folder, folder / "backbone.pt"
         self.training, self.device = training, device
         self.model = new_backbone(training).to(device)
         self.record, self.resumed_at = TrainingRecord(), 0
+        saved = saved_folders(folder, TrainingRecord.FILE)
         if (
             start_from is not None
             and not self.file.exists()
+            and not saved
             and self.model.load_shipped(start_from)
         ):
             self.record = TrainingRecord.read(start_from)
@@ -142,8 +155,40 @@ class BackboneRun:
             self.optimiser.load_state_dict(state["optimiser"])
             self.resumed_at = state["resumed_at"]
             self.record = TrainingRecord(**{**state["record"], "history": tuple(state["history"])})
+        if saved and TrainingRecord.read(saved[-1]).samples > self.record.samples:
+            self._go_on_from(saved[-1])
+
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"model": self.model, "average": self.average}
+
+    def _go_on_from(self, pieces: Path) -> None:
+        """Weights and record of a folder of pieces; the optimiser warms up afresh."""
+        try:
+            load_pieces(pieces, self._networks)
+        except RuntimeError as error:
+            raise RequestError(
+                f"{pieces.name} holds a model of another shape than --layers and --head-dim say; "
+                "give the same ones, or another --runs"
+            ) from error
+        self.record = TrainingRecord.read(pieces)
+        self.resumed_at = self.record.step
+        log.info("going on from %s, with a fresh optimiser", pieces.name)
+
+    def _save_pieces(self) -> None:
+        """A new folder, complete with its record; those before it go."""
+        before = list(self.folder.glob(FOLDERS))
+        folder = self.folder / f"saved-{self.record.step:08d}"
+        save_pieces(folder, self._networks)
+        self.record.write(folder)
+        for other in before:
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
 
     def save(self) -> None:
+        if self.training.pieces:
+            self._save_pieces()
+            return
         record = asdict(self.record)
         state = {
             "model": self.model.state_dict(),
@@ -183,9 +228,24 @@ class BackboneRun:
                 mean.lerp_(value, 1 - decay)
 
 
+class Clips(Protocol):
+    """What is learned from, encoded: ``vae.LatentClips``, or ``stream.GrowingClips``."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, picked: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (B, F, C, H', W') and first frames (B, C, H', W'), float32."""
+
+    def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> str:
+        """One of a clip, drawn afresh."""
+
+    def gather(self) -> int:
+        """Take in what has come meanwhile; how many clips."""
+
+
 def training_loss(
     run: BackboneRun,
-    clips: LatentClips,
+    clips: Clips,
     scheduler: CogVideoXDDIMScheduler,
     rotary: tuple[torch.Tensor, torch.Tensor],
     *,
@@ -207,7 +267,11 @@ def training_loss(
         for i in picked
     ]
     timesteps = draw_timesteps(generator, batch, training.noisy_share).to(device)
-    noise = torch.randn(latents.shape, generator=generator).to(device)
+    if torch.device(device).type == "cpu":
+        noise = torch.randn(latents.shape, generator=generator)
+    else:  # so many numbers are drawn where they are used
+        own = torch.Generator(device).manual_seed(generator.initial_seed())
+        noise = torch.randn(latents.shape, generator=own, device=device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16):
@@ -216,9 +280,41 @@ def training_loss(
     return (weights * (prediction.float() - target).square()).mean()
 
 
+def _fit_to_device(
+    run: BackboneRun, clips: Clips, step: Callable[[], torch.Tensor], *, minutes: float
+) -> None:
+    """Give a run without a batch one, found by a few steps that move nothing, and the samples that
+    ``minutes`` allow where it has none."""
+    asked = run.training
+
+    def seconds_of(size: int) -> float:
+        run.training = replace(asked, batch=size)
+        try:
+            for _ in range(2):  # the second one counts
+                began = time_now(run.device)
+                step().backward()
+            return time_now(run.device) - began
+        finally:
+            run.model.zero_grad(set_to_none=True)
+
+    batch, pace = choose_batch(seconds_of)
+    allowed = round(SURE * pace * minutes * 60)
+    samples = asked.samples or run.record.samples + allowed
+    run.training = replace(asked, batch=batch, samples=max(1, samples))
+    run.optimiser.rates = tuple(rate * rate_for(batch) for rate in run.optimiser.rates)
+    log.info("%d clips at once, %.0f a second; %d in all", batch, pace, run.training.samples)
+
+
+def time_now(device: str) -> float:
+    """Seconds, once the device has done what it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
+
+
 def train_backbone(
     folder: Path,
-    clips: LatentClips,
+    clips: Clips,
     training: BackboneTraining,
     *,
     device: str = "cpu",
@@ -246,10 +342,16 @@ def train_backbone(
     run.model.train()
     if training.bfloat16 and device == "cpu":
         run.model.transformer.set_attn_processor(MatrixAttnProcessor())
+    began = time.monotonic()
+    if not training.batch:
+        step = partial(training_loss, run, clips, scheduler, rotary)
+        _fit_to_device(run, clips, step, minutes=training.minutes)
+        training = run.training
     start, losses = run.record, []
-    end = run.record.spent + training.minutes * 60
+    end = run.record.spent + training.minutes * 60 - (time.monotonic() - began)
     saved, measured, mark = start.spent, start.spent, time.monotonic()
     while run.record.samples < training.samples and run.record.spent < end:
+        clips.gather()
         share = {"process": process, "processes": processes}
         loss = training_loss(run, clips, scheduler, rotary, **share)
         loss.backward()
@@ -259,7 +361,7 @@ def train_backbone(
             seconds = _average_gradients(run.model, seconds, processes)
         nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
         run.update(seconds)
-        losses.append(loss.item())
+        losses.append(loss.detach())
         over = run.record.samples >= training.samples or run.record.spent >= end
         if over or run.record.spent - measured > measure_every * 60:
             measured = run.record.spent
@@ -268,10 +370,10 @@ def train_backbone(
             if processes > 1:
                 dist.barrier()
             mark = time.monotonic()
-        if run.record.spent - saved > 120 or over:
+        if run.record.spent - saved > training.save_seconds or over:
             if process == 0:
                 run.save()
-                _log_progress(run.record, start, float(np.mean(losses)))
+                _log_progress(run.record, start, float(torch.stack(losses).mean()))
             losses, saved = [], run.record.spent
     return run.average, run.record
 

@@ -16,11 +16,12 @@ from motion_app.engine.pipeline import MotionEngine
 from motion_app.media.files import write_video
 from motion_app.media.results import save_result
 from motion_app.methods import method_title
-from motion_app.scene import NEUTRAL_PHRASE, Motion
+from motion_app.scene import Motion
 from motion_app.study.demo_content import DemoContent, write_demo
 from motion_app.study.items import VideoChoice, prepare_items
 from motion_app.study.plan import StudyConfig
 from motion_app.study.sources import SourceItem
+from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.creatures import MOTIONS
 
 SEED = 5_000_000  # of the scenes; those of the benchmark and of the pocket's figures lie elsewhere

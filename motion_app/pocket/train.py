@@ -3,17 +3,24 @@
 Each stage runs for its own minutes of wall time on a CPU or a GPU, saves as it goes under
 ``--runs``, and continues from there when called again. What is finished is written to ``--out``, an
 ordinary diffusers folder.
+
+On a GPU the backbone learns while other processes still draw its clips, as many at once as pay, and
+is saved every minute as files of at most 16 MiB. A machine for that needs OpenCV, which draws,
+beside torch, diffusers and transformers.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
+import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -21,22 +28,23 @@ import torch.multiprocessing as mp
 from diffusers import AutoencoderKLCogVideoX
 
 from motion_app.errors import RequestError
-from motion_app.jobs.models import Models
 from motion_app.models.devices import device_named
 from motion_app.pocket.backbone import BackboneTraining, TrainingRecord, train_backbone
-from motion_app.pocket.measure import HeldBack
 from motion_app.pocket.network import PocketNetwork, save_checkpoint
-from motion_app.pocket.sam2 import Sam2Training, train_sam2
-from motion_app.pocket.sam2_network import export_sam2
-from motion_app.pocket.shipped import train_shipped_motions
+from motion_app.pocket.stream import GrowingClips, drawn_ahead, first_clips
 from motion_app.pocket.vae import VaeTraining, encode_clips, read_clips, train_vae
-from motion_app.settings import load_settings
-from motion_app.training.inputs import METHODS
 from motion_app.world.creatures import SHAPE_MOTIONS
 from motion_app.world.world import SHIPPED_MOTIONS, WorldConfig
 
+if TYPE_CHECKING:
+    from motion_app.jobs.models import Models
+    from motion_app.pocket.measure import HeldBack
+
 log = logging.getLogger(__name__)
 STAGES = ("vae", "backbone", "sam2", "motions")
+METHODS = ("fleximmt", "synmotion")  # of ``training.inputs``, which reads what a GPU may lack
+CLIPS, SAMPLES, BATCH = 20_000, 300_000, 16  # on a CPU
+GPU_CLIPS = 200_000  # 47 KB each, in its memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,26 +57,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes", type=int, default=1, help="for the backbone; on a CPU, one for each core"
     )
+    parser.add_argument(
+        "--minutes", type=float, help="for all stages but the motions together, in this call"
+    )
     parser.add_argument("--vae-minutes", type=float, default=20.0)
     parser.add_argument(
         "--backbone-minutes", type=float, default=480.0, help="at most, in this call"
     )
     parser.add_argument(
-        "--samples", type=int, default=300_000, help="clips the backbone sees, earlier calls' too"
+        "--samples",
+        type=int,
+        help=f"clips the backbone sees, earlier calls' too (default: {SAMPLES}; on a GPU as many "
+        "as the minutes allow)",
     )
     parser.add_argument(
-        "--measure-every", type=float, default=30.0, help="minutes between held-back figures"
+        "--measure-every",
+        type=float,
+        help="minutes between held-back figures (default: 30; on a GPU none are taken)",
     )
     parser.add_argument("--sam2-minutes", type=float, default=15.0)
-    parser.add_argument("--clips", type=int, default=20_000, help="clips the backbone learns from")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument(
+        "--clips",
+        type=int,
+        help=f"clips the backbone learns from (default: {CLIPS}; on a GPU the newest {GPU_CLIPS})",
+    )
+    parser.add_argument(
+        "--batch", type=int, help=f"default: {BATCH}; on a GPU the largest that is worth it"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="on a GPU: processes that draw (default: one for each core)"
+    )
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--head-dim", type=int, default=64, help="width is 4 times this")
     parser.add_argument("--level", type=int, choices=(0, 1), default=0, help="0: the easy world")
     drawn = (*SHIPPED_MOTIONS, *SHAPE_MOTIONS)
     parser.add_argument("--motions", nargs="+", choices=drawn, default=SHIPPED_MOTIONS)
     parser.add_argument(
-        "--method", choices=tuple(METHODS), default="fleximmt", help="how motions are learned"
+        "--method", choices=METHODS, default="fleximmt", help="how motions are learned"
     )
     parser.add_argument(
         "--motions-out",
@@ -83,23 +108,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Runs the stages asked for, in their order."""
-    models = Models(load_settings(), device=options.device, threads=options.threads)
-    models.check()
-    options.device = str(device_named(models.device))
+    began = time.monotonic()
+    models = None
+    if options.device is None or "motions" in options.stages:
+        models = _models(options)
+        options.device = models.device
+    options.device = str(device_named(options.device))
     torch.set_num_threads(options.threads)
+    _fill_in(options)
     options.runs.mkdir(parents=True, exist_ok=True)
     world = WorldConfig(level=options.level)
     vae_folder = options.runs / "vae"
     if "vae" in options.stages:
-        training = VaeTraining(minutes=options.vae_minutes)
+        training = VaeTraining(minutes=_minutes(options, options.vae_minutes, began))
         vae = train_vae(options.runs, training, device=options.device, config=world)
         vae.save_pretrained(vae_folder)
     if "backbone" in options.stages:
+        options.backbone_minutes = _minutes(options, options.backbone_minutes, began)
         _train_backbone(options, vae_folder, world)
     if "sam2" in options.stages:
-        training = Sam2Training(minutes=options.sam2_minutes)
+        from motion_app.pocket.sam2 import Sam2Training, train_sam2
+        from motion_app.pocket.sam2_network import export_sam2
+
+        training = Sam2Training(minutes=_minutes(options, options.sam2_minutes, began))
         export_sam2(train_sam2(options.runs, training, device=options.device), options.out / "sam2")
     if "motions" in options.stages:
+        from motion_app.pocket.shipped import train_shipped_motions
+
         train_shipped_motions(
             options.out,
             options.motions,
@@ -108,6 +143,37 @@ def train(options: argparse.Namespace) -> None:
             method=options.method,
             given=_given(options),
         )
+
+
+def _models(options: argparse.Namespace) -> Models:
+    """Those of the settings, which a machine that only trains need not have."""
+    from motion_app.jobs.models import Models
+    from motion_app.settings import load_settings
+
+    models = Models(load_settings(), device=options.device, threads=options.threads)
+    models.check()
+    return models
+
+
+def _fill_in(options: argparse.Namespace) -> None:
+    """What was left to the device."""
+    on_gpu = torch.device(options.device).type == "cuda"
+    for name, on_cpu, there in (
+        ("samples", SAMPLES, 0),
+        ("clips", CLIPS, GPU_CLIPS),
+        ("batch", BATCH, 0),
+        ("measure_every", 30.0, 0.0),
+        ("workers", 0, os.cpu_count() or 1),
+    ):
+        if getattr(options, name) is None:
+            setattr(options, name, there if on_gpu else on_cpu)
+
+
+def _minutes(options: argparse.Namespace, own: float, began: float) -> float:
+    """A stage's ``own`` minutes, or what is left of those for all."""
+    if options.minutes is None:
+        return own
+    return max(0.0, min(own, options.minutes - (time.monotonic() - began) / 60))
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -141,6 +207,58 @@ def _train_backbone(options: argparse.Namespace, vae_folder: Path, world: WorldC
         layers=options.layers,
         head_dim=options.head_dim,
     )
+    if torch.device(options.device).type == "cuda":
+        backbone, record = learn_while_drawing(options, vae_folder, world, training)
+    else:
+        backbone, record = _in_processes(options, vae_folder, world, training)
+    vae = AutoencoderKLCogVideoX.from_pretrained(vae_folder, torch_dtype=torch.float32)
+    save_checkpoint(options.out, vae, backbone.to("cpu"))
+    record.write(options.out)
+
+
+def learn_while_drawing(
+    options: argparse.Namespace, vae_folder: Path, world: WorldConfig, training: BackboneTraining
+) -> tuple[PocketNetwork, TrainingRecord]:
+    """On one fast device: clips join those that are learned from as they are drawn; saved every
+    minute, as pieces. Each call draws clips that no call before it drew."""
+    began = time.monotonic()
+    vae = AutoencoderKLCogVideoX.from_pretrained(vae_folder, torch_dtype=torch.float32)
+    seed = int(time.time())
+    with drawn_ahead(world, workers=options.workers, seed=seed) as chunks:
+        clips = GrowingClips(vae, chunks, device=options.device, most=options.clips)
+        first_clips(clips)
+        log.info("%d clips after %.0f s", len(clips), time.monotonic() - began)
+        waited = (time.monotonic() - began) / 60
+        return train_backbone(
+            options.runs,
+            clips,
+            replace(
+                training,
+                minutes=max(0.0, training.minutes - waited),
+                pieces=True,
+                save_seconds=60.0,
+            ),
+            device=options.device,
+            start_from=options.out,
+            measure=_held_back(options, vae, world),
+            measure_every=options.measure_every,
+        )
+
+
+def _held_back(
+    options: argparse.Namespace, vae: AutoencoderKLCogVideoX, world: WorldConfig
+) -> HeldBack | None:
+    if not options.measure_every:
+        return None
+    from motion_app.pocket.measure import HeldBack
+
+    return HeldBack(options.runs / "held-back", copy.deepcopy(vae).cpu(), world)
+
+
+def _in_processes(
+    options: argparse.Namespace, vae_folder: Path, world: WorldConfig, training: BackboneTraining
+) -> tuple[PocketNetwork, TrainingRecord]:
+    """On a CPU: every clip is encoded first, then each process takes its share of every batch."""
     processes = options.processes
     port = _free_port() if processes > 1 else 0
     spawned = mp.get_context("spawn")
@@ -153,14 +271,11 @@ def _train_backbone(options: argparse.Namespace, vae_folder: Path, world: WorldC
     for other in others:
         other.start()
     try:
-        backbone, record = _backbone_process(options, vae_folder, world, training, 0, port)
+        return _backbone_process(options, vae_folder, world, training, 0, port)
     finally:
         for other in others:
             other.join(timeout=60)
             other.terminate()
-    vae = AutoencoderKLCogVideoX.from_pretrained(vae_folder, torch_dtype=torch.float32)
-    save_checkpoint(options.out, vae, backbone.to("cpu"))
-    record.write(options.out)
 
 
 def _backbone_process(
@@ -202,7 +317,7 @@ def _backbone_process(
             process=rank,
             processes=processes,
             start_from=options.out,
-            measure=None if rank else HeldBack(options.runs / "held-back", vae.cpu(), world),
+            measure=None if rank else _held_back(options, vae, world),
             measure_every=options.measure_every,
         )
     finally:

@@ -20,8 +20,8 @@ from diffusers import AutoencoderKLCogVideoX
 from torch import nn
 
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
-from motion_app.scene import NEUTRAL_PHRASE
-from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
+from motion_app.wording import NEUTRAL_PHRASE
+from motion_app.world.world import RenderedClip, Scene, WorldConfig, draw_scene, render
 
 log = logging.getLogger(__name__)
 VAE_CONFIG = {
@@ -37,6 +37,7 @@ VAE_CONFIG = {
     "sample_width": 96,
 }
 CHUNK = 100  # clips a file
+Sentences = list[tuple[str, str]]  # of a clip: (subject, motion words), ("A red cat", "jumps")
 BATCH = 4  # clips encoded together
 
 
@@ -105,9 +106,9 @@ def render_clips(count: int, *, seed: int, config: WorldConfig) -> list[Rendered
     return [render(draw_scene(rng, config)) for _ in range(count)]
 
 
-def to_tensor(frames: np.ndarray) -> torch.Tensor:
-    """(B, T, H, W, 3) uint8 to (B, 3, T, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+def to_tensor(frames: np.ndarray, device: str = "cpu") -> torch.Tensor:
+    """(B, T, H, W, 3) uint8 to (B, 3, T, H, W) float32 in [-1, 1] on ``device``."""
+    return torch.from_numpy(frames).to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 def crop_batch(
@@ -222,11 +223,11 @@ def train_vae(
 class LatentClips:
     """``latents``, per chunk (n, F, C, H', W') float16, and ``images``, per chunk (n, C, H', W')
     float16: each first frame encoded alone, as it is at inference; both memory-mapped.
-    ``sentences`` per clip a list of (subject, motion words), for example ("A red cat", "jumps")."""
+    ``sentences``: of each clip."""
 
     latents: Sequence[np.ndarray]
     images: Sequence[np.ndarray]
-    sentences: Sequence[list[tuple[str, str]]]
+    sentences: Sequence[Sentences]
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -239,14 +240,23 @@ class LatentClips:
         images = np.stack([self.images[chunk][row] for chunk, row in found])
         return torch.from_numpy(latents).float(), torch.from_numpy(images).float()
 
+    def gather(self) -> int:
+        """How many clips have come to it: none, all are there."""
+        return 0
+
     def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> str:
-        """A caption drawn afresh: sentences in random order, some with neutral motion words."""
-        sentences = [
-            f"{subject} {NEUTRAL_PHRASE if rng.random() < neutral_share else words}."
-            for subject, words in self.sentences[index]
-        ]
-        rng.shuffle(sentences)
-        return " ".join(sentences)
+        """A caption drawn afresh, see ``drawn_caption``."""
+        return drawn_caption(self.sentences[index], rng, neutral_share=neutral_share)
+
+
+def drawn_caption(said: Sentences, rng: np.random.Generator, *, neutral_share: float) -> str:
+    """Sentences in random order, a ``neutral_share`` of them with neutral motion words."""
+    sentences = [
+        f"{subject} {NEUTRAL_PHRASE if rng.random() < neutral_share else words}."
+        for subject, words in said
+    ]
+    rng.shuffle(sentences)
+    return " ".join(sentences)
 
 
 @torch.no_grad()
@@ -279,8 +289,7 @@ def encode_clips(
     for i in range(shard[0], chunks, shard[1]):
         if (folder / f"{i:04d}.json").exists():
             continue
-        rng = np.random.default_rng([seed, i])
-        scenes = [draw_scene(rng, config) for _ in range(CHUNK)]
+        scenes = chunk_scenes(seed, i, config, CHUNK)
         latents, images = zip(
             *(
                 encode_frames(
@@ -292,11 +301,22 @@ def encode_clips(
             ),
             strict=True,
         )
-        sentences = [[(f"{c.article} {c.noun}", c.words) for c in s.creatures] for s in scenes]
+        sentences = [scene_sentences(scene) for scene in scenes]
         np.save(folder / f"{i:04d}.npy", np.concatenate(latents))
         np.save(folder / f"{i:04d}-image.npy", np.concatenate(images))
         (folder / f"{i:04d}.json").write_text(json.dumps(sentences))
         log.info("encoded %d of %d clips", (i + 1) * CHUNK, chunks * CHUNK)
+
+
+def chunk_scenes(seed: int, number: int, config: WorldConfig, count: int) -> list[Scene]:
+    """The ``count`` scenes of a chunk, by (seed, number) alone."""
+    rng = np.random.default_rng([seed, number])
+    return [draw_scene(rng, config) for _ in range(count)]
+
+
+def scene_sentences(scene: Scene) -> Sentences:
+    """What a clip's captions are drawn from."""
+    return [(f"{c.article} {c.noun}", c.words) for c in scene.creatures]
 
 
 def read_clips(*folders: Path) -> LatentClips:

@@ -32,7 +32,6 @@ from motion_app.methods import CLIP_METHODS, METHOD_TABLE, PACK_METHODS, TOKEN_M
 from motion_app.request.phrases import check_phrase, find_clauses, phrase_spans
 from motion_app.scene import (
     LONGEST_TEXT,
-    NEUTRAL_PHRASE,
     Clause,
     GenerationRequest,
     Options,
@@ -41,6 +40,7 @@ from motion_app.scene import (
 )
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.text_files import located, read_json
+from motion_app.wording import NEUTRAL_PHRASE
 
 MAX_STRENGTH = 4.0  # a factor on the softmax weight; beyond it a motion drowns the picture
 

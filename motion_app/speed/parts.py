@@ -166,7 +166,8 @@ def two_objects(engine: MotionEngine, model: str) -> GenerationRequest:
     from motion_app.errors import MotionFileError
     from motion_app.geometry import fit_image
     from motion_app.library.library import Library
-    from motion_app.scene import NEUTRAL_PHRASE, GenerationRequest, SceneObject
+    from motion_app.scene import GenerationRequest, SceneObject
+    from motion_app.wording import NEUTRAL_PHRASE
     from motion_app.world.world import draw_scene, render
 
     motions = Library([Path(model) / "motions"]).list()

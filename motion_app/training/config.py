@@ -11,8 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from motion_app.errors import CheckpointError, RequestError
-from motion_app.scene import NEUTRAL_PHRASE
-from motion_app.wording import as_read
+from motion_app.wording import NEUTRAL_PHRASE, as_read
 
 MASK_SOURCES = ("dmem", "given", "none")
 COUNTS = ("steps", "batch", "views", "checkpoint_every", "validate_every", "validation_steps")

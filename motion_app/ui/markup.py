@@ -103,12 +103,14 @@ def banner_html(
     elif status.state == "loading":
         body = (
             f'<span class="chip chip-loading">{name}</span>'
-            f"<span>{_loading(status, texts)}</span>{_shortage(status, texts)}"
+            f"<span>{_loading(status, texts)}{_foreseen(status, steps, texts)}</span>"
+            f"{_shortage(status, texts)}"
         )
     else:
         body = (
             f'<span class="chip chip-ready">{name}</span>'
-            f"<span>{_running(status, texts)} · {_expectation(measured, steps, texts)}</span>"
+            f"<span>{_running(status, texts)} · "
+            f"{_expectation(status, measured, steps, texts)}</span>"
             f"{_shortage(status, texts)}"
         )
     return f'<div class="banner" role="status" aria-live="polite">{body}</div>'
@@ -177,9 +179,27 @@ def host_banner(host: ModelHost, texts: Texts) -> str:
     return banner_html(host.status(), host.measured, steps=host.defaults().steps, texts=texts)
 
 
-def _expectation(measured: Measurement | None, steps: int, texts: Texts) -> str:
+def _foreseen(status: HostStatus, steps: int, texts: Texts) -> str:
+    """What videos will take while the model is still loading; "" where that is nothing to plan
+    for."""
+    words = _before_the_first(status, steps, texts)
+    return f" · {words}" if words else ""
+
+
+def _before_the_first(status: HostStatus, steps: int, texts: Texts) -> str:
+    expected = status.expected
+    if expected is None or not expected.worth_saying(steps):
+        return ""
+    values = {"seconds": in_words(expected.seconds_for(steps), texts), "steps": steps}
+    if expected.measured_on:
+        device = html.escape(expected.measured_on)
+        return texts("video.expected_measured", device=device, **values)
+    return texts("video.expected", **values)
+
+
+def _expectation(status: HostStatus, measured: Measurement | None, steps: int, texts: Texts) -> str:
     if measured is None:
-        return texts("video.not_measured")
+        return _before_the_first(status, steps, texts) or texts("video.not_measured")
     one = measured.objects == 1
     things = texts("video.one_object") if one else texts("video.many_objects", n=measured.objects)
     seconds = in_words(measured.seconds_for(steps), texts)

@@ -13,9 +13,10 @@ import numpy as np
 
 from motion_app.library.library import DeletedMotion, is_shipped
 from motion_app.methods import method_title
-from motion_app.scene import NEUTRAL_PHRASE, Motion
+from motion_app.scene import Motion
 from motion_app.ui.markup import Texts, icon, script
 from motion_app.ui.pictures import Previews
+from motion_app.wording import NEUTRAL_PHRASE
 
 LEAST_PLACES = 3  # of a path that can be told
 CLOSED, FLAT = 0.25, 0.3  # of a path's longer side: it ends where it began; it is a line

@@ -11,13 +11,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from motion_app.media.files import Clip
-from motion_app.scene import NEUTRAL_PHRASE
+from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.creatures import (
     COLOURS,
     KINDS,
@@ -28,6 +28,9 @@ from motion_app.world.creatures import (
     pose_matrix,
     worded_path,
 )
+
+if TYPE_CHECKING:
+    from motion_app.media.files import Clip
 
 NEUTRAL_SHARE = 0.18  # of captions whose motion words are replaced by NEUTRAL_PHRASE
 PLACEMENT_TRIES = 60
@@ -361,6 +364,8 @@ class Reference:
 
     @property
     def clip(self) -> Clip:
+        from motion_app.media.files import Clip  # here: who only draws reads no file
+
         return Clip(self.rendered.frames, float(self.rendered.scene.config.fps))
 
 

@@ -20,7 +20,6 @@ from motion_app.library.library import Library
 from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.owners import LibraryUser
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.scene import NEUTRAL_PHRASE
 from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.training.mover import moving_share
@@ -49,6 +48,7 @@ from motion_app.ui.motions.training import (
 )
 from motion_app.ui.pictures import Previews
 from motion_app.ui.visitor import library_user
+from motion_app.wording import NEUTRAL_PHRASE
 
 EN = Texts("en")
 POCKET = Path(__file__).resolve().parents[2] / "checkpoints" / "pocket"

@@ -18,6 +18,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from motion_app.engine.expectation import Expectation
 from motion_app.engine.memory import Outlook
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.geometry import ExportSize, GenerationDefaults
@@ -424,6 +425,22 @@ def test_time_per_video_is_not_claimed_before_it_was_measured() -> None:
     assert "not measured yet" in banner_html(ready, None, steps=12, texts=EN)
     measured = Measurement(seconds=10.0, steps=4, objects=2, step_seconds=2.0)
     assert "26 s per video of 12 steps" in banner_html(ready, measured, steps=12, texts=EN)
+
+
+def test_before_the_first_video_the_banner_says_what_a_large_one_will_take():
+    guessed = Expectation(rest_seconds=10.0, step_seconds=5.0)
+    known = Expectation(10.0, 1.6, "NVIDIA H200 <x>")
+    ready = HostStatus("ready", "5b", "cuda", 4.0, expected=guessed)
+    told = banner_html(ready, None, steps=50, texts=EN)
+    assert "about 4 min 20 s per video of 50 steps (estimated" in told
+    loading = replace(ready, state="loading", expected=known)
+    told = banner_html(loading, None, steps=50, texts=EN)
+    assert "about 1 min 30 s" in told and "measured on another NVIDIA H200 &lt;x&gt;" in told
+    assert "estimated" not in told
+    small = replace(ready, expected=Expectation(1.0, 0.5))
+    assert "not measured yet" in banner_html(small, None, steps=12, texts=EN)
+    measured = Measurement(250.0, 50, 2, 4.0)
+    assert "measured on the last one" in banner_html(ready, measured, steps=50, texts=EN)
 
 
 @pytest.mark.parametrize("texts", [EN, ZH])

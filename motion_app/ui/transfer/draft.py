@@ -16,7 +16,6 @@ from motion_app.geometry import CENTRE, FittedImage, ModelGeometry, fit_image
 from motion_app.media.files import PictureNote
 from motion_app.request.phrases import phrase_spans
 from motion_app.scene import (
-    NEUTRAL_PHRASE,
     Box,
     Click,
     GenerationRequest,
@@ -42,6 +41,7 @@ from motion_app.ui.transfer.object_draft import (
     paint,
     to_picture,
 )
+from motion_app.wording import NEUTRAL_PHRASE
 
 if TYPE_CHECKING:
     from motion_app.models.words import FoundObject

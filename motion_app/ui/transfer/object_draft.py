@@ -16,7 +16,8 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import FittedImage
 from motion_app.request.phrases import occurrences
-from motion_app.scene import NEUTRAL_PHRASE, Box, Click, Motion
+from motion_app.scene import Box, Click, Motion
+from motion_app.wording import NEUTRAL_PHRASE
 
 if TYPE_CHECKING:
     from motion_app.models.clicks import Segmentation
