@@ -29,7 +29,12 @@ from diffusers import AutoencoderKLCogVideoX
 
 from motion_app.errors import RequestError
 from motion_app.models.devices import device_named
-from motion_app.pocket.backbone import BackboneTraining, TrainingRecord, train_backbone
+from motion_app.pocket.backbone import (
+    BackboneRun,
+    BackboneTraining,
+    TrainingRecord,
+    train_backbone,
+)
 from motion_app.pocket.network import PocketNetwork, save_checkpoint
 from motion_app.pocket.stream import GrowingClips, drawn_ahead, first_clips
 from motion_app.pocket.vae import VaeTraining, encode_clips, read_clips, train_vae
@@ -207,7 +212,10 @@ def _train_backbone(options: argparse.Namespace, vae_folder: Path, world: WorldC
         layers=options.layers,
         head_dim=options.head_dim,
     )
-    if torch.device(options.device).type == "cuda":
+    if training.minutes <= 0:  # what there is, as a checkpoint
+        run = BackboneRun(options.runs, training, options.device, start_from=options.out)
+        backbone, record = run.average, run.record
+    elif torch.device(options.device).type == "cuda":
         backbone, record = learn_while_drawing(options, vae_folder, world, training)
     else:
         backbone, record = _in_processes(options, vae_folder, world, training)

@@ -48,8 +48,8 @@ def test_all_of_it_runs_dry_and_a_second_run_measures_nothing_again(tmp_path):
     report = measure_gpu(tmp_path, minutes=60, options=TINY, tell=heard.append)
     found = json.loads((tmp_path / "report.json").read_text())
     assert set(found["cases"]) == set(report.cases) and found["bars"] == []
-    for name in ("steps/stock", "steps/motions_5", "steps/dense_2", "kernels/native"):
-        assert len(found["cases"][name]["runs"]) == gpu_parts.ROUNDS
+    for name, rounds in (("steps/stock", 3), ("steps/dense_2", 3), ("kernels/native", 2)):
+        assert len(found["cases"][name]["runs"]) == rounds
         assert found["cases"][name]["peak_over_held_gib"] > 0
     whole = {f"videos/{name}" for name in ("ours", "stock", "mag", "pab", "faster", "taylorseer")}
     assert whole <= set(found["cases"])

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKLCogVideoX
 from motion_app.errors import RequestError
 from motion_app.pocket import backbone, pace, train
 from motion_app.pocket.backbone import BackboneRun, BackboneTraining, TrainingRecord, train_backbone
+from motion_app.pocket.network import PocketNetwork
 from motion_app.pocket.pieces import MOST_BYTES, saved_folders
 from motion_app.pocket.stream import GrowingClips, drawn_ahead, first_clips
 from motion_app.pocket.vae import chunk_scenes, encode_frames, scene_sentences
@@ -26,7 +27,7 @@ from motion_app.world.world import WorldConfig, render
 
 POCKET = ROOT / "checkpoints" / "pocket"
 SMALL = BackboneTraining(
-    samples=8, batch=2, layers=1, heads=2, head_dim=16, bfloat16=False, minutes=10, pieces=True
+    samples=8, batch=2, layers=1, heads=4, head_dim=8, bfloat16=False, minutes=10, pieces=True
 )
 
 
@@ -193,6 +194,19 @@ def test_minutes_hold_for_all_stages_together():
     assert train._minutes(options, 3.0, now) == 3.0
     assert train._minutes(options, 3.0, now - 9 * 60) == 0.0
     assert train._minutes(options_of(), 20.0, now - 9999) == 20.0
+
+
+def test_without_minutes_what_was_learned_becomes_a_checkpoint(clips, vae, tmp_path):
+    vae.save_pretrained(tmp_path / "runs" / "vae")
+    trained, record = train_backbone(tmp_path / "runs", clips, SMALL)
+    words = ("--stages", "backbone", "--device", "cpu", "--minutes", "0", "--layers", "1")
+    words += ("--head-dim", "8", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
+    train.train(options_of(*words))
+    made = PocketNetwork(layers=1, heads=4, head_dim=8)
+    assert made.load_shipped(tmp_path / "out")
+    pairs = zip(made.parameters(), trained.parameters(), strict=True)
+    assert all(torch.allclose(a, b, rtol=2e-3, atol=1e-4) for a, b in pairs)
+    assert TrainingRecord.read(tmp_path / "out") == record
 
 
 def test_a_gpu_learns_while_clips_are_drawn(vae, chunks, tmp_path, monkeypatch):
