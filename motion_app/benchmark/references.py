@@ -14,7 +14,7 @@ import numpy as np
 from motion_app.benchmark.scenes import BENCHMARK_SEED, world_of
 from motion_app.evaluation.videos import ReferenceClip
 from motion_app.geometry import ModelGeometry
-from motion_app.scene import NEUTRAL_PHRASE
+from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.creatures import MOTIONS, PosePath
 from motion_app.world.world import (
     Creature,
