@@ -11,7 +11,7 @@ from motion_app.engine.layers import System
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.systems.anyv2v import AnyV2V, InjectionSettings
 from motion_app.engine.systems.injection import Stand, attend_stood_in
-from motion_app.engine.systems.inversion import finer_levels, invert
+from motion_app.engine.systems.inversion import _raised, finer_levels, invert
 from motion_app.engine.systems.placing import everywhere, regions
 from motion_app.engine.systems.scene import SystemScene, ToldObject, Unsteered
 from motion_app.evaluation.metrics import psnr
@@ -192,6 +192,22 @@ def test_placed_noise_is_the_clips_inside_and_the_pipelines_elsewhere(engine):
     expected = torch.zeros(changed.numel(), dtype=torch.bool)
     expected[places.targets] = True
     assert torch.equal(changed.flatten(), expected) and 0 < expected.sum() < len(expected)
+
+
+@pytest.mark.parametrize("above", [0.0, 0.04, 0.3])
+def test_a_step_up_is_undone_by_the_samplers_step_down(above):
+    """With the same reading of what is noise, whatever the model says."""
+    draw = torch.Generator().manual_seed(0)
+    latents, clean = torch.randn(2, 3, 4, 2, 2, generator=draw)
+    here = 0.36
+    raised = _raised(latents, clean, here=here, above=above)
+    if above == 0:  # all of it is noise, and the estimate is all that is clean
+        noise, estimate = raised, clean
+    else:
+        noise = (latents - above**0.5 * clean) / (1 - above) ** 0.5
+        estimate = (raised - (1 - above) ** 0.5 * noise) / above**0.5
+    down = here**0.5 * estimate + (1 - here) ** 0.5 * noise
+    assert torch.allclose(down, latents, atol=1e-5)
 
 
 @pytest.mark.long
