@@ -47,7 +47,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STAGES = ("vae", "backbone", "sam2", "motions")
-METHODS = ("fleximmt", "synmotion")  # of ``training.inputs``, which reads what a GPU may lack
+METHODS = (
+    "fleximmt",
+    "concat",
+    "synmotion",
+)  # of ``training.inputs``, which reads what a GPU may lack
 CLIPS, SAMPLES, BATCH = 20_000, 300_000, 16  # on a CPU
 GPU_CLIPS = 200_000  # 47 KB each, in its memory
 
