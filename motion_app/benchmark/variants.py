@@ -326,11 +326,11 @@ def _strata(
 
 def learning(variants: Sequence[Variant], tokens: str) -> tuple[Variant, ...]:
     """Those of ``variants`` that are a method as it is, with motions of the set ``tokens``: a
-    method that learns nothing beforehand is told their clips. SynMotion, whose motion files are
-    learned otherwise, is not among them."""
+    method that learns nothing beforehand is told their clips, and the stock model leaves them
+    alone. SynMotion, whose motion files are learned otherwise, is not among them."""
     methods = (*REFERENCE_METHODS, *CLIP_METHODS)
-    whole = [v for v in variants if v.method in methods and v.name == v.method]
-    return tuple(v if v.method == "none" else replace(v, tokens=tokens) for v in whole)
+    whole = (v for v in variants if v.method in methods and v.name == v.method)
+    return tuple(replace(v, tokens=tokens) for v in whole)
 
 
 def _text_parts() -> list[Variant]:
