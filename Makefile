@@ -48,7 +48,8 @@ study-load: $(VENV)/.installed
 	  $(ARGS) || exit 1; \
 	done
 
-# Sixty videos for four clients at a time from a fresh server, and the memory it holds meanwhile.
+# Sixty videos for four clients at a time from a fresh server, then 300 visitors who mark something in
+# a picture and leave, and the memory it holds meanwhile. ARGS="--videos 0": the visitors alone.
 soak: $(VENV)/.installed
 	$(BIN)/python -m motion_app.speed.soak $(ARGS)
 

@@ -54,6 +54,18 @@ def delete_motion(options: argparse.Namespace, settings: Settings) -> Result:
     return {"deleted": deleted.name, "token": deleted.token}
 
 
+def rename_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """Another name for one motion; its file, clip and owner stay."""
+    library = Library(settings.motion_folders())
+    return motion_entry(library.rename(options.name, options.new_name))
+
+
+def share_motion(options: argparse.Namespace, settings: Settings) -> Result:
+    """Show one motion to all who use the server, or to its owner alone."""
+    library = Library(settings.motion_folders())
+    return motion_entry(library.share(options.name, not options.private))
+
+
 def restore_motion(options: argparse.Namespace, settings: Settings) -> Result:
     """Bring a deleted motion back."""
     return motion_entry(Library(settings.motion_folders()).restore(options.token))
@@ -289,6 +301,12 @@ def add_commands(actions: Any) -> None:
     listing.add_argument("--model", help="the model whose own motions are listed too")
     deleting = add_command(listed, "delete", delete_motion, "move a motion to the trash")
     deleting.add_argument("name")
+    renaming = add_command(listed, "rename", rename_motion, "give a motion another name")
+    renaming.add_argument("name")
+    renaming.add_argument("new_name", metavar="NEW")
+    sharing = add_command(listed, "share", share_motion, "show a motion to all, or to its owner")
+    sharing.add_argument("name")
+    sharing.add_argument("--private", action="store_true", help="to its owner alone")
     restoring = add_command(listed, "restore", restore_motion, "bring a deleted one back")
     restoring.add_argument("token", help="what delete answered")
     exporting = add_command(

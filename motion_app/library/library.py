@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from motion_app.errors import MotionFileError
 from motion_app.library.motion_clip import read_motion_clip
@@ -64,6 +64,9 @@ LOCK_POLL_SECONDS = 0.02
 LOCK = ".lock"  # where a folder cannot be locked itself, as on NFS
 TRASH_DAYS = 7.0  # how long a deleted motion can be brought back
 MODEL_FILE = "model_index.json"  # beside a folder of motions: they were shipped with that model
+
+
+Whose = Literal["mine", "shared", "shipped"]  # shared: by somebody else
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,14 @@ class Library:
     def writable(self, motion: Motion) -> bool:
         """Whether it may be deleted: the motions that a model ships with may not."""
         return motion.path.parent in self.folders and not is_shipped(motion.path.parent)
+
+    def whose(self, motion: Motion) -> Whose:
+        """Of whom the motion is for who sees the library; for nobody in particular as for who sits
+        at this machine."""
+        if not self.writable(motion):
+            return "shipped"
+        user = LibraryUser(local=True) if self._user is None else self._user
+        return "mine" if user.may_change(motion.path) else "shared"
 
     def free_name(self, name: str) -> str:
         """``name``, or with the first number behind it that makes it no other motion's."""

@@ -1,4 +1,5 @@
-"""``make soak``: many videos for many clients from one fresh server, and what it holds meanwhile.
+"""``make soak``: many videos for many clients from one fresh server, and many visitors who leave,
+and what it holds meanwhile.
 
 The server is ``python app.py`` with the pocket checkpoint and a folder of its own; the clients are
 ``gradio_client``, as programs use it. Kept to at the end: no failure, resident memory after the
@@ -9,30 +10,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import queue
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from motion_app.errors import MotionAppError
 from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri, read_image
 from motion_app.settings import ROOT, Limits
+from motion_app.speed.fresh_server import FreshServer
+from motion_app.speed.strangers import LEAST, entertain
 
-START_SECONDS = 240.0
 DRAFT_STEPS = 6  # half the pocket's own, as the page's draft
 WARM = 10  # videos after which memory counts: caches and pools are filled by then
 MOST_GROWTH = 0.10
@@ -75,18 +73,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--videos", type=int, default=60)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--strangers", type=int, default=300, help="visitors; 0: none")
     options = parser.parse_args(argv)
-    if options.videos <= WARM or options.clients < 1:
-        parser.error(f"--videos must be more than {WARM} and --clients at least 1")
-    try:
-        report = soak(videos=options.videos, clients=options.clients)
-    except MotionAppError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    for name, value in asdict(report).items():
-        sys.stdout.write(f"{name:>20}  {value}\n")
-    sys.stdout.write(json.dumps(asdict(report)) + "\n")
-    return 1 if report.broken else 0
+    if (options.videos and options.videos <= WARM) or options.clients < 1:
+        parser.error(f"--videos must be 0 or more than {WARM} and --clients at least 1")
+    if options.strangers and options.strangers < LEAST:
+        parser.error(f"--strangers must be 0 or at least {LEAST}")
+    parts = [
+        *(
+            [partial(soak, videos=options.videos, clients=options.clients)]
+            if options.videos
+            else []
+        ),
+        *([partial(entertain, options.strangers)] if options.strangers else []),
+    ]
+    broken = False
+    for part in parts:
+        try:
+            report = part()
+        except MotionAppError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 1
+        for name, value in asdict(report).items():
+            sys.stdout.write(f"{name:>20}  {value}\n")
+        sys.stdout.write(json.dumps(asdict(report)) + "\n")
+        broken = broken or bool(report.broken)
+    return 1 if broken else 0
 
 
 def soak(*, videos: int, clients: int) -> SoakReport:
@@ -101,69 +113,6 @@ def soak(*, videos: int, clients: int) -> SoakReport:
             return _report(measured, time.monotonic() - began, clients)
         finally:
             server.stop()
-
-
-class FreshServer:
-    """The app in a process of its own, with nothing but what ships."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Until the page answers."""
-        environment = os.environ | {
-            "MOTION_APP_CACHE": str(self.folder / "cache"),
-            "MOTION_APP_OUTPUTS": str(self.folder / "outputs"),
-            "MOTION_APP_MOTIONS": json.dumps([str(self.folder / "motions")]),
-        }
-        command = [sys.executable, "app.py", "--port", str(self.port)]
-        with (self.folder / "log.txt").open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                log_end = (self.folder / "log.txt").read_text()[-400:]
-                raise MotionAppError(f"the server did not start; its log ends: {log_end}")
-            time.sleep(0.2)
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(timeout=60)
-
-    def memory(self) -> int:
-        """Resident bytes of it and its children."""
-        server, held = psutil.Process(self.process.pid), 0
-        for process in (server, *server.children(recursive=True)):
-            try:
-                held += process.memory_info().rss
-            except psutil.NoSuchProcess:  # a decoder that is done
-                continue
-        return held
-
-    def temporary(self) -> int:
-        """Bytes of uploads and copies."""
-        sizes = 0
-        for path in (self.folder / "cache").rglob("*"):
-            try:
-                sizes += path.lstat().st_size
-            except OSError:  # it has just gone
-                continue
-        return sizes
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(self.url, timeout=5) as response:
-                return response.status == 200
-        except OSError:
-            return False
 
 
 def _drive(server: FreshServer, videos: int, clients: int) -> Measured:

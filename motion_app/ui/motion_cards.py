@@ -4,20 +4,22 @@ after. Both say the same of a motion and are found by the same words."""
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import gradio as gr
 import numpy as np
 
-from motion_app.library.library import DeletedMotion, is_shipped
+from motion_app.library.library import DeletedMotion, Whose
+from motion_app.library.motion_file import MAX_LETTERS
 from motion_app.methods import method_title
 from motion_app.scene import Motion
 from motion_app.ui.markup import Texts, icon, script
 from motion_app.ui.pictures import Previews
 from motion_app.wording import NEUTRAL_PHRASE
 
+WHOSE: tuple[Whose, ...] = ("mine", "shared", "shipped")
 LEAST_PLACES = 3  # of a path that can be told
 CLOSED, FLAT = 0.25, 0.3  # of a path's longer side: it ends where it began; it is a line
 ROUND = 1.25 * np.pi  # radians of turning that make a loop
@@ -49,10 +51,13 @@ class _Card:
         return f'<{tag} {attributes} data-words="{self.words}">{preview}{body}</{tag}>'
 
 
-def cards_html(motions: Sequence[Motion], texts: Texts) -> str:
-    """What stands in the dialog: title, search box, "none" and a card for each motion."""
+def cards_html(
+    motions: Sequence[Motion], texts: Texts, whose: Callable[[Motion], Whose] = lambda _: "shipped"
+) -> str:
+    """What stands in the dialog: title, search box, "none" and a card for each motion. ``whose``:
+    of whom each is, to choose from those of one kind."""
     t = {key: html.escape(texts(f"transfer.{key}")) for key in _TEXTS}
-    cards = "".join(_card_html(motion, texts) for motion in motions)
+    cards = "".join(_card_html(motion, whose(motion), texts) for motion in motions)
     neutral = any(motion.phrase == NEUTRAL_PHRASE for motion in motions)
     about = html.escape(texts("transfer.cards_neutral", phrase=NEUTRAL_PHRASE)) if neutral else ""
     return (
@@ -62,7 +67,7 @@ def cards_html(motions: Sequence[Motion], texts: Texts) -> str:
         f' aria-label="{t["close"]}" title="{t["close"]}">{icon("clear")}</button></div>'
         f'<label class="cards-search" data-key="search">{icon("search")}<input type="search"'
         f' placeholder="{t["cards_search"]}" aria-label="{t["cards_search"]}" autocomplete="off"'
-        ' spellcheck="false"></label>'
+        f' spellcheck="false"></label>{whose_html(texts)}'
         f'<div class="cards" data-key="cards" role="listbox" aria-label="{t["cards"]}">'
         '<button type="button" class="card" role="option" data-name="" data-words=""'
         f' data-key="none" tabindex="-1"><span class="preview preview-none">{t["no_motion"]}</span>'
@@ -72,6 +77,20 @@ def cards_html(motions: Sequence[Motion], texts: Texts) -> str:
         f'<p class="note quiet cards-none" data-key="none-found" role="status" hidden'
         f" data-own>{t['cards_none']}</p>"
     )
+
+
+def whose_html(texts: Texts) -> str:
+    """Buttons that choose whose motions are shown, all at first."""
+    buttons = "".join(
+        f'<button type="button" data-own data-key="whose-{one}" data-show="{one}"'
+        f' aria-pressed="{str(not one).lower()}">{html.escape(texts(key))}</button>'
+        for one, key in (
+            ("", "motions.whose_all"),
+            *((one, f"motions.whose_{one}") for one in WHOSE),
+        )
+    )
+    label = html.escape(texts("motions.whose"))
+    return f'<div class="whose" role="group" data-key="whose" aria-label="{label}">{buttons}</div>'
 
 
 def path_key(track: Sequence[Sequence[float]] | None) -> str:
@@ -116,12 +135,12 @@ def moves_how(motion: Motion, texts: Texts) -> str:
     return texts("motions.moves_how", noun=motion.noun, path=path) if motion.noun else path
 
 
-def _card_html(motion: Motion, texts: Texts) -> str:
+def _card_html(motion: Motion, whose: Whose, texts: Texts) -> str:
     card = _Card.of(motion)
     how = html.escape(moves_how(motion, texts)) or f"“… {card.phrase}”"
     return card.html(
         "button",
-        f'type="button" class="card" role="option" data-name="{card.name}"'
+        f'type="button" class="card" role="option" data-name="{card.name}" data-whose="{whose}"'
         f' data-key="motion-{card.name}" tabindex="-1"',
         preview_html(motion),
         f'<b>{card.shown}</b><span class="quiet">{how}</span>'
@@ -147,8 +166,8 @@ def shown_name(name: str) -> str:
 
 
 def new_cards() -> gr.HTML:
-    """Events ``act`` with ``what`` ("export" or "delete") and the motion's ``digest``; ``restore``
-    with the ``token`` of a deleted one."""
+    """Events ``act`` with ``what`` ("export", "rename" with the new ``name``, "share", "hide" or
+    "delete") and the motion's ``digest``; ``restore`` with the ``token`` of a deleted one."""
     return gr.HTML(
         "",
         js_on_load=script("search", "library_cards"),
@@ -161,24 +180,29 @@ def library_html(
     motions: Sequence[Motion],
     *,
     base: str | None,
-    deletable: frozenset[str],
+    whose: Mapping[str, Whose],
+    private: Mapping[str, bool],
     deleted: DeletedMotion | None,
     problems: Sequence[str],
     previews: Previews,
     texts: Texts,
 ) -> str:
-    """The grid. ``base``: the loaded model's fingerprint, None while it loads; ``deletable``:
-    digests of those that may be deleted; ``deleted``: the one to offer back."""
+    """The grid. ``base``: the loaded model's fingerprint, None while it loads; ``whose`` each is,
+    by digest: one's own may be changed; ``private``: of those that somebody made, whether nobody
+    else sees them; ``deleted``: the one to offer back."""
     search = html.escape(texts("motions.search"))
     cards = "".join(
-        _library_card(motion, base, motion.digest in deletable, previews, texts)
+        _library_card(
+            motion, base, whose[motion.digest], private.get(motion.digest), previews, texts
+        )
         for motion in motions
     )
     empty = "" if motions else f'<p class="quiet">{html.escape(texts("motions.none"))}</p>'
     return (
         f'{_undo_html(deleted, texts)}<div class="motion-search"><input type="search"'
         f' placeholder="{search}" aria-label="{search}"><span class="quiet" aria-live="polite"'
-        f' data-count="{html.escape(texts("motions.count"))}"></span></div>{empty}'
+        f' data-count="{html.escape(texts("motions.count"))}"></span></div>'
+        f"{whose_html(texts)}{empty}"
         f'<ul class="motion-grid">{cards}</ul>'
         f'<p class="quiet motion-unfound" hidden>{html.escape(texts("motions.unfound"))}</p>'
         f"{_problems_html(problems, texts)}"
@@ -205,26 +229,52 @@ def _problems_html(problems: Sequence[str], texts: Texts) -> str:
 
 
 def _library_card(
-    motion: Motion, base: str | None, deletable: bool, previews: Previews, texts: Texts
+    motion: Motion,
+    base: str | None,
+    whose: Whose,
+    private: bool | None,
+    previews: Previews,
+    texts: Texts,
 ) -> str:
     card = _Card.of(motion)
     tags = [f'<span class="tag">{card.method}</span>']
     if base is not None and motion.base != base:
         tags.append(f'<span class="tag tag-off">{html.escape(texts("motions.other"))}</span>')
-    if not deletable:
-        whose = "shipped" if is_shipped(motion.path.parent) else "others"
-        tags.append(f'<span class="tag">{html.escape(texts(f"motions.{whose}"))}</span>')
-    acts = _act_html("export", motion, texts) + (
-        _act_html("delete", motion, texts) if deletable else ""
-    )
+    acts, form = ["export"], ""
+    if whose == "mine":
+        form = _rename_html(motion, texts)
+        acts += ["rename", "delete"]
+        if private is not None:
+            tags.append(_tag_html("private" if private else "shown", texts))
+            acts.insert(-1, "share" if private else "hide")
+    else:
+        tags.append(_tag_html("shipped" if whose == "shipped" else "others", texts))
     return card.html(
         "li",
-        f'class="motion-card" data-digest="{motion.digest}"',
+        f'class="motion-card" data-digest="{motion.digest}" data-whose="{whose}"',
         _preview_html(motion, previews, texts),
-        f'<div class="motion-body"><h3>{card.name}</h3>'
+        f'<div class="motion-body"><h3>{card.name}</h3>{form}'
         f"{_words_html(motion, texts)}"
         f'<p class="motion-tags">{"".join(tags)}</p>{_details_html(motion, texts)}'
-        f'<div class="motion-acts">{acts}</div></div>',
+        f'<div class="motion-acts">{"".join(_act_html(what, motion, texts) for what in acts)}'
+        "</div></div>",
+    )
+
+
+def _tag_html(what: str, texts: Texts) -> str:
+    return f'<span class="tag">{html.escape(texts(f"motions.{what}"))}</span>'
+
+
+def _rename_html(motion: Motion, texts: Texts) -> str:
+    """The field for another name, in the name's place while it is typed."""
+    label = html.escape(texts("motions.new_name", name=motion.name))
+    save, leave = (html.escape(texts(f"motions.rename_{what}")) for what in ("save", "leave"))
+    return (
+        '<form class="motion-rename" hidden><input type="text" required autocomplete="off"'
+        f' maxlength="{MAX_LETTERS["name"]}" aria-label="{label}"'
+        f' value="{html.escape(motion.name)}">'
+        f'<button type="submit">{save}</button>'
+        f'<button type="button" data-leave>{leave}</button></form>'
     )
 
 

@@ -131,8 +131,8 @@ class LanguagePage:
         )
         transfer.restore_kept_on(entered.then)
         outputs = [self.banner, self.timer, transfer.objects, transfer.canvas]
-        for event, queue in ((entered.then, True), (self.timer.tick, False)):
-            listen(event, self.look, inputs=[session], outputs=outputs, queue=queue)
+        listen(entered.then, self.arrive, inputs=[session], outputs=outputs)
+        listen(self.timer.tick, self.look, inputs=[session], outputs=outputs, queue=False)
         listen(self.calls.tick, page.still_here, queue=False)
         transfer.video.attach_on(entered.then)
         self.motions.attach(entered, session)
@@ -145,6 +145,11 @@ class LanguagePage:
         session.user = library_user(owner, request, self.host.settings)
         session.address = quota_address(request, self.host.settings)
         return session, owner
+
+    def arrive(self, session: Session) -> list[Any]:
+        """As ``look``, for a page that was just opened: whose motions there are is known by now."""
+        banner, timer, _, canvas = self.look(session)
+        return [banner, timer, self.transfer.library_update(session), canvas]
 
     def look(self, session: Session) -> list[Any]:
         """What a page needs to know of the model: the banner, the motions that fit it, and whether

@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
-from visits import PATIENCE
-from walk import fill_training, open_tab, upload_clip, write_clip
+from playwright.sync_api import Browser, Page, expect
+from visits import DESKTOP, PATIENCE, check_accessible, open_page
+from walk import fill_training, mark_two, open_tab, pick_example, upload_clip, write_clip
 
 
 @pytest.fixture
@@ -43,6 +43,63 @@ def test_an_exported_motion_comes_back_and_its_deletion_is_undone(page: Page, tm
     expect(cards).to_have_count(count + 1, timeout=PATIENCE)
     page.fill(".motion-search input", "mine")
     expect(page.locator(".motion-card:visible")).to_have_count(1)
+
+
+def test_ones_own_motions_are_found_renamed_shared_and_hidden(
+    browser: Browser, server: str, page: Page, tmp_path: Path
+):
+    """By their maker alone: another browser uses what is shared, and changes nothing."""
+    with page.expect_download() as download:
+        page.locator("[data-what=export]").first.click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    page.locator("#motion-import button").first.click()
+    page.set_input_files("#motion-file input[type=file]", str(file))
+    expect(page.locator("#motion-file")).to_contain_text(file.stem)
+    page.locator("#motion-import").get_by_label("Name", exact=True).fill("our hop")
+    page.click("#motion-import-button")
+    shown = page.locator(".motion-card:visible")
+    expect(page.locator(".motion-card h3", has_text="our hop")).to_be_visible()
+
+    page.get_by_role("button", name="Mine", exact=True).click()
+    ours = shown.filter(has=page.locator("h3", has_text="our hop"))
+    expect(ours).to_have_count(1)
+    assert set(shown.evaluate_all("cards => cards.map((card) => card.dataset.whose)")) == {"mine"}
+    check_accessible(page)
+    ours.get_by_role("button", name="Rename").click()
+    field = ours.get_by_label("New name of the motion our hop")
+    field.press("Escape")
+    expect(ours.locator("h3")).to_be_visible()
+    ours.get_by_role("button", name="Rename").click()
+    field.fill("our leap")
+    check_accessible(page)
+    field.press("Enter")
+    ours = shown.filter(has=page.locator("h3", has_text="our leap"))
+    expect(ours).to_have_count(1)
+    expect(page.locator("[data-show=mine]").first).to_have_attribute("aria-pressed", "true")
+
+    ours.get_by_role("button", name="Make private").click()
+    expect(ours).to_contain_text("only you see it")
+    ours.get_by_role("button", name="Share").click()
+    expect(ours).to_contain_text("shared with all")
+    other = open_page(browser, server, DESKTOP)
+    open_tab(other, "motions")
+    theirs = other.locator(".motion-card", has_text="our leap")
+    expect(theirs).to_have_attribute("data-whose", "shared")
+    expect(theirs.locator("[data-what]")).to_have_count(1)  # export
+
+    open_tab(page, "transfer")
+    pick_example(page)
+    mark_two(page)
+    page.locator(".motion-button").first.click()
+    dialog = page.locator(".motion-dialog")
+    dialog.get_by_role("button", name="Mine", exact=True).click()
+    card = dialog.locator('.card[data-name="our leap"]')
+    expect(card).to_be_visible()
+    expect(dialog.locator(".card[data-whose=shipped]:visible")).to_have_count(0)
+    check_accessible(page)
+    card.click()
+    expect(page.locator(".motion-button").first).to_have_attribute("data-motion", "our leap")
 
 
 def test_handles_trim_and_a_drag_crops(page: Page, clip: Path):

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from motion_app.cli.main import main
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine
+from motion_app.library.owners import Ownership, keep_owner
 from motion_app.media.files import read_clip, read_mask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +147,17 @@ def test_motions_are_listed_with_their_tracks_and_their_problems(folder, capsys)
     assert {"name", "phrase", "method", "base", "preview", "track"} <= set(motion)
     assert (motion["name"], motion["track"]) == ("jump", [[1.0, 2.0], [3.0, 4.0]])
     assert "broken.safetensors" in result["problems"][0]
+
+
+def test_a_motion_is_renamed_and_shown_to_its_owner_alone_or_to_all(folder, capsys):
+    keep_owner(folder / "library" / "jump.safetensors", "somebody")
+    assert run(capsys, "motions", "rename", "jump", "high hop")["name"] == "high hop"
+    assert "no motion" in fail(capsys, "motions", "rename", "jump", "hop")
+    (file,) = (folder / "library").glob("*.safetensors")
+    run(capsys, "motions", "share", "high hop", "--private")
+    assert Ownership.read(file).private and Ownership.read(file).of("somebody")
+    run(capsys, "motions", "share", "high hop")
+    assert not Ownership.read(file).private
 
 
 def published(path: Path, layers: int = 2, width: int = 32) -> Path:

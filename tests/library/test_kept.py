@@ -16,7 +16,7 @@ from disk_faults import FullFrom, fill, small_disk, without_rights
 from test_library import METADATA, contents, write_whole
 
 from motion_app.errors import MotionAppError, MotionFileError
-from motion_app.library.library import TRASH, Library
+from motion_app.library.library import MODEL_FILE, TRASH, Library
 from motion_app.library.motion_file import check_motion_file, numbers_digest
 from motion_app.library.owners import LibraryUser
 
@@ -158,6 +158,23 @@ def test_a_motion_is_renamed_by_its_owner_alone_and_nothing_else_of_it_changes(t
     done = [motion for motion in all_at_once(*tries) if not isinstance(motion, MotionAppError)]
     assert len({motion.path for motion in done}) == 1
     assert len(library.list()) == 2
+
+
+def test_whose_a_motion_is_depends_on_who_asks(tmp_path, parcel):
+    shipped, here = tmp_path / "model" / "motions", LibraryUser(local=True)
+    shipped.mkdir(parents=True)
+    (shipped.parent / MODEL_FILE).write_text("{}")
+    shutil.copy(parcel, shipped / "jump.safetensors")
+    library = Library([tmp_path / "own", shipped])
+    library.import_file(parcel, name="mine", owner=ME.owner)
+    library.import_file(parcel, name="found")  # nobody's in particular
+    names = {
+        user: {m.name: library.seen_by(user).whose(m) for m in library.list()}
+        for user in (ME, YOU, here)
+    }
+    assert names[ME] == {"jump": "shipped", "mine": "mine", "found": "shared"}
+    assert names[YOU] == {"jump": "shipped", "mine": "shared", "found": "shared"}
+    assert names[here] == {"jump": "shipped", "mine": "shared", "found": "mine"}
 
 
 def test_a_private_motion_is_its_owners_alone_until_it_is_shared(tmp_path, parcel):

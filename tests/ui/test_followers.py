@@ -1,4 +1,4 @@
-"""Two hundred who follow one job and a held button hold up nobody: a neighbour's click answers."""
+"""Many who follow one job and a held button hold up nobody: a neighbour's click answers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from serving import ROOT, RunningApp
 from motion_app.speed.soak import draft_request
 from motion_app.ui.transfer.stream import pace_of
 
-FOLLOWERS = 200
-PACE_SECONDS = pace_of(FOLLOWERS)  # as pages are told to
+FEW, MANY = 30, 200
 CLICKS = 5
 MOST_SECONDS = 1.0
 
@@ -39,12 +38,13 @@ async def call(client: httpx.AsyncClient, endpoint: str, *data: Any) -> Any:
 
 
 async def follow(
-    client: httpx.AsyncClient, job: str, ended: asyncio.Event, told: list[str]
+    client: httpx.AsyncClient, job: str, pace: float, ended: asyncio.Event, told: list[str]
 ) -> None:
-    await asyncio.sleep(len(told) % 20 * PACE_SECONDS / 20)
+    """As pages are told to, every ``pace`` seconds."""
+    await asyncio.sleep(len(told) % 20 * pace / 20)
     while not ended.is_set():
         told.append((await call(client, "job", job))["state"])
-        await asyncio.sleep(PACE_SECONDS)
+        await asyncio.sleep(pace)
 
 
 async def hold(client: httpx.AsyncClient, function: int, ended: asyncio.Event) -> None:
@@ -56,7 +56,8 @@ async def hold(client: httpx.AsyncClient, function: int, ended: asyncio.Event) -
         await asyncio.sleep(0.1)
 
 
-async def clicks_meanwhile(url: str) -> tuple[list[float], list[str]]:
+async def clicks_meanwhile(url: str, followers: int) -> tuple[list[float], list[str]]:
+    pace = pace_of(followers)
     limits = httpx.Limits(max_connections=500, keepalive_expiry=1.0)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         while (await call(client, "model"))["state"] != "ready":
@@ -70,9 +71,11 @@ async def clicks_meanwhile(url: str) -> tuple[list[float], list[str]]:
         ended, told = asyncio.Event(), []
         dependencies = (await client.get("config")).json()["dependencies"]
         act = next(d["id"] for d in dependencies if d["targets"] and d["targets"][0][1] == "act")
-        others = [asyncio.create_task(follow(client, job, ended, told)) for _ in range(FOLLOWERS)]
+        others = [
+            asyncio.create_task(follow(client, job, pace, ended, told)) for _ in range(followers)
+        ]
         others.append(asyncio.create_task(hold(client, act, ended)))
-        await asyncio.sleep(PACE_SECONDS)
+        await asyncio.sleep(pace)
         seconds = []
         for _ in range(CLICKS):
             began = time.monotonic()
@@ -85,7 +88,10 @@ async def clicks_meanwhile(url: str) -> tuple[list[float], list[str]]:
         return seconds, told
 
 
-def test_a_neighbours_click_answers_while_two_hundred_follow_a_job(app: RunningApp) -> None:
-    seconds, told = asyncio.run(clicks_meanwhile(app.url))
-    assert len(told) >= FOLLOWERS and set(told) == {"running"}
+@pytest.mark.parametrize("followers", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+def test_a_neighbours_click_answers_while_many_follow_a_job(
+    app: RunningApp, followers: int
+) -> None:
+    seconds, told = asyncio.run(clicks_meanwhile(app.url, followers))
+    assert len(told) >= followers and set(told) == {"running"}
     assert sorted(seconds)[CLICKS // 2] < MOST_SECONDS, seconds

@@ -230,13 +230,17 @@ def test_the_library_says_what_may_be_done_with_each_motion(language: str) -> No
     page = library_html(
         motions,
         base="another model",
-        deletable=frozenset({motions[0].digest}),
+        whose={motions[0].digest: "mine", motions[1].digest: "shipped"},
+        private={motions[0].digest: True},
         deleted=None,
         problems=["x.safetensors is <broken>"],
         previews=Previews(Limits()),
         texts=texts,
     )
-    assert page.count('data-what="export"') == 2 and page.count('data-what="delete"') == 1
+    assert page.count('data-what="export"') == 2
+    for what in ("rename", "share", "delete"):
+        assert page.count(f'data-what="{what}"') == 1
+    assert 'data-what="hide"' not in page and page.count(texts("motions.private")) == 1
     assert page.count(texts("motions.other")) == 2 and page.count(texts("motions.shipped")) == 1
     assert "&lt;broken&gt;" in page and motions[0].noun in page
 

@@ -13,7 +13,7 @@ import gradio as gr
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.progress import JobProgress
-from motion_app.scene import Motion
+from motion_app.library.owners import Ownership
 from motion_app.ui.api.files import forget_exports, new_export_folder
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts, note_html, script, titled_html
@@ -285,37 +285,45 @@ class LibraryPanel:
 
     def show_cards(self, state: TrainingState) -> str:
         """The library as it is now."""
-        motions = self.host.library.seen_by(state.user).list()
+        library = self.host.library.seen_by(state.user)
+        motions = library.list()
+        ownerships = {motion.digest: Ownership.read(motion.path) for motion in motions}
         return library_html(
             motions,
             base=self.host.base(),
-            deletable=frozenset(m.digest for m in motions if self._deletable(m, state)),
+            whose={motion.digest: library.whose(motion) for motion in motions},
+            private={digest: own.private for digest, own in ownerships.items() if own.mark},
             deleted=state.deleted,
             problems=self.host.library.problems(),
             previews=self.previews,
             texts=self.texts,
         )
 
-    def _deletable(self, motion: Motion, state: TrainingState) -> bool:
-        """What one made or brought in oneself, and at one's own machine what nobody did."""
-        return self.host.library.writable(motion) and state.user.may_change(motion.path)
-
     def act(self, state: TrainingState, event: gr.EventData) -> list[Any]:
-        """Export or delete the motion of a card."""
+        """What a card's button says: export its motion, or change what is one's own."""
         data = event._data or {}
-        digest = str(data.get("digest"))
-        seen = self.host.library.seen_by(state.user).list()
-        motion = next((m for m in seen if m.digest == digest), None)
+        digest, what = str(data.get("digest")), data.get("what")
+        library = self.host.library.seen_by(state.user)
+        motion = next((m for m in library.list() if m.digest == digest), None)
         if motion is None:
             raise MotionFileError("this motion is not in the library any more; reload the page")
-        if data.get("what") == "export":
-            file = self.host.library.export_file(motion, new_export_folder(motion))
+        if what == "export":
+            file = library.export_file(motion, new_export_folder(motion))
             return [gr.skip(), gr.skip(), gr.update(value=str(file))]
-        if not self._deletable(motion, state):
-            why = "not_yours" if self.host.library.writable(motion) else "not_deletable"
+        whose = library.whose(motion)
+        if whose != "mine":
+            why = "not_yours" if whose == "shared" else "not_deletable"
             raise MotionFileError(self.texts(f"motions.{why}", name=motion.name))
-        state.deleted = self.host.library.delete(motion.path, by=state.user)
-        forget_exports(motion)
+        if what == "rename":
+            library.rename(motion.path, str(data.get("name") or ""), by=state.user)
+        elif what in ("share", "hide"):
+            library.share(motion.path, what == "share", by=state.user)
+        elif what == "delete":
+            state.deleted = library.delete(motion.path, by=state.user)
+        else:
+            raise MotionFileError(f"a motion cannot be told to {what}; reload the page")
+        if what != "share":
+            forget_exports(motion)
         return [state, self.show_cards(state), gr.update(value=None)]
 
     def restore(self, state: TrainingState, event: gr.EventData) -> list[Any]:

@@ -5,6 +5,7 @@ const pictures = new Map(); // motion's digest → promise of its preview's addr
 const line = []; // previews that wait for their turn
 let running = 0;
 let opener = null;
+let whose = "";
 
 function next() {
   if (running >= 3 || !line.length) return;
@@ -60,8 +61,9 @@ function columns() {
 function sift() {
   const typed = sheet.querySelector("input[type=search]").value;
   for (const card of sheet.querySelectorAll(".card")) {
-    card.hidden = !hasWords(card, typed);
+    card.hidden = !(hasWords(card, typed) && isWhose(card, whose));
   }
+  pressWhose(sheet, whose);
   sheet.querySelector(".cards-none").hidden = cards().length > 0;
   cards().forEach((card, k) => { card.tabIndex = k === 0 ? 0 : -1; });
 }
@@ -99,6 +101,12 @@ sheet.addEventListener("keydown", (event) => {
   } else roam(event, cards(), { columns: columns() });
 });
 sheet.addEventListener("click", (event) => {
+  const shown = event.target.closest("[data-show]");
+  if (shown) {
+    whose = shown.dataset.show;
+    sift();
+    return;
+  }
   const card = event.target.closest(".card");
   if (card) act({ kind: "motion", object: opener.object, motion: card.dataset.name });
   const outside = event.target === sheet;

@@ -393,7 +393,9 @@ class TransferTab:
 
     def library_update(self, session: Session) -> Any:
         """The update of ``objects`` for the library as it is now: other cards to choose from."""
-        return gr.update(cards=cards_html(self.host.motions(session.user), self.texts))
+        library = self.host.library.seen_by(session.user)
+        motions = self.host.motions(session.user)
+        return gr.update(cards=cards_html(motions, self.texts, library.whose))
 
 
 def _serial(values: dict[str, Any]) -> int:
