@@ -23,18 +23,23 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clips"))
 
 
-def test_an_exported_motion_comes_back_and_its_deletion_is_undone(page: Page, tmp_path: Path):
-    cards = page.locator(".motion-card")
-    count = cards.count()
+def import_again(page: Page, folder: Path, name: str) -> None:
+    """The first motion of the library, exported and brought in under another name."""
     with page.expect_download() as download:
         page.locator("[data-what=export]").first.click()
-    file = tmp_path / download.value.suggested_filename
+    file = folder / download.value.suggested_filename
     download.value.save_as(file)
     page.locator("#motion-import button").first.click()
     page.set_input_files("#motion-file input[type=file]", str(file))
     expect(page.locator("#motion-file")).to_contain_text(file.stem, timeout=PATIENCE)
-    page.locator("#motion-import").get_by_label("Name", exact=True).fill("mine")
+    page.locator("#motion-import").get_by_label("Name", exact=True).fill(name)
     page.click("#motion-import-button")
+
+
+def test_an_exported_motion_comes_back_and_its_deletion_is_undone(page: Page, tmp_path: Path):
+    cards = page.locator(".motion-card")
+    count = cards.count()
+    import_again(page, tmp_path, "mine")
     mine = page.locator(".motion-card:has-text('mine')")
     expect(mine).to_be_visible(timeout=PATIENCE)
     mine.locator("[data-what=delete]").click()
@@ -49,15 +54,7 @@ def test_ones_own_motions_are_found_renamed_shared_and_hidden(
     browser: Browser, server: str, page: Page, tmp_path: Path
 ):
     """By their maker alone: another browser uses what is shared, and changes nothing."""
-    with page.expect_download() as download:
-        page.locator("[data-what=export]").first.click()
-    file = tmp_path / download.value.suggested_filename
-    download.value.save_as(file)
-    page.locator("#motion-import button").first.click()
-    page.set_input_files("#motion-file input[type=file]", str(file))
-    expect(page.locator("#motion-file")).to_contain_text(file.stem)
-    page.locator("#motion-import").get_by_label("Name", exact=True).fill("our hop")
-    page.click("#motion-import-button")
+    import_again(page, tmp_path, "our hop")
     shown = page.locator(".motion-card:visible")
     expect(page.locator(".motion-card h3", has_text="our hop")).to_be_visible()
 
@@ -76,7 +73,8 @@ def test_ones_own_motions_are_found_renamed_shared_and_hidden(
     field.press("Enter")
     ours = shown.filter(has=page.locator("h3", has_text="our leap"))
     expect(ours).to_have_count(1)
-    expect(page.locator("[data-show=mine]").first).to_have_attribute("aria-pressed", "true")
+    mine = page.locator("#library-cards [data-show=mine]")
+    expect(mine).to_have_attribute("aria-pressed", "true")
 
     ours.get_by_role("button", name="Make private").click()
     expect(ours).to_contain_text("only you see it")

@@ -35,6 +35,15 @@
     if (root.lang !== language) root.lang = language;
   }).observe(root, { attributes: true, attributeFilter: ["lang"] });
 
+  // gradio calls a toast's head a button, with the one that closes it inside: nobody who listens to
+  // the page would be told of the inner one.
+  new MutationObserver(() => {
+    for (const head of document.querySelectorAll(".toast-header[role]")) {
+      head.removeAttribute("role");
+      head.removeAttribute("tabindex");
+    }
+  }).observe(root, { childList: true, subtree: true });
+
   for (const name of ["localStorage", "sessionStorage"]) {
     const trial = "motion-transfer-trial";
     try {
