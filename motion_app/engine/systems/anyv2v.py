@@ -72,10 +72,11 @@ class AnyV2V(Unsteered):
         if not self.settings.placed:
             return torch.stack(sources).mean(dim=0)
         filled = _by_cell(noise).clone()  # (F·H'·W', C)
-        places = self._regions(noise.shape[1], tuple(noise.shape[3:]))
+        frames, _, height, width = noise.shape[1:]
+        places = self._regions(frames, (height, width))
         for source, region in zip(sources, places, strict=True):
             filled[region.targets] = _by_cell(source)[region.sources]
-        return filled.unflatten(0, (noise.shape[1], *noise.shape[3:])).movedim(-1, 1)[None]
+        return filled.unflatten(0, (frames, height, width)).movedim(-1, 1)[None]
 
     @contextmanager
     def installed(self, layers: Sequence[AttentionLayer]) -> Iterator[None]:
