@@ -17,6 +17,8 @@ from motion_app.library.library import Library
 from motion_app.settings import Settings
 from motion_app.text_files import read_text
 
+ANALYSES = ("all", "finished", "unflagged")
+
 
 def create(options: argparse.Namespace, settings: Settings) -> Result:
     """Make a study; nothing is asked of anybody yet."""
@@ -35,6 +37,7 @@ def create(options: argparse.Namespace, settings: Settings) -> Result:
         "completion_code": options.completion_code,
         "link_days": options.link_days,
         "place_hours": options.place_hours,
+        "analysis": options.analysis,
     }
     created = create_study(
         options.out,
@@ -96,7 +99,8 @@ def report(options: argparse.Namespace, settings: Settings) -> Result:
     archive = _open(options, settings)
     if options.unblind:
         unblind(archive, by="command line")
-    result = study_report(archive, without=options.without or ())
+    _choose_analysis(archive, options)
+    result = study_report(archive)
     page = options.out or Path(options.study) / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(report_html(result), encoding="utf-8")
@@ -105,6 +109,7 @@ def report(options: argparse.Namespace, settings: Settings) -> Result:
         "raters": len(result.raters),
         "answers": result.answers,
         "percent": {method: paper_row(result, method) for method in result.methods},
+        "counted": result.counted,
         "flagged": [rater.number for rater in result.raters if rater.flags],
     }
 
@@ -117,11 +122,22 @@ def export(options: argparse.Namespace, settings: Settings) -> Result:
 
     archive = _open(options, settings)
     rows = answer_rows(archive)
-    files = export_all(rows, study_report(archive, without=options.without or ()))
+    _choose_analysis(archive, options)
+    files = export_all(rows, study_report(archive))
     options.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (options.out / name).write_bytes(content)
     return {"files": [str(options.out / name) for name in files], "answers": len(rows)}
+
+
+def _choose_analysis(archive: Any, options: argparse.Namespace) -> None:
+    """Who is counted, where it is said; it stays so until somebody says otherwise."""
+    from motion_app.study.analysis_set import BY_HAND, choose_analysis
+
+    if options.without is not None:
+        choose_analysis(archive, BY_HAND, without=options.without, by="command line")
+    elif options.analysis is not None:
+        choose_analysis(archive, options.analysis, by="command line")
 
 
 def simulate(options: argparse.Namespace, settings: Settings) -> Result:
@@ -164,8 +180,10 @@ def add_commands(actions: Any) -> None:
         parser.add_argument("study", type=Path, metavar="DIR", help="the study's folder")
         out = "report.html" if name == "report" else "DIR"
         parser.add_argument("--out", type=Path, required=name == "export", metavar=out)
-        parser.add_argument(
-            "--without", type=_raters, metavar="3,17", help="raters that are not counted"
+        counted = parser.add_mutually_exclusive_group()
+        counted.add_argument("--analysis", choices=ANALYSES, help="who is counted; recorded")
+        counted.add_argument(
+            "--without", type=_raters, metavar="3,17", help="raters not counted; recorded"
         )
         if name == "report":
             parser.add_argument("--unblind", action="store_true", help="recorded, for good")
@@ -209,6 +227,9 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="N",
         help="until a place whose rater answered nothing may go to another (2); 0: never",
+    )
+    parser.add_argument(
+        "--analysis", choices=ANALYSES, help="who is to be counted, registered beforehand (all)"
     )
     parser.add_argument("--size", type=_size, metavar="WxH", help="of all videos, in pixels")
     parser.add_argument("--fps", type=float)

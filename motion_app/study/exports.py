@@ -87,13 +87,14 @@ def to_csv(rows: Sequence[AnswerRow]) -> bytes:
     return file.getvalue().encode("utf-8")
 
 
-def to_parquet(rows: Sequence[AnswerRow]) -> bytes:
-    """The long table with its types."""
+def to_parquet(rows: Sequence[AnswerRow], *, counted: str = "") -> bytes:
+    """The long table with its types; ``counted``, who is counted, is kept in its metadata."""
     import pyarrow as pa  # a tenth of a second that only this export needs
     from pyarrow import parquet
 
     kinds = {"bool": pa.bool_()}
     schema = pa.schema([(c.name, kinds.get(c.kind) or pa.type_for_alias(c.kind)) for c in COLUMNS])
+    schema = schema.with_metadata({"counted": counted})
     columns = {column.name: [column.read(row) for row in rows] for column in COLUMNS}
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
@@ -107,11 +108,13 @@ def to_json(report: StudyReport) -> bytes:
 
 def to_latex(report: StudyReport) -> str:
     """The human half of the paper's Table 1: a row for each method, percent with three decimals,
-    the best of each column in bold; needs the package booktabs."""
+    the best of a column in bold where it is surely ahead of the runner-up; needs the package
+    booktabs."""
     names = [name for name in PAPER_ORDER if any(q.id == name for q in report.questions)]
     table = {method: paper_row(report, method) for method in report.methods}
-    best = [max(float(row[i]) for row in table.values()) for i in range(len(names))]
+    leaders = {question.id: question.leader for question in report.questions}
     lines = [
+        "% " + report.counted,
         "% percent of " + ", ".join(f"{q.shares[0].total} ({q.id})" for q in report.questions),
         r"\begin{tabular}{l" + "c" * len(names) + "}",
         r"\toprule",
@@ -120,8 +123,8 @@ def to_latex(report: StudyReport) -> str:
     ]
     for method, row in table.items():
         cells = [
-            rf"\textbf{{{cell}}}" if float(cell) == top else cell
-            for cell, top in zip(row, best, strict=True)
+            rf"\textbf{{{cell}}}" if leaders[name] == method else cell
+            for cell, name in zip(row, names, strict=True)
         ]
         lines.append(" & ".join([latex_text(method), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
@@ -142,6 +145,8 @@ def codebook(report: StudyReport) -> str:
         f"{len(report.raters)} raters, {report.items} items, {report.answers} answers; "
         f"form `{report.form}`; plan SHA-256 `{report.plan_digest}`.",
         "",
+        report.counted + " The long table holds everybody's answers.",
+        "",
         "## The long table (answers.csv, answers.parquet)",
         "",
         "One row is the latest answer of one rater to one question of one screen. In the CSV a "
@@ -160,10 +165,18 @@ def codebook(report: StudyReport) -> str:
         "- `shares`: votes of main screens; `interval` is a 95% two-way bootstrap over raters and "
         "items. With zero votes `ceiling` is 3 / votes (the rule of three, were all votes "
         "independent) and `cautious_ceiling` is 3 / the smaller of raters and items.",
-        "- `cochran_q`, `pairs` (McNemar's exact test; `p_holm` corrected by Holm) and "
-        "`position_bias` (χ² of chosen places) take screens for independent.",
-        "- `fleiss_kappa`, `krippendorff_alpha` (nominal): agreement between raters; "
-        "`self_agreement`: repeats answered alike, with Wilson's 95% interval.",
+        "- `differences`: of two methods' shares on the screens that showed both, with a 95% "
+        "two-way bootstrap interval; `p` of a permutation test in which each rater's whole sum "
+        "changes its sign, `p_holm` corrected by Holm for all pairs. `leader`: the method whose "
+        "interval of the difference to the runner-up lies above 0; tables print it in bold.",
+        "- `fleiss_kappa`, `krippendorff_alpha` (nominal): agreement between raters, with a 95% "
+        "interval over raters and items; `self_agreement`: repeats answered alike, with Wilson's "
+        "95% interval.",
+        "- `as_if_independent`: `cochran_q`, `mcnemar` (exact; `p_holm` corrected by Holm) and "
+        "`position_bias` (χ² of chosen places) take every vote for independent of every other. "
+        "They are not: these p values are too small, and stand here for comparison alone.",
+        "- `analysis`: who is counted and by which rule, what the study had registered, and "
+        "whether the rule was changed before it was unblinded (`blind`).",
         "- `scores` (best–worst): (best − worst) / shown. `strengths` (pairs): Bradley–Terry.",
         "- `flags`: `gold` a third or more of the gold answers wrong; `fast` less time than a "
         "clip lasts or a third of the others' median; `one place` one place chosen more often "
@@ -176,7 +189,7 @@ def export_all(rows: Sequence[AnswerRow], report: StudyReport) -> dict[str, byte
     """File name → content of everything there is to download."""
     return {
         "answers.csv": to_csv(rows),
-        "answers.parquet": to_parquet(rows),
+        "answers.parquet": to_parquet(rows, counted=report.counted),
         "results.json": to_json(report),
         "table.tex": to_latex(report).encode("utf-8"),
         "codebook.md": codebook(report).encode("utf-8"),

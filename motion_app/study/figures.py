@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from motion_app.study.report import QuestionReport, StudyReport, percent
+from motion_app.study.statistics import Interval
 
 # Okabe and Ito's colours: told apart by nearly everyone, on light and on dark.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b8a800")
@@ -194,7 +195,7 @@ def report_html(report: StudyReport) -> str:
         + "</div></section>"
         for _, title, draw in _figures(report)
     )
-    left_out = ", ".join(str(number) for number in report.left_out)
+    counted = f"<p>{html.escape(report.counted)}</p>"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -202,13 +203,13 @@ def report_html(report: StudyReport) -> str:
         f"<script>{get_plotlyjs()}</script>"
         f"<h1>{html.escape(report.title)}</h1>"
         f"<p>{len(report.raters)} raters, {report.items} items, {report.answers:,} answers"
-        + (f"; raters left out: {left_out}" if left_out else "")
         + (f". Plan <code>{report.plan_digest}</code>" if report.plan_digest else "")
         + "</p>"
-        f"<h2>Percent of the votes</h2>{_share_table(report)}{figures}"
-        f"{_form_table(report)}<h2>Agreement and tests</h2>{_test_table(report)}"
-        f"{_folded('Pairs of methods', _pair_table(report))}"
-        f"{_folded('Raters', _rater_table(report))}</html>\n"
+        f"<h2>Percent of the votes</h2>{_share_table(report)}{counted}{figures}"
+        f"{_form_table(report, counted)}"
+        f"<h2>Differences between methods</h2>{_pair_table(report)}{counted}"
+        f"<h2>Agreement</h2>{_agreement_table(report)}{counted}"
+        f"{_folded('Raters', _rater_table(report) + counted)}</html>\n"
     )
 
 
@@ -227,13 +228,13 @@ def _folded(title: str, content: str) -> str:
 
 
 def _share_table(report: StudyReport) -> str:
-    best = [max(share.votes for share in question.shares) for question in report.questions]
+    """A share in bold is surely ahead of the runner-up's."""
     rows = []
     for k, method in enumerate(report.methods):
         cells = [html.escape(method)]
-        for question, top in zip(report.questions, best, strict=True):
+        for question in report.questions:
             share = question.shares[k]
-            mark = ' class="best"' if share.votes == top else ""
+            mark = ' class="best"' if question.leader == method else ""
             high = share.interval.high if share.ceiling is None else share.ceiling
             cells.append(
                 f"<span{mark}>{percent(share.votes, share.total)}</span> "
@@ -243,7 +244,7 @@ def _share_table(report: StudyReport) -> str:
     return _table(["Method", *(question.id for question in report.questions)], rows)
 
 
-def _form_table(report: StudyReport) -> str:
+def _form_table(report: StudyReport, counted: str) -> str:
     """Best–worst scores or Bradley–Terry strengths; nothing where the form has neither."""
     if report.form == "single":
         return ""
@@ -260,11 +261,14 @@ def _form_table(report: StudyReport) -> str:
                 cells.append(f"{question.strengths[k]:.3f}")
         rows.append(cells)
     title = "Bradley–Terry strengths" if report.form == "pair" else "Best minus worst, per showing"
-    return f"<h2>{title}</h2>" + _table(["Method", *(q.id for q in report.questions)], rows)
+    table = _table(["Method", *(q.id for q in report.questions)], rows)
+    return f"<h2>{title}</h2>{table}{counted}"
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _interval(found: Interval | None) -> str:
+    if found is None:
+        return "–"
+    return f"{found.value:.3f} <small>[{found.low:.2f}, {found.high:.2f}]</small>"
 
 
 def _chance(p: float | None) -> str:
@@ -273,21 +277,14 @@ def _chance(p: float | None) -> str:
     return "&lt; 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def _test_table(report: StudyReport) -> str:
+def _agreement_table(report: StudyReport) -> str:
     def row(question: QuestionReport) -> list[str]:
         same = question.self_agreement
         alike = "–" if same is None else f"{same.value:.0%} of {question.repeats}"
-        return [
-            question.id,
-            _number(question.fleiss_kappa),
-            _number(question.krippendorff_alpha),
-            alike,
-            f"{_number(question.cochran_q.statistic, 1)} (p {_chance(question.cochran_q.p)})",
-            f"{_number(question.position_bias.statistic, 1)} "
-            f"(p {_chance(question.position_bias.p)})",
-        ]
+        kappa, alpha = question.fleiss_kappa, question.krippendorff_alpha
+        return [question.id, _interval(kappa), _interval(alpha), alike]
 
-    head = ["Question", "Fleiss κ", "Krippendorff α", "Repeats alike", "Cochran's Q", "Places χ²"]
+    head = ["Question", "Fleiss κ", "Krippendorff α", "Repeats alike"]
     return _table(head, [row(question) for question in report.questions])
 
 
@@ -295,14 +292,15 @@ def _pair_table(report: StudyReport) -> str:
     rows = [
         [
             f"{question.id}: {html.escape(pair.first)} – {html.escape(pair.second)}",
-            f"{pair.first_votes:,} : {pair.second_votes:,}",
+            f"{100 * pair.interval.value:+.1f} <small>[{100 * pair.interval.low:+.1f}, "
+            f"{100 * pair.interval.high:+.1f}]</small>",
             _chance(pair.p),
             _chance(pair.p_holm),
         ]
         for question in report.questions
-        for pair in question.pairs
+        for pair in question.differences
     ]
-    return _table(["McNemar's exact test", "votes", "p", "p (Holm)"], rows)
+    return _table(["Pair", "difference in points", "p", "p (Holm)"], rows)
 
 
 def _rater_table(report: StudyReport) -> str:

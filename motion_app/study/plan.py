@@ -46,6 +46,7 @@ DEMO_CONSENT = (
 )
 
 Form = Literal["single", "pair", "best_worst"]
+AnalysisRule = Literal["all", "finished", "unflagged"]
 Kind = Literal["main", "gold", "practice"]
 Role = Literal["practice", "main", "gold", "repeat"]
 
@@ -56,7 +57,8 @@ class StudyConfig(BaseModel):
     the share of a candidate's frames that must have been shown before an answer counts;
     ``completion_code`` None makes one for each rater; an unfinished rater's link ends ``link_days``
     days after it was first opened, None: never. Who took a place by the open link and answered
-    nothing for ``place_hours`` hours loses it to the next who needs one; 0: never."""
+    nothing for ``place_hours`` hours loses it to the next who needs one; 0: never. ``analysis``:
+    whose answers are to be counted, registered before there are any; see ``analysis_set``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,6 +75,7 @@ class StudyConfig(BaseModel):
     completion_code: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{4,40}$")
     link_days: int | None = Field(default=None, ge=1, le=3650)
     place_hours: float = Field(default=2.0, ge=0, le=8760)  # the first answer takes some minutes
+    analysis: AnalysisRule = "all"
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from motion_app.study import statistics as stats
+from motion_app.study.agreement import agreement_intervals
+from motion_app.study.analysis_set import AnalysisSet, analysis_set
 from motion_app.study.archive import StudyArchive
+from motion_app.study.differences import Difference, leader, paired_differences
 from motion_app.study.plan import QUESTIONS, StudyConfig
 from motion_app.study.records import AnswerRow
 from motion_app.study.unblinding import answer_rows, rater_flags, screen_seconds
@@ -20,25 +24,41 @@ PAPER_ORDER = ("AC", "TC", "TS", "MF")  # the columns of Table 1's human half
 
 
 @dataclass(frozen=True)
+class IndependentTests:
+    """Tests that take every vote for independent of every other, as they are not: they find
+    differences where there are none. For comparison with work that reports them.
+
+    ``mcnemar``: McNemar's exact test of every pair of methods; ``position_bias``: χ² of the chosen
+    places.
+    """
+
+    cochran_q: stats.Significance
+    mcnemar: tuple[stats.PairTest, ...]
+    position_bias: stats.Significance
+
+
+@dataclass(frozen=True)
 class QuestionReport:
     """The results of one question.
 
     ``shares`` are of the first screens of main items; ``places`` counts the chosen places from the
     first; ``scores`` are best–worst scores and ``strengths`` Bradley–Terry strengths, by method,
-    None where the form has none. κ and α are None where they are undefined.
+    None where the form has none. ``differences`` compare every pair of methods; ``leader`` is the
+    method that is surely ahead of the runner-up, None where none is. κ and α are None where they
+    are undefined.
     """
 
     id: str
     text: str
     shares: tuple[stats.VoteShare, ...]
-    cochran_q: stats.Significance
-    pairs: tuple[stats.PairTest, ...]
-    fleiss_kappa: float | None
-    krippendorff_alpha: float | None
+    differences: tuple[Difference, ...]
+    leader: str | None
+    fleiss_kappa: stats.Interval | None
+    krippendorff_alpha: stats.Interval | None
     self_agreement: stats.Interval | None
     repeats: int
     places: tuple[int, ...]
-    position_bias: stats.Significance
+    as_if_independent: IndependentTests
     scores: tuple[stats.Interval, ...] | None
     strengths: tuple[float, ...] | None
 
@@ -60,7 +80,8 @@ class RaterReport:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """Everything the study says. ``left_out`` are the raters whose answers were not counted."""
+    """Everything the study says. ``left_out`` are the raters whose answers were not counted;
+    ``analysis`` says why, None for a report of rows alone."""
 
     title: str
     form: str
@@ -71,22 +92,32 @@ class StudyReport:
     left_out: tuple[int, ...]
     plan_digest: str
     questions: tuple[QuestionReport, ...]
+    analysis: AnalysisSet | None = None
+
+    @property
+    def counted(self) -> str:
+        """Who is counted, in words that stand under every table."""
+        if self.analysis is not None:
+            return self.analysis.sentence()
+        out = ", ".join(str(number) for number in self.left_out) or "nobody"
+        return f"Counted: {len(self.raters)} raters; left out: {out}."
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return asdict(self)
 
 
-def study_report(archive: StudyArchive, *, without: Collection[int] = ()) -> StudyReport:
-    """The report of an unblinded study; RequestError before. ``without``: raters' numbers that are
-    not counted."""
-    return report_rows(
-        answer_rows(archive),
+def study_report(archive: StudyArchive) -> StudyReport:
+    """The report of an unblinded study, of those who are counted; RequestError before."""
+    rows, chosen = answer_rows(archive), analysis_set(archive)
+    report = report_rows(
+        rows,
         archive.config,
         clip_seconds=archive.video.frames / archive.video.fps,
         plan_digest=archive.plan_digest,
-        without=without,
+        without=chosen.left_out,
     )
+    return replace(report, analysis=chosen)
 
 
 def report_rows(
@@ -134,20 +165,31 @@ def _question_report(
     for row in votes:
         kinds[row.place - 1] += 1
     same, total = _repeats(rows, asked)
-    counts = _agreement_counts(votes, methods)
     settings: dict[str, Any] = {"rng": rng, "resamples": resamples}
+    shares = tuple(stats.shares(chosen, shown, methods, **settings))
+    differences = paired_differences(*_gains(votes, chosen, shown, config), methods, **settings)
+    kappa, alpha = agreement_intervals(*_units(votes, methods), **settings)
     return QuestionReport(
         id=name,
         text=QUESTIONS[name],
-        shares=tuple(stats.shares(chosen, shown, methods, **settings)),
-        cochran_q=stats.cochran_q(one_hot[:0] if config.form == "pair" else one_hot),
-        pairs=tuple(stats.mcnemar_pairs(wins, methods)),
-        fleiss_kappa=stats.fleiss_kappa(counts),
-        krippendorff_alpha=stats.krippendorff_alpha(counts),
+        shares=shares,
+        differences=differences,
+        # One rater, or one item, is no sample: nothing can be said of others.
+        leader=leader([share.interval.value for share in shares], differences, methods)
+        if min(chosen.shape[:2]) > 1
+        else None,
+        fleiss_kappa=kappa,
+        krippendorff_alpha=alpha,
         self_agreement=stats.agreement(same, total),
         repeats=total,
         places=tuple(kinds),
-        position_bias=stats.position_bias(np.array([r.place for r in votes], int), config.shown),
+        as_if_independent=IndependentTests(
+            cochran_q=stats.cochran_q(one_hot[:0] if config.form == "pair" else one_hot),
+            mcnemar=tuple(stats.mcnemar_pairs(wins, methods)),
+            position_bias=stats.position_bias(
+                np.array([r.place for r in votes], int), config.shown
+            ),
+        ),
         scores=_scores(name, rows, methods, **settings) if config.form == "best_worst" else None,
         strengths=tuple(stats.bradley_terry(wins).tolist()) if config.form == "pair" else None,
     )
@@ -173,8 +215,7 @@ def _scores(
 
 def _tensors(votes: Sequence[AnswerRow], methods: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """How often each method was chosen and how often it was shown: two (R, I, K) int arrays."""
-    raters = {number: i for i, number in enumerate(sorted({row.rater for row in votes}))}
-    items = {name: i for i, name in enumerate(sorted({row.item for row in votes}))}
+    raters, items = _places(votes)
     place = {method: k for k, method in enumerate(methods)}
     shape = (max(1, len(raters)), max(1, len(items)), len(methods))
     chosen, shown = np.zeros(shape, int), np.zeros(shape, int)
@@ -197,16 +238,43 @@ def _wins(votes: Sequence[AnswerRow], methods: tuple[str, ...]) -> np.ndarray:
     return wins
 
 
-def _agreement_counts(votes: Sequence[AnswerRow], methods: tuple[str, ...]) -> np.ndarray:
-    """Raters are compared on the same item with the same candidates: (U, K) int, how many chose
-    each method."""
+def _gains(
+    votes: Sequence[AnswerRow], chosen: np.ndarray, shown: np.ndarray, config: StudyConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """What ``paired_differences`` takes."""
+    pairs = list(combinations(range(len(config.methods)), 2))
+    if config.form != "pair":  # every screen showed every method
+        first, second = ([pair[end] for pair in pairs] for end in (0, 1))
+        return chosen[:, :, first] - chosen[:, :, second], shown[:, :, :1]
+    raters, items = _places(votes)
+    shape = (*chosen.shape[:2], len(pairs))
+    gains, both = np.zeros(shape, int), np.zeros(shape, int)
+    for row in votes:
+        a, b = sorted(config.methods.index(method) for method in row.order)
+        cell = raters[row.rater], items[row.item], pairs.index((a, b))
+        gains[cell] += 1 if row.chosen == config.methods[a] else -1
+        both[cell] += 1
+    return gains, both
+
+
+def _places(votes: Sequence[AnswerRow]) -> tuple[dict[int, int], dict[str, int]]:
+    """Where a rater and an item stand in arrays."""
+    raters = {number: i for i, number in enumerate(sorted({row.rater for row in votes}))}
+    return raters, {name: i for i, name in enumerate(sorted({row.item for row in votes}))}
+
+
+def _units(votes: Sequence[AnswerRow], methods: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Raters are compared on the same item with the same candidates, a unit: (R, U, K) int, whether
+    a rater chose each method, and (U,) int, which item a unit is of."""
+    raters, items = _places(votes)
     units: dict[tuple[str, frozenset[str]], int] = {}
     for row in votes:
         units.setdefault((row.item, frozenset(row.order)), len(units))
-    counts = np.zeros((max(1, len(units)), len(methods)), int)
+    found = np.zeros((max(1, len(raters)), max(1, len(units)), len(methods)), int)
     for row in votes:
-        counts[units[row.item, frozenset(row.order)], methods.index(row.chosen)] += 1
-    return counts
+        unit = units[row.item, frozenset(row.order)]
+        found[raters[row.rater], unit, methods.index(row.chosen)] += 1
+    return found, np.array([items[item] for item, _ in units] or [0])
 
 
 def _repeats(rows: Sequence[AnswerRow], question: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 4000
+TOGETHER = 256  # resamples in memory at a time
 LEVEL = 0.95
 ROUNDS = 10_000  # of the Bradley–Terry iteration
 PSEUDO_WINS = 0.5
@@ -80,21 +81,37 @@ def two_way_bootstrap(
     replacement, and a cell counts by the product of both. Returns (resamples, K); resamples that
     hit no vote at all are left out.
     """
-    raters, items, kinds = values.shape
-    of_rater = rng.multinomial(raters, np.full(raters, 1 / raters), size=resamples)  # (B, R)
-    of_item = rng.multinomial(items, np.full(items, 1 / items), size=resamples)  # (B, I)
+    kinds = values.shape[2]
     cells = np.concatenate([values, weights[:, :, None]], axis=2)  # (R, I, K + 1)
-    sums = np.empty((resamples, kinds + 1))
-    flat = cells.reshape(raters, -1)  # (R, I * (K + 1))
-    for start in range(0, resamples, 256):
-        rows = slice(start, start + 256)
-        summed = (of_rater[rows] @ flat).reshape(-1, items, kinds + 1)  # (b, I, K + 1)
+    sums = resampled_sums(cells, rng=rng, resamples=resamples)
+    hit = sums[:, kinds] > 0
+    return sums[hit, :kinds] / sums[hit, kinds:]
+
+
+def resampled_sums(cells: np.ndarray, *, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """Σ over raters and items of ``cells`` (R, I, C) float, resampled as ``two_way_bootstrap``
+    does: (resamples, C)."""
+    raters, items, kinds = cells.shape
+    of_rater, of_item = resampled_weights(raters, items, rng=rng, resamples=resamples)
+    sums = np.empty((resamples, kinds))
+    flat = cells.reshape(raters, -1)  # (R, I * C)
+    for start in range(0, resamples, TOGETHER):
+        rows = slice(start, start + TOGETHER)
+        summed = (of_rater[rows] @ flat).reshape(-1, items, kinds)  # (b, I, C)
         sums[rows] = np.einsum("bi,bik->bk", of_item[rows], summed)
-    hit = sums[:, -1] > 0
-    return sums[hit, :-1] / sums[hit, -1:]
+    return sums
 
 
-def _intervals(value: np.ndarray, resampled: np.ndarray) -> list[Interval]:
+def resampled_weights(
+    raters: int, items: int, *, rng: np.random.Generator, resamples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often each rater (resamples, R) and each item (resamples, I) is drawn, ints."""
+    of_rater = rng.multinomial(raters, np.full(raters, 1 / raters), size=resamples)
+    return of_rater, rng.multinomial(items, np.full(items, 1 / items), size=resamples)
+
+
+def intervals(value: np.ndarray, resampled: np.ndarray) -> list[Interval]:
+    """Of each ``value`` (K,) from ``resampled`` ones (B, K): the percentiles at ``LEVEL``."""
     tail = (1 - LEVEL) / 2
     if not len(resampled):
         resampled = value[None, :]
@@ -136,7 +153,7 @@ def shares(
                 method,
                 count,
                 total,
-                _intervals(value, resampled)[0],
+                intervals(value, resampled)[0],
                 min(1.0, 3 / total) if zero else None,
                 min(1.0, 3 / clusters) if zero else None,
             )
@@ -228,7 +245,7 @@ def best_worst_scores(
     values = (best - worst).astype(float)
     total = weights.sum()
     value = values.sum(axis=(0, 1)) / total if total else np.zeros(best.shape[2])
-    return _intervals(value, two_way_bootstrap(values, weights, rng=rng, resamples=resamples))
+    return intervals(value, two_way_bootstrap(values, weights, rng=rng, resamples=resamples))
 
 
 def bradley_terry(wins: np.ndarray) -> np.ndarray:

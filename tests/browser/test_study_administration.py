@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from tiny_study import SECRET, make_study, served
-from visits import DESKTOP, PATIENCE, PHONE
+from visits import DESKTOP, PATIENCE, PHONE, check_accessible
 
 from motion_app.study.answers import Study
 from motion_app.study.links import new_id
 from motion_app.study.records import Answer
 from motion_app.study.site.app import build_site
 from motion_app.study.synthetic_raters import DirectClient
+from motion_app.study.unblinding import unblind
 
 FILES = ("answers.csv", "answers.parquet", "results.json", "table.tex", "codebook.md")
 expect.set_options(timeout=PATIENCE)
@@ -151,6 +152,32 @@ def test_results_come_after_unblinding_with_figures_and_every_download(
             page.get_by_role("link", name=name).click()
         assert waiting.value.suggested_filename == name
         assert waiting.value.path().stat().st_size > 100
+    assert page.faults == []
+
+
+def test_who_is_counted_is_chosen_told_under_every_table_and_recorded(
+    browser: Browser, address: str, study: Study
+) -> None:
+    take_part(study)
+    take_part(study, screens=3)
+    page = open_admin(browser, address)
+    sign_in(page)
+    told = page.locator("#analysis-told")
+    expect(told).to_contain_text("Everybody who joined (as registered), 2 raters. 2 of 3 joined, 1")
+    page.locator("#analysis-rule").select_option("finished")
+    expect(told).to_contain_text("(chosen before unblinding; registered: Everybody who joined)")
+    unblind(study.archive)
+    expect(page.locator("#results .question")).to_have_count(4)
+    expect(page.locator("#results .question > p")).to_have_text([re.compile("left out: 1")] * 4)
+    check_accessible(page)
+    page.locator("#analysis-rule").select_option("by hand")
+    page.get_by_role("checkbox", name="Rater 0").uncheck()
+    page.get_by_role("checkbox", name="Rater 1").check()
+    page.get_by_role("button", name="Count these").click()
+    expect(told).to_contain_text("Chosen by hand (chosen after unblinding")
+    expect(page.locator("#results .question > p")).to_have_text([re.compile("left out: 0")] * 4)
+    expect(page.locator("#record li")).to_have_count(3)
+    expect(page.locator("#record")).to_contain_text("Chosen by hand · left out: 0")
     assert page.faults == []
 
 

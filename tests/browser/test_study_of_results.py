@@ -164,7 +164,8 @@ def test_a_study_made_in_the_tab_is_answered_and_its_administrator_sees_it(
     admin.locator("#unblind button.danger").click()
     shares = admin.locator("#results .question").first
     expect(shares).to_contain_text("fleximmt")
-    expect(shares.locator("td.best").nth(1)).to_have_text("1 / 1")
+    expect(shares).to_contain_text("1 / 1")
+    expect(shares.locator("td.best")).to_have_count(0)  # of one rater nothing is sure
     page.get_by_role("tab", name="One").click()
     page.get_by_role("tab", name="Study").click()
     expect(card).to_contain_text("1 of 2 raters finished")

@@ -63,7 +63,13 @@ def test_a_study_is_made_answered_reported_and_exported(study, tmp_path, capsys)
     code, result, _ = call(
         capsys, "study", "report", study, "--without", "1", "--out", tmp_path / "r.html"
     )
-    assert result["raters"] == 1
+    assert result["raters"] == 1 and "left out: 1." in result["counted"]
+    code, result, _ = call(capsys, "study", "report", study, "--out", tmp_path / "r.html")
+    assert result["raters"] == 1  # until somebody says otherwise
+    code, result, _ = call(
+        capsys, "study", "report", study, "--analysis", "finished", "--out", tmp_path / "r.html"
+    )
+    assert result["raters"] == 2 and "those who finished (chosen after" in result["counted"]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,36 @@ def test_the_latex_rows_are_the_papers(paper_report):
     assert r"Method & AC $\uparrow$ & TC $\uparrow$ & TS $\uparrow$ & MF $\uparrow$ \\" in lines
 
 
+def test_no_share_is_in_bold_where_the_runner_up_may_be_as_good():
+    rows = [row(r, n, chosen="AB"[(r + n) % 2]) for r in range(6) for n in range(7)]
+    report = report_rows(rows, config(3, questions=("MF",)), resamples=200)
+    assert report.questions[0].shares[0].votes == report.questions[0].shares[1].votes == 21
+    more = report_rows([*rows, row(6, 0, chosen="A")], config(3, questions=("MF",)), resamples=200)
+    assert more.questions[0].shares[0].votes == 22 and more.questions[0].leader is None
+    alone = report_rows([row(0, n) for n in range(9)], config(3, questions=("MF",)), resamples=20)
+    assert alone.questions[0].leader is None  # one rater speaks for nobody else
+    assert "textbf" not in exports.to_latex(more) and 'class="best"' not in report_html(more)
+
+
+def test_who_is_counted_stands_under_every_table_and_in_every_export(paper, paper_report):
+    told = "Counted: 20 raters; left out: nobody."
+    page = report_html(paper_report)
+    assert page.count(told) == 4 and page.count("<table>") == 4
+    assert exports.to_latex(paper_report).startswith(f"% {told}")
+    assert told in exports.codebook(paper_report)
+    files = exports.export_all(paper[1][:10], paper_report)
+    parquet = pyarrow.parquet.read_schema(io.BytesIO(files["answers.parquet"]))
+    assert parquet.metadata[b"counted"].decode() == told
+
+
+def test_tests_of_votes_as_if_independent_are_in_the_export_alone_and_named_so(paper_report):
+    page, book = report_html(paper_report), exports.codebook(paper_report)
+    assert "McNemar" not in page and "Cochran" not in page
+    question = json.loads(exports.to_json(paper_report))["questions"][0]
+    assert set(question["as_if_independent"]) == {"cochran_q", "mcnemar", "position_bias"}
+    assert "these p values are too small" in book
+
+
 def test_methods_nobody_chose_have_a_ceiling_instead_of_certainty(paper_report):
     ac = next(q for q in paper_report.questions if q.id == "AC")
     assert ac.shares[0].ceiling == 3 / 4000 and ac.shares[0].cautious_ceiling == 3 / 20
@@ -188,7 +218,7 @@ def test_raters_can_be_left_out_and_the_report_says_so():
     rows = [row(rater, number, chosen="AB"[rater]) for rater in (0, 1) for number in range(4)]
     report = report_rows(rows, config(3, questions=("MF",)), without=(1,), resamples=20)
     assert [s.votes for s in report.questions[0].shares] == [4, 0, 0]
-    assert report.left_out == (1,) and "raters left out: 1" in report_html(report)
+    assert report.left_out == (1,) and "1 raters; left out: 1." in report_html(report)
 
 
 def test_forced_choice_counts_wins_where_a_method_was_shown_and_ranks_by_bradley_terry():
@@ -198,8 +228,12 @@ def test_forced_choice_counts_wins_where_a_method_was_shown_and_ranks_by_bradley
     (question,) = report.questions
     assert [(s.votes, s.total) for s in question.shares] == [(16, 16), (8, 16), (0, 16)]
     assert question.strengths[0] > question.strengths[1] > question.strengths[2] > 0
-    assert question.places == (12, 12) and question.cochran_q.statistic is None
-    assert (question.pairs[0].first_votes, question.pairs[0].second_votes) == (8, 0)
+    assert question.places == (12, 12)
+    naive = question.as_if_independent
+    assert naive.cochran_q.statistic is None
+    assert (naive.mcnemar[0].first_votes, naive.mcnemar[0].second_votes) == (8, 0)
+    assert [(d.screens, d.interval.value) for d in question.differences] == [(8, 1.0)] * 3
+    assert question.leader == "A" and "+100.0" in report_html(report)
     assert f"<td>{question.strengths[0]:.3f}</td>" in report_html(report)
 
 

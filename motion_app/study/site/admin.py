@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import RedirectResponse, Response
 
 from motion_app.errors import RequestError
+from motion_app.study.analysis_set import analysis_set, choose_analysis
 from motion_app.study.answers import Study
 from motion_app.study.site.documents import base, document, language_of, table
 from motion_app.study.site.guard import CONTENT_POLICY, COOKIE, OPEN_SECONDS, Door, TooManyTries
@@ -57,6 +58,15 @@ class Release(BaseModel):
     joined: float | None
 
 
+class Counted(BaseModel):
+    """Who is counted: a rule of ``analysis_set``, and for "by hand" the raters who are not."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rule: str = Field(max_length=32)
+    without: list[int] = Field(default=[], max_length=5000)
+
+
 class Confirmation(BaseModel):
     """The study's title, typed by who unblinds it."""
 
@@ -84,6 +94,7 @@ def admin_router(study: Study, door: Door) -> APIRouter:
 
     _add_session(router, door)
     _add_running(router, study, inside)
+    _add_analysis(router, study, inside)
     _add_outcome(router, study, inside)
     return router
 
@@ -142,6 +153,13 @@ def _add_running(router: APIRouter, study: Study, inside: Callable[..., None]) -
         return {"deleted": study.raters.release(given.number, joined=given.joined)}
 
 
+def _add_analysis(router: APIRouter, study: Study, inside: Callable[..., None]) -> None:
+    @router.post("/api/analysis", dependencies=[Depends(inside)])
+    def choose(given: Counted) -> dict[str, Any]:
+        without = frozenset(given.without)
+        return asdict(choose_analysis(study.archive, given.rule, without=without, by="admin page"))
+
+
 def _add_outcome(router: APIRouter, study: Study, inside: Callable[..., None]) -> None:
     def opened() -> None:
         if unblinded(study.archive) is None:
@@ -179,6 +197,7 @@ def describe_progress(study: Study) -> dict[str, Any]:
     found = overview(study.archive)
     return {
         **asdict(found),
+        "analysis": asdict(analysis_set(study.archive, found)),
         "created": study.archive.created,
         "form": study.archive.config.form,
         "record": record(study.archive),
@@ -222,9 +241,9 @@ def download(study: Study, name: str) -> bytes:
 
     if name == "answers.csv":
         return exports.to_csv(answer_rows(study.archive))
-    if name == "answers.parquet":
-        return exports.to_parquet(answer_rows(study.archive))
     report = study_report(study.archive)
+    if name == "answers.parquet":
+        return exports.to_parquet(answer_rows(study.archive), counted=report.counted)
     if name == "results.json":
         return exports.to_json(report)
     if name == "table.tex":

@@ -1,5 +1,6 @@
 // The administrator's page: how the study goes, its links, and once unblinded its results.
 
+import { AnalysisForm } from "./analysis.js";
 import { copyFrom } from "./copying.js";
 import { drawResults } from "./results.js";
 import { Refused, Server } from "./server.js";
@@ -53,7 +54,10 @@ function drawRaters(raters) {
 
 function drawEvent({ at, kind, detail }) {
   const line = document.createElement("li");
-  const facts = Object.entries(detail).map(([name, value]) => text(`admin.detail_${name}`, { value }));
+  const facts = Object.entries(detail).map(([name, value]) => {
+    const words = name === "set" ? text(`admin.analysis_${value.replace(" ", "_")}`) : [value].flat().join(", ");
+    return text(`admin.detail_${name}`, { value: words });
+  });
   line.textContent = [when(at), text(`admin.event_${kind.replaceAll(" ", "_")}`), ...facts].join(" · ");
   return line;
 }
@@ -123,13 +127,19 @@ function drawLinks(links) {
   $("personal-links").value = links.personal.map(({ page }) => whole(page)).join("\n");
 }
 
-let shown = false;
+const analysis = new AnalysisForm(async (rule, without) => {
+  await server.post("admin/api/analysis", { rule, without });
+  await look();
+});
+let shown = ""; // the set of raters that the results are of
 
 async function showResults(study) {
   $("blind").hidden = study.unblinded !== null;
   $("opened").hidden = study.unblinded === null;
-  if (study.unblinded === null || shown) return;
-  shown = true;
+  const set = JSON.stringify(study.analysis);
+  if (study.unblinded === null || shown === set) return;
+  shown = set;
+  $("computing").hidden = false;
   $("unblinded-at").textContent = text("admin.unblinded_at", { when: when(study.unblinded) });
   $("downloads").replaceChildren(
     ...FILES.map((name) => {
@@ -151,6 +161,7 @@ async function look() {
   try {
     const study = await server.get("admin/api/progress");
     drawProgress(study);
+    analysis.show(study.analysis, study.raters);
     $("offline").hidden = true;
     await showResults(study);
   } catch (error) {

@@ -1,13 +1,14 @@
 // The results of an unblinded study: a table, its statistics and its figure for each question.
 
+import { counted } from "./analysis.js";
 import { text } from "./texts.js";
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
-const significance = ({ statistic, p }) => {
-  return statistic === null ? "–" : `${statistic.toFixed(2)}, ${chance(p)}`;
+const chance = (p) => (p === null ? "–" : p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(3)}`);
+const points = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)}`;
+const within = (found) => {
+  return found === null ? "–" : `${found.value.toFixed(3)} (${found.low.toFixed(2)} – ${found.high.toFixed(2)})`;
 };
-const chance = (p) => (p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(3)}`);
-const number = (value) => (value === null ? "–" : value.toFixed(3));
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -33,7 +34,6 @@ function sharesTable(question) {
   const extra = question.scores ? "admin.score" : question.strengths ? "admin.strength" : null;
   const headings = ["admin.method", "admin.votes", "admin.share", "admin.interval"].map((key) => text(key));
   if (extra) headings.push(text(extra));
-  const top = Math.max(...question.shares.map((share) => share.votes));
   const rows = question.shares.map((share, k) => {
     const { low, high } = share.interval;
     const interval =
@@ -43,7 +43,7 @@ function sharesTable(question) {
     const cells = [share.method, `${share.votes} / ${share.total}`, `${share.percent}%`, interval];
     if (question.scores) cells.push(question.scores[k].value.toFixed(3));
     if (question.strengths) cells.push(question.strengths[k].toFixed(3));
-    return row(cells, share.votes === top);
+    return row(cells, share.method === question.leader);
   });
   return table(headings, rows);
 }
@@ -51,11 +51,9 @@ function sharesTable(question) {
 function facts(question) {
   const { self_agreement: self } = question;
   const found = [
-    ["admin.cochran", significance(question.cochran_q)],
-    ["admin.kappa", number(question.fleiss_kappa)],
-    ["admin.alpha", number(question.krippendorff_alpha)],
+    ["admin.kappa", within(question.fleiss_kappa)],
+    ["admin.alpha", within(question.krippendorff_alpha)],
     ...(self ? [["admin.self_agreement", `${percent(self.value)} (${percent(self.low)} – ${percent(self.high)})`]] : []),
-    ["admin.position", significance(question.position_bias)],
   ];
   const words = (key) => text(key, { count: question.repeats });
   return make(
@@ -66,10 +64,11 @@ function facts(question) {
 }
 
 function pairs(question) {
-  const rows = question.pairs.map((pair) => {
-    return row([`${pair.first} – ${pair.second}`, `${pair.first_votes} : ${pair.second_votes}`, chance(pair.p_holm)]);
+  const rows = question.differences.map(({ first, second, interval, p_holm }) => {
+    const reach = `${points(interval.low)} – ${points(interval.high)}`;
+    return row([`${first} – ${second}`, points(interval.value), reach, chance(p_holm)]);
   });
-  const headings = ["admin.pair", "admin.votes", "admin.p_holm"].map((key) => text(key));
+  const headings = ["admin.pair", "admin.difference", "admin.interval", "admin.p_holm"].map((key) => text(key));
   return make("details", {}, make("summary", { textContent: text("admin.pairs") }), table(headings, rows));
 }
 
@@ -98,7 +97,8 @@ export async function drawResults(home, report) {
   });
   const cards = report.questions.map((question) => {
     const heading = make("h3", { textContent: `${question.id} · ${question.text}` });
-    return make("section", { className: "question" }, heading, sharesTable(question), facts(question), pairs(question));
+    const who = make("p", { className: "muted small", textContent: counted(report.analysis) });
+    return make("section", { className: "question" }, heading, sharesTable(question), who, facts(question), pairs(question));
   });
   home.replaceChildren(...figures.map(({ part }) => part), ...cards);
   const plotly = await plots();
