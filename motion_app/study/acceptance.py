@@ -28,13 +28,20 @@ class KeptAnswer:
 def check_link(config: StudyConfig, rater: Rater, now: float) -> None:
     """LinkEnded for a rater who has not finished ``link_days`` days after the link was first
     opened. ``now``: unix seconds."""
-    if config.link_days is None or rater.joined is None or rater.finished is not None:
-        return
-    if now > rater.joined + config.link_days * DAY_SECONDS:
+    end = link_end(config, rater)
+    if end is not None and now > end:
         raise LinkEnded(
             f"this link ended {config.link_days} days after it was first opened; what was answered "
             "until then is kept; ask whoever invited you for a new one"
         )
+
+
+def link_end(config: StudyConfig, rater: Rater) -> float | None:
+    """When an unfinished rater's link ends, unix seconds; None where it does not, or the days have
+    not begun."""
+    if config.link_days is None or rater.joined is None or rater.finished is not None:
+        return None
+    return rater.joined + config.link_days * DAY_SECONDS
 
 
 def check_form(config: StudyConfig, answer: Answer) -> None:

@@ -45,6 +45,14 @@ class Answers:
         with self.archive.reading() as connection:
             return self._progress(connection, self.raters.row(connection, rater))
 
+    def first_media(self, rater: Rater | None = None) -> list[str]:
+        """The files of the first screen, in an order that tells nothing; of somebody without a
+        place, those that most places begin with."""
+        with self.archive.reading() as connection:
+            screens = self.archive.screens(connection, 0 if rater is None else rater.number)
+        item = self.archive.items[screens[0].item]
+        return sorted({item.first_frame, *item.references, *item.candidates.values()})
+
     def outlook(self) -> Progress:
         """What awaits whoever takes a place: every place has as many screens."""
         with self.archive.reading() as connection:

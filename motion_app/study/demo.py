@@ -1,4 +1,4 @@
-"""The demo that ships: a study to be tried, whole, before one of one's own is made.
+"""Studies to be tried: the demo that ships, and previews of real ones.
 
 Every visit has a store of its own, in a temporary folder, and shares nothing but the videos with
 others: nothing of it is kept, and nothing of it is among real answers.
@@ -13,23 +13,29 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from motion_app.study.answers import Study
+from motion_app.study.archive import StudyArchive
 from motion_app.study.database import raters
 from motion_app.study.demo_content import SHIPPED, SIMULATED, read_demo
 from motion_app.study.links import new_id
+from motion_app.study.plan import DEMO_CONSENT, StudyConfig
 from motion_app.study.unblinding import unblind
 
 MOST_VISITS = 200  # of some 300 KB each
+MOST_PREVIEWS = 8  # of one study
+MOST_SIMULATED = 4000  # answers of simulated raters in a preview
+DEMO_SEED = 1
 VISIT_SECONDS = 2 * 3600.0  # since it was last used
 
 
 @dataclass
-class DemoVisit:
+class TrialVisit:
     """One visitor's own study. ``token`` is the link of the one place that is not simulated."""
 
     study: Study
@@ -52,20 +58,23 @@ class DemoVisit:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class DemoVisits:
+class TrialVisits:
     """The visits of now, by a name that cannot be guessed: at most ``most``, those that were used
-    longest ago go first, and any that rested for ``seconds``."""
+    longest ago go first, and any that rested for ``seconds``. ``make`` writes the study that each
+    is a copy of, its last place free; ``media`` holds the videos of all."""
 
     def __init__(
         self,
-        source: Path = SHIPPED,
+        make: Callable[[Path], None],
+        media: Path,
         *,
         most: int = MOST_VISITS,
         seconds: float = VISIT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.source, self.most, self.seconds, self.clock = source, most, seconds, clock
-        self._visits: OrderedDict[str, DemoVisit] = OrderedDict()
+        self.make, self.media = make, media
+        self.most, self.seconds, self.clock = most, seconds, clock
+        self._visits: OrderedDict[str, TrialVisit] = OrderedDict()
         self._lock = threading.Lock()
         self._home: tempfile.TemporaryDirectory[str] | None = None
 
@@ -76,12 +85,12 @@ class DemoVisits:
             name = secrets.token_hex(16)
             folder = pattern.parent / name
             shutil.copytree(pattern, folder)
-            visit = _opened(folder, self.source / "media", self.clock())
+            visit = _opened(folder, self.media, self.clock())
             self._visits[name] = visit
             self._thin_out()
         return name
 
-    def find(self, name: str) -> DemoVisit | None:
+    def find(self, name: str) -> TrialVisit | None:
         """The visit of that name; None for one that is over, or never was."""
         with self._lock:
             self._thin_out()
@@ -111,23 +120,70 @@ class DemoVisits:
     def _pattern(self) -> Path:
         """A study with its simulated raters, made once: every visit is a copy."""
         if self._home is None:
-            home = tempfile.TemporaryDirectory(prefix="demo-study-", ignore_cleanup_errors=True)
-            from motion_app.study.demo_raters import make_pattern  # only who tries it needs them
-
-            make_pattern(Path(home.name) / "pattern", read_demo(self.source))
+            home = tempfile.TemporaryDirectory(prefix="study-trial-", ignore_cleanup_errors=True)
+            self.make(Path(home.name) / "pattern")
             self._home = home
         return Path(self._home.name) / "pattern"
 
 
-def _opened(folder: Path, media: Path, now: float) -> DemoVisit:
+def demo_visits(source: Path = SHIPPED, **options: Any) -> TrialVisits:
+    """Of the demo in the folder ``source``."""
+
+    def make(folder: Path) -> None:
+        from motion_app.study.demo_raters import make_pattern  # only who tries it needs them
+
+        content = read_demo(source)
+        config = StudyConfig.build(
+            title=content.title,
+            methods=content.methods,
+            repeat_share=0.0,
+            consent=DEMO_CONSENT,
+            seed=DEMO_SEED,
+        )
+        make_pattern(folder, config, content.items, content.video, simulated=SIMULATED)
+
+    return TrialVisits(make, source / "media", **options)
+
+
+def preview_visits(archive: StudyArchive, **options: Any) -> TrialVisits:
+    """Of a real study, whose methods have other names in it: before it is unblinded nobody sees
+    whose a video is."""
+
+    def make(folder: Path) -> None:
+        from motion_app.study.demo_raters import make_pattern
+
+        mixed = list(archive.config.methods)
+        secrets.SystemRandom().shuffle(mixed)
+        names = {method: f"Method {number}" for number, method in enumerate(mixed, start=1)}
+        items = [
+            replace(
+                item,
+                candidates={names[method]: media for method, media in item.candidates.items()},
+                answer=None if item.answer is None else names[item.answer],
+            )
+            for item in archive.items.values()
+        ]
+        changed = {"methods": tuple(names.values()), "link_days": None}
+        config = archive.config.model_copy(update=changed)
+        screens = len(items) * len(config.asked)
+        simulated = max(1, min(SIMULATED, MOST_SIMULATED // screens))
+        make_pattern(folder, config, items, archive.video, simulated=simulated)
+
+    return TrialVisits(make, archive.media, **{"most": MOST_PREVIEWS, **options})
+
+
+def _opened(folder: Path, media: Path, now: float) -> TrialVisit:
     """The copy in ``folder``, whose last place gets a link that no other copy has."""
     study = Study.open(folder)
     study.archive.media = media
     with study.archive.engine.begin() as connection:
         connection.execute(
             sa.update(raters)
-            .where(raters.c.study == study.archive.id, raters.c.slot == SIMULATED)
+            .where(
+                raters.c.study == study.archive.id,
+                raters.c.slot == study.archive.config.raters - 1,
+            )
             .values(id=new_id())
         )
     (token,) = study.raters.hand_out(1)
-    return DemoVisit(study, folder, token, now)
+    return TrialVisit(study, folder, token, now)

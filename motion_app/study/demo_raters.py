@@ -1,8 +1,9 @@
-"""The other raters of a demo. They are simulated and choose by lot, so that its report has
-something to count and no method is spoken for."""
+"""The other raters of a demo or a preview. They are simulated and choose by lot, so that its
+report has something to count and no method is spoken for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.study.answers import Sent, Study
 from motion_app.study.archive import StudyArchive
-from motion_app.study.demo_content import SIMULATED, DemoContent
-from motion_app.study.plan import DEMO_CONSENT, StudyConfig
-from motion_app.study.records import Answer
+from motion_app.study.plan import StudyConfig, StudyItem
+from motion_app.study.records import Answer, VideoFormat
 from motion_app.study.synthetic_raters import DirectClient, SyntheticRater, media_key
 
 SEED = 1
@@ -35,20 +35,20 @@ class _AtOnce(DirectClient):
         return super().finish()
 
 
-def make_pattern(folder: Path, content: DemoContent) -> None:
-    """The study of ``content`` in ``folder``, one place of it free."""
-    config = StudyConfig.build(
-        title=content.title,
-        methods=content.methods,
-        raters=SIMULATED + 1,
-        repeat_share=0.0,
-        consent=DEMO_CONSENT,
-        seed=SEED,
-    )
-    study = Study(StudyArchive.create(folder, config, content.items, video=content.video))
+def make_pattern(
+    folder: Path,
+    config: StudyConfig,
+    items: Sequence[StudyItem],
+    video: VideoFormat,
+    *,
+    simulated: int,
+) -> None:
+    """The study in ``folder``, with as many places as there are simulated raters and one more."""
+    config = config.model_copy(update={"raters": simulated + 1})
+    study = Study(StudyArchive.create(folder, config, items, video=video))
     even = {question: dict.fromkeys(config.methods, 1.0) for question in config.questions}
     key = media_key(study.archive)
-    for number in range(SIMULATED):
+    for number in range(simulated):
         client = _AtOnce(study)
         client.enter()
         rater = SyntheticRater(even, key, np.random.default_rng([SEED, number]), attention=1.0)

@@ -14,7 +14,7 @@ from motion_app.study.acceptance import check_link
 from motion_app.study.archive import StudyArchive
 from motion_app.study.database import answers, lapsed, raters
 from motion_app.study.links import Browser, LinkEnded, LinkError, PlaceGone, Recruit, new_id
-from motion_app.study.records import Rater
+from motion_app.study.records import PersonalLink, Rater
 
 HOUR_SECONDS = 3600
 MOMENT_SECONDS = 0.05
@@ -54,13 +54,15 @@ class Raters:
             )
         return [self.archive.links.token(rater) for rater in found]
 
-    def tokens(self) -> list[str | None]:
-        """The personal links handed out so far, by slot; None where a slot has none."""
-        query = sa.select(raters).where(raters.c.study == self.archive.id).order_by(raters.c.slot)
+    def links(self) -> list[PersonalLink]:
+        """The personal links handed out so far, by place."""
+        query = sa.select(raters).where(
+            raters.c.study == self.archive.id, raters.c.handed_out.is_not(None)
+        )
         with self.archive.reading() as connection:
             return [
-                None if row.handed_out is None else self.archive.links.token(row.id)
-                for row in connection.execute(query)
+                PersonalLink(**vars(_rater(row)), token=self.archive.links.token(row.id))
+                for row in connection.execute(query.order_by(raters.c.slot))
             ]
 
     def find(self, visitor: Recruit | Browser | None = None) -> str | None:

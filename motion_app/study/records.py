@@ -30,6 +30,13 @@ class Rater:
 
 
 @dataclass(frozen=True)
+class PersonalLink(Rater):
+    """A place that was handed out by name, and the link to it."""
+
+    token: str
+
+
+@dataclass(frozen=True)
 class PlannedScreen:
     """One screen of a slot, as it was drawn before the first answer: ``order`` are the methods from
     the first place to the last. It never leaves the server."""
@@ -136,7 +143,8 @@ class AnswerRow:
 @dataclass(frozen=True)
 class RaterState:
     """A rater as the administrator sees one before unblinding. ``seconds`` is the median time for a
-    screen, None before the first; ``answered`` is when the last answer came, unix seconds or None;
+    screen and ``coverage`` the median share that was watched of the candidate watched least, None
+    before the first; ``answered`` is when the last answer came, unix seconds or None;
     ``gold_wrong`` of ``gold`` answers were wrong; ``flags`` are words: "gold", "fast", "one
     place"."""
 
@@ -147,6 +155,7 @@ class RaterState:
     done: int
     screens: int
     seconds: float | None
+    coverage: float | None
     answered: float | None
     gold: int
     gold_wrong: int

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 from itertools import combinations
@@ -79,6 +79,15 @@ class RaterReport:
 
 
 @dataclass(frozen=True)
+class SceneReport:
+    """One item: how many ``raters`` answered, and by question the votes of every method."""
+
+    name: str
+    raters: int
+    votes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class StudyReport:
     """Everything the study says. ``left_out`` are the raters whose answers were not counted;
     ``analysis`` says why, None for a report of rows alone."""
@@ -92,6 +101,7 @@ class StudyReport:
     left_out: tuple[int, ...]
     plan_digest: str
     questions: tuple[QuestionReport, ...]
+    scenes: tuple[SceneReport, ...]
     analysis: AnalysisSet | None = None
 
     @property
@@ -144,7 +154,19 @@ def report_rows(
         questions=tuple(
             _question_report(name, kept, config, rng, resamples) for name in config.questions
         ),
+        scenes=_scene_reports(kept, config),
     )
+
+
+def _scene_reports(rows: Sequence[AnswerRow], config: StudyConfig) -> tuple[SceneReport, ...]:
+    main = [row for row in rows if row.role == "main"]
+    found = []
+    for name in sorted({row.item for row in main}):
+        here = [row for row in main if row.item == name]
+        counts = Counter((row.question, row.chosen) for row in here)
+        votes = {q: tuple(counts[q, method] for method in config.methods) for q in config.asked}
+        found.append(SceneReport(name, len({row.rater for row in here}), votes))
+    return tuple(found)
 
 
 def _question_report(

@@ -146,6 +146,7 @@ def overview(archive: StudyArchive) -> Overview:
                 done=_whole_screens(given, asked),
                 screens=planned[seat.slot],
                 seconds=seconds.get(seat.slot),
+                coverage=_coverage(given),
                 answered=max((row.server_time for row in given), default=None),
                 gold=len(gold),
                 gold_wrong=gold.count(False),
@@ -165,6 +166,11 @@ def overview(archive: StudyArchive) -> Overview:
         unblinded=unblinded(archive),
         plan_digest=archive.plan_digest,
     )
+
+
+def _coverage(rows: Sequence[AnswerRow]) -> float | None:
+    watched = [row.coverage for row in rows if row.role != "practice"]
+    return statistics.median(watched) if watched else None
 
 
 def _whole_screens(rows: Sequence[AnswerRow], asked: int) -> int:

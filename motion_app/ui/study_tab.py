@@ -242,8 +242,9 @@ def _study_html(study: MadeStudy, texts: Texts, *, is_new: bool) -> str:
         f'<article class="study-card"><h3>{html.escape(study.title)}</h3>'
         f'<p class="quiet">{made} · {count}</p>'
         f'<progress max="{study.raters}" value="{study.finished}" aria-label="{count}"></progress>'
-        f'<a class="tool primary" href="./study/{study.name}/admin/?lang={texts.language}"'
-        f' target="_blank" rel="noopener">{html.escape(texts("study.admin"))}</a>'
+        f'<form method="post" action="./study/{study.name}/admin/login?lang={texts.language}"'
+        f' target="_blank"><input type="hidden" name="secret" value="{html.escape(study.secret)}">'
+        f'<button class="tool primary">{html.escape(texts("study.admin"))}</button></form>'
         f"<details{' open' if is_new else ''}><summary>{html.escape(texts('study.secret'))}"
         f"</summary><code>{html.escape(study.secret)}</code>"
         f'<p class="note quiet">{html.escape(texts("study.secret_info"))}</p></details></article>'

@@ -111,7 +111,6 @@ def shoot_study(browser: Browser, page: Page, app: RunningApp, path: Path) -> No
     rater.goto(f"{app.url}study/{folder.name}/r/{token}")
     rater.locator("#agree").check()
     rater.locator("#begin").click()
-    rater.locator("#start-practice:visible, #start-study:visible").first.click()
     practise(rater, study, token)
     study.close()
     watch(rater)

@@ -57,7 +57,6 @@ def visit(context: BrowserContext, address: str, token: str) -> Page:
 def begin(page: Page) -> None:
     page.locator("#agree").check()
     page.locator("#begin").click()
-    page.locator("#start-practice").click()
     expect(page.locator("#place")).to_have_text("Practice 1 of 2")
 
 
@@ -123,7 +122,6 @@ def one_item(folder: Path) -> Iterator[tuple[Study, str]]:
 def answer_one_item(page: Page) -> None:
     page.locator("#agree").check()
     page.locator("#begin").click()
-    page.locator("#start-practice").click()
     watch(page)
     answer(page, 1)
     page.locator("#next").click()
@@ -158,6 +156,30 @@ def test_a_whole_visit_ends_with_a_completion_code(
     assert min(row.coverage for row in main) >= 0.95
     assert len({row.sequence for row in main}) == len(main)  # the browser counts its answers
     assert page.faults == []
+
+
+def test_a_vote_is_cast_ten_seconds_after_opening_the_link_with_three_clicks(
+    browser: Browser, study: Study, address: str
+) -> None:
+    """On one screen what it is about and how it is done; meanwhile the first clips come."""
+    item = next(item for item in study.archive.items.values() if item.kind == "practice")
+    seconds = []
+    for _ in range(3):  # a machine that has much else to do may be late once
+        context = browser.new_context(viewport=PHONE, locale="en-GB")
+        page = visit(context, address, study.archive.links.open_token())
+        expect(page.locator("ol.steps li")).to_have_count(3)
+        expect(page.locator("#consent-text")).to_be_visible()
+        fetched_ahead(page, [*item.references, *item.candidates.values()])
+        page.locator("#agree").check()
+        page.locator("#begin").click()
+        page.locator("#panel:not(.locked)").wait_for()
+        page.locator("input[value='1']").first.check(force=True)
+        expect(page.locator("#saved")).to_have_text("All saved")
+        seconds.append(page.evaluate("performance.now()") / 1000)
+        assert page.faults == []
+        if seconds[-1] < 10:
+            break
+    assert min(seconds) < 10, seconds
 
 
 def test_questions_stay_shut_until_every_candidate_was_watched(
@@ -252,9 +274,6 @@ def test_a_whole_visit_needs_nothing_but_the_keyboard(
         tab_to(page, "agree")
         page.keyboard.press("Space")
         tab_to(page, "begin")
-        page.keyboard.press("Enter")
-        expect(page.locator("#start-practice")).to_be_visible()
-        tab_to(page, "start-practice")
         page.keyboard.press("Enter")
         watch(page)
         page.keyboard.press("q")
@@ -440,17 +459,17 @@ def test_the_address_after_consent_opens_the_place_in_this_browser_alone(
         expect(page.locator("#consent-heading")).to_be_visible()
         page.locator("#agree").check()
         page.locator("#begin").click()
-        expect(page.locator("#intro-heading")).to_be_visible()
+        expect(page.locator("#instrument")).to_be_visible()
         assert "/r/here." in page.url and token not in page.url
         shared = page.url
         page.locator("#language").click()
-        expect(page.locator("#intro-heading")).to_have_text("操作方法")
+        expect(page.locator("#place")).to_have_text("练习 1 / 2")
         page.close()
         again = context.new_page()
         again.goto(shared)
-        expect(again.locator("#intro-heading")).to_be_visible()
+        expect(again.locator("#instrument")).to_be_visible()
         again.goto(f"{address}/r/{token}")  # the link itself goes on in the same place
-        expect(again.locator("#intro-heading")).to_be_visible()
+        expect(again.locator("#instrument")).to_be_visible()
         assert again.url == shared
         friend = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
         friend.goto(shared)
@@ -458,7 +477,7 @@ def test_the_address_after_consent_opens_the_place_in_this_browser_alone(
         assert study.answers.progress(study.archive.links.rater(personal)).done == 0
         friend.goto(f"{address}/r/{token}")
         mine = token == personal  # by a personal link on any device
-        expect(friend.locator("#intro-heading" if mine else "#consent-heading")).to_be_visible()
+        expect(friend.locator("#instrument" if mine else "#consent-heading")).to_be_visible()
         friend.context.close()
     taken = [rater for rater in overview(study.archive).raters if rater.joined is not None]
     assert len(taken) == 2
@@ -474,11 +493,11 @@ def test_without_site_data_a_reload_still_finds_the_place(
     page = visit(context, address, study.archive.links.open_token())
     page.locator("#agree").check()
     page.locator("#begin").click()
-    expect(page.locator("#intro-heading")).to_be_visible()
+    expect(page.locator("#instrument")).to_be_visible()
     page.locator("#language").click()
-    expect(page.locator("#intro-heading")).to_have_text("操作方法")
+    expect(page.locator("#place")).to_have_text("练习 1 / 2")
     page.reload()
-    expect(page.locator("#intro-heading")).to_have_text("操作方法")
+    expect(page.locator("#place")).to_have_text("练习 1 / 2")
     assert sum(rater.joined is not None for rater in overview(study.archive).raters) == 1
     assert page.faults == []
 
@@ -491,7 +510,6 @@ def test_a_late_rater_whose_place_was_given_away_takes_another(
         page = visit(context, address, f"{study.archive.links.open_token()}?lang=zh")
         page.locator("#agree").check()
         page.locator("#begin").click()
-        page.locator("#start-practice").click()
         watch(page)
         study.raters.enter()
         start = study.archive.clock()
@@ -503,7 +521,7 @@ def test_a_late_rater_whose_place_was_given_away_takes_another(
         expect(page.locator("#consent-heading")).to_be_visible()
         page.locator("#agree").check()
         page.locator("#begin").click()  # the other one who never answered makes way
-        expect(page.locator("#intro-heading")).to_be_visible()
+        expect(page.locator("#instrument")).to_be_visible()
         assert page.faults == []
     study.close()
 
@@ -584,7 +602,6 @@ def test_on_a_phone_nothing_overflows_and_everything_is_labelled(
     expect(page.locator("#consent-heading")).to_have_text("开始之前")
     page.locator("#agree").check()
     page.locator("#begin").click()
-    page.locator("#start-practice").click()
     watch(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     expect(page.locator("legend").first).to_contain_text("哪段视频")

@@ -93,7 +93,7 @@ def test_links_are_made_copied_and_open_the_study(
     page.locator("[data-copy=personal-links]").click()
     expect(page.locator("[data-copy=personal-links]")).to_have_text("Copied")
     copied = page.evaluate("navigator.clipboard.readText()").split()
-    assert copied == [f"{address}/r/{token}" for token in study.raters.tokens() if token]
+    assert copied == [f"{address}/r/{link.token}" for link in study.raters.links()]
     page.locator("#how-many").fill("9")
     page.get_by_role("button", name="Make links").click()
     expect(page.locator("#links-notice")).to_contain_text("1 slots are free")
@@ -178,6 +178,39 @@ def test_who_is_counted_is_chosen_told_under_every_table_and_recorded(
     expect(page.locator("#results .question > p")).to_have_text([re.compile("left out: 0")] * 4)
     expect(page.locator("#record li")).to_have_count(3)
     expect(page.locator("#record")).to_contain_text("Chosen by hand · left out: 0")
+    assert page.faults == []
+
+
+def test_the_page_warns_of_active_raters_shows_codes_and_previews(
+    browser: Browser, address: str, study: Study
+) -> None:
+    take_part(study)
+    take_part(study, screens=3)
+    page = open_admin(browser, address)
+    sign_in(page)
+    page.get_by_role("button", name="Make links").click()
+    expect(page.locator("#link-rows tr")).to_have_count(1)
+    page.locator("#link-rows").get_by_role("button", name="QR").click()
+    expect(page.locator("#qr-heading")).to_have_text("Link of place 2")
+    assert page.locator("#qr-picture").evaluate("image => image.naturalWidth") > 0
+    check_accessible(page)
+    page.locator("#qr button").click()
+    with page.expect_popup() as popup:
+        page.get_by_role("button", name="Preview as rater").click()
+    expect(popup.value.locator("#trial")).to_have_text(re.compile("nothing is saved"))
+    check_accessible(popup.value)
+    with page.expect_popup() as popup:
+        page.get_by_role("button", name="Preview results page").click()
+    expect(popup.value.locator("#finished")).to_have_text("7 finished")
+    page.locator("#open-unblind").click()
+    expect(page.locator("#unblind-active")).to_contain_text("1 raters are taking part now")
+    page.locator("#confirm").fill("Rolling balls")
+    page.locator("#unblind button.danger").click()
+    scene = page.locator(".scene").first
+    scene.locator("summary").click()
+    expect(scene.locator("figcaption strong")).to_have_text(list(study.archive.config.methods))
+    expect(scene).to_contain_text("MF 1")
+    check_accessible(page)
     assert page.faults == []
 
 

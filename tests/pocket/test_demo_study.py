@@ -10,7 +10,7 @@ from motion_app.library.library import Library
 from motion_app.media.files import read_clip
 from motion_app.pocket.demo_study import COMPARED, make_demo_study
 from motion_app.settings import ROOT
-from motion_app.study.demo import DemoVisits
+from motion_app.study.demo import demo_visits
 from motion_app.study.demo_content import read_demo
 
 POCKET = ROOT / "checkpoints" / "pocket"
@@ -36,6 +36,6 @@ def test_a_demo_is_made_by_the_pocket_and_can_be_visited(tmp_path: Path) -> None
     assert shapes == {(13, 256, 384, 3)}
     told = (scene.caption, scene.name, content.title)
     assert not any(name.lower() in text.lower() for text in told for name in content.methods)
-    visits = DemoVisits(out)
+    visits = demo_visits(out)
     assert visits.find(visits.begin()) is not None
     visits.close()

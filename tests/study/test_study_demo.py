@@ -13,7 +13,7 @@ from tiny_study import Caller, answer_everything
 
 from motion_app.errors import RequestError
 from motion_app.media.files import read_clip
-from motion_app.study.demo import DemoVisits
+from motion_app.study.demo import TrialVisits, demo_visits
 from motion_app.study.demo_content import SHIPPED, SIMULATED, read_demo
 from motion_app.study.site.app import StudyHall, StudySettings, build_study_app
 from motion_app.study.unblinding import answer_rows, overview
@@ -43,8 +43,8 @@ def client(folder: Path) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="module")
-def visits() -> Iterator[DemoVisits]:
-    made = DemoVisits(clock=Clock(), most=3)
+def visits() -> Iterator[TrialVisits]:
+    made = demo_visits(clock=Clock(), most=3)
     yield made
     made.close()
 
@@ -117,7 +117,7 @@ def test_visitors_share_nothing_and_cannot_find_each_other(client: TestClient) -
     other.headers, other.home = one.headers, other.home
     assert other.get("api/session").status_code == 401  # a link of one opens nothing of another
     gone = client.get(urljoin(one.home, "../" + "0" * 32 + "/api/session"))
-    assert gone.status_code == 404 and "demo is over" in gone.json()["error"]
+    assert gone.status_code == 404 and "visit is over" in gone.json()["error"]
 
 
 def test_one_that_is_over_begins_anew_where_a_page_is_asked_for(client: TestClient) -> None:
@@ -141,7 +141,7 @@ def test_the_app_s_page_may_frame_it_and_no_study(
 
 
 def test_seven_simulated_raters_have_answered_and_one_place_is_the_visitor_s(
-    visits: DemoVisits,
+    visits: TrialVisits,
 ) -> None:
     visit = visits.find(visits.begin())
     raters = overview(visit.study.archive).raters
@@ -151,7 +151,7 @@ def test_seven_simulated_raters_have_answered_and_one_place_is_the_visitor_s(
     assert visit.study.raters.join(visit.token).number == SIMULATED
 
 
-def test_few_visits_are_kept_and_those_that_rest_go(visits: DemoVisits) -> None:
+def test_few_visits_are_kept_and_those_that_rest_go(visits: TrialVisits) -> None:
     names = [visits.begin() for _ in range(3)]
     folders = [visits.find(name).folder for name in names]
     visits.clock.now += visits.seconds / 2
@@ -165,7 +165,7 @@ def test_few_visits_are_kept_and_those_that_rest_go(visits: DemoVisits) -> None:
 
 def test_where_the_demo_is_missing_studies_go_on(folder: Path, tmp_path: Path) -> None:
     hall = StudyHall(StudySettings(folder))
-    hall.demo.visits = DemoVisits(tmp_path)
+    hall.demo.hall.visits = demo_visits(tmp_path)
     visitor = TestClient(hall)
     refused = visitor.get("/~demo/")
     assert refused.status_code == 503 and str(tmp_path) not in refused.text

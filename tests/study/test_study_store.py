@@ -490,7 +490,7 @@ def test_links_handed_out_are_not_given_to_passers_by(make):
         study.raters.join(study.raters.enter()).id,
     }
     assert study.raters.join(kept).id not in others
-    assert study.raters.tokens() == [kept, None, None]
+    assert [(link.number, link.token) for link in study.raters.links()] == [(0, kept)]
     with pytest.raises(RequestError, match="0 slots are free"):
         study.raters.hand_out()
 
@@ -532,7 +532,7 @@ def test_a_released_place_is_free_for_somebody_else_and_that_is_recorded(make):
 def test_a_link_nobody_used_can_be_taken_back(make):
     study = make(raters=1)
     (token,) = study.raters.hand_out()
-    assert study.raters.release(0, joined=None) == 0 and study.raters.tokens() == [None]
+    assert study.raters.release(0, joined=None) == 0 and study.raters.links() == []
     with pytest.raises(RequestError, match="not known any more"):
         study.raters.join(token)
 

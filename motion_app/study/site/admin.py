@@ -11,16 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import Any
-from urllib.parse import parse_qs
+from typing import Any, Literal
+from urllib.parse import parse_qs, urlencode
 
+import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import RedirectResponse, Response
 
 from motion_app.errors import RequestError
+from motion_app.study.acceptance import link_end
 from motion_app.study.analysis_set import analysis_set, choose_analysis
 from motion_app.study.answers import Study
+from motion_app.study.site.demo import PREVIEW, PreviewHall
 from motion_app.study.site.documents import base, document, language_of, table
 from motion_app.study.site.guard import CONTENT_POLICY, COOKIE, OPEN_SECONDS, Door, TooManyTries
 from motion_app.study.unblinding import answer_rows, overview, record, unblind, unblinded
@@ -49,6 +52,14 @@ class More(BaseModel):
     count: int = Field(ge=1, le=1000)
 
 
+class Link(BaseModel):
+    """An address as people type it, to be shown as a QR code."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    address: str = Field(min_length=1, max_length=500)
+
+
 class Release(BaseModel):
     """Whose place is given back, and when they joined as the page shows it."""
 
@@ -75,8 +86,11 @@ class Confirmation(BaseModel):
     confirm: str = Field(max_length=300)
 
 
-def admin_router(study: Study, door: Door) -> APIRouter:
-    """Everything below ``/admin``."""
+def admin_router(
+    study: Study, door: Door, *, trial: str | None = None, previews: PreviewHall | None = None
+) -> APIRouter:
+    """Everything below ``/admin``. ``trial``: "demo" or "preview", of which nothing is kept;
+    ``previews``: where previews of the study are."""
     router = APIRouter(prefix="/admin")
 
     def inside(request: Request) -> None:
@@ -88,7 +102,8 @@ def admin_router(study: Study, door: Door) -> APIRouter:
     def page(request: Request) -> Response:
         if not door.admits(request.cookies.get(COOKIE, "")):
             return document("login", request, notice="")
-        response = document("admin", request, title=study.archive.config.title)
+        title = study.archive.config.title
+        response = document("admin", request, title=title, trial=trial or "")
         response.headers["content-security-policy"] = PLOT_POLICY
         return response
 
@@ -96,7 +111,17 @@ def admin_router(study: Study, door: Door) -> APIRouter:
     _add_running(router, study, inside)
     _add_analysis(router, study, inside)
     _add_outcome(router, study, inside)
+    if previews is not None:
+        _add_previews(router, previews, inside)
     return router
+
+
+def _add_previews(router: APIRouter, previews: PreviewHall, inside: Callable[..., None]) -> None:
+    @router.post("/preview/{page}", dependencies=[Depends(inside)])
+    def preview(request: Request, page: Literal["rater", "admin"]) -> Response:
+        """A new one: its rater's page or its administrator's."""
+        root = base(request) + PREVIEW
+        return previews.hall.begin(request, root, inside="admin/" if page == "admin" else "")
 
 
 def _add_session(router: APIRouter, door: Door) -> None:
@@ -115,7 +140,8 @@ def _add_session(router: APIRouter, door: Door) -> None:
             return document(
                 "login", request, status=403, notice=table(language_of(request))["admin.wrong"]
             )
-        inside = RedirectResponse(base(request) + "admin/", status_code=303)
+        language = urlencode({"lang": language_of(request)})
+        inside = RedirectResponse(f"{base(request)}admin/?{language}", status_code=303)
         inside.set_cookie(
             COOKIE,
             cookie,
@@ -147,6 +173,10 @@ def _add_running(router: APIRouter, study: Study, inside: Callable[..., None]) -
     def more_links(more: More) -> dict[str, Any]:
         study.raters.hand_out(more.count)
         return describe_links(study)
+
+    @router.post("/api/qr", dependencies=[Depends(inside)])
+    def code(given: Link) -> Response:
+        return Response(qr_picture(given.address), media_type="image/svg+xml")
 
     @router.post("/api/release", dependencies=[Depends(inside)])
     def release(given: Release) -> dict[str, int]:
@@ -211,23 +241,55 @@ def describe_progress(study: Study) -> dict[str, Any]:
 
 
 def describe_links(study: Study) -> dict[str, Any]:
-    """Addresses relative to the application: the open link, and those handed out by name."""
+    """Addresses relative to the application: the open link, and those handed out by name, each with
+    its place and when it ends."""
     opening = f"r/{study.archive.links.open_token()}"
     personal = [
-        {"number": number, "page": f"r/{token}"}
-        for number, token in enumerate(study.raters.tokens())
-        if token is not None
+        {
+            "number": link.number,
+            "page": f"r/{link.token}",
+            "expires": link_end(study.archive.config, link),
+            "finished": link.finished,
+        }
+        for link in study.raters.links()
     ]
-    return {"open": opening, "recruiting": opening + PROLIFIC_QUERY, "personal": personal}
+    return {
+        "open": opening,
+        "recruiting": opening + PROLIFIC_QUERY,
+        "personal": personal,
+        "link_days": study.archive.config.link_days,
+    }
+
+
+def qr_picture(address: str) -> bytes:
+    """``address`` as a QR code, an SVG of one unit a module with its quiet zone."""
+    import cv2  # half a second, and only who asks for a code needs it
+
+    modules = cv2.QRCodeEncoder.create().encode(address)  # (n, n) uint8, 0 where it is black
+    dark = np.argwhere(modules == 0)
+    path = "".join(f"M{x} {y}h1v1h-1z" for y, x in dark.tolist())
+    side = len(modules)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}" '
+        f'shape-rendering="crispEdges"><path fill="#fff" d="M0 0h{side}v{side}H0z"/>'
+        f'<path d="{path}"/></svg>'
+    ).encode()
 
 
 def describe_results(study: Study) -> dict[str, Any]:
-    """The report as JSON, each share also in percent as the paper prints it, and the figures."""
+    """The report as JSON, each share also in percent as the paper prints it, the media of every
+    item, and the figures."""
     from motion_app.study.figures import figures_json
     from motion_app.study.report import percent, study_report
 
     report = study_report(study.archive)
     shown = report.to_json()
+    scenes = {item.name: item for item in study.archive.items.values()}
+    for told in shown["scenes"]:
+        item = scenes[told["name"]]
+        told["caption"], told["first_frame"] = item.caption, f"media/{item.first_frame}"
+        told["references"] = [f"media/{name}" for name in item.references]
+        told["candidates"] = [f"media/{item.candidates[name]}" for name in report.methods]
     for question in shown["questions"]:
         for share in question["shares"]:
             share["percent"] = percent(share["votes"], share["total"])

@@ -29,12 +29,12 @@ from starlette.types import Receive, Scope, Send
 from motion_app.errors import MotionAppError, RequestError, server_fault
 from motion_app.study.answers import Study
 from motion_app.study.database import AWAY
-from motion_app.study.demo import DemoVisits
+from motion_app.study.demo import demo_visits, preview_visits
 from motion_app.study.links import LinkEnded, LinkError, PlaceGone
 from motion_app.study.site.address import DIRECT, PublicAddress, WholePath
 from motion_app.study.site.admin import admin_router
 from motion_app.study.site.demo import NAME as DEMO
-from motion_app.study.site.demo import REPORT, DemoHall
+from motion_app.study.site.demo import PREVIEW, DemoHall, PreviewHall
 from motion_app.study.site.documents import PageFiles, asks_for_page, notice
 from motion_app.study.site.guard import SHORTEST_SECRET, Door, Gate
 from motion_app.study.site.rater import rater_router
@@ -50,8 +50,8 @@ def build_site(study: Study, *, admin_secret: str, public: PublicAddress = DIREC
     return _site(study, Door(admin_secret, name=study.archive.id), public=public)
 
 
-def _site(study: Study, door: Door, *, public: PublicAddress, report: str | None = None) -> FastAPI:
-    """``report``: where raters who are through may look at the results, in a demo."""
+def _site(study: Study, door: Door, *, public: PublicAddress, trial: str | None = None) -> FastAPI:
+    """``trial``: what the pages say of themselves where nothing is kept, "demo" or "preview"."""
     site = FastAPI(title="Study", docs_url=None, redoc_url=None, openapi_url=None)
     site.add_middleware(Gate, public=public)
     site.add_middleware(WholePath, path=public.path)
@@ -69,8 +69,13 @@ def _site(study: Study, door: Door, *, public: PublicAddress, report: str | None
     async def favicon(request: Request) -> Response:
         return await files.get_response("icon.svg", request.scope)
 
-    site.include_router(admin_router(study, door))
-    site.include_router(rater_router(study, report=report))
+    previews = None
+    if trial is None:
+        build = partial(_site, public=public, trial="preview")
+        previews = PreviewHall(preview_visits(study.archive), build)
+        site.mount(f"/{PREVIEW}", previews)
+    site.include_router(admin_router(study, door, trial=trial, previews=previews))
+    site.include_router(rater_router(study, trial=trial))
     return site
 
 
@@ -203,8 +208,8 @@ class StudyHall:
     def __init__(self, settings: StudySettings) -> None:
         self.settings = settings
         self._files = PageFiles()
-        build = partial(_site, public=settings.public, report=REPORT)
-        self.demo = DemoHall(DemoVisits(), build, frames=settings.frames)
+        build = partial(_site, public=settings.public, trial="demo")
+        self.demo = DemoHall(demo_visits(), build, frames=settings.frames)
         self._sites: dict[str, FastAPI] = {}
         self._lock = threading.Lock()
 

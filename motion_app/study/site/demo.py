@@ -1,19 +1,23 @@
-"""The demo over HTTP: whoever comes gets a visit of one's own, rates, and sees its report.
+"""The demo and previews over HTTP: who comes gets a visit of one's own, rates, and sees its report.
 
-Nothing here is anybody's data, so that it needs no secret: a visit's name is known to its visitor
-alone, the administrator's page of it is open, and the app's own page shows it in a frame.
+Nothing here is anybody's data, so that a visit needs no secret: its name is known to its visitor
+alone, and the administrator's page of it is open. The app's own page shows the demo in a frame;
+previews are begun on the administrator's page of a study.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
 from urllib.parse import urlencode
 
 from fastapi import FastAPI
+from starlette._utils import get_route_path
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -21,12 +25,15 @@ from starlette.types import Message, Receive, Scope, Send
 from motion_app.errors import RequestError
 from motion_app.settings import EVERY
 from motion_app.study.answers import Study
-from motion_app.study.demo import DemoVisit, DemoVisits
+from motion_app.study.demo import TrialVisit, TrialVisits
 from motion_app.study.site.documents import asks_for_page, language_of
 from motion_app.study.site.guard import Door
 
+logger = logging.getLogger(__name__)
 NAME = "~demo"  # no shell makes a folder of this name by accident, so no study has it
+PREVIEW = "~preview"
 REPORT = "report"
+OVER = "this visit is over; open it again for another one"
 NO_FRAME = "frame-ancestors 'none'"
 
 BuildSite = Callable[[Study, Door], FastAPI]
@@ -43,39 +50,45 @@ class OpenDoor(Door):
         return True
 
 
-class DemoHall:
-    """``/`` begins a visit and leads to its rater's page; ``/NAME/…`` is the visit's own study,
-    ``/NAME/report`` its results. ``frames``: the sites that may show the app in a frame."""
+class TrialHall:
+    """``/NAME/…`` is the study of a visit, ``/NAME/report`` its results."""
 
-    def __init__(self, visits: DemoVisits, build: BuildSite, *, frames: Sequence[str] = ()) -> None:
+    def __init__(self, visits: TrialVisits, build: BuildSite) -> None:
         self.visits, self._build = visits, build
         self._sites: dict[str, FastAPI] = {}
         self._lock = threading.Lock()
-        sources = ["*"] if EVERY in frames else ["'self'", *frames]
-        self._policy = f"frame-ancestors {' '.join(sources)}"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, rest: str) -> None:
-        """``rest``: the path below the demo."""
+    async def serve(
+        self, scope: Scope, receive: Receive, send: Send, *, root: str, rest: str
+    ) -> bool:
+        """Answer, unless ``rest``, the path below ``root``, names no visit: then False."""
         request = Request(scope)
-        root = scope.get("root_path", "").rstrip("/") + f"/{NAME}"
         name, _, inside = rest.partition("/")
         found = await run_in_threadpool(self._find, name) if name else None
-        framed = self._framed(send)
-        if found is not None and inside != REPORT:
-            _, site = found
-            below = {"root_path": f"{root}/{name}", "app_root_path": root}
-            await site({**scope, **below}, receive, framed)
-            return
-        if found is not None:
-            response = await run_in_threadpool(self._report, request, root, name, found[0])
-        elif not name or asks_for_page(request):  # one that is over begins anew
-            response = await run_in_threadpool(self._begin, request, root)
+        if found is None:
+            return False
+        visit, site = found
+        if inside == REPORT:
+            response = await run_in_threadpool(self._report, request, f"{root}/{name}", visit)
+            await response(scope, receive, send)
         else:
-            words = "this demo is over; open it again for another one"
-            response = JSONResponse({"error": words}, 404)
-        await response(scope, receive, framed)
+            below = {"root_path": f"{root}/{name}", "app_root_path": root}
+            await site({**scope, **below}, receive, send)
+        return True
 
-    def _find(self, name: str) -> tuple[DemoVisit, FastAPI] | None:
+    def begin(self, request: Request, root: str, *, inside: str = "") -> Response:
+        """The way into a new visit below ``root``: to its rater's page, or to ``inside``."""
+        try:
+            name = self.visits.begin()
+        except (OSError, RequestError) as error:
+            logger.error("a trial cannot be opened: %s", error)
+            return JSONResponse({"error": "this cannot be opened now; come back later"}, 503)
+        visit = self.visits.find(name)
+        if visit is None:  # so many came meanwhile
+            return JSONResponse({"error": "too many try it now; come back later"}, 503)
+        return _to(f"{root}/{name}/" + (inside or f"r/{visit.token}"), request)
+
+    def _find(self, name: str) -> tuple[TrialVisit, FastAPI] | None:
         visit = self.visits.find(name)
         with self._lock:
             if visit is None:
@@ -87,21 +100,35 @@ class DemoHall:
                 self._sites[name] = self._build(visit.study, OpenDoor())
             return visit, self._sites[name]
 
-    def _begin(self, request: Request, root: str) -> Response:
-        try:
-            name = self.visits.begin()
-        except (OSError, RequestError):
-            return JSONResponse({"error": "the demo cannot be opened now; its files are away"}, 503)
-        visit = self.visits.find(name)
-        if visit is None:  # so many came meanwhile
-            return JSONResponse({"error": "too many try the demo now; come back later"}, 503)
-        return _to(f"{root}/{name}/r/{visit.token}", request)
-
-    def _report(self, request: Request, root: str, name: str, visit: DemoVisit) -> Response:
+    def _report(self, request: Request, home: str, visit: TrialVisit) -> Response:
         if not visit.finished:
-            return _to(f"{root}/{name}/r/{visit.token}", request)
+            return _to(f"{home}/r/{visit.token}", request)
         visit.unblind()
-        return _to(f"{root}/{name}/admin/", request, "#results")
+        return _to(f"{home}/admin/", request, "#results")
+
+
+class DemoHall:
+    """The demo: ``/`` begins a visit, for everybody. ``frames``: the sites that may show the app in
+    a frame."""
+
+    def __init__(
+        self, visits: TrialVisits, build: BuildSite, *, frames: Sequence[str] = ()
+    ) -> None:
+        self.hall = TrialHall(visits, build)
+        sources = ["*"] if EVERY in frames else ["'self'", *frames]
+        self._policy = f"frame-ancestors {' '.join(sources)}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, rest: str) -> None:
+        """``rest``: the path below the demo."""
+        request, framed = Request(scope), self._framed(send)
+        root = scope.get("root_path", "").rstrip("/") + f"/{NAME}"
+        if await self.hall.serve(scope, receive, framed, root=root, rest=rest):
+            return
+        if not rest or asks_for_page(request):  # one that is over begins anew
+            response = await run_in_threadpool(self.hall.begin, request, root)
+        else:
+            response = JSONResponse({"error": OVER}, 404)
+        await response(scope, receive, framed)
 
     def _framed(self, send: Send) -> Send:
         """``send`` that lets the app's own page show what comes in a frame."""
@@ -115,6 +142,18 @@ class DemoHall:
             await send(message)
 
         return framed
+
+
+class PreviewHall:
+    """Previews of one study; those that are over are not there. An ASGI application."""
+
+    def __init__(self, visits: TrialVisits, build: BuildSite) -> None:
+        self.hall = TrialHall(visits, build)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root, rest = scope["root_path"].rstrip("/"), get_route_path(scope).lstrip("/")
+        if not await self.hall.serve(scope, receive, send, root=root, rest=rest):
+            raise HTTPException(404, OVER)
 
 
 def _to(path: str, request: Request, ending: str = "") -> Response:

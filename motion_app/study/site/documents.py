@@ -23,7 +23,7 @@ STATIC = Path(__file__).parent / "static"
 TEMPLATES = Path(__file__).parent / "templates"
 LANGUAGES = ("en", "zh")
 HTML_LANGUAGES = {"en": "en", "zh": "zh-Hans"}
-ADMIN_TEXTS = frozenset({"admin", "copy"})  # what each page's scripts are given
+ADMIN_TEXTS = frozenset({"admin", "copy", "item"})  # what each page's scripts are given
 RATER_TEXTS = frozenset(
     {"consent", "intro", "ready", "item", "transport", "saved", "break", "done", "deleted"}
     | {"problem", "copy"}

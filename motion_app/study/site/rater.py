@@ -19,6 +19,7 @@ from motion_app.study.acceptance import check_link
 from motion_app.study.answers import AnswerWriter, Study
 from motion_app.study.links import Browser, Recruit, identity, shown
 from motion_app.study.records import Answer, Rater, Trial
+from motion_app.study.site.demo import REPORT
 from motion_app.study.site.documents import (
     consent_text,
     document,
@@ -126,8 +127,9 @@ def _token(authorization: str) -> str:
     return token
 
 
-def rater_router(study: Study, *, report: str | None = None) -> APIRouter:
-    """The routes of one study's raters. ``report``: where they find the results of a demo."""
+def rater_router(study: Study, *, trial: str | None = None) -> APIRouter:
+    """The routes of one study's raters. ``trial``: "demo" or "preview", of which nothing is kept
+    and whose report they find in the end."""
     router = APIRouter()
 
     def anybody(authorization: Annotated[str, Header()] = "") -> Rater:
@@ -152,8 +154,8 @@ def rater_router(study: Study, *, report: str | None = None) -> APIRouter:
             return notice("identity", request, status=400, given=shown(given))
         return document("rater", request)
 
-    _add_visit(router, study, known, anybody)
-    _add_answers(router, study, known, report)
+    _add_visit(router, study, known, anybody, trial)
+    _add_answers(router, study, known, trial)
 
     async def media(request: Request) -> Response:
         return await _media(study, request)
@@ -167,7 +169,11 @@ def _add_visit(
     study: Study,
     known: Callable[..., Rater],
     anybody: Callable[..., Rater],
+    trial: str | None,
 ) -> None:
+    def described(request: Request, rater: Rater | None) -> dict[str, Any]:
+        return {**describe_session(study, rater, language_of(request)), "trial": trial}
+
     @router.post("/api/enter")
     def enter(request: Request, entry: Entry) -> dict[str, Any]:
         """Whoever came before finds the same place again; others take one when they agree."""
@@ -181,12 +187,12 @@ def _add_visit(
         return {
             "token": token,
             "page": None if token is None else f"r/{token}",
-            "session": describe_session(study, rater, language_of(request)),
+            "session": described(request, rater),
         }
 
     @router.get("/api/session")
     def session(request: Request, rater: Rater = Depends(known)) -> dict[str, Any]:
-        return describe_session(study, rater, language_of(request))
+        return described(request, rater)
 
     @router.post("/api/consent")
     def consent(
@@ -194,7 +200,7 @@ def _add_visit(
     ) -> dict[str, Any]:
         if not given.agreed:
             raise RequestError("taking part needs your consent; tick the box first")
-        return describe_session(study, study.raters.consent(rater.id), language_of(request))
+        return described(request, study.raters.consent(rater.id))
 
     @router.post("/api/delete")
     def delete(erasure: Erasure, rater: Rater = Depends(anybody)) -> dict[str, int]:
@@ -205,7 +211,7 @@ def _add_visit(
 
 
 def _add_answers(
-    router: APIRouter, study: Study, known: Callable[..., Rater], report: str | None
+    router: APIRouter, study: Study, known: Callable[..., Rater], trial: str | None
 ) -> None:
     @router.get("/api/items/{number}")
     def item(number: int, rater: Rater = Depends(known)) -> dict[str, Any]:
@@ -240,7 +246,8 @@ def _add_answers(
             code = study.answers.finish(rater.id)
         except RequestError as error:
             raise HTTPException(409, str(error)) from error
-        return {"code": code, "return_url": RETURN_ADDRESS.format(code=code), "report": report}
+        end: dict[str, str | None] = {"code": code, "return_url": RETURN_ADDRESS.format(code=code)}
+        return {**end, "report": None if trial is None else REPORT}
 
 
 def describe_session(study: Study, rater: Rater | None, language: str) -> dict[str, Any]:
@@ -264,6 +271,7 @@ def describe_session(study: Study, rater: Rater | None, language: str) -> dict[s
         "fps": study.archive.video.fps,
         "frames": study.archive.video.frames,
         "coverage": config.coverage,
+        "preload": [f"media/{name}" for name in study.answers.first_media(rater)],
         "questions": [
             {"id": name, "text": question_text(name, language)} for name in config.questions
         ],

@@ -1,14 +1,17 @@
 // The administrator's page: how the study goes, its links, and once unblinded its results.
 
-import { AnalysisForm } from "./analysis.js";
+import { AnalysisForm, counted } from "./analysis.js";
 import { copyFrom } from "./copying.js";
+import { drawLinkRows, showCode } from "./links.js";
 import { drawResults } from "./results.js";
+import { drawScenes } from "./scenes.js";
 import { Refused, Server } from "./server.js";
 import { text } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 const LOOK_MS = 5000;
 const server = new Server();
+const ACTIVE_S = 3600; // since a rater's last answer
 let drawn = ""; // the raters in the table
 let releasing = null; // the rater whose place the dialog is about
 const FILES = ["answers.csv", "answers.parquet", "results.json", "table.tex", "codebook.md"];
@@ -40,6 +43,10 @@ function drawProgress(study) {
   $("plan").textContent = study.plan_digest;
   $("record").replaceChildren(...study.record.map(drawEvent));
   $("record-none").hidden = study.record.length > 0;
+  const active = study.raters.filter((rater) => {
+    return rater.finished === null && rater.joined !== null && Date.now() / 1000 - (rater.answered ?? rater.joined) < ACTIVE_S;
+  });
+  $("unblind-active").textContent = active.length ? text("admin.unblind_active", { count: active.length }) : "";
   $("confirm-label").textContent = text("admin.unblind_type", { title: study.title });
 }
 
@@ -111,6 +118,7 @@ function drawRater(rater) {
     cell(text(`admin.state_${state}`)),
     cell(done),
     cell(rater.seconds === null ? "–" : rater.seconds.toFixed(1), "n"),
+    cell(rater.coverage === null ? "–" : `${(100 * rater.coverage).toFixed(0)}%`, "n"),
     cell(rater.gold ? `${rater.gold_wrong} / ${rater.gold}` : "–", "n"),
     cell(ago(rater.answered)),
     cell(flags),
@@ -125,6 +133,9 @@ function drawLinks(links) {
   // the service puts its ids where its own signs stand, so they stay as they are
   $("recruiting-link").value = whole(links.open) + links.recruiting.slice(links.open.length);
   $("personal-links").value = links.personal.map(({ page }) => whole(page)).join("\n");
+  const code = (address, title) => showCode(server, address, title);
+  $("open-qr").onclick = () => code($("open-link").value, text("admin.open_link"));
+  drawLinkRows(links.personal.map((link) => ({ ...link, address: whole(link.page) })), { when, code, days: links.link_days });
 }
 
 const analysis = new AnalysisForm(async (rule, without) => {
@@ -150,7 +161,10 @@ async function showResults(study) {
     }),
   );
   try {
-    await drawResults($("results"), await server.get("admin/api/results"));
+    const report = await server.get("admin/api/results");
+    drawScenes($("scenes"), report);
+    $("scenes-counted").textContent = counted(report.analysis);
+    await drawResults($("results"), report);
     $("computing").hidden = true;
   } catch (error) {
     $("computing").textContent = error.message;

@@ -42,6 +42,7 @@ class Visit {
   async start() {
     if (this.server) await this.#refresh();
     $("study-title").textContent = this.session.title;
+    $("trial").hidden = this.session.trial !== "preview";
     document.title = this.session.title;
     this.view = new ItemView({
       session: this.session,
@@ -76,7 +77,6 @@ class Visit {
     await this.outbox.flush();
     await this.#refresh();
     if (this.session.finished || this.session.next === null) await this.#finish();
-    else if (this.session.next === 0 && this.session.practice) this.#showIntro();
     else await this.open(this.session.next);
   }
 
@@ -88,16 +88,12 @@ class Visit {
         return Object.assign(document.createElement("p"), { textContent: words });
       }),
     );
-    show("consent");
-  }
-
-  #showIntro() {
     const { practice } = this.session;
     $("intro-practice").hidden = !practice;
     $("intro-practice").textContent = text("intro.practice", { count: practice });
-    $("start-practice").textContent = text(practice ? "intro.start" : "intro.start_now");
-    this.#load(0).catch(() => {});
-    show("intro");
+    show("consent");
+    // What comes first is there by the time that this is read.
+    for (const address of this.session.preload) this.clips.get(address, { urgent: false });
   }
 
   /** Show the item of this number; waits for the connection as long as it takes. */
@@ -250,7 +246,7 @@ class Visit {
     const end = await insist(() => this.server.post("api/finish"));
     show("done");
     $("progress").value = 1;
-    $("done-text").textContent = text(end.report ? "done.demo_text" : "done.text");
+    $("done-text").textContent = text(this.session.trial ? `done.${this.session.trial}_text` : "done.text");
     $("code").textContent = end.code;
     $("return").hidden = !this.memory.get("recruited");
     $("return").href = end.return_url;
@@ -313,7 +309,6 @@ class Visit {
   #bind() {
     $("agree").addEventListener("change", () => ($("begin").disabled = !$("agree").checked));
     $("begin").addEventListener("click", () => this.#guard(this.#consent()));
-    $("start-practice").addEventListener("click", () => this.#guard(this.open(0)));
     $("start-study").addEventListener("click", () => this.#guard(this.open(this.session.practice)));
     $("back").addEventListener("click", () => this.#guard(this.open(this.view.item.number - 1)));
     $("panel").addEventListener("submit", (event) => {
@@ -343,7 +338,7 @@ class Visit {
     }
     hideToken(this.server.token);
     this.outbox.flush();
-    this.#showIntro();
+    await this.open(this.session.next ?? 0);
   }
 
   #guard(work) {

@@ -22,6 +22,14 @@ export class Server {
     return this.#call("POST", path, body);
   }
 
+  /** What a call draws, as a blob. */
+  async picture(path, body) {
+    const headers = { "Content-Type": "application/json" };
+    const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), cache: "no-store" });
+    if (!response.ok) throw new TypeError(`the server answered ${response.status}`);
+    return response.blob();
+  }
+
   async #call(method, path, body) {
     const headers = this.token ? { Authorization: `Rater ${this.token}` } : {};
     if (body) headers["Content-Type"] = "application/json";
