@@ -75,6 +75,7 @@ class Limits(BaseModel):
     keep_hours: float = Field(default=72, gt=0, description="finished jobs and their files")
     draft_hours: float = Field(default=72, gt=0, description="scenes on the page, for a reload")
     keep_gigabytes: float = Field(default=5, gt=0, description="of finished jobs, oldest go first")
+    study_megabytes: float = Field(default=1024, gt=0, description="of a study's files, unpacked")
     upload_gigabytes: float = Field(default=2, gt=0, description="of uploads, oldest go first")
     call_megabytes: float = Field(default=128, gt=0, description="of one JSON call to the API")
     call_values: int = Field(default=1_000_000, gt=0, description="in one JSON call")

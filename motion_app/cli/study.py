@@ -13,6 +13,7 @@ from motion_app.cli.parser import (
     add_command,
     add_group,
 )
+from motion_app.errors import RequestError
 from motion_app.library.library import Library
 from motion_app.settings import Settings
 from motion_app.text_files import read_text
@@ -38,6 +39,10 @@ def create(options: argparse.Namespace, settings: Settings) -> Result:
         "link_days": options.link_days,
         "place_hours": options.place_hours,
         "analysis": options.analysis,
+        "closes": options.closes,
+        "question_order": options.question_order,
+        "minutes": options.minutes,
+        "contact": options.contact,
     }
     created = create_study(
         options.out,
@@ -231,6 +236,12 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--analysis", choices=ANALYSES, help="who is to be counted, registered beforehand (all)"
     )
+    parser.add_argument(
+        "--closes", type=_date, metavar="2027-01-31", help="the last day on which it is answered"
+    )
+    parser.add_argument("--question-order", choices=("fixed", "random"), help="for each rater")
+    parser.add_argument("--minutes", type=int, help="that it takes, beside the consent")
+    parser.add_argument("--contact", help="for questions, beside the consent")
     parser.add_argument("--size", type=_size, metavar="WxH", help="of all videos, in pixels")
     parser.add_argument("--fps", type=float)
     parser.add_argument("--frames", type=int)
@@ -247,6 +258,15 @@ def _size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f'"{text}" is no size; write it as 576x384')
     return int(width), int(height)
+
+
+def _date(text: str) -> float:
+    from motion_app.study.creation import end_of_day
+
+    try:
+        return end_of_day(text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _raters(text: str) -> tuple[int, ...]:

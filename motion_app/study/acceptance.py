@@ -27,7 +27,9 @@ class KeptAnswer:
 
 def check_link(config: StudyConfig, rater: Rater, now: float) -> None:
     """LinkEnded for a rater who has not finished ``link_days`` days after the link was first
-    opened. ``now``: unix seconds."""
+    opened, or when the study closed. ``now``: unix seconds."""
+    if rater.finished is None:
+        check_open(config, now)
     end = link_end(config, rater)
     if end is not None and now > end:
         raise LinkEnded(
@@ -36,12 +38,20 @@ def check_link(config: StudyConfig, rater: Rater, now: float) -> None:
         )
 
 
+def check_open(config: StudyConfig, now: float) -> None:
+    """LinkEnded after the study's closing date."""
+    if config.closes is not None and now > config.closes:
+        raise LinkEnded("this study has closed; what was answered until then is kept")
+
+
 def link_end(config: StudyConfig, rater: Rater) -> float | None:
-    """When an unfinished rater's link ends, unix seconds; None where it does not, or the days have
-    not begun."""
-    if config.link_days is None or rater.joined is None or rater.finished is not None:
+    """When an unfinished rater's link ends, unix seconds; None where it does not, or not yet."""
+    if rater.finished is not None:
         return None
-    return rater.joined + config.link_days * DAY_SECONDS
+    ends = [] if config.closes is None else [config.closes]
+    if config.link_days is not None and rater.joined is not None:
+        ends.append(rater.joined + config.link_days * DAY_SECONDS)
+    return min(ends, default=None)
 
 
 def check_form(config: StudyConfig, answer: Answer) -> None:

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,15 @@ def _check_source(source: SourceItem, config: StudyConfig) -> None:
         )
 
 
+def end_of_day(text: str) -> float:
+    """The end of a day written as 2027-01-31, here, in unix seconds. RequestError for another."""
+    try:
+        day = date.fromisoformat(text.strip())
+    except ValueError as error:
+        raise RequestError(f'"{text[:40]}" is no date; write it as 2027-01-31') from error
+    return datetime.combine(day + timedelta(days=1), time()).astimezone().timestamp()
+
+
 def named_method(text: str, methods: Iterable[str]) -> str | None:
     """The first of ``methods`` that ``text`` names; None where it names none."""
     words = _alike(text)
@@ -140,6 +150,7 @@ def check_blind(config: StudyConfig, sources: Sequence[SourceItem], *, folder: s
         ("the title", config.title),
         ("the consent", config.consent),
         ("the completion code", config.completion_code or ""),
+        ("the contact", config.contact or ""),
         ("the folder's name, which is in the links,", folder),
         *((f'the caption of "{source.name}"', source.caption) for source in sources),
     ]

@@ -163,7 +163,7 @@ def preview_visits(archive: StudyArchive, **options: Any) -> TrialVisits:
             )
             for item in archive.items.values()
         ]
-        changed = {"methods": tuple(names.values()), "link_days": None}
+        changed = {"methods": tuple(names.values()), "link_days": None, "closes": None}
         config = archive.config.model_copy(update=changed)
         screens = len(items) * len(config.asked)
         simulated = max(1, min(SIMULATED, MOST_SIMULATED // screens))

@@ -46,6 +46,7 @@ DEMO_CONSENT = (
 )
 
 Form = Literal["single", "pair", "best_worst"]
+QuestionOrder = Literal["fixed", "random"]
 AnalysisRule = Literal["all", "finished", "unflagged"]
 Kind = Literal["main", "gold", "practice"]
 Role = Literal["practice", "main", "gold", "repeat"]
@@ -58,7 +59,10 @@ class StudyConfig(BaseModel):
     ``completion_code`` None makes one for each rater; an unfinished rater's link ends ``link_days``
     days after it was first opened, None: never. Who took a place by the open link and answered
     nothing for ``place_hours`` hours loses it to the next who needs one; 0: never. ``analysis``:
-    whose answers are to be counted, registered before there are any; see ``analysis_set``."""
+    whose answers are to be counted, registered before there are any; see ``analysis_set``. After
+    ``closes``, unix seconds, nobody answers any more. ``question_order``: as listed, or "random",
+    one order for each rater. ``minutes`` it takes and the ``contact`` for questions stand beside
+    the consent text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,6 +80,10 @@ class StudyConfig(BaseModel):
     link_days: int | None = Field(default=None, ge=1, le=3650)
     place_hours: float = Field(default=2.0, ge=0, le=8760)  # the first answer takes some minutes
     analysis: AnalysisRule = "all"
+    closes: float | None = Field(default=None, gt=0)
+    question_order: QuestionOrder = "fixed"
+    minutes: int | None = Field(default=None, ge=1, le=600)
+    contact: str | None = Field(default=None, min_length=1, max_length=200)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -117,6 +125,14 @@ class StudyConfig(BaseModel):
     def shown(self) -> int:
         """Candidates on the screen at once."""
         return 2 if self.form == "pair" else len(self.methods)
+
+
+def questions_of(config: StudyConfig, slot: int | None) -> tuple[str, ...]:
+    """The questions in the order that the rater in ``slot`` reads them."""
+    if config.question_order == "fixed" or slot is None:
+        return config.questions
+    order = np.random.default_rng([config.seed, slot, 2]).permutation(len(config.questions))
+    return tuple(config.questions[k] for k in order)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from motion_app.errors import RequestError
-from motion_app.study.acceptance import check_link
+from motion_app.study.acceptance import check_link, check_open
 from motion_app.study.archive import StudyArchive
 from motion_app.study.database import answers, lapsed, raters
 from motion_app.study.links import Browser, LinkEnded, LinkError, PlaceGone, Recruit, new_id
@@ -67,7 +67,9 @@ class Raters:
 
     def find(self, visitor: Recruit | Browser | None = None) -> str | None:
         """The token of a visitor who came before, None for another one while there is a place to be
-        had. StudyFull where there is none. Nothing is taken."""
+        had. StudyFull where there is none, LinkEnded where the study has closed. Nothing is
+        taken."""
+        check_open(self.archive.config, self.archive.clock())
         with self.archive.reading() as connection:
             known = connection.scalar(self._came(visitor))
             if known is not None:
@@ -78,7 +80,8 @@ class Raters:
 
     def enter(self, visitor: Recruit | Browser | None = None) -> str:
         """The token of a free slot, or for a visitor who came before, of the same slot again.
-        StudyFull where there is none."""
+        StudyFull where there is none, LinkEnded where the study has closed."""
+        check_open(self.archive.config, self.archive.clock())
         for _ in range(TRIES):
             try:
                 with self.archive.engine.begin() as connection:
@@ -174,9 +177,12 @@ class Raters:
 
     def link_ended(self, token: str) -> bool:
         """Whether a token was good once and its days are over."""
-        if self.archive.config.link_days is None:
+        if self.archive.config.link_days is None and self.archive.config.closes is None:
             return False
         try:
+            if self.archive.links.is_open(token):
+                check_open(self.archive.config, self.archive.clock())
+                return False
             rater = self.get(self.archive.links.rater(token))
             check_link(self.archive.config, rater, self.archive.clock())
         except LinkError as error:

@@ -47,13 +47,14 @@ class SourceItem:
     answer: str | None = None
 
 
-def read_sources(path: Path | str) -> list[SourceItem]:
-    """The items of a folder or a CSV file. RequestError names what is missing where."""
+def read_sources(path: Path | str, *, within: Path | None = None) -> list[SourceItem]:
+    """The items of a folder or a CSV file. RequestError names what is missing where. ``within``:
+    the folder that a stranger's table may name files of; None for all of this machine."""
     path = Path(path)
     if path.is_dir():
         items = [_read_folder(folder) for folder in listed(path) if folder.is_dir()]
     elif path.suffix.lower() == ".csv":
-        items = _read_table(path)
+        items = _read_table(path, within)
     else:
         raise RequestError(f"{path} is neither a folder of items nor a .csv file; give one of them")
     if not items:
@@ -122,13 +123,13 @@ def _text(file: Path) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
-def _read_table(path: Path) -> list[SourceItem]:
+def _read_table(path: Path, within: Path | None) -> list[SourceItem]:
     table = read_table(path, OWN_COLUMNS, optional=OPTIONAL_COLUMNS)
     missing = [name for name in OWN_COLUMNS if name not in (*table.columns, *OPTIONAL_COLUMNS)]
     if missing:
         raise RequestError(_lacking(path, missing, table.columns))
     methods = [name for name in table.columns if name not in OWN_COLUMNS]
-    return [_read_row(path, row, methods) for row in table.rows]
+    return [_read_row(path, row, methods, within) for row in table.rows]
 
 
 def _lacking(path: Path, missing: Sequence[str], columns: Sequence[str]) -> str:
@@ -139,13 +140,15 @@ def _lacking(path: Path, missing: Sequence[str], columns: Sequence[str]) -> str:
     )
 
 
-def _read_row(path: Path, row: CsvRow, methods: Sequence[str]) -> SourceItem:
+def _read_row(path: Path, row: CsvRow, methods: Sequence[str], within: Path | None) -> SourceItem:
     where, cells = f"line {row.line} of {path.name}", row.cells
 
     def file(column: str, text: str) -> Path:
         if not text:
             raise RequestError(f"{where}, column {column}: the cell is empty; name a file")
         found = located(path.parent, text)
+        if within is not None and not found.resolve().is_relative_to(within.resolve()):
+            raise RequestError(f'{where}, column {column}: "{text[:80]}" is not in the file')
         if not found.is_file():
             beside = listed(found.parent) if found.parent.is_dir() else ()
             raise RequestError(

@@ -9,11 +9,12 @@ import html
 import logging
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,19 +25,25 @@ from motion_app.jobs.folder import JobRow
 from motion_app.library.owners import LibraryUser
 from motion_app.study.archive import StudyArchive
 from motion_app.study.creation import create_study
-from motion_app.study.plan import Form
 from motion_app.study.site.app import study_secret
 from motion_app.study.site.demo import NAME as DEMO
-from motion_app.study.sources import ResultFolder, method_label, sources_from_results
+from motion_app.study.sources import (
+    ResultFolder,
+    SourceItem,
+    method_label,
+    sources_from_results,
+)
 from motion_app.study.unblinding import overview
+from motion_app.study.upload import read_upload
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts
+from motion_app.ui.study_form import StudyForm, StudyRequest, read_form
 from motion_app.ui.visitor import PageVisit
 
 logger = logging.getLogger(__name__)
 FOLDER = "studies"  # inside the outputs; the application mounted at /study serves it
 OWNER_FILE = "owner"
-MOST_RATERS = 500
+STUDY_FILE = "study.json"
 COMMAND = 'python -m motion_app study create ITEMS --out outputs/studies/NAME --title "…"'
 
 
@@ -68,15 +75,39 @@ class OwnStudies:
         rows = self.host.jobs.rows(owner, kind="generate")
         return [(_result_title(row), row.id) for row in rows if row.state == "done"]
 
-    def create(
-        self, owner: str, jobs: Sequence[str], *, title: str, raters: int, form: str
-    ) -> MadeStudy:
-        """A study from results of this browser. Scenes must have been made with the same methods.
+    def create(self, owner: str, asked: StudyRequest) -> MadeStudy:
+        """A study from results of this browser, or from a ZIP file. Scenes must have been made with
+        the same methods.
 
-        RequestError for no title, fewer than two results, or another browser's.
+        RequestError for no title, fewer than two results, another browser's, or a file that holds
+        no items.
         """
-        if not title.strip():
+        if not asked.title.strip():
             raise RequestError("the study has no title; give it one")
+        folder = self.folder / secrets.token_hex(8)
+        with tempfile.TemporaryDirectory(prefix="study-items-") as unpacked:
+            if asked.upload is not None:
+                sources = read_upload(asked.upload, Path(unpacked), self.host.settings.limits)
+            else:
+                sources = self._of_results(owner, asked.jobs)
+            folder.mkdir(parents=True)
+            try:
+                (folder / OWNER_FILE).write_text(owner, encoding="utf-8")
+                made = create_study(
+                    folder,
+                    sources,
+                    title=asked.title.strip(),
+                    database=self._database,
+                    limits=self.host.settings.limits,
+                    **asked.options,
+                )
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        made.study.close()
+        return self._made(folder)
+
+    def _of_results(self, owner: str, jobs: Sequence[str]) -> list[SourceItem]:
         mine = {job for _, job in self.results(owner)}
         if len(jobs) < 2 or not mine.issuperset(jobs):
             raise RequestError(
@@ -85,34 +116,18 @@ class OwnStudies:
             )
         folders = [ResultFolder(self.host.jobs.folder(job)) for job in jobs]
         library = self.host.library.seen_by(LibraryUser(owner))
-        sources = sources_from_results(folders, reference=library.preview_of)
-        folder = self.folder / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        try:
-            (folder / OWNER_FILE).write_text(owner, encoding="utf-8")
-            made = create_study(
-                folder,
-                sources,
-                title=title.strip(),
-                database=self._database,
-                raters=raters,
-                form=form,
-            )
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        made.study.close()
-        return self._made(folder)
+        return sources_from_results(folders, reference=library.preview_of)
 
-    def list(self, owner: str) -> list[MadeStudy]:
-        """The studies of this browser, newest first; one that cannot be opened is logged and left
-        out."""
+    def list(self, owner: str, *, local: bool = False) -> list[MadeStudy]:
+        """The studies of this browser, newest first, and of who sits at this machine (``local``)
+        those made on the command line; one that cannot be opened is logged and left out."""
         if not self.folder.is_dir():
             return []
         made = []
         for path in self.folder.iterdir():
             try:
-                if self._owner(path) == owner:
+                whose = self._owner(path)
+                if whose == owner or (local and whose is None and (path / STUDY_FILE).is_file()):
                     made.append(self._made(path))
             except (OSError, ValueError, SQLAlchemyError, MotionAppError) as error:
                 logger.warning("the study in %s is left out: %s", path.name, one_line(error))
@@ -154,22 +169,7 @@ class StudyTab:
         with gr.Row(elem_id="study-tab"):
             with gr.Column(elem_classes="step"):
                 gr.Markdown(f"### {texts('study.make')}")
-                self.results = gr.CheckboxGroup(
-                    label=texts("study.results"), info=texts("study.results_info"), choices=[]
-                )
-                self.title = gr.Textbox(
-                    label=texts("study.title"), max_length=200, elem_id="study-title"
-                )
-                forms = [(texts(f"study.form_{form}"), form) for form in get_args(Form)]
-                self.form = gr.Dropdown(forms, value="single", label=texts("study.form"))
-                self.raters = gr.Number(
-                    20,
-                    label=texts("study.raters"),
-                    precision=0,
-                    minimum=1,
-                    maximum=MOST_RATERS,
-                    elem_id="study-raters",
-                )
+                self.form = StudyForm(texts)
                 self.create = gr.Button(
                     texts("study.create"), variant="primary", elem_id="study-create"
                 )
@@ -179,29 +179,27 @@ class StudyTab:
 
     def wire(self, visit: gr.State, tab: gr.Tab) -> None:
         """``tab``: looked at whenever it is opened."""
-        listen(tab.select, self._look, inputs=[visit], outputs=[self.results, self.studies])
+        form = self.form
+        form.wire()
+        listen(tab.select, self._look, inputs=[visit], outputs=[form.results, self.studies])
         listen(
             self.create.click,
             self._create,
-            inputs=[visit, self.results, self.title, self.form, self.raters],
-            outputs=[self.studies, self.results, self.title],
+            inputs=[visit, *form.inputs],
+            outputs=[self.studies, form.results, form.title],
         )
 
     def _look(self, visit: PageVisit) -> list[Any]:
         choices = self.own.results(visit.owner)
-        return [gr.CheckboxGroup(choices=choices), self._shown(visit.owner)]
+        return [gr.CheckboxGroup(choices=choices), self._shown(visit)]
 
-    def _create(
-        self, visit: PageVisit, jobs: list[str], title: str, form: str, raters: float
-    ) -> list[Any]:
-        owner = visit.owner
-        count = max(1, min(int(raters or 1), MOST_RATERS))
-        made = self.own.create(owner, jobs or [], title=title or "", raters=count, form=form)
-        shown = studies_html(self.own.list(owner), self.texts, new=made.name)
-        return [shown, gr.CheckboxGroup(value=[]), gr.Textbox(value="")]
+    def _create(self, visit: PageVisit, *filled: Any) -> list[Any]:
+        made = self.own.create(visit.owner, read_form(*filled))
+        return [self._shown(visit, new=made.name), gr.CheckboxGroup(value=[]), gr.Textbox(value="")]
 
-    def _shown(self, owner: str) -> str:
-        return studies_html(self.own.list(owner), self.texts)
+    def _shown(self, visit: PageVisit, *, new: str = "") -> str:
+        mine = self.own.list(visit.owner, local=visit.user.local)
+        return studies_html(mine, self.texts, new=new)
 
 
 def demo_html(texts: Texts) -> str:

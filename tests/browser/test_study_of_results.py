@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 from starlette.routing import Mount
 from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible
 
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
-from motion_app.media.files import encode_data_uri
+from motion_app.media.files import encode_data_uri, write_video
 from motion_app.media.results import save_result
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import Settings
@@ -249,6 +252,42 @@ def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
             page.locator("#start-study").click()
     expect(page.locator("#code")).not_to_be_empty()
     study.close()
+
+
+def test_a_zip_makes_a_study_with_what_was_chosen_for_it(
+    browser: Browser, server: str, host: ModelHost, tmp_path: Path
+) -> None:
+    for name in ("fox", "cat"):
+        folder = tmp_path / "items" / name
+        folder.mkdir(parents=True)
+        (folder / "caption.txt").write_text(f"A {name} rolls.")
+        Image.new("RGB", (96, 64), "teal").save(folder / "first_frame.png")
+        for clip, shade in (("reference", 40), ("ours", 90), ("theirs", 140)):
+            frames = np.full((8, 64, 96, 3), shade, np.uint8)
+            write_video(folder / f"{clip}.mp4", frames, 8)
+    upload = shutil.make_archive(str(tmp_path / "items"), "zip", tmp_path / "items")
+    before = set((host.settings.outputs / "studies").iterdir())
+    page = open_tab(browser, server)
+    page.get_by_role("radio", name="A ZIP of items").check()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#study-file button").first.click()
+    chooser.value.set_files(upload)
+    expect(page.locator("#study-file")).to_contain_text("items")
+    page.locator("#study-title input, #study-title textarea").fill("Rolling animals")
+    page.locator("#study-more > button").click()
+    page.get_by_label("Contact for questions").fill("me@lab.example")
+    page.get_by_label("TS", exact=True).uncheck()
+    check_accessible(page)
+    page.locator("#study-create").click()
+    card = page.locator(".study-card", has_text="Rolling animals")
+    expect(card).to_contain_text("0 of 20 raters finished")
+    (made,) = set((host.settings.outputs / "studies").iterdir()) - before
+    study = Study.open(made)
+    config = study.archive.config
+    assert (config.methods, config.contact) == (("ours", "theirs"), "me@lab.example")
+    assert config.questions == ("MF", "TC", "AC")
+    study.close()
+    shutil.rmtree(made)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

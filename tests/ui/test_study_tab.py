@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,9 +19,12 @@ from fastapi.testclient import TestClient
 from motion_app.errors import RequestError
 from motion_app.media.files import write_video
 from motion_app.settings import Settings
+from motion_app.study.archive import StudyArchive
 from motion_app.study.database import connect
+from motion_app.study.plan import QUESTIONS, StudyConfig
 from motion_app.study.site.app import StudySettings, build_study_app
 from motion_app.ui.markup import Texts
+from motion_app.ui.study_form import StudyRequest, read_form
 from motion_app.ui.study_tab import MadeStudy, OwnStudies, studies_html
 
 
@@ -62,11 +67,23 @@ def studies(tmp_path: Path, database: str | None) -> OwnStudies:
     return OwnStudies(host)
 
 
+def create(
+    studies: OwnStudies,
+    owner: str,
+    jobs: Sequence[str] = (),
+    *,
+    title: str,
+    upload: Path | None = None,
+    **options: Any,
+) -> MadeStudy:
+    return studies.create(owner, StudyRequest(title, tuple(jobs), upload, options))
+
+
 def test_a_study_made_in_the_page_is_served_and_its_maker_alone_has_the_secret(
     studies: OwnStudies, database: str | None
 ) -> None:
     jobs = [job for _, job in studies.results("ann")]
-    made = studies.create("ann", jobs, title="Balls", raters=2, form="single")
+    made = create(studies, "ann", jobs, title="Balls", raters=2)
     assert studies.list("ann") == [made] and studies.list("ben") == []
     with TestClient(build_study_app(StudySettings(studies.folder, database))) as client:
         client.post(f"/{made.name}/admin/login", data={"secret": made.secret})
@@ -85,7 +102,7 @@ def test_a_broken_study_hides_no_other_and_a_half_written_secret_is_made_anew(
     studies: OwnStudies,
 ) -> None:
     jobs = [job for _, job in studies.results("ann")]
-    made = [studies.create("ann", jobs, title=title, raters=1, form="single") for title in "abcde"]
+    made = [create(studies, "ann", jobs, title=title, raters=1) for title in "abcde"]
     spoiled = [studies.folder / study.name for study in made[:3]]
     (spoiled[0] / "study.json").write_text("{", encoding="utf-8")
     (spoiled[1] / "study.json").write_text('{"study": "x", "database": "y", "dataset": null}')
@@ -110,11 +127,11 @@ def test_nobody_makes_a_study_of_anothers_results(studies: OwnStudies) -> None:
     jobs = [job for _, job in studies.results("ann")]
     for owner, chosen in (("ben", jobs), ("ann", jobs[:1]), ("ann", [*jobs, "f" * 32])):
         with pytest.raises(RequestError, match="two results or more"):
-            studies.create(owner, chosen, title="Balls", raters=2, form="single")
+            create(studies, owner, chosen, title="Balls", raters=2)
     with pytest.raises(RequestError, match="no title"):
-        studies.create("ann", jobs, title=" ", raters=2, form="single")
+        create(studies, "ann", jobs, title=" ", raters=2)
     with pytest.raises(RequestError, match="names the method"):
-        studies.create("ann", jobs, title="Is FlexiMMT better?", raters=2, form="single")
+        create(studies, "ann", jobs, title="Is FlexiMMT better?", raters=2)
     assert studies.list("ann") == []
 
 
@@ -129,7 +146,7 @@ def test_scenes_made_with_one_method_alone_are_no_study(studies: OwnStudies) -> 
     ):
         recipe.write_text(json.dumps(changed))
         with pytest.raises(RequestError, match=said):
-            studies.create("ann", jobs, title="Balls", raters=2, form="single")
+            create(studies, "ann", jobs, title="Balls", raters=2)
     assert studies.list("ann") == []
 
 
@@ -138,4 +155,113 @@ def test_a_title_in_the_list_is_shown_as_written() -> None:
     shown = studies_html([made], Texts("zh"), new=made.name)
     assert "&lt;b&gt;" in shown and "<b>x" not in shown
     assert "a &lt;secret&gt;" in shown and "<details open>" in shown
-    assert f"./study/{made.name}/admin/?lang=zh" in shown
+    assert f'action="./study/{made.name}/admin/login?lang=zh"' in shown
+    assert 'name="secret" value="a &lt;secret&gt;"' in shown
+
+
+def filled(**given: Any) -> list[Any]:
+    """The form as it is when nothing was touched, but for ``given``."""
+    untouched = {
+        "source": "results",
+        "jobs": [],
+        "upload": None,
+        "title": "Balls",
+        "form": "single",
+        "raters": 20,
+        "questions": list(QUESTIONS),
+        "order": "fixed",
+        "analysis": "all",
+        "items": None,
+        "repeats": 5,
+        "practice": 2,
+        "gold": None,
+        "closes": "",
+        "link_days": None,
+        "consent": "",
+        "minutes": None,
+        "contact": "",
+        "code": "",
+        "seed": 0,
+    }
+    assert untouched.keys() >= given.keys()
+    return list({**untouched, **given}.values())
+
+
+def test_an_untouched_form_makes_the_study_that_the_command_line_makes() -> None:
+    options = read_form(*filled()).options
+    practice, gold = options.pop("practice"), options.pop("gold")
+    assert (practice, gold) == (2, None)
+    methods = ("A", "B")
+    made = StudyConfig.build(title="Balls", methods=methods, **options)
+    assert made == StudyConfig.build(title="Balls", methods=methods)
+
+
+def test_everything_that_is_filled_in_is_in_the_study() -> None:
+    asked = read_form(
+        *filled(
+            source="zip",
+            upload="items.zip",
+            form="pair",
+            raters=7,
+            items=3,
+            questions=["AC", "MF"],
+            order="random",
+            analysis="unflagged",
+            repeats=20,
+            practice=1,
+            gold=4,
+            closes="2027-01-31",
+            link_days=9,
+            consent=" Ours. ",
+            minutes=12,
+            contact="me@lab.example",
+            code="ABCD-1",
+            seed=5,
+        )
+    )
+    assert asked.upload == Path("items.zip") and asked.jobs == ()
+    config = StudyConfig.build(
+        title="x",
+        methods=("A", "B"),
+        **{k: v for k, v in asked.options.items() if k not in ("practice", "gold")},
+    )
+    assert config.questions == ("MF", "AC") and config.repeat_share == 0.2
+    assert (config.form, config.raters, config.items_per_rater, config.seed) == ("pair", 7, 3, 5)
+    assert (config.question_order, config.analysis) == ("random", "unflagged")
+    assert (config.consent, config.minutes, config.contact) == ("Ours.", 12, "me@lab.example")
+    assert (config.link_days, config.completion_code) == (9, "ABCD-1")
+    assert (asked.options["practice"], asked.options["gold"]) == (1, 4)
+    assert config.closes == pytest.approx(1801440000, abs=86_400)  # the night after that day
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"source": "zip"}, "no ZIP file"), ({"closes": "31.1.2027"}, "write it as 2027-01-31")],
+)
+def test_what_cannot_be_read_of_the_form_is_told(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        read_form(*filled(**given))
+
+
+def test_a_zip_makes_a_study_and_one_from_the_command_line_is_listed_to_this_machine_s_user(
+    studies: OwnStudies, tmp_path: Path
+) -> None:
+    items = tmp_path / "items"
+    for name in ("fox", "cat"):
+        folder = items / name
+        folder.mkdir(parents=True)
+        (folder / "caption.txt").write_text(f"A {name} rolls.")
+        cv2.imwrite(str(folder / "first_frame.png"), np.full((64, 96, 3), 90, np.uint8))
+        for clip in ("reference", "ours", "theirs"):
+            shutil.copy(tmp_path / "reference.mp4", folder / f"{clip}.mp4")
+    upload = Path(shutil.make_archive(str(tmp_path / "items"), "zip", items))
+    made = create(studies, "ann", title="Rolling", upload=upload, raters=2)
+    archive = StudyArchive.open(studies.folder / made.name, database=studies._database)
+    assert archive.config.methods == ("ours", "theirs")
+    assert sorted(item.name for item in archive.items.values() if item.kind == "main") == [
+        "cat",
+        "fox",
+    ]
+    archive.close()
+    (studies.folder / made.name / "owner").unlink()  # as the command line leaves it
+    assert studies.list("ann") == [] and studies.list("ann", local=True) == [made]

@@ -18,6 +18,7 @@ from motion_app.errors import RequestError
 from motion_app.study.acceptance import check_link
 from motion_app.study.answers import AnswerWriter, Study
 from motion_app.study.links import Browser, Recruit, identity, shown
+from motion_app.study.plan import questions_of
 from motion_app.study.records import Answer, Rater, Trial
 from motion_app.study.site.demo import REPORT
 from motion_app.study.site.documents import (
@@ -271,9 +272,12 @@ def describe_session(study: Study, rater: Rater | None, language: str) -> dict[s
         "fps": study.archive.video.fps,
         "frames": study.archive.video.frames,
         "coverage": config.coverage,
+        "minutes": config.minutes,
+        "contact": config.contact,
         "preload": [f"media/{name}" for name in study.answers.first_media(rater)],
         "questions": [
-            {"id": name, "text": question_text(name, language)} for name in config.questions
+            {"id": name, "text": question_text(name, language)}
+            for name in questions_of(config, None if rater is None else rater.number)
         ],
     }
 

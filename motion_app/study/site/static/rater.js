@@ -88,7 +88,11 @@ class Visit {
         return Object.assign(document.createElement("p"), { textContent: words });
       }),
     );
-    const { practice } = this.session;
+    const { practice, minutes, contact } = this.session;
+    $("consent-minutes").hidden = !minutes;
+    $("consent-minutes").textContent = text("consent.minutes", { minutes });
+    $("consent-contact").hidden = !contact;
+    $("consent-contact").textContent = text("consent.contact", { contact });
     $("intro-practice").hidden = !practice;
     $("intro-practice").textContent = text("intro.practice", { count: practice });
     show("consent");
