@@ -212,6 +212,7 @@ function bind() {
     }
   });
   $("open-unblind").addEventListener("click", () => $("unblind").showModal());
+  $("open-unblind").disabled = false; // a click before that would be lost
   $("cancel-unblind").addEventListener("click", () => $("unblind").close());
   $("unblind-form").addEventListener("submit", async (event) => {
     event.preventDefault();
