@@ -82,7 +82,7 @@ class StudyForm:
 def _details(texts: Texts) -> list[Any]:
     """What ``read`` takes after the first six."""
 
-    def number(name: str, value: float | None, **given: Any) -> gr.Number:
+    def number(name: str, value: float, **given: Any) -> gr.Number:
         bounds = {"precision": 0, "minimum": 0, **given}
         return gr.Number(value, label=texts(f"study.{name}"), **bounds)
 
@@ -97,21 +97,26 @@ def _details(texts: Texts) -> list[Any]:
         order = choice("question_order", get_args(QuestionOrder), min_width=150)
         analysis = choice("analysis", get_args(AnalysisRule), min_width=150)
     with gr.Row():
-        items = number("items_per_rater", None, min_width=120)
+        items = number("items_per_rater", 0, min_width=120)
         repeats = number("repeats", 5, maximum=50, min_width=120)
     with gr.Row():
         practice = number("practice", 2, maximum=20, min_width=120)
-        gold = number("gold", None, maximum=200, min_width=120)
+        gold = gr.Textbox(
+            label=texts("study.gold"),
+            placeholder=texts("study.gold_own"),
+            max_length=4,
+            min_width=120,
+        )
     with gr.Row():
         closes = gr.Textbox(
             label=texts("study.closes"), placeholder="2027-01-31", max_length=20, min_width=120
         )
-        link_days = number("link_days", None, maximum=3650, min_width=120)
+        link_days = number("link_days", 0, maximum=3650, min_width=120)
     consent = gr.Textbox(
         label=texts("study.consent"), placeholder=texts("study.consent_own"), lines=3
     )
     with gr.Row():
-        minutes = number("minutes", None, maximum=600, min_width=120)
+        minutes = number("minutes", 0, maximum=600, min_width=120)
         contact = gr.Textbox(label=texts("study.contact"), max_length=200, min_width=120)
     with gr.Row():
         code = gr.Textbox(label=texts("study.code"), max_length=40, min_width=120)
@@ -144,7 +149,7 @@ def read_form(
         "items_per_rater": int(items) if items else None,
         "repeat_share": float(repeats or 0) / 100,
         "practice": int(practice or 0),
-        "gold": None if gold is None else int(gold),
+        "gold": _count(gold),
         "closes": end_of_day(closes) if (closes or "").strip() else None,
         "link_days": int(link_days) if link_days else None,
         "minutes": int(minutes) if minutes else None,
@@ -160,6 +165,14 @@ def read_form(
         upload=Path(upload) if source == ZIP and upload else None,
         options=options,
     )
+
+
+def _count(text: str | None) -> int | None:
+    if not (text or "").strip():
+        return None
+    if not text.strip().isdecimal():
+        raise RequestError(f'"{text[:20]}" is no number of gold items; write 0, 1, 2, …')
+    return int(text)
 
 
 def layout_html(texts: Texts) -> str:
