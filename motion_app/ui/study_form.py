@@ -168,11 +168,10 @@ def read_form(
 
 
 def _count(text: str | None) -> int | None:
-    if not (text or "").strip():
-        return None
-    if not text.strip().isdecimal():
-        raise RequestError(f'"{text[:20]}" is no number of gold items; write 0, 1, 2, …')
-    return int(text)
+    given = (text or "").strip()
+    if given and not given.isdecimal():
+        raise RequestError(f'"{given}" is no number of gold items; write 0, 1, 2, …')
+    return int(given) if given else None
 
 
 def layout_html(texts: Texts) -> str:

@@ -171,14 +171,14 @@ def filled(**given: Any) -> list[Any]:
         "questions": list(QUESTIONS),
         "order": "fixed",
         "analysis": "all",
-        "items": None,
+        "items": 0,
         "repeats": 5,
         "practice": 2,
-        "gold": None,
+        "gold": "",
         "closes": "",
-        "link_days": None,
+        "link_days": 0,
         "consent": "",
-        "minutes": None,
+        "minutes": 0,
         "contact": "",
         "code": "",
         "seed": 0,
@@ -209,7 +209,7 @@ def test_everything_that_is_filled_in_is_in_the_study() -> None:
             analysis="unflagged",
             repeats=20,
             practice=1,
-            gold=4,
+            gold="4",
             closes="2027-01-31",
             link_days=9,
             consent=" Ours. ",
@@ -236,7 +236,11 @@ def test_everything_that_is_filled_in_is_in_the_study() -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"source": "zip"}, "no ZIP file"), ({"closes": "31.1.2027"}, "write it as 2027-01-31")],
+    [
+        ({"source": "zip"}, "no ZIP file"),
+        ({"closes": "31.1.2027"}, "write it as 2027-01-31"),
+        ({"gold": "many"}, "no number of gold items"),
+    ],
 )
 def test_what_cannot_be_read_of_the_form_is_told(given: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
