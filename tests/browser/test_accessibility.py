@@ -25,6 +25,13 @@ from motion_app.ui.markup import LANGUAGES
 ADDRESSES = {language: "" if language == "en" else language for language in LANGUAGES}
 
 
+def write_zip(folder: Path) -> Path:
+    """A file that nobody looks into."""
+    path = folder / "items.zip"
+    path.write_bytes(b"PK\x05\x06" + bytes(18))
+    return path
+
+
 def heading_levels(page: Page) -> list[int]:
     return page.locator("h1:visible, h2:visible, h3:visible, h4:visible").evaluate_all(
         "all => all.map((heading) => Number(heading.tagName[1]))"
@@ -65,6 +72,13 @@ def test_the_other_tabs(browser: Browser, server: str, language: str, tmp_path: 
     expect(page.locator(".motion-card").first).to_be_visible(timeout=PATIENCE)
     check_accessible(page)
     upload_clip(page, write_clip(tmp_path))
+    check_accessible(page)
+    open_tab(page, "study")
+    expect(page.frame_locator("#demo-frame").locator("#agree")).to_be_visible(timeout=PATIENCE)
+    page.locator("#study-source input").last.check()
+    page.locator("#study-more > button").click()
+    page.locator("#study-file input[type=file]").set_input_files(write_zip(tmp_path))
+    expect(page.locator("#study-file .file-preview")).to_be_visible(timeout=PATIENCE)
     check_accessible(page)
     open_tab(page, "evaluate")
     expect(page.locator("#evaluate-score")).to_be_visible(timeout=PATIENCE)
