@@ -140,8 +140,9 @@ def _add_session(router: APIRouter, door: Door) -> None:
             return document(
                 "login", request, status=403, notice=table(language_of(request))["admin.wrong"]
             )
-        language = urlencode({"lang": language_of(request)})
-        inside = RedirectResponse(f"{base(request)}admin/?{language}", status_code=303)
+        asked = "lang" in request.query_params
+        ending = "?" + urlencode({"lang": language_of(request)}) if asked else ""
+        inside = RedirectResponse(f"{base(request)}admin/{ending}", status_code=303)
         inside.set_cookie(
             COOKIE,
             cookie,
