@@ -28,7 +28,16 @@ def read_upload(file: Path, folder: Path, limits: Limits) -> list[SourceItem]:
     """The items of the ZIP ``file``, unpacked into ``folder``: folders of items, or one CSV file
     and what it names, in a folder of their own or not. RequestError for what is none of these, too
     large, or leads out of the folder; an item's own faults as ``read_sources`` tells them."""
+    folder.mkdir(parents=True, exist_ok=True)
     unpack(file, folder, most_bytes=int(limits.study_megabytes * 2**20))
+    try:
+        return _read(file, folder)
+    except RequestError as error:  # where it was unpacked is nobody's business
+        told = str(error).replace(f"{folder}/", "").replace(str(folder), file.name)
+        raise RequestError(told) from error
+
+
+def _read(file: Path, folder: Path) -> list[SourceItem]:
     home = folder
     while True:
         inside = list(listed(home))

@@ -23,8 +23,10 @@ def test_after_the_last_day_nobody_answers_and_who_finished_finds_the_code(tmp_p
         code = through.post("/api/finish", {}).json()["code"]
         links = study.raters.links()
         opening = study.archive.links.open_token()
+        late = {"id": "0" * 32, "number": 0, "item": half.get("/api/items/0").json()["id"]}
+        late |= {"question": "MF", "choice": 1, "coverage": [1.0] * 3}
         study.archive.clock = lambda: NOW + 1
-        assert half.answer(0, "MF", 1).status_code in (400, 410)
+        assert half.post("/api/answers", late).status_code == 410
         assert half.get("/api/session").status_code == 410
         assert client.get(f"/r/{links[1].token}").status_code == 410
         assert client.get(f"/r/{opening}").status_code == 410

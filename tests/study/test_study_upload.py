@@ -105,5 +105,6 @@ def test_what_is_no_archive_or_empty_is_told(tmp_path, content: bytes | None, sa
         pass
     path = tmp_path / "items.zip"
     path.write_bytes(empty.getvalue() if content is None else content)
-    with pytest.raises(RequestError, match=said):
+    with pytest.raises(RequestError, match=said) as told:
         read_upload(path, tmp_path / "out", LIMITS)
+    assert str(tmp_path) not in str(told.value)

@@ -69,7 +69,7 @@ class Release(BaseModel):
     joined: float | None
 
 
-class Counted(BaseModel):
+class CountedRaters(BaseModel):
     """Who is counted: a rule of ``analysis_set``, and for "by hand" the raters who are not."""
 
     model_config = ConfigDict(extra="forbid")
@@ -186,7 +186,7 @@ def _add_running(router: APIRouter, study: Study, inside: Callable[..., None]) -
 
 def _add_analysis(router: APIRouter, study: Study, inside: Callable[..., None]) -> None:
     @router.post("/api/analysis", dependencies=[Depends(inside)])
-    def choose(given: Counted) -> dict[str, Any]:
+    def choose(given: CountedRaters) -> dict[str, Any]:
         without = frozenset(given.without)
         return asdict(choose_analysis(study.archive, given.rule, without=without, by="admin page"))
 

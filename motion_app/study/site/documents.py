@@ -53,7 +53,7 @@ def question_text(question: str, language: str) -> str:
 
 def consent_text(consent: str, language: str) -> str:
     """The study's consent; the app's own ones translated, another as it was written."""
-    own = {CONSENT: "consent.text", DEMO_CONSENT: "consent.demo_text"}
+    own = {CONSENT: "consent.text", DEMO_CONSENT: "demo.consent"}
     return table(language)[own[consent]] if consent in own else consent
 
 
