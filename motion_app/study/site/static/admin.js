@@ -212,7 +212,6 @@ function bind() {
     }
   });
   $("open-unblind").addEventListener("click", () => $("unblind").showModal());
-  $("open-unblind").disabled = false; // a click before that would be lost
   $("cancel-unblind").addEventListener("click", () => $("unblind").close());
   $("unblind-form").addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -227,6 +226,7 @@ function bind() {
 }
 
 bind();
+document.querySelector("main").inert = false; // a click before that would be lost
 server.get("admin/api/links").then(drawLinks, () => ($("offline").hidden = false));
 look();
 setInterval(look, LOOK_MS);
