@@ -40,7 +40,7 @@ STILL_CIRCLES: list[set[str]] = []
 # Parts that load without torch, in a blink.
 WITHOUT_TORCH = ("request", "media", "library", "study", "world", "jobs", "cli", "host")
 WITHOUT_TORCH += ("errors", "wording", "methods", "acceleration", "scene")
-WITHOUT_TORCH += ("training.config", "training.inputs", "training.mover")
+WITHOUT_TORCH += ("training.config", "training.inputs", "training.mover", "training.suggestion")
 WITHOUT_TORCH += ("evaluation.metrics", "evaluation.report", "evaluation.figures")
 WITHOUT_TORCH += ("evaluation.trackers",)
 # Ray is an extra, a migration is run by its tool.

@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,9 +176,10 @@ class Library:
         user = LibraryUser(local=True) if self._user is None else self._user
         return "mine" if user.may_change(motion.path) else "shared"
 
-    def free_name(self, name: str) -> str:
-        """``name``, or with the first number behind it that makes it no other motion's."""
-        name, taken = name.strip(), self.names()
+    def free_name(self, name: str, *, besides: Collection[str] = ()) -> str:
+        """``name``, or with the first number behind it that makes it no other motion's and none of
+        ``besides``."""
+        name, taken = name.strip(), self.names().union(besides)
         numbers = (f" {number}" for number in itertools.count(2))
         longest = MAX_LETTERS["name"]
         return next(

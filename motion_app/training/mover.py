@@ -94,6 +94,12 @@ def moving_share(frames: np.ndarray, masks: np.ndarray) -> float:
     (T, H, W, 3) uint8: within the outline of what changes over time. 1 for empty masks."""
     if not masks.any():
         return 1.0
+    return float(moving_areas(frames)[np.nonzero(masks)[1:]].mean())
+
+
+def moving_areas(frames: np.ndarray) -> np.ndarray:
+    """(H, W) bool: where anything moves in ``frames`` (T, H, W, 3) uint8: within the outlines of
+    what changes over time. All of the way of a thing is one area."""
     change = np.ptp(frames.astype(np.int16), axis=0).max(axis=-1)  # (H, W)
     moved = (change > STILL).astype(np.uint8)
     reach = max(3, round(frames.shape[2] * JOINED))
@@ -101,7 +107,7 @@ def moving_share(frames: np.ndarray, masks: np.ndarray) -> float:
     outlines, _ = cv2.findContours(moved, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     # a plain body in place changes at its edges alone
     cv2.fillPoly(moved, [cv2.convexHull(outline) for outline in outlines], 1)
-    return float(moved.astype(bool)[np.nonzero(masks)[1:]].mean())
+    return moved.astype(bool)
 
 
 def clearest_channel(image: np.ndarray, mask: np.ndarray) -> int:

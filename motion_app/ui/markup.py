@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from motion_app.host import HostStatus, ModelHost
 from motion_app.jobs.progress import JobProgress
-from motion_app.jobs.timings import Measurement
+from motion_app.jobs.timings import JobPart, Measurement
 from motion_app.request.request import RequestFile
 from motion_app.scene import GenerationRequest, Motion, StepReport
 
@@ -54,6 +54,7 @@ _PATHS = MappingProxyType(
         "camera": "M4 8h4l2-3h4l2 3h4v11H4zM12 10a3.5 3.5 0 1 1 0 7 3.5 3.5 0 0 1 0-7z",
         "paste": "M9 4h6v3H9zM9 5H6v15h12V5h-3",
         "edit": "M4 20l1-5L16 4l4 4L9 19z",
+        "film": "M4 5h16v14H4zM8 5v14M16 5v14M4 10h4M4 14h4M16 10h4M16 14h4",
         "search": "M11 4a7 7 0 1 1 0 14 7 7 0 0 1 0-14zM16 16l5 5",
     }
 )
@@ -211,7 +212,7 @@ def progress_html(progress: JobProgress, texts: Texts) -> str:
     facts = []
     if progress.stage == "queued":
         facts.append(_place(progress.ahead, texts))
-    if progress.stage == "denoising" and progress.step:
+    if progress.stage in ("denoising", "training") and progress.step:
         facts.append(texts("video.step", step=progress.step, steps=progress.steps))
         if progress.step_seconds is not None:
             facts.append(texts("video.a_step", seconds=in_words(progress.step_seconds, texts)))
@@ -227,9 +228,9 @@ def progress_html(progress: JobProgress, texts: Texts) -> str:
     )
     so_far = texts("video.so_far", seconds=in_words(progress.elapsed, texts))
     return (
-        f'<div class="progress"><p><strong>{_stage(progress, texts)}</strong>'
+        f'<div class="progress"><p><strong>{html.escape(_stage(progress, texts))}</strong>'
         f" <span>{' · '.join(facts)}</span></p>"
-        f'{bar}<p class="quiet">{so_far}</p></div>'
+        f'{_parts_html(progress, texts)}{bar}<p class="quiet">{so_far}</p></div>'
     )
 
 
@@ -239,13 +240,35 @@ def announcement(progress: JobProgress, texts: Texts) -> str:
     words = _stage(progress, texts)
     if progress.stage == "queued":
         return f"{words}: {_place(progress.ahead, texts)}"
-    if progress.stage == "denoising" and progress.steps:
+    if progress.stage in ("denoising", "training") and progress.steps:
         quarter = ANNOUNCED_SHARES * progress.step // progress.steps
         return f"{words}: {100 * quarter // ANNOUNCED_SHARES} %"
     return words
 
 
+def _parts_html(progress: JobProgress, texts: Texts) -> str:
+    """What is done one after the other, and what of it is done; "" for a job of one part."""
+    if len(progress.parts) < 2:
+        return ""
+    items = []
+    for number, part in enumerate(progress.parts):
+        at = "done" if number < progress.part else "now" if number == progress.part else "later"
+        words = _part_title(part, texts)
+        mark = {"done": "✓ ", "now": "▸ ", "later": ""}[at]
+        current = ' aria-current="step"' if at == "now" else ""
+        items.append(f'<li class="{at}"{current}>{mark}{html.escape(words)}</li>')
+    return f'<ol class="parts">{"".join(items)}</ol>'
+
+
+def _part_title(part: JobPart, texts: Texts) -> str:
+    if not part.title:
+        return texts("video.stage_denoising")
+    return texts("video.part_learning", name=part.title)
+
+
 def _stage(progress: JobProgress, texts: Texts) -> str:
+    if progress.stage == "training" and len(progress.parts) > 1 and not progress.stopping:
+        return _part_title(progress.parts[progress.part], texts)
     return texts("video.stopping" if progress.stopping else f"video.stage_{progress.stage}")
 
 

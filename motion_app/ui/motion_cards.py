@@ -52,10 +52,15 @@ class _Card:
 
 
 def cards_html(
-    motions: Sequence[Motion], texts: Texts, whose: Callable[[Motion], Whose] = lambda _: "shipped"
+    motions: Sequence[Motion],
+    texts: Texts,
+    whose: Callable[[Motion], Whose] = lambda _: "shipped",
+    *,
+    learning: bool = False,
 ) -> str:
-    """What stands in the dialog: title, search box, "none" and a card for each motion. ``whose``:
-    of whom each is, to choose from those of one kind."""
+    """What stands in the dialog: title, search box, where motions are learned the entrance of a
+    clip, "none" and a card for each motion. ``whose``: of whom each is, to choose from those of one
+    kind."""
     t = {key: html.escape(texts(f"transfer.{key}")) for key in _TEXTS}
     cards = "".join(_card_html(motion, whose(motion), texts) for motion in motions)
     neutral = any(motion.phrase == NEUTRAL_PHRASE for motion in motions)
@@ -69,6 +74,7 @@ def cards_html(
         f' placeholder="{t["cards_search"]}" aria-label="{t["cards_search"]}" autocomplete="off"'
         f' spellcheck="false"></label>{whose_html(texts)}'
         f'<div class="cards" data-key="cards" role="listbox" aria-label="{t["cards"]}">'
+        f"{_learning_card(texts) if learning else ''}"
         '<button type="button" class="card" role="option" data-name="" data-words=""'
         f' data-key="none" tabindex="-1"><span class="preview preview-none">{t["no_motion"]}</span>'
         f'<b>{t["no_motion_name"]}</b><span class="quiet">{t["no_motion_help"]}</span></button>'
@@ -91,6 +97,17 @@ def whose_html(texts: Texts) -> str:
     )
     label = html.escape(texts("motions.whose"))
     return f'<div class="whose" role="group" data-key="whose" aria-label="{label}">{buttons}</div>'
+
+
+def _learning_card(texts: Texts) -> str:
+    """The first card: a motion that is not there yet. It is found by whatever is searched."""
+    title = html.escape(texts("transfer.learn_from_clip"))
+    about = html.escape(texts("transfer.learn_card"))
+    return (
+        '<button type="button" class="card" role="option" data-local="clip" data-words=""'
+        f' data-always data-key="learn" tabindex="-1"><span class="preview preview-none">'
+        f'{icon("film")}</span><b>{title}</b><span class="quiet">{about}</span></button>'
+    )
 
 
 def path_key(track: Sequence[Sequence[float]] | None) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 import gradio as gr
 
 from motion_app.host import ModelHost
+from motion_app.settings import ROOT
 from motion_app.ui.api.files import checked_endpoint
 from motion_app.ui.api.jobs import JobEndpoints, MotionEndpoints
 from motion_app.ui.api.pictures import PictureEndpoints
+from motion_app.ui.api.transfer import TransferEndpoint
 from motion_app.ui.boundary import CALL_SECONDS, GuardedBlocks, listen
 from motion_app.ui.evaluate.tab import EvaluateTab
 from motion_app.ui.markup import LANGUAGES, Texts, host_banner, note_html, script
@@ -24,18 +26,21 @@ from motion_app.ui.transfer.picture import Example, load_examples
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.tab import TransferTab
 from motion_app.ui.visitor import library_user, quota_address
+from motion_app.world.clips import ExampleClip, load_clips
 
 CLEAN_UP = (600, 3600)  # every 10 minutes, files older than an hour
 COMPUTING = 4  # calls of one endpoint that compute at a time; the others wait without a thread
 LOADING_TICK = 1.0  # seconds between looks at a model that is loading
+CLIPS = ROOT / "assets" / "clips"
 STYLE = Path(__file__).parent / "static" / "style.css"
 
 
-def build_page(host: ModelHost, examples: Path) -> GuardedBlocks:
+def build_page(host: ModelHost, examples: Path, clips: Path = CLIPS) -> GuardedBlocks:
     """The whole app as gradio serves it: the first language at ``/``, each other one at its own
-    path, and the endpoints of ``api`` once. ``examples``: the folder of the example pictures."""
+    path, and the endpoints of ``api`` once. ``examples`` and ``clips``: the folders of the example
+    pictures and of clips to learn from."""
     first, *others = LANGUAGES
-    known = load_examples(examples)
+    known, learnable = load_examples(examples), load_clips(clips)
     with GuardedBlocks(
         title=Texts(first)("page.title"),
         delete_cache=CLEAN_UP,
@@ -45,10 +50,10 @@ def build_page(host: ModelHost, examples: Path) -> GuardedBlocks:
         register_api(host)  # first: gradio gives a name to who comes first
         previews = Previews(host.settings.limits)
         kept = KeptDrafts(host.settings.outputs, host.settings.limits)
-        LanguagePage(host, Texts(first), known, previews, kept).wire(page)
+        LanguagePage(host, Texts(first), known, previews, kept, learnable).wire(page)
     for language in others:
         with page.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
-            LanguagePage(host, Texts(language), known, previews, kept).wire(page)
+            LanguagePage(host, Texts(language), known, previews, kept, learnable).wire(page)
     page.queue(api_open=False)  # every call takes its place in the line
     return page
 
@@ -67,10 +72,12 @@ def register_api(host: ModelHost) -> None:
     address of the server's is never read. A file goes out as one that ``gradio_client`` downloads.
     """
     pictures, jobs, motions = PictureEndpoints(host), JobEndpoints(host), MotionEndpoints(host)
+    scenes = TransferEndpoint(host)
     computing = (pictures.segment, pictures.find, pictures.verify, pictures.evaluate)
+    computing += (scenes.transfer,)
     for endpoint in (
         *(pictures.model, pictures.segment, pictures.find, pictures.verify, pictures.evaluate),
-        *(jobs.generate, jobs.submit, jobs.train_motion),
+        *(jobs.generate, jobs.submit, jobs.train_motion, scenes.transfer),
         *(jobs.job, jobs.cancel, jobs.again, jobs.delete_job),
         *(motions.motions, motions.import_motion, motions.export_motion),
         *(motions.rename_motion, motions.share_motion),
@@ -90,6 +97,7 @@ class LanguagePage:
         examples: Sequence[Example],
         previews: Previews,
         kept: KeptDrafts,
+        clips: Sequence[ExampleClip],
     ) -> None:
         self.host, self.texts = host, texts
         most = int(host.settings.limits.session_megabytes * 2**20)
@@ -107,9 +115,10 @@ class LanguagePage:
         self.calls = gr.Timer(CALL_SECONDS)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(texts("page.tab_transfer"), id="transfer"):
-                self.transfer = TransferTab(host, texts, examples, self.session, previews, kept)
+                scenes = (examples, self.session, previews, kept, clips)
+                self.transfer = TransferTab(host, texts, *scenes)
             with gr.Tab(texts("page.tab_motions"), id="motions"):
-                self.motions = MotionsTab(host, texts, previews)
+                self.motions = MotionsTab(host, texts, previews, clips)
             with gr.Tab(texts("page.tab_study"), id="study") as self.study_tab:
                 self.study = StudyTab(host, texts)
             with gr.Tab(texts("page.tab_evaluate"), id="evaluate") as self.evaluate_tab:
@@ -120,6 +129,13 @@ class LanguagePage:
         session, transfer = self.session, self.transfer
         transfer.wire(self.banner)
         self.motions.wire(session, on_change=self._library_changed)
+        learned = listen(
+            transfer.video.learned.change,
+            transfer.show_learned,
+            inputs=[session],
+            outputs=[transfer.objects],
+        )
+        self.motions.show_library_after(learned)
         self.study.wire(session, self.study_tab)
         self.evaluate.wire(session, tab=self.evaluate_tab)
         entered = listen(

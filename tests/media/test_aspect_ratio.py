@@ -24,7 +24,7 @@ from motion_app.settings import ROOT, Limits
 from motion_app.study.items import alike, fitted
 from motion_app.study.records import VideoFormat
 from motion_app.training.views import ViewConfig, draw_views
-from motion_app.ui.motions.form import COLUMNS, DraftClip
+from motion_app.ui.motions.clips import COLUMNS, DraftClip
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.draft import SceneDraft
 

@@ -235,7 +235,9 @@ def test_another_client_cannot_delete_or_bring_back_a_motion(
 
 def test_every_endpoint_says_what_it_takes_and_gives(client: Client) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert {"/segment", "/generate", "/train_motion", "/verify", "/evaluate"} <= set(endpoints)
+    assert {"/segment", "/transfer", "/generate", "/train_motion", "/verify", "/evaluate"} <= set(
+        endpoints
+    )
     for name, endpoint in endpoints.items():
         assert len(endpoint["description"]) > 20, name
 
@@ -315,3 +317,48 @@ def test_every_link_of_what_was_deleted_is_gone(
     assert status_of(own) == 200
     client.predict(brought["name"], api_name="/delete_motion")
     assert status_of(own) == 404 and status_of(link) == 200
+
+
+def ended(client: Client, job: str) -> dict[str, Any]:
+    """What became of a job."""
+    state = client.predict(job, api_name="/job")
+    while state["state"] in ("queued", "running"):
+        state = client.predict(job, api_name="/job")
+    return state
+
+
+def test_clicks_and_a_clip_are_one_call_that_learns_and_makes_the_video(client: Client) -> None:
+    spots = [[(x0 + x1) / 2, 0.42 * y0 + 0.58 * y1, 1] for x0, y0, x1, y1 in boxes()]
+    clip = ROOT / "assets" / "clips" / "spin.mp4"
+    things = [
+        {"clicks": spots[:1], "clip": handle_file(str(clip)), "name": "orange cat", "steps": 2},
+        {"clicks": spots[1:2], "motion": "jump"},
+    ]
+    options = {"steps": 1, "seed": 4}
+    begun = client.predict(handle_file(str(EXAMPLE)), things, options, api_name="/transfer")
+    (name,) = begun["learn"]
+    assert name.startswith("spin") and begun["state"] == "queued"
+    made = ended(client, begun["job"])
+    assert made["state"] == "done", made["message"]
+    assert made["seed"] == 4 and [item["name"] for item in made["learned"]] == [name]
+    assert name in {motion["name"] for motion in client.predict(api_name="/motions")["motions"]}
+    client.predict(name, api_name="/delete_motion")
+
+
+@pytest.mark.parametrize(
+    ("things", "told"),
+    [
+        ([], "nothing was clicked"),
+        ([{"clicks": []}], "has no click"),
+        ([{"clicks": [[1, 2, 3]]}], "should be 0 or 1"),
+        ([{"clicks": [[9000, 2, 1]]}], "outside the part"),
+        ([{"clicks": [[95, 290, 1]], "speed": 3}], "unknown key"),
+        ([{"clicks": [[95, 290, 1]], "motion": "../jump"}], "is a file"),
+        ([{"clicks": [[95, 290, 1]], "clip": "/etc/passwd"}], "paths and addresses are not read"),
+    ],
+)
+def test_what_cannot_be_transferred_is_told_in_words(
+    client: Client, things: list[Any], told: str
+) -> None:
+    with pytest.raises(AppError, match=told):
+        client.predict(handle_file(str(EXAMPLE)), things, api_name="/transfer")

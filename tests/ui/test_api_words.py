@@ -28,8 +28,9 @@ from motion_app.training.inputs import MOST_LETTERS, MOST_STEPS, TrainingInputs
 from motion_app.ui.api import files
 from motion_app.ui.api.jobs import ENTRY_PATHS, JobEndpoints, MotionEndpoints
 from motion_app.ui.api.pictures import LONGEST_WORD, MOST_WORDS, PictureEndpoints
+from motion_app.ui.api.transfer import ThingEntry, TransferEndpoint
 
-OWNERS = (PictureEndpoints, JobEndpoints, MotionEndpoints)
+OWNERS = (PictureEndpoints, JobEndpoints, MotionEndpoints, TransferEndpoint)
 ENDPOINTS = {
     name: method
     for owner in OWNERS
@@ -56,6 +57,12 @@ def keys_of(text: str) -> set[str]:
 def test_every_parameter_and_answer_of_the_api_is_described(endpoint):
     parameters, answer = told(endpoint)
     assert answer and all(parameters.values())
+
+
+def test_all_keys_of_a_clicked_thing_are_told():
+    words = told("transfer")[0]["things"]
+    assert set(ThingEntry.model_fields) <= keys_of(words)
+    assert f"1 to {MOST_STEPS}" in words and "in pixels" in words
 
 
 SHARES = {"crop": [0.1, 0.2, 0.9, 1.0], "mover": [0.5, 0.25]}

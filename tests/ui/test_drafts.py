@@ -630,6 +630,9 @@ class Host:
     def base(self) -> str:
         return "base"
 
+    def knows_when_ready(self, image: np.ndarray) -> None:
+        """It knows any picture."""
+
     def motions(self, user: object = None) -> list[Motion]:
         return [JUMP, SPIN]
 

@@ -43,6 +43,7 @@ ENDPOINTS = {
     "generate": 2,
     "submit": 2,
     "train_motion": 9,
+    "transfer": 5,
     "job": 1,
     "cancel": 1,
     "again": 1,
@@ -54,7 +55,7 @@ ENDPOINTS = {
     "delete_motion": 1,
     "restore_motion": 1,
 }
-TAKES_A_FILE = ("segment", "verify", "evaluate", "import_motion")
+TAKES_A_FILE = ("segment", "transfer", "verify", "evaluate", "import_motion")
 
 
 JSON = st.recursive(
@@ -269,6 +270,7 @@ def test_broken_data_uris_are_refused(
 def with_file(endpoint: str, file: Any) -> list[Any]:
     values: dict[str, list[Any]] = {
         "segment": [file, [[5, 5, 1]], None],
+        "transfer": [file, [{"clicks": [[5, 5, 1]]}], None, "crop", False],
         "verify": [file],
         "evaluate": [file, None, None, None],
         "import_motion": [file, "", "moves"],
@@ -287,7 +289,7 @@ PATHS = (
 @pytest.mark.parametrize("meta", [True, False])
 def test_no_path_of_the_server_is_an_upload(server: Server, path: str, meta: bool) -> None:
     file = {"path": path, "url": path} | ({"meta": {"_type": "gradio.FileData"}} if meta else {})
-    for endpoint in ("segment", "import_motion"):
+    for endpoint in ("segment", "transfer", "import_motion"):
         assert server.call(endpoint, with_file(endpoint, file))
 
 
@@ -409,6 +411,7 @@ LONG_CALLS: dict[str, Callable[[str], list[Any]]] = {
     "submit": lambda text: [sound_request() | {"prompt": text}, False],
     "import_motion": lambda text: ["data:;base64," + text, text[: LONG // 8], ""],
     "train_motion": lambda text: [[], text, "runs", "cat", None, "fleximmt", None, None, None],
+    "transfer": lambda text: ["data:image/png;base64," + text, [{"clicks": [[1, 1, 1]]}]],
 }
 
 

@@ -26,15 +26,14 @@ from motion_app.training.mover import moving_share
 from motion_app.training.trainer import TrainingReport, ValidationVideo
 from motion_app.ui.markup import LANGUAGES, Texts
 from motion_app.ui.motion_cards import cards_html, library_html, moves_how, path_key
-from motion_app.ui.motions.form import (
+from motion_app.ui.motions.clips import (
     COLUMNS,
     DraftClip,
-    TrainingForm,
-    TrainingState,
     changed_clips,
     editor_html,
     frame_sheet,
 )
+from motion_app.ui.motions.form import TrainingForm, TrainingState
 from motion_app.ui.motions.tab import LibraryPanel
 from motion_app.ui.motions.training import (
     loss_curve_svg,
@@ -106,7 +105,7 @@ def test_a_stop_at_the_end_is_no_stop() -> None:
 
 def test_names_from_strangers_are_text_in_the_page() -> None:
     clip = DraftClip("a", "<b>.mp4", ClipSelection(Path("a.mp4")), 8.0, 4, (16, 9), "data:,")
-    assert "<b>" not in editor_html([clip], least=13, texts=EN).replace('<b class="', "")
+    assert "<b>" not in editor_html([clip], geometry=GEOMETRY, texts=EN).replace('<b class="', "")
     assert "<jump>" not in rows_html([row()], shown="", texts=EN)
     assert "<jump>" not in status_html(JobProgress(row(), "training"), EN)
 
@@ -334,7 +333,7 @@ def test_a_clip_in_which_nothing_moves_is_told_when_it_comes_and_refused_when_it
 
 def test_the_stage_of_a_clip_has_the_clips_own_shape() -> None:
     tall = replace(draft_clip(), size=(76, 135))
-    shown = editor_html([tall], least=9, texts=EN)
+    shown = editor_html([tall], geometry=GEOMETRY, texts=EN)
     assert 'style="--width: 76; --height: 135;' in shown
     style = (Path(ui.__file__).parent / "static" / "style.css").read_text(encoding="utf-8")
     stage = re.search(r"\.clip-stage \{([^}]*)\}", style).group(1)

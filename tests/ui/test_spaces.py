@@ -478,7 +478,10 @@ def test_results_are_made_anew_from_their_recipes(tiny_checkpoint: Path, tmp_pat
 def test_the_container_gets_what_the_app_needs_and_starts_it_for_others() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     ignored = (ROOT / ".dockerignore").read_text().split()
-    for needed in ("app.py", "motion_app", "checkpoints", "assets/examples", "assets/results"):
+    for needed in (
+        *("app.py", "motion_app", "checkpoints"),
+        *("assets/examples", "assets/results", "assets/clips"),
+    ):
         assert (ROOT / needed).exists() and needed not in ignored
     assert {".git", ".venv", "outputs", "data", "runs"} <= set(ignored)
     (entry,) = [line for line in lines if line.startswith("ENTRYPOINT")]

@@ -1,178 +1,46 @@
-"""The form of a training: the clips with what is chosen in each, the words, the settings.
-
-Each clip stands there with its frames, two trim handles, a crop box, and a point on the mover. What
-a person sees are the frames the model will be given, whatever the file's codec.
-"""
+"""The form of a training: the clips with what is chosen in each, the words, the settings."""
 
 from __future__ import annotations
 
 import html
-import json
-import math
-import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from motion_app.errors import RequestError
-from motion_app.geometry import ModelGeometry
 from motion_app.host import ModelHost
 from motion_app.library.library import DeletedMotion
 from motion_app.library.owners import LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES
-from motion_app.media.files import read_clip, upscale
-from motion_app.settings import Limits
 from motion_app.training.config import training_caption
-from motion_app.training.inputs import METHODS, MOST_STEPS, ClipSelection, TrainingInputs
-from motion_app.training.mover import moves
+from motion_app.training.inputs import METHODS, MOST_STEPS, TrainingInputs
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts, note_html, script
-from motion_app.ui.pictures import picture_uri
+from motion_app.ui.motions.clips import (
+    DraftClip,
+    changed_clips,
+    editor_html,
+    example_clips_html,
+)
 from motion_app.ui.visitor import BrowserState
+from motion_app.world.clips import ExampleClip
 
-COLUMNS = 10  # of the sheet of frames
-FRAME_HEIGHT = 135  # px
-WORDS = ("span", "too_short", "play", "pause", "whole", "nobody")
 VALIDATIONS = 5  # videos on the way, where they are wanted
 SEEN_WHOLE = 95  # percent of a clip's picture; what is cut below that is told
-
-
-@dataclass(frozen=True, eq=False)
-class DraftClip:
-    """An uploaded clip and what was chosen of it. ``key`` names it in the page; ``sheet`` is a
-    picture of its ``count`` frames at ``fps``, each ``size`` (width, height) in pixels; ``moving``:
-    whether anything moves in it."""
-
-    key: str
-    name: str
-    selection: ClipSelection
-    fps: float
-    count: int
-    size: tuple[int, int]
-    sheet: str
-    moving: bool = True
-
-    @classmethod
-    def read(cls, file: Path, geometry: ModelGeometry, limits: Limits) -> DraftClip:
-        """Decodes the clip at the model's frame rate; MediaError where it cannot be used."""
-        clip = read_clip(file, fps=geometry.fps, short_side=FRAME_HEIGHT, limits=limits)
-        height, width = clip.frames.shape[1:3]
-        size = (max(2, round(width * FRAME_HEIGHT / height)), FRAME_HEIGHT)
-        return cls(
-            key=secrets.token_hex(8),
-            name=file.name,
-            selection=ClipSelection(file),
-            fps=clip.fps,
-            count=len(clip.frames),
-            size=size,
-            sheet=picture_uri(frame_sheet(upscale(clip.frames, *size))),
-            moving=moves(clip.frames),
-        )
-
-    def seen(self, geometry: ModelGeometry) -> float:
-        """The share, 0 to 1, of the chosen part of the picture that learning sees: the middle of it
-        in the shape of the model's frame."""
-        x0, y0, x1, y1 = self.selection.box or (0.0, 0.0, 1.0, 1.0)
-        shape = (x1 - x0) * self.size[0] / ((y1 - y0) * self.size[1])
-        frame = geometry.width / geometry.height
-        return min(shape / frame, frame / shape)
-
-    def chosen(self, entry: Mapping[str, Any]) -> DraftClip:
-        """With what the page says now; RequestError where it cannot be."""
-        file = self.selection.file
-        selection = ClipSelection.from_json({**entry, "file": file.name}, file.parent)
-        whole = selection.stop is not None and selection.stop >= self.count / self.fps
-        return replace(self, selection=replace(selection, stop=None) if whole else selection)
-
-
-def frame_sheet(frames: np.ndarray) -> np.ndarray:
-    """``frames`` (T, H, W, 3) uint8 in rows of COLUMNS, in reading order; the rest black."""
-    count, height, width = frames.shape[:3]
-    rows = math.ceil(count / COLUMNS)
-    sheet = np.zeros((rows * COLUMNS, height, width, 3), np.uint8)
-    sheet[:count] = frames
-    grid = sheet.reshape(rows, COLUMNS, height, width, 3).swapaxes(1, 2)
-    return grid.reshape(rows * height, COLUMNS * width, 3)
 
 
 def new_editor() -> gr.HTML:
     """Events: ``choose`` with a clip's ``key``, ``start``, ``stop``, ``box`` and ``mover``;
     ``remove`` with its ``key``."""
     return gr.HTML(
-        "", js_on_load=script("clip_editor"), elem_id="clip-editor", apply_default_css=False
-    )
-
-
-def changed_clips(
-    clips: Sequence[DraftClip], key: str, entry: Mapping[str, Any] | None
-) -> tuple[DraftClip, ...]:
-    """The clips with that of ``key`` as ``entry`` says, or without it (None)."""
-    if all(clip.key != key for clip in clips):
-        raise RequestError("this clip is gone; upload it again")
-    if entry is None:
-        return tuple(clip for clip in clips if clip.key != key)
-    return tuple(clip.chosen(entry) if clip.key == key else clip for clip in clips)
-
-
-def editor_html(clips: Sequence[DraftClip], *, least: int, texts: Texts) -> str:
-    """All clips; ``least`` frames are needed of each."""
-    words = {word: texts(f"motions.clip_{word}") for word in WORDS}
-    cards = "".join(_clip_html(number, clip, texts) for number, clip in enumerate(clips, start=1))
-    told = html.escape(json.dumps(words, ensure_ascii=False))
-    return f'<div class="clips" data-least="{least}" data-words="{told}">{cards}</div>'
-
-
-def _clip_html(number: int, clip: DraftClip, texts: Texts) -> str:
-    chosen = clip.selection
-    start = round(chosen.start * clip.fps)
-    stop = clip.count if chosen.stop is None else round(chosen.stop * clip.fps)
-    width, height = clip.size
-    known = {"box": chosen.box, "mover": chosen.mover}
-    name = html.escape(clip.name)
-    label = html.escape(texts("motions.clip_stage", n=number))
-    return (
-        f'<section class="clip" data-key="{clip.key}" data-count="{clip.count}"'
-        f' data-fps="{clip.fps:g}" data-columns="{COLUMNS}"'
-        f' data-known="{html.escape(json.dumps(known))}" aria-label="{name}">'
-        f'<header><b class="clip-number">{number}</b><span class="clip-name" title="{name}">{name}'
-        f'</span><button type="button" class="clip-remove" aria-label="'
-        f'{html.escape(texts("motions.clip_remove", name=clip.name))}">×</button></header>'
-        f'<div class="clip-stage" role="img" aria-label="{label}" style="--width: {width};'
-        f' --height: {height}; background-image: url({clip.sheet})"><span class="clip-box"></span>'
-        '<span class="clip-mover"></span></div>'
-        f'<div class="clip-trim"><button type="button" class="clip-play"></button>'
-        f'<div class="clip-rail"><i class="clip-chosen"></i>'
-        f'<input type="range" class="clip-start" min="0" max="{clip.count - 1}" value="{start}"'
-        f' aria-label="{html.escape(texts("motions.clip_start"))}">'
-        f'<input type="range" class="clip-stop" min="1" max="{clip.count}" value="{stop}"'
-        f' aria-label="{html.escape(texts("motions.clip_stop"))}"></div></div>'
-        '<p class="clip-facts" aria-live="polite"></p>'
-        f"{_tools_html(texts)}</section>"
-    )
-
-
-def _tools_html(texts: Texts) -> str:
-    """Two kinds of pointing, and the same in numbers for the keyboard."""
-    sides = "".join(
-        f'<label>{html.escape(texts(f"motions.clip_{side}"))}<input type="number" min="0" max="100"'
-        f' step="1" data-number="{place}"></label>'
-        for place, side in enumerate(("left", "top", "right", "bottom", "mover_x", "mover_y"))
-    )
-    return (
-        '<div class="clip-tools" role="group">'
-        f'<button type="button" data-tool="crop" aria-pressed="true">'
-        f"{html.escape(texts('motions.clip_crop'))}</button>"
-        f'<button type="button" data-tool="mover" aria-pressed="false">'
-        f"{html.escape(texts('motions.clip_point'))}</button>"
-        f'<button type="button" class="clip-clear" hidden></button></div>'
-        f'<details class="clip-numbers"><summary>{html.escape(texts("motions.clip_numbers"))}'
-        f"</summary><div>{sides}</div></details>"
+        "",
+        js_on_load=script("clip_editor", "clip_form"),
+        elem_id="clip-editor",
+        apply_default_css=False,
     )
 
 
@@ -203,8 +71,9 @@ class TrainingState(BrowserState):
 class TrainingForm:
     """Build it inside a column, then ``wire`` it. ``fields`` are the inputs of ``read``."""
 
-    def __init__(self, host: ModelHost, texts: Texts) -> None:
+    def __init__(self, host: ModelHost, texts: Texts, examples: Sequence[ExampleClip] = ()) -> None:
         self.host = host
+        self.examples = {clip.name: clip for clip in examples}
         self.texts = texts
         self.limits = host.settings.limits
         self._build_clips()
@@ -232,6 +101,12 @@ class TrainingForm:
             file_types=list(CLIP_CHOICES),
             height=110,
             elem_id="clip-upload",
+        )
+        self.tried = gr.HTML(
+            example_clips_html(list(self.examples.values()), self.texts),
+            js_on_load=script("clip_examples"),
+            elem_id="clip-examples",
+            apply_default_css=False,
         )
         self.editor = new_editor()
         self.clip_note = gr.HTML(apply_default_css=False, elem_id="clip-note")
@@ -297,6 +172,12 @@ class TrainingForm:
             outputs=[*clips, self.upload],
         )
         listen(
+            self.tried.pick,
+            self.try_example,
+            inputs=[state],
+            outputs=[*clips, self.name, self.noun, self.phrase],
+        )
+        listen(
             self.editor.choose,
             self.choose,
             inputs=[state],
@@ -334,6 +215,15 @@ class TrainingForm:
             state.clips += read
         return [*self._show_clips(state), None]
 
+    def try_example(self, state: TrainingState, event: gr.EventData) -> list[Any]:
+        """A clip that ships joins those there are, with its words in the fields."""
+        example = self.examples.get(str((event._data or {}).get("name")))
+        if example is None:
+            raise RequestError("that clip is not there any more; reload the page")
+        shown = self.add_clips(state, [str(example.file)])[:-1]
+        name = self.host.library.free_name(example.name)
+        return [*shown, name, example.noun, example.phrase]
+
     def choose(self, state: TrainingState, event: gr.EventData) -> str:
         """What was trimmed, cropped or pointed at; the page shows it already."""
         entry = dict(event._data or {})
@@ -348,7 +238,7 @@ class TrainingForm:
         return self._show_clips(state)
 
     def _show_clips(self, state: TrainingState) -> list[Any]:
-        shown = editor_html(state.clips, least=self.host.geometry().frames, texts=self.texts)
+        shown = editor_html(state.clips, geometry=self.host.geometry(), texts=self.texts)
         return [state, shown, self._clip_note(state)]
 
     def _clip_note(self, state: TrainingState) -> str:

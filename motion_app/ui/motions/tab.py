@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from motion_app.ui.motions.training import (
 )
 from motion_app.ui.pictures import Previews
 from motion_app.ui.visitor import PageVisit, library_user
+from motion_app.world.clips import ExampleClip
 
 TICK_SECONDS = 1.0
 PICTURE_SECONDS = 2.0  # between two pictures of who saw the tokens
@@ -42,9 +43,16 @@ class MotionsTab:
     """Build it inside a ``gr.Tab``, then ``wire`` it. Holds components and what is shared by all
     browsers; what a person does is in their ``TrainingState``."""
 
-    def __init__(self, host: ModelHost, texts: Texts, previews: Previews) -> None:
+    def __init__(
+        self,
+        host: ModelHost,
+        texts: Texts,
+        previews: Previews,
+        clips: Sequence[ExampleClip] = (),
+    ) -> None:
         self.host = host
         self.texts = texts
+        self.clips = clips
         self.state = gr.State(TrainingState())
         with gr.Row(elem_id="motions-tab"):
             with gr.Column(elem_classes="step motions-library", min_width=300):
@@ -65,7 +73,7 @@ class MotionsTab:
                 elem_id="training-off",
             )
         with gr.Column(visible=self.host.settings.training):
-            self.form = TrainingForm(self.host, texts)
+            self.form = TrainingForm(self.host, texts, self.clips)
         with gr.Column(visible=self.host.settings.training):
             self.status = gr.HTML(apply_default_css=False, elem_id="training-status")
             self.cancel = gr.Button(
@@ -104,6 +112,11 @@ class MotionsTab:
             outputs=[self.library.cards, self.rows],
         )
         self._follow_after(shown, visit)
+
+    def show_library_after(self, event: Any) -> None:
+        """After ``event`` the library may be another one."""
+        library = self.library
+        listen(event.then, library.show_cards, inputs=[self.state], outputs=[library.cards])
 
     def _wire_trainings(self, visit: gr.State) -> None:
         begun = listen(

@@ -64,7 +64,10 @@ function sift() {
     card.hidden = !(hasWords(card, typed) && isWhose(card, whose));
   }
   pressWhose(sheet, whose);
-  sheet.querySelector(".cards-none").hidden = cards().length > 0;
+  const none = cards().length === 0;
+  sheet.querySelector(".cards-none").hidden = !none;
+  const learning = sheet.querySelector('.card[data-local="clip"]');
+  if (learning) learning.hidden = typed !== "" && !none; // what is not there can be learned
   cards().forEach((card, k) => { card.tabIndex = k === 0 ? 0 : -1; });
 }
 
@@ -108,7 +111,8 @@ sheet.addEventListener("click", (event) => {
     return;
   }
   const card = event.target.closest(".card");
-  if (card) act({ kind: "motion", object: opener.object, motion: card.dataset.name });
+  if (card?.dataset.local === "clip") pickClip(opener.object);
+  else if (card) act({ kind: "motion", object: opener.object, motion: card.dataset.name });
   const outside = event.target === sheet;
   if (card || outside || event.target.closest('[data-local="close-cards"]')) sheet.close();
 });

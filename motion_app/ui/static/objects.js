@@ -130,6 +130,7 @@ function redraw() {
   for (const field of element.querySelectorAll("textarea")) reflect(field);
   awaitPreviews(mount);
   showSelected();
+  drawLessons();
 }
 
 // what a person does
@@ -173,14 +174,16 @@ element.addEventListener("keydown", (event) => {
 });
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
-  if (!button || sheet.contains(button) || !usable(button)) return;
+  if (!button || button.closest("dialog, .clip") || !usable(button)) return;
   if (button.dataset.local === "cards") openCards(button);
+  if (button.dataset.local === "clip") pickClip(button.closest("[data-object]").dataset.object);
   if (!button.dataset.act) return;
   flush();
-  const { act: kind, step, slot } = button.dataset;
+  const { act: kind, step, slot, name } = button.dataset;
   const object = button.closest("[data-object]")?.dataset.object;
   const pressed = button.getAttribute("aria-pressed") === "true";
-  act({ kind: kind === "select" && pressed ? "fresh" : kind, object, step, slot });
+  if (kind === "clip_example") brought.add(object);
+  act({ kind: kind === "select" && pressed ? "fresh" : kind, object, step, slot, name });
   const open = button.closest("details");
   if (open) {
     open.querySelector("summary").focus();
@@ -188,7 +191,7 @@ element.addEventListener("click", (event) => {
   }
 });
 listenWhileHere(document, "pointerdown", (event) => {
-  for (const open of element.querySelectorAll("details[open]")) {
+  for (const open of element.querySelectorAll(".colours[open]")) {
     if (!open.contains(event.target)) open.open = false;
   }
 });

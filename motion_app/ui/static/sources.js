@@ -31,6 +31,11 @@ listenWhileHere(document, "dragover", (event) => {
 listenWhileHere(document, "drop", (event) => {
   if (!event.target.closest?.("#stage")) return;
   event.preventDefault();
+  const video = [...event.dataTransfer.files].find(({ type }) => /^video\//.test(type));
+  if (video) {
+    document.dispatchEvent(new CustomEvent("clip-dropped", { detail: video }));
+    return;
+  }
   // What is no picture goes the same way, which refuses it in words.
   give(pictureOf(event.dataTransfer) ?? event.dataTransfer.files[0]);
 });

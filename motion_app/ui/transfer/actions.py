@@ -20,6 +20,8 @@ from motion_app.request.request import MAX_STRENGTH, RequestFile, build_request
 from motion_app.scene import Box, Click, Motion
 from motion_app.ui.pictures import COLOURS
 from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.lesson_actions import LessonActions
+from motion_app.ui.transfer.lessons import FIELDS
 from motion_app.ui.transfer.object_draft import (
     LONGEST_NAME,
     LONGEST_PROMPT,
@@ -52,8 +54,13 @@ class SceneActions:
     """``act(session, values)`` does what ``values["kind"]`` says. Everything that comes from a
     browser is checked here; RequestError or MediaError say what is wrong with it."""
 
-    def __init__(self, host: ModelHost, examples: Sequence[Example]) -> None:
-        self.host = host
+    def __init__(
+        self,
+        host: ModelHost,
+        examples: Sequence[Example],
+        lessons: LessonActions | None = None,
+    ) -> None:
+        self.host, self.lessons = host, lessons
         self.limits = host.settings.limits
         self.verdicts = Verdicts(host.knows_when_ready)
         self.examples = {example.name: example for example in examples}
@@ -75,6 +82,41 @@ class SceneActions:
             "shown": self._shown,
             "delete": lambda draft, index, values: draft.without(index),
         }
+        if lessons is not None:
+            self._on_objects |= {f"lesson_{name}": lessons.write for name in FIELDS}
+            self._on_objects["clip_choose"] = lessons.choose
+
+    def begin(self, session: Session, values: Values) -> Callable[[], None]:
+        """What of an action takes its time is done now; what is returned does the rest of it, which
+        wants the session's lock. Raises what either raises."""
+        kind = values.get("kind")
+        if kind == "find":
+            finding = self.look_for(session, values)
+            return lambda: self.add_found(session, finding)
+        if kind in ("clip", "clip_example", "clip_point") and self.lessons is not None:
+            return self._begin_lesson(self.lessons, session, values)
+        return lambda: self.act(session, values)
+
+    @staticmethod
+    def _begin_lesson(
+        lessons: LessonActions, session: Session, values: Values
+    ) -> Callable[[], None]:
+        kind, draft = values["kind"], session.scene()
+        bring = kind != "clip_point"
+        change = lessons.teach if bring else lessons.with_clip
+        if kind == "clip_point":
+            read = lessons.pointed(draft, values)
+        elif kind == "clip_example":
+            read = lessons.read_example(session.owner, draft, values)
+        else:
+            read = lessons.read(session.owner, draft, values)
+
+        def end() -> None:
+            draft, index = change(session.scene(), read)
+            key = "transfer.did_clip" if bring else "transfer.did_clip_choose"
+            session.put(draft, Action(key, {"number": index + 1}))
+
+        return end
 
     def act(self, session: Session, values: Values) -> None:
         """One action. The session's draft and history are what it made of them."""
@@ -294,7 +336,8 @@ class SceneActions:
         if index is None:
             return  # it was deleted before this came
         burst = f"{kind} {values.get('object')} {values.get('turn')}" if "turn" in values else ""
-        action = Action(f"transfer.did_{kind}", {"number": index + 1}, burst)
+        told = "lesson" if kind.startswith("lesson_") else kind
+        action = Action(f"transfer.did_{told}", {"number": index + 1}, burst)
         if kind == "motion":
             found = self._find(session.user, values.get("motion"))
             session.put(draft.moved_by(index, found), action)

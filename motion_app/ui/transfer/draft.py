@@ -13,6 +13,7 @@ import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.geometry import CENTRE, FittedImage, ModelGeometry, fit_image
+from motion_app.library.library import Library
 from motion_app.media.files import PictureNote
 from motion_app.request.phrases import phrase_spans
 from motion_app.scene import (
@@ -24,6 +25,7 @@ from motion_app.scene import (
     SceneObject,
     prompt_of,
 )
+from motion_app.ui.transfer.lessons import SceneLesson
 from motion_app.ui.transfer.object_draft import (
     LONGEST_NAME,
     NamedBox,
@@ -127,6 +129,20 @@ class SceneDraft:
             )
             for item in self.objects
         )
+
+    @property
+    def lessons(self) -> list[SceneLesson]:
+        """What is still to be learned for its objects, in their order."""
+        return [item.lesson for item in self.objects if item.lesson is not None]
+
+    def settled(self, library: Library) -> SceneDraft:
+        """With the motions that were learned meanwhile; the same where none was."""
+        draft = self
+        for index, item in enumerate(self.objects):
+            motion = None if item.lesson is None else item.lesson.learned(library)
+            if motion is not None:
+                draft = draft.changed(index, lambda one, motion=motion: one.settled(motion))
+        return draft
 
     def full_prompt(self) -> str:
         """The edited prompt, or the one composed of the sentences."""

@@ -6,14 +6,18 @@ for each of its tabs::
     picture-1f2e3d4c.png   as it came, named by its content
     scene.npz              the masks as bits, answers to choose from; "scene", the rest as JSON
 
+and beside them ``clips``, what is still to be learned for them (``kept_clips``).
+
 What nobody came back for goes after ``limits.draft_hours``. No gradio here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
 import threading
 import time
@@ -34,6 +38,8 @@ from motion_app.scene import Box, Click, Motion
 from motion_app.settings import Limits
 from motion_app.text_files import write_whole
 from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.kept_clips import CLIPS, forget_clips, keep_clip, tidy_clips
+from motion_app.ui.transfer.lessons import SceneLesson
 from motion_app.ui.transfer.object_draft import (
     Candidates,
     NamedBox,
@@ -93,7 +99,7 @@ class KeptDrafts:
         if not (own / SCENE).is_file():
             return None
         try:
-            return _read(own / SCENE, geometry=geometry, library=library)
+            return _read(own / SCENE, geometry=geometry, library=library, limits=self.limits)
         except (OSError, ValueError, KeyError, TypeError, MotionAppError) as error:
             logger.warning("a kept scene cannot be read and is left out: %s", error)
             return None
@@ -116,6 +122,17 @@ class KeptDrafts:
             self._written.pop(place, None)
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
+            browser = place.parent
+            waiting = [kept for at, kept in self._waiting.items() if at.parent == browser]
+            lessons = [lesson for kept in waiting for lesson in kept.draft.lessons]
+            needed = {lesson.clip.selection.file.name for lesson in lessons}
+            for scene in browser.glob(f"*/{SCENE}"):
+                needed |= _clips_of(scene)
+            forget_clips(browser, besides=needed)
+
+    def keep_clip(self, owner: str, upload: Path, name: str) -> Path:
+        """A clip that ``owner`` gave, by a file that is there as long as their scenes."""
+        return keep_clip(self._place(owner, "").parent, upload, name)
 
     def write(self) -> None:
         """Write what waits, now."""
@@ -132,7 +149,9 @@ class KeptDrafts:
         oldest = (time.time() if now is None else now) - 3600 * self.limits.draft_hours
         with self._changed:
             for browser in self.folder.glob("*/"):
-                for number, place in enumerate(sorted(browser.glob("*/"), key=_age)):
+                tabs = [place for place in browser.glob("*/") if place.name != CLIPS]
+                tidy_clips(browser, oldest=oldest)
+                for number, place in enumerate(sorted(tabs, key=_age)):
                     if number >= MOST_TABS or place.stat().st_mtime < oldest:
                         self._written.pop(place, None)
                         shutil.rmtree(place, ignore_errors=True)
@@ -169,6 +188,9 @@ class KeptDrafts:
         else:
             (file,) = files
         arrays = _arrays_of(kept, file.name)
+        for lesson in kept.draft.lessons:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(lesson.clip.selection.file)
 
         def save(part: Path) -> None:
             np.savez_compressed(part, **arrays)
@@ -211,7 +233,8 @@ def _words_of(item: ObjectDraft) -> dict[str, Any]:
     candidates = item.candidates
     return {
         **{name: getattr(item, name) for name in WORDS},
-        "motion": None if item.motion is None else item.motion.name,
+        "motion": None if item.motion is None or item.lesson else item.motion.name,
+        "lesson": item.lesson and item.lesson.to_json(),
         "clicks": [asdict(click) for click in item.clicks],
         "box": None if item.box is None else asdict(item.box),
         "strokes": [asdict(stroke) for stroke in item.strokes],
@@ -220,7 +243,17 @@ def _words_of(item: ObjectDraft) -> dict[str, Any]:
     }
 
 
-def _read(file: Path, *, geometry: ModelGeometry, library: Library) -> KeptDraft:
+def _clips_of(file: Path) -> set[str]:
+    """The names of the clips that a kept scene learns from."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            objects = json.loads(str(arrays["scene"]))["objects"]
+        return {item["lesson"]["clip"]["file"] for item in objects if item.get("lesson")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _read(file: Path, *, geometry: ModelGeometry, library: Library, limits: Limits) -> KeptDraft:
     with np.load(file, allow_pickle=False) as arrays:
         scene = json.loads(str(arrays["scene"]))
         frame = tuple(scene["frame"])
@@ -229,6 +262,14 @@ def _read(file: Path, *, geometry: ModelGeometry, library: Library) -> KeptDraft
             _object_of(entry, frame, arrays, k, motions.get)
             for k, entry in enumerate(scene["objects"])
         )
+    taught = [
+        _lesson_of(entry, file.parent.parent / CLIPS, geometry, limits)
+        for entry in scene["objects"]
+    ]
+    objects = tuple(
+        item if lesson is None else replace(item, motion=lesson.motion, lesson=lesson)
+        for item, lesson in zip(objects, taught, strict=True)
+    )
     picture = read_image(file.with_name(scene["picture"]))
     mode = scene["fit"] if scene["fit"] in FIT_MODES else FIT_MODES[0]
     shift = float(scene.get("shift", CENTRE))
@@ -251,8 +292,24 @@ def _read(file: Path, *, geometry: ModelGeometry, library: Library) -> KeptDraft
         notes=tuple(PictureNote(note["key"], note["values"]) for note in scene["notes"]),
     )
     asked = [entry["motion"] for entry in scene["objects"] if entry["motion"]]
-    lost = tuple(dict.fromkeys(name for name in asked if name not in motions))
-    return KeptDraft(draft, scene["settings"], lost)
+    clips = [entry["lesson"] for entry in scene["objects"] if entry.get("lesson")]
+    there = {lesson.name for lesson in taught if lesson is not None}
+    lost = [name for name in asked if name not in motions]
+    lost += [entry["name"] for entry in clips if entry["name"] not in there]
+    return KeptDraft(draft, scene["settings"], tuple(dict.fromkeys(lost)))
+
+
+def _lesson_of(
+    entry: Mapping[str, Any], clips: Path, geometry: ModelGeometry, limits: Limits
+) -> SceneLesson | None:
+    """What was still to be learned for an object; None where nothing was, and without its clip."""
+    if not entry.get("lesson"):
+        return None
+    try:
+        return SceneLesson.from_json(entry["lesson"], clips, geometry, limits)
+    except MotionAppError as error:
+        logger.warning("a clip of a kept scene cannot be used: %s", error)
+        return None
 
 
 def _object_of(

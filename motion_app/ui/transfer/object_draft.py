@@ -21,6 +21,7 @@ from motion_app.wording import NEUTRAL_PHRASE
 
 if TYPE_CHECKING:
     from motion_app.models.clicks import Segmentation
+    from motion_app.ui.transfer.lessons import SceneLesson
 
 ARTICLES = ("a ", "an ", "the ")
 LONGEST_NAME, LONGEST_SENTENCE, LONGEST_PROMPT = 60, 300, 2000  # letters
@@ -73,7 +74,7 @@ class ObjectDraft:
 
     ``region`` (H, W) bool is what clicks and ``box`` gave, or was imported; ``mask`` is it with the
     ``strokes`` on top. A ``name`` of "" is not known. ``wording``: the motion words where they are
-    not the motion's own.
+    not the motion's own. ``lesson``: how the ``motion`` is to be learned, where it still is.
     """
 
     key: int
@@ -90,6 +91,7 @@ class ObjectDraft:
     strength: float = 1.0
     shown: bool = True
     wording: str | None = None
+    lesson: SceneLesson | None = None
 
     @property
     def phrase(self) -> str:
@@ -187,7 +189,7 @@ class ObjectDraft:
 
     def moved_by(self, motion: Motion | None) -> ObjectDraft:
         """Another motion; its phrase takes the old one's place in the sentence, edited or not."""
-        if motion == self.motion:
+        if motion == self.motion and self.lesson is None:
             return self
         new_phrase = NEUTRAL_PHRASE if motion is None else motion.phrase
         places = occurrences(self.phrase, self.sentence)
@@ -195,7 +197,17 @@ class ObjectDraft:
         if len(places) == 1:
             start, stop = places[0]
             sentence = sentence[:start] + new_phrase + sentence[stop:]
-        return replace(self, motion=motion, sentence=sentence, wording=None)
+        return replace(self, motion=motion, sentence=sentence, wording=None, lesson=None)
+
+    def taught(self, lesson: SceneLesson) -> ObjectDraft:
+        """The motion that ``lesson`` will bring; the same where it is that lesson already."""
+        if lesson is self.lesson:
+            return self
+        return replace(self.moved_by(lesson.motion), lesson=lesson)
+
+    def settled(self, motion: Motion) -> ObjectDraft:
+        """Its lesson was learned and is now ``motion``; its words stay."""
+        return replace(self, motion=motion, lesson=None)
 
 
 def compose_sentence(name: str, phrase: str) -> str:

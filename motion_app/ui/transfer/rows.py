@@ -18,6 +18,7 @@ from motion_app.ui.markup import Texts, icon
 from motion_app.ui.motion_cards import preview_html, shown_name
 from motion_app.ui.pictures import COLOURS, css_colour, ink_on
 from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.lesson_panel import LearningOffer, entrance_html, lesson_html
 from motion_app.ui.transfer.object_draft import (
     LONGEST_NAME,
     LONGEST_PROMPT,
@@ -36,16 +37,26 @@ def rows_html(
     texts: Texts,
     counted: tuple[int, int] | None = None,
     unnamed: frozenset[int] = frozenset(),
+    offer: LearningOffer | None = None,
+    wrong: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """All rows and the prompt. ``heard``: the last edit of the page that is in it; ``drawn``: the
     number of this answer, so that the browser drops one that a newer one overtook; ``counted``: the
     prompt's tokens and how many the model reads, None where nothing counts them yet; ``unnamed``:
-    the keys of objects whose name was asked for."""
+    the keys of objects whose name was asked for; ``offer``: what a clip may do here; ``wrong``: for
+    every object what is wrong with what it is to learn."""
     if draft is None or not draft.objects:
         body = f'<p class="note quiet">{html.escape(texts("transfer.rows_empty"))}</p>'
     else:
         rows = "".join(
-            _row_html(draft, index, problems[index], texts, asked=item.key in unnamed)
+            _row_html(
+                *(draft, index, problems[index], texts),
+                asked=item.key in unnamed,
+                learning="" if offer is None else entrance_html(item, index + 1, offer, texts),
+                lesson=""
+                if offer is None
+                else lesson_html(item, index + 1, offer, wrong[index], texts),
+            )
             for index, item in enumerate(draft.objects)
         )
         body = (
@@ -58,8 +69,16 @@ def rows_html(
 
 
 def _row_html(
-    draft: SceneDraft, index: int, problems: Sequence[Problem], texts: Texts, *, asked: bool
+    draft: SceneDraft,
+    index: int,
+    problems: Sequence[Problem],
+    texts: Texts,
+    *,
+    asked: bool,
+    learning: str,
+    lesson: str,
 ) -> str:
+    """``learning`` is the entrance of a clip, ``lesson`` the panel of one that is there."""
     item, number = draft.objects[index], index + 1
     wanted = [Problem("transfer.notice_name", fatal=False)] if asked and item.nameless else []
     selected = draft.selected == index
@@ -68,7 +87,7 @@ def _row_html(
         f'<div class="object-row{" selected" if selected else ""}" role="listitem"'
         f' data-key="row-{item.key}" data-object="{item.key}" style="{paint}">'
         f"{_head_html(draft, index, texts)}{problems_html(wanted, texts)}"
-        f"{_motion_html(item, number, texts)}"
+        f"{_motion_html(item, number, texts, learning)}{lesson}"
         + _mirrored(
             "sentence",
             item.key,
@@ -152,8 +171,9 @@ def _colours_html(item: ObjectDraft, number: int, texts: Texts) -> str:
     )
 
 
-def _motion_html(item: ObjectDraft, number: int, texts: Texts) -> str:
-    """The button that opens the cards, with the chosen motion on it, and the strength."""
+def _motion_html(item: ObjectDraft, number: int, texts: Texts, learning: str) -> str:
+    """The button that opens the cards, with the chosen motion on it, the entrance of a clip, and
+    the strength."""
     none = html.escape(texts("transfer.no_motion_name"))
     if item.motion is None:
         name = ""
@@ -163,6 +183,12 @@ def _motion_html(item: ObjectDraft, number: int, texts: Texts) -> str:
     else:
         name, words = html.escape(item.motion.name), html.escape(shown_name(item.motion.name))
         picture, phrase = preview_html(item.motion), f"“… {item.phrase}”"
+    if item.lesson is not None:
+        picture = (
+            f'<span class="preview preview-clip" data-own data-sheet="{item.lesson.clip.key}"'
+            f' data-key="sheet-{item.lesson.clip.key}" aria-hidden="true"></span>'
+        )
+        phrase = texts("transfer.lesson_waits")
     label = html.escape(texts("transfer.motion_of", number=number))
     choose, phrase = html.escape(texts("transfer.choose_motion")), html.escape(phrase)
     return (
@@ -171,7 +197,7 @@ def _motion_html(item: ObjectDraft, number: int, texts: Texts) -> str:
         f' data-motion="{name}" data-number="{number}" aria-haspopup="dialog"'
         f' aria-label="{label}: {words} {phrase} {choose}">{picture}'  # all that is written on it
         f'<span class="motion-words"><b>{words}</b> <span class="quiet">{phrase}</span></span> '
-        f'<span class="motion-change">{choose}</span></button>'
+        f'<span class="motion-change">{choose}</span></button>{learning}'
         f"{_strength_html(item, number, texts)}</div>"
     )
 

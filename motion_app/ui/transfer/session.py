@@ -36,9 +36,9 @@ class Session(PageVisit):
     ``grid``: the model's tokens are shown. ``settings``: how the video is to be made, by name.
     ``slow_clicks``: so many in a row, of those that were answered before they were made.
     ``judged``: fitted pictures with whether the model knows their like; ``unnamed``: the keys of
-    objects whose name was asked for. ``drawn`` counts what the page was told, ``heard`` is the last
-    edit of the page that is in it. ``lock`` is held while the draft changes, so that a slow click
-    and a quick edit do not undo one another.
+    objects whose name was asked for; ``sheets``: the clips whose frames the page has. ``drawn``
+    counts what the page was told, ``heard`` is the last edit of the page that is in it. ``lock`` is
+    held while the draft changes, so that a slow click and a quick edit do not undo one another.
 
     Its arrays have ``most_bytes``: the oldest steps go first. While it rests, its draft and its
     steps lie in a file without a name.
@@ -57,6 +57,7 @@ class Session(PageVisit):
         self.slow_clicks = 0
         self.judged: tuple[tuple[np.ndarray, bool], ...] = ()
         self.unnamed: frozenset[int] = frozenset()
+        self.sheets: frozenset[str] = frozenset()
         self.drawn = time.time_ns() // 1_000_000  # above the count of any session before it
         self.heard = 0
         self.segmenter: ClickSegmenter | None = None
@@ -190,7 +191,7 @@ class Session(PageVisit):
 
 
 def held_bytes(draft: SceneDraft | None, history: History) -> int:
-    """Bytes of all arrays in them, each counted once."""
+    """Bytes of all arrays in them, and of the frames of clips, each counted once."""
     held, seen = 0, set()
     waiting: list[Any] = [draft, history]
     while waiting:
@@ -199,6 +200,8 @@ def held_bytes(draft: SceneDraft | None, history: History) -> int:
             continue
         if isinstance(value, np.ndarray):
             held += value.nbytes
+        elif isinstance(value, str):
+            held += len(value)
         elif isinstance(value, tuple):
             waiting.extend(value)
         elif is_dataclass(value):

@@ -54,7 +54,8 @@ class PanelChange:
     ``busy``: a job is at work, and ``stopping`` if it was asked to end; ``status``, ``live`` and
     ``gallery`` are HTML, ``announced`` words for a screen reader; ``result`` a video to show, or
     "hidden" to put the shown one away; ``arrives``: a person waits for it, so that it comes into
-    view; ``failure`` what a toast has to say; ``asks`` whether the page is to ask again and again.
+    view; ``failure`` what a toast has to say; ``asks`` whether the page is to ask again and again;
+    ``learned`` changes with every motion that a job brought into the library.
     """
 
     busy: bool | None = None
@@ -68,6 +69,7 @@ class PanelChange:
     failure: str | None = None
     asks: bool | None = None
     pace: float | None = None
+    learned: str | None = None
 
 
 class JobStream:
@@ -201,8 +203,12 @@ class JobStream:
             return None if row.active else PanelChange(gallery=self.gallery(owner, followed))
         if not row.active:
             ended = self._ended(owner, followed, row)
-            return replace(ended, failure=row.message if row.state == "failed" else None)
+            failure = row.message if row.state == "failed" else None
+            learned = f"{row.id} {row.state}" if row.inputs.get("learn") else None
+            return replace(ended, failure=failure, learned=learned)
         panel = self._running(progress, following.due(progress.news))
+        if progress.part:
+            panel = replace(panel, learned=f"{row.id} {progress.part}")
         if following.line is None:
             panel = replace(panel, live=panel.live or self.empty, result="hidden")
         if following.line != (progress.ahead, row.state):

@@ -14,7 +14,8 @@ import gradio as gr
 
 from motion_app.errors import MediaError, RequestError
 from motion_app.host import ModelHost
-from motion_app.media.file_types import PICTURE_FILES
+from motion_app.library.owners import LibraryUser
+from motion_app.media.file_types import CLIP_CHOICES, PICTURE_FILES
 from motion_app.request.request import RequestFile
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import MOUNT, Texts, script, step_heading
@@ -24,10 +25,13 @@ from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import canvas_html, foreseen_uri, mask_file, masks_file
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
+from motion_app.ui.transfer.lesson_actions import LessonActions
+from motion_app.ui.transfer.lesson_panel import LearningOffer, asked_html
 from motion_app.ui.transfer.picture import Example, examples_html, find_html, fit_html, sources_html
 from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.video import VideoPanel
+from motion_app.world.clips import ExampleClip
 
 EXPORTS = {"export": mask_file, "export_all": masks_file}
 
@@ -44,9 +48,11 @@ class TransferTab:
         session: gr.State,
         previews: Previews,
         kept: KeptDrafts,
+        clips: Sequence[ExampleClip] = (),
     ) -> None:
         self.host, self.texts, self.session = host, texts, session
-        self.actions = SceneActions(host, examples)
+        self.lessons = LessonActions(host, kept.keep_clip, clips)
+        self.actions = SceneActions(host, examples, self.lessons)
         self.previews, self.kept = previews, kept
         with gr.Row(elem_id="steps"):
             with gr.Column(elem_classes="step", min_width=200):
@@ -91,11 +97,15 @@ class TransferTab:
         gr.HTML(step_heading(3, texts("transfer.motions"), texts("transfer.motions_help")))
         self.objects = self._panel(
             "objects",
-            ("morph", "search", "cards", "objects"),
+            ("morph", "search", "cards", "clip_editor", "lessons", "objects"),
             self._rows(Session()),
             value="",
-            html_template=MOUNT + '<dialog class="motion-dialog"></dialog>',
-            cards=cards_html(self.host.motions(), texts),
+            html_template=MOUNT
+            + '<dialog class="motion-dialog"></dialog>'
+            + f'<dialog class="clip-dialog">{asked_html(texts)}</dialog>',
+            cards=self._cards(LibraryUser()),
+            sheets={},
+            endings=list(CLIP_CHOICES),
             server_functions=[preview],
         )
 
@@ -169,13 +179,10 @@ class TransferTab:
             return [gr.update(download=file), gr.skip(), gr.skip()]
         if kind in ("point", "box", "more", "find") and not self.host.clicks_ready:
             gr.Info(self.texts("transfer.click_kept"), title=self.texts("transfer.loading"))
-        finding = self.actions.look_for(session, values) if kind == "find" else None
+        end = self.actions.begin(session, values)
         with session.lock:
             before, fit = session.draft, session.fit
-            if finding is None:
-                self.actions.act(session, values)
-            else:
-                self.actions.add_found(session, finding)
+            end()
             session.heard = max(session.heard, _serial(values))
             self._tell_lost(before, session.draft, str(kind))
             return self._show(session, picture=self._refitted(before, session, fit))
@@ -255,6 +262,7 @@ class TransferTab:
             for edit in edits:
                 if _serial(edit) > session.heard:
                     self.actions.act(session, edit)
+            self._settle(session)
             draft = session.scene()
             self._tell_problems(draft)
             self._ask_for_names(session, draft)
@@ -269,14 +277,37 @@ class TransferTab:
             for problem in problems
             if problem.fatal
         ]
-        if len(told) > 1:
-            raise RequestError(" ".join(told))
+        wrong = [
+            f"{self.texts('video.object', n=number)}: {self.texts(key)}"
+            for number, faults in enumerate(self.lessons.problems(draft), start=1)
+            for key in faults.values()
+        ]
+        if wrong or len(told) > 1:
+            raise RequestError(" ".join([*told, *wrong]))
 
     def redraw_rows(self, session: Session) -> Any:
         """The update of ``objects`` with what was found wrong."""
         with session.lock:
             session.drawn += 1
             return gr.update(markup=self._rows(session))
+
+    def show_learned(self, session: Session) -> Any:
+        """The update of ``objects`` with what a job has learned: rows and cards."""
+        with session.lock:
+            session.drawn += 1
+            self._settle(session)
+            self._keep(session)
+            cards = self._cards(session.user)
+            return gr.update(markup=self._rows(session), cards=cards, **self._sheets(session))
+
+    def _settle(self, session: Session) -> None:
+        """What was to be learned and is has come into the library."""
+        draft = session.draft
+        if draft is None or not draft.lessons:
+            return
+        settled = draft.settled(self.host.library.seen_by(session.user))
+        if settled is not draft:
+            session.go_on_with(settled)
 
     def _ask_for_names(self, session: Session, draft: SceneDraft) -> None:
         """RequestError, once, for objects whose sentence says nothing of what they are; whoever
@@ -346,12 +377,23 @@ class TransferTab:
     def _show(self, session: Session, *, picture: bool = True) -> list[Any]:
         """One update for each of ``scene_outputs``; ``picture`` False leaves the fits alone."""
         session.drawn += 1
+        self._settle(session)
         self._keep(session)
         fit = gr.skip()
         if picture:
             fit = gr.update(markup=self._fit(session))
         stage, rows = self._canvas(session), self._rows(session)
-        return [gr.update(markup=stage), fit, gr.update(markup=rows)]
+        return [gr.update(markup=stage), fit, gr.update(markup=rows, **self._sheets(session))]
+
+    @staticmethod
+    def _sheets(session: Session) -> dict[str, Any]:
+        """The frames of the clips that are learned from, where the page has others."""
+        lessons = [] if session.draft is None else session.draft.lessons
+        sheets = {lesson.clip.key: lesson.clip.sheet for lesson in lessons}
+        if session.sheets == sheets.keys():
+            return {}
+        session.sheets = frozenset(sheets)
+        return {"sheets": sheets}
 
     def _fit(self, session: Session) -> str:
         geometry, hours = self.host.geometry(), self.host.settings.limits.draft_hours
@@ -382,7 +424,15 @@ class TransferTab:
             texts=self.texts,
             counted=self._counted(session.draft),
             unnamed=session.unnamed,
+            offer=LearningOffer.of(self.host, self.texts, tuple(self.lessons.examples.values())),
+            wrong=[] if session.draft is None else self.lessons.problems(session.draft),
         )
+
+    def _cards(self, user: LibraryUser) -> str:
+        """The motions that ``user`` may choose from."""
+        host, whose = self.host, self.host.library.seen_by(user).whose
+        learning = host.settings.training
+        return cards_html(host.motions(user), self.texts, whose, learning=learning)
 
     def _counted(self, draft: SceneDraft | None) -> tuple[int, int] | None:
         """The prompt's tokens and how many the model reads."""
@@ -393,9 +443,7 @@ class TransferTab:
 
     def library_update(self, session: Session) -> Any:
         """The update of ``objects`` for the library as it is now: other cards to choose from."""
-        library = self.host.library.seen_by(session.user)
-        motions = self.host.motions(session.user)
-        return gr.update(cards=cards_html(motions, self.texts, library.whose))
+        return gr.update(cards=self._cards(session.user))
 
 
 def _serial(values: dict[str, Any]) -> int:

@@ -23,6 +23,7 @@ from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.compare import ComparedJob
 from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results
+from motion_app.ui.transfer.lessons import asked_of_job
 from motion_app.ui.transfer.result import OverlayVideos, Result, ResultPanel
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.settings import (
@@ -66,6 +67,9 @@ class VideoPanel:
         self.live = gr.HTML(self.stream.empty, apply_default_css=False, elem_id="live")
         self.previews = previews
         self.timer = gr.Timer(ASK_SECONDS, active=False)
+        # What a job learned last: the library is another one. No gr.State: of what is answered
+        # outside the line, the page hears of no change of those.
+        self.learned = gr.Textbox(visible="hidden", show_label=False, elem_id="learned")
 
     def build_gallery(self) -> GalleryPanel:
         """The video on show, the browser's own videos, the comparison and the drop zone, as wide as
@@ -97,7 +101,7 @@ class VideoPanel:
         self.states = [session, self.followed]
         self.outputs = [
             *(self.cancel_button, self.status, self.announced, self.live),
-            *(*self.result.outputs, self.gallery.html, banner, self.timer),
+            *(*self.result.outputs, self.gallery.html, banner, self.learned, self.timer),
         ]
         self.settings.wire()
         self._wire_generation(fields)
@@ -199,14 +203,16 @@ class VideoPanel:
 
     def _new_job(self, session: Session, draft: SceneDraft, chosen: Chosen) -> JobRow:
         request = request_of(draft, chosen.options)
+        learn, files = asked_of_job(draft.lessons)
         inputs = {
             "request": request,
             "badge": chosen.badge,
             "colours": [item.slot for item in draft.objects],
+            "learn": learn,
         }
         title = title_of(request, self.texts)
-        owner, address = session.owner, session.address
-        return self.host.jobs.submit(KIND, inputs, owner=owner, address=address, title=title)
+        who = {"owner": session.owner, "address": session.address}
+        return self.host.jobs.submit(KIND, inputs, title=title, files=files, **who)
 
     def follow_submitted(self, session: Session, followed: FollowedJobs) -> Iterator[list[Any]]:
         """The progress of the job that was just handed in, then its video."""
@@ -383,6 +389,7 @@ class VideoPanel:
             *self._result_updates(panel, warn or _toast),
             _or_skip(panel.gallery),
             host_banner(self.host, self.texts) if ended else gr.skip(),
+            _or_skip(panel.learned),
             self._timer_update(panel),
         ]
 

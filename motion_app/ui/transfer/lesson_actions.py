@@ -1,0 +1,149 @@
+"""What a person does to a motion that is still to be learned: brings a clip, trims, crops and
+points, writes its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from motion_app.errors import RequestError
+from motion_app.host import ModelHost
+from motion_app.jobs import runners
+from motion_app.library.library import Library
+from motion_app.training.suggestion import name_from
+from motion_app.ui.api.files import received
+from motion_app.ui.motions.clips import DraftClip
+from motion_app.ui.transfer.draft import SceneDraft
+from motion_app.ui.transfer.lessons import FIELDS, LONGEST_WORDS, NOUN, SceneLesson, free_name
+from motion_app.ui.transfer.object_draft import ObjectDraft
+from motion_app.wording import NEUTRAL_PHRASE
+from motion_app.world.clips import ExampleClip
+
+Values = Mapping[str, Any]
+KeepClip = Callable[[str, Path, str], Path]  # of an owner, an upload, what it is called
+
+
+@dataclass(frozen=True, eq=False)
+class ReadClip:
+    """A clip that was decoded for the object of this ``key``; ``name``, ``noun`` and ``phrase`` as
+    far as they are known."""
+
+    key: int
+    clip: DraftClip
+    name: str = ""
+    noun: str = NOUN
+    phrase: str = NEUTRAL_PHRASE
+
+
+class LessonActions:
+    """``read`` and ``pointed`` take their time and want no lock; the rest changes a draft."""
+
+    def __init__(
+        self, host: ModelHost, keep_clip: KeepClip, examples: Sequence[ExampleClip] = ()
+    ) -> None:
+        self.examples = {clip.name: clip for clip in examples}
+        self.host, self.limits = host, host.settings.limits
+        self._keep_clip = keep_clip
+
+    def read(self, owner: str, draft: SceneDraft, values: Values) -> ReadClip:
+        """The uploaded clip for an object of ``draft``, at its liveliest part and cropped to what
+        moves. Raises MediaError, and RequestError where nothing is learned here."""
+        self.check_enabled()
+        upload = received({"path": values.get("path")}, most_megabytes=self.limits.clip_megabytes)
+        item = draft.objects[self._index(draft, values)]
+        name = str(values.get("name") or upload.name)[:LONGEST_WORDS]
+        clip = DraftClip.read(upload, self.host.geometry(), self.limits, name=name, suggest=True)
+        kept = replace(clip.selection, file=self._keep_clip(owner, upload, name))
+        return ReadClip(item.key, replace(clip, selection=kept))
+
+    def read_example(self, owner: str, draft: SceneDraft, values: Values) -> ReadClip:
+        """As ``read``, for a clip that ships with the app."""
+        self.check_enabled()
+        example = self.examples.get(str(values.get("name")))
+        if example is None:
+            raise RequestError("that clip is not there any more; reload the page")
+        item = draft.objects[self._index(draft, values)]
+        file, geometry = example.file, self.host.geometry()
+        clip = DraftClip.read(file, geometry, self.limits, suggest=True)
+        kept = replace(clip.selection, file=self._keep_clip(owner, file, file.name))
+        words = (example.name, example.noun, example.phrase)
+        return ReadClip(item.key, replace(clip, selection=kept), *words)
+
+    def check_enabled(self) -> None:
+        """RequestError where nothing is learned here."""
+        if not self.host.settings.training:
+            raise RequestError(self.host.no_training or runners.TURNED_OFF)
+
+    def teach(self, draft: SceneDraft, read: ReadClip) -> tuple[SceneDraft, int]:
+        """Its object is to have the motion of the clip; and which that is. RequestError where it
+        was deleted meanwhile."""
+        index = self._index(draft, {"object": read.key})
+        objects = (*draft.objects[:index], *draft.objects[index + 1 :])
+        others = [item.lesson for item in objects if item.lesson is not None]
+        name = free_name(self.host.library, others, read.name or name_from(read.clip.name))
+        lesson = SceneLesson(read.clip, name, read.noun, read.phrase)
+        return draft.changed(index, lambda item: item.taught(lesson)), index
+
+    def pointed(self, draft: SceneDraft, values: Values) -> ReadClip:
+        """The clip of an object, cropped to what moves where a person pointed."""
+        item = draft.objects[self._index(draft, values)]
+        lesson = self._lesson(item)
+        clip = lesson.clip.pointed(_entry(values), self.host.geometry(), self.limits)
+        return ReadClip(item.key, clip)
+
+    def with_clip(self, draft: SceneDraft, read: ReadClip) -> tuple[SceneDraft, int]:
+        """What was chosen of an object's clip."""
+        index = self._index(draft, {"object": read.key})
+        return self._changed(draft, index, lambda one: replace(one, clip=read.clip)), index
+
+    def choose(self, draft: SceneDraft, index: int, values: Values) -> SceneDraft:
+        """What was trimmed, cropped or pointed at in an object's clip."""
+        entry = _entry(values)
+        return self._changed(draft, index, lambda one: replace(one, clip=one.clip.chosen(entry)))
+
+    def write(self, draft: SceneDraft, index: int, values: Values) -> SceneDraft:
+        """The text of one of FIELDS."""
+        name = str(values["kind"]).removeprefix("lesson_")
+        text = str(values.get("text") or "")[:LONGEST_WORDS]
+        if name not in FIELDS:
+            raise RequestError(f"a lesson has no {name[:40]}; reload the page")
+        return self._changed(draft, index, lambda one: one.worded(name, text))
+
+    def problems(self, draft: SceneDraft) -> list[dict[str, str]]:
+        """For every object what is wrong with what it is to learn, by field."""
+        library, geometry = self.host.library, self.host.geometry()
+        return [_wrong(item, draft.objects, library, geometry) for item in draft.objects]
+
+    def _changed(
+        self, draft: SceneDraft, index: int, change: Callable[[SceneLesson], SceneLesson]
+    ) -> SceneDraft:
+        lesson = self._lesson(draft.objects[index])
+        return draft.changed(index, lambda item: item.taught(change(lesson)))
+
+    @staticmethod
+    def _lesson(item: ObjectDraft) -> SceneLesson:
+        if item.lesson is None:
+            raise RequestError("this motion is not to be learned any more; reload the page")
+        return item.lesson
+
+    @staticmethod
+    def _index(draft: SceneDraft, values: Values) -> int:
+        keys = [str(item.key) for item in draft.objects]
+        if str(values.get("object")) not in keys:
+            raise RequestError("the object that was to learn from it is gone; mark it again")
+        return keys.index(str(values["object"]))
+
+
+def _entry(values: Values) -> dict[str, Any]:
+    return {name: values.get(name) for name in ("start", "stop", "box", "mover")}
+
+
+def _wrong(
+    item: ObjectDraft, objects: Sequence[ObjectDraft], library: Library, geometry: Any
+) -> dict[str, str]:
+    if item.lesson is None:
+        return {}
+    others = [one.lesson for one in objects if one is not item and one.lesson is not None]
+    return item.lesson.problems(library, others, geometry)

@@ -1,0 +1,133 @@
+"""The entrance of a clip: the button of an object's row that takes one, and the panel in the row
+that shows what will be learned from it; or, where nothing is learned, why, and how it is
+elsewhere."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from motion_app.geometry import ModelGeometry
+from motion_app.host import ModelHost
+from motion_app.jobs import runners
+from motion_app.jobs.timings import JobSize, Measurement
+from motion_app.training.config import training_caption
+from motion_app.ui.markup import Texts, icon, in_words
+from motion_app.ui.motions.clips import example_clips_html, lone_clip_html
+from motion_app.ui.motions.training import training_command
+from motion_app.ui.transfer.lessons import FIELDS, LONGEST_WORDS, SceneLesson
+from motion_app.ui.transfer.object_draft import ObjectDraft
+from motion_app.world.clips import ExampleClip
+
+
+@dataclass(frozen=True)
+class LearningOffer:
+    """What this deployment has for a clip: ``steps`` the checkpoint's own number, ``measured`` the
+    last training here of one motion, None before; ``examples``: clips to try it with. ``refusal``:
+    why nothing is learned, and then the ``command`` that learns it elsewhere."""
+
+    geometry: ModelGeometry
+    steps: int = 0
+    measured: Measurement | None = None
+    refusal: str = ""
+    command: str = ""
+    examples: tuple[ExampleClip, ...] = ()
+
+    @classmethod
+    def of(
+        cls, host: ModelHost, texts: Texts, examples: Sequence[ExampleClip] = ()
+    ) -> LearningOffer:
+        """That of this deployment, as it is now."""
+        training = host.defaults().training_of("fleximmt")
+        steps = int(training.get("steps", runners.DEFAULT_STEPS))
+        measured = host.jobs.timings.nearest(runners.TRAIN, JobSize(steps, 1))
+        if host.settings.training:
+            return cls(host.geometry(), steps, measured, examples=tuple(examples))
+        refusal = texts("motions.train_off_lent" if host.lent else "motions.train_off")
+        return cls(host.geometry(), steps, measured, refusal, training_command())
+
+    def seconds(self, steps: int | None) -> float | None:
+        """How long a lesson takes here; None where nothing was measured."""
+        return None if self.measured is None else self.measured.seconds_for(steps or self.steps)
+
+
+def entrance_html(item: ObjectDraft, number: int, offer: LearningOffer, texts: Texts) -> str:
+    """The button beside that of the cards. It takes a file, or says why not."""
+    words = texts("transfer.learn_again" if item.lesson else "transfer.learn_from_clip")
+    label = html.escape(f"{words}: {texts('video.object', n=number)}")
+    if offer.refusal:
+        return (
+            f'<details class="no-learning" data-open data-key="no-learning"><summary class="tool">'
+            f"{icon('film')}<span>{html.escape(words)}</span></summary>"
+            f"<p>{html.escape(offer.refusal)}</p><pre>{html.escape(offer.command)}</pre>"
+            f"<p>{html.escape(texts('transfer.learn_elsewhere'))}</p></details>"
+        )
+    return (
+        f'<button type="button" class="tool learn-button" data-local="clip" data-key="learn"'
+        f' aria-label="{label}">{icon("film")}<span>{html.escape(words)}</span></button>'
+        f"{'' if item.motion else example_clips_html(offer.examples, texts)}"
+    )
+
+
+def lesson_html(
+    item: ObjectDraft, number: int, offer: LearningOffer, wrong: Mapping[str, str], texts: Texts
+) -> str:
+    """The panel of a row whose motion is still to be learned; "" for any other. ``wrong``: what is
+    wrong, by field, as ``SceneLesson.problems`` tells it."""
+    lesson = item.lesson
+    if lesson is None:
+        return ""
+    fields = "".join(_field_html(lesson, name, item.key, wrong, texts) for name in FIELDS)
+    caption = training_caption(lesson.noun or "…", lesson.phrase or "…")
+    told = texts("transfer.lesson_told", caption=caption)
+    title = html.escape(texts("transfer.lesson", name=lesson.name, number=number))
+    time = html.escape(_time(lesson, offer, texts))
+    return (
+        f'<details class="lesson" data-open data-key="lesson">'
+        f'<summary><b>{title}</b> <span class="quiet">{time}</span></summary>'
+        f'<div class="lesson-body" data-key="body">'
+        f"{lone_clip_html(lesson.clip, geometry=offer.geometry, texts=texts)}"
+        f"{_wrong_html(wrong, 'clip', texts)}"
+        f'<div class="lesson-fields" data-key="fields">{fields}</div>'
+        f'<p class="note quiet" data-key="caption">{html.escape(told)}</p></div></details>'
+    )
+
+
+def _time(lesson: SceneLesson, offer: LearningOffer, texts: Texts) -> str:
+    steps, seconds = lesson.steps or offer.steps, offer.seconds(lesson.steps)
+    if seconds is None:
+        return texts("transfer.lesson_unmeasured", steps=steps)
+    return texts("transfer.lesson_time", steps=steps, seconds=in_words(seconds, texts))
+
+
+def _field_html(
+    lesson: SceneLesson, name: str, key: int, wrong: Mapping[str, str], texts: Texts
+) -> str:
+    written = html.escape(getattr(lesson, name))
+    invalid = ' aria-invalid="true"' if name in wrong else ""
+    return (
+        f'<label data-key="{name}"><span class="field-title">'
+        f"{html.escape(texts(f'motions.{name}'))}</span>"
+        f'<input type="text" data-key="text" data-field="lesson_{name}" data-object="{key}"'
+        f' value="{written}" maxlength="{LONGEST_WORDS}" autocomplete="off"{invalid}>'
+        f"{_wrong_html(wrong, name, texts)}</label>"
+    )
+
+
+def _wrong_html(wrong: Mapping[str, str], name: str, texts: Texts) -> str:
+    if name not in wrong:
+        return ""
+    return f'<p class="note warning" role="alert">⚠ {html.escape(texts(wrong[name]))}</p>'
+
+
+def asked_html(texts: Texts) -> str:
+    """The dialog for a video that was dropped on the picture: for which object is it? The browser
+    fills in the objects."""
+    title = html.escape(texts("transfer.clip_dropped"))
+    none = html.escape(texts("transfer.clip_no_object"))
+    close = html.escape(texts("transfer.close"))
+    return (
+        f'<h3>{title}</h3><div class="clip-targets"></div><p class="note quiet" hidden>{none}</p>'
+        f'<button type="button" class="tool" data-local="close-clip">{close}</button>'
+    )

@@ -1,0 +1,181 @@
+"""From a reference clip to a moving object on one screen, in a real browser. The app has the
+weights that ship; a copy of their settings asks for few steps of training and of denoising, so that
+all of it is done and nothing takes long."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from serving import RunningApp
+from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, open_page
+from walk import (
+    click_object,
+    example_boxes,
+    objects_are,
+    pick_example,
+    video_is_there,
+    video_plays,
+    write_clip,
+)
+
+POCKET = ROOT / "checkpoints" / "pocket"
+DROP = """([place, name, type, content]) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name, { type }));
+  const node = document.querySelector(place);
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    node.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer }));
+  }
+}"""
+MOST_ACTIONS = 8
+
+
+def quick_checkpoint(folder: Path, *, training: int, steps: int) -> Path:
+    """The pocket with other numbers of steps of its own."""
+    folder.mkdir()
+    for item in POCKET.iterdir():
+        if item.name != "generation.json":
+            (folder / item.name).symlink_to(item)
+    told = json.loads((POCKET / "generation.json").read_text())
+    told |= {"steps": steps, "motion_training": {**told["motion_training"], "steps": training}}
+    (folder / "generation.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learning_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    folder = tmp_path_factory.mktemp("learning")
+    model = quick_checkpoint(folder / "quick", training=5, steps=3)
+    with RunningApp(folder, MOTION_APP_MODEL=str(model)) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, learning_app: RunningApp) -> Page:
+    return ready_page(browser, learning_app, DESKTOP)
+
+
+def ready_page(browser: Browser, app: RunningApp, viewport: dict[str, int]) -> Page:
+    """A page with a model, so that no toast says that it is still loading."""
+    page = open_page(browser, app.url, viewport)
+    expect(page.locator("#banner .chip-ready")).to_be_visible(timeout=PATIENCE)
+    return page
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clips"))
+
+
+def drop_clip(page: Page, place: str, clip: Path) -> None:
+    content = base64.b64encode(clip.read_bytes()).decode()
+    page.evaluate(DROP, [place, clip.name, "video/mp4", content])
+
+
+def lessons_are(page: Page, count: int) -> None:
+    expect(page.locator(".lesson")).to_have_count(count, timeout=PATIENCE)
+
+
+def row(number: int) -> str:
+    return f".object-row:nth-child({number})"
+
+
+def test_photo_click_clip_click_clip_generate_takes_at_most_eight_actions(
+    page: Page, clip: Path
+) -> None:
+    actions: list[str] = []
+
+    def does(what: str, action: Callable[[], None]) -> None:
+        actions.append(what)
+        action()
+
+    does("picks a picture", lambda: pick_example(page))
+    for number, box in enumerate(example_boxes()[:2], start=1):
+        does("clicks a thing", lambda box=box: click_object(page, box))
+        objects_are(page, number)
+        does("drops a clip", lambda number=number: drop_clip(page, row(number), clip))
+        lessons_are(page, number)
+    does("presses Generate", lambda: page.locator("#generate").click())
+    parts = page.locator("#status .parts li")
+    expect(parts).to_have_count(3, timeout=PATIENCE)
+    page.reload()  # the job is found again, with its parts, and so is the scene
+    expect(parts.or_(page.locator("#video video")).first).to_be_visible(timeout=PATIENCE)
+    video_is_there(page)
+    video_plays(page)
+    assert len(actions) <= MOST_ACTIONS, actions
+    lessons_are(page, 0)
+    chosen = page.locator(".motion-button")
+    names = [chosen.nth(k).get_attribute("data-motion") for k in range(2)]
+    assert len(set(names)) == 2 and all("jump" in name for name in names)
+    page.locator("#tabs button[role=tab]:visible").nth(1).click()
+    for name in names:
+        expect(page.locator(".motion-card", has_text=name)).to_have_count(1, timeout=PATIENCE)
+
+
+def test_the_panel_shows_what_is_learned_and_says_beside_its_fields_what_is_wrong(
+    page: Page, clip: Path
+) -> None:
+    pick_example(page)
+    click_object(page, example_boxes()[0])
+    objects_are(page, 1)
+    with page.expect_file_chooser() as chooser:
+        page.locator(".learn-button").click()
+    chooser.value.set_files(clip)
+    lessons_are(page, 1)
+    expect(page.locator(".lesson .clip-facts")).to_contain_text("13 frames", timeout=PATIENCE)
+    frames = page.locator(".lesson .clip-stage")
+    expect(frames).to_have_attribute("style", re.compile("data:image"), timeout=PATIENCE)
+    check_accessible(page)
+    for name, words in (("noun", "green cat"), ("phrase", "leaps high"), ("name", "jump")):
+        page.locator(f"[data-field=lesson_{name}]").fill(words)
+    wrong = page.locator(".lesson-fields .note.warning")
+    expect(wrong).to_contain_text("already", timeout=PATIENCE)  # the shipped one has that name
+    expect(page.locator(".prompt-text")).to_contain_text("leaps high")
+    page.locator("#generate").click()
+    expect(page.locator("#status .mistake")).to_contain_text("already", timeout=PATIENCE)
+    page.locator("[data-field=lesson_name]").fill("leap")
+    expect(wrong).to_have_count(0, timeout=PATIENCE)
+    page.locator(".clip-start").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".lesson .note.warning")).to_contain_text("too short", timeout=PATIENCE)
+    page.locator("#undo").click()
+    expect(page.locator(".lesson .clip-facts")).to_contain_text("13 frames", timeout=PATIENCE)
+    page.reload()  # a scene that is kept has what is to be learned, too
+    lessons_are(page, 1)
+    expect(page.locator("[data-field=lesson_noun]")).to_have_value("green cat", timeout=PATIENCE)
+    page.locator(".lesson > summary").click()
+    page.locator(".lesson .clip-remove").click()
+    lessons_are(page, 0)
+
+
+def test_a_video_on_the_picture_asks_for_whom_and_the_cards_take_one_too(
+    browser: Browser, learning_app: RunningApp, clip: Path
+) -> None:
+    page = ready_page(browser, learning_app, PHONE)
+    pick_example(page)
+    drop_clip(page, "#stage .stage-frame", clip)
+    dialog = page.locator(".clip-dialog")
+    expect(dialog).to_contain_text("Mark an object")
+    page.keyboard.press("Escape")
+    click_object(page, example_boxes()[0])
+    objects_are(page, 1)
+    drop_clip(page, "#stage .stage-frame", clip)
+    check_accessible(page)
+    dialog.get_by_role("button", name="Object 1").click()
+    lessons_are(page, 1)
+    name = page.locator(".motion-button").get_attribute("data-motion")
+    page.locator(".motion-button").click()
+    with page.expect_file_chooser() as chooser:
+        page.locator(".motion-dialog .card").first.click()
+    chooser.value.set_files(
+        {"name": "no.mp4", "mimeType": "video/mp4", "buffer": b"this is no video"}
+    )
+    expect(page.locator(".toast-body")).to_contain_text("no.mp4", timeout=PATIENCE)
+    assert page.locator(".motion-button").get_attribute("data-motion") == name

@@ -1,0 +1,299 @@
+"""Laws of clips that objects learn from: what a person does to them, what is wrong with them, how
+they are kept, and what becomes of them once they are learned."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_drafts import GEOMETRY, JUMP, draft_with
+from test_kept_drafts import ANN, BOB, FewMotions, found
+
+from motion_app.errors import RequestError
+from motion_app.library.library import Library
+from motion_app.media.files import write_video
+from motion_app.request.request import request_to_json
+from motion_app.scene import Motion, Options
+from motion_app.settings import ROOT, Limits
+from motion_app.training.inputs import TrainingInputs
+from motion_app.ui.markup import LANGUAGES, Texts
+from motion_app.ui.motions.clips import DraftClip
+from motion_app.ui.transfer.actions import SceneActions
+from motion_app.ui.transfer.draft import SceneDraft, request_of
+from motion_app.ui.transfer.kept_clips import MOST_CLIPS
+from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
+from motion_app.ui.transfer.lesson_actions import LessonActions
+from motion_app.ui.transfer.lesson_panel import LearningOffer
+from motion_app.ui.transfer.lessons import SceneLesson, asked_of_job
+from motion_app.ui.transfer.rows import object_problems, rows_html
+from motion_app.ui.transfer.session import Session
+from motion_app.world.clips import load_clips
+
+EN = Texts("en")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds, of which the last two move."""
+    frames = np.full((24, 90, 160, 3), 120, np.uint8)
+    for t in range(24):
+        x = 20 + 5 * max(0, t - 10)
+        frames[t, 30:50, x : x + 20] = (220, 40, 40)
+    path = tmp_path_factory.mktemp("clips") / "Red_box-slides.mp4"
+    write_video(path, frames, GEOMETRY.fps)
+    return path
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> KeptDrafts:
+    return KeptDrafts(tmp_path / "outputs", Limits(draft_hours=2))
+
+
+@pytest.fixture
+def site(
+    clip: Path, kept: KeptDrafts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SimpleNamespace]:
+    """A page's actions, an upload as the browser sends one, and a session with two objects."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    upload = tmp_path / "uploads" / "abc" / "Red_box-slides.mp4"
+    upload.parent.mkdir(parents=True)
+    upload.write_bytes(clip.read_bytes())
+    settings = SimpleNamespace(limits=Limits(), training=True)
+    host = SimpleNamespace(
+        settings=settings,
+        library=Library([tmp_path / "motions"]),
+        geometry=lambda: GEOMETRY,
+        no_training="",
+        motions=lambda user=None: [JUMP],
+        knows_when_ready=None,
+    )
+    lessons = LessonActions(host, kept.keep_clip, load_clips(ROOT / "assets" / "clips"))
+    session = Session()
+    session.go_on_with(draft_with((20, 30), (70, 30)))
+    site = SimpleNamespace(host=host, session=session, upload=upload, kept=kept, lessons=lessons)
+    actions = SceneActions(host, [], lessons)
+    site.act = lambda **values: actions.begin(session, values)()
+    site.bring = lambda object=0: site.act(
+        kind="clip", object=str(object), path=str(upload), name=upload.name
+    )
+    yield site
+
+
+def test_a_clip_for_an_object_is_its_motion_that_is_still_to_be_learned(site) -> None:
+    site.bring()
+    item = site.session.draft.objects[0]
+    assert item.motion == Motion(*("Red box slides", "is moving", Path(), ""), noun="thing")
+    start, stop = item.lesson.clip.span
+    assert stop - start == GEOMETRY.frames and start >= 8  # where something goes on
+    assert (
+        item.lesson.clip.name == site.upload.name
+        and not site.lessons.problems(site.session.draft)[0]
+    )
+    site.bring(1)
+    assert [one.name for one in site.session.draft.lessons] == [
+        "Red box slides",
+        "Red box slides 2",
+    ]
+    site.session.undo()
+    assert len(site.session.draft.lessons) == 1
+    site.session.undo()
+    assert site.session.draft.objects[0].motion is None
+
+
+def test_a_clip_that_ships_is_taken_with_one_press_and_brings_its_words(site) -> None:
+    site.act(kind="clip_example", object="1", name="spin")
+    (lesson,) = site.session.draft.lessons
+    assert (lesson.name, lesson.noun, lesson.phrase) == ("spin", "red robot", "is moving")
+    assert lesson.problems(site.host.library, [], GEOMETRY) == {}
+    assert site.kept.folder in lesson.clip.selection.file.parents
+    with pytest.raises(RequestError, match="not there any more"):
+        site.act(kind="clip_example", object="1", name="../spin")
+
+
+def test_the_upload_may_go_and_a_path_of_the_servers_is_no_clip(site) -> None:
+    site.bring()
+    site.upload.unlink()
+    _, files = asked_of_job(site.session.draft.lessons)
+    (file,) = files.values()
+    assert file.is_file() and site.kept.folder in file.parents
+    for path in ("/etc/passwd", "", str(file)):
+        with pytest.raises(Exception, match="no uploaded file"):
+            site.act(kind="clip", object="0", path=path, name="x.mp4")
+
+
+def test_words_are_written_and_the_sentence_follows_the_phrase(site) -> None:
+    site.bring()
+    for name, text in (("name", "slide"), ("noun", "red box"), ("phrase", " slides  on ice ")):
+        site.act(kind=f"lesson_{name}", object="0", text=text)
+    item = site.session.draft.objects[0]
+    assert (item.motion.name, item.motion.noun, item.phrase) == (
+        "slide",
+        "red box",
+        "slides on ice",
+    )
+    assert "slides on ice" in item.sentence
+    asked, _ = asked_of_job([item.lesson])
+    learned = TrainingInputs.from_json(asked[0], Path())
+    assert (learned.name, learned.noun, learned.phrase) == ("slide", "red box", "slides on ice")
+    assert (
+        request_to_json(request_of(site.session.draft, Options()))["objects"][0]["motion"]
+        == "slide"
+    )
+
+
+def test_trimming_cropping_and_pointing_change_what_is_learned(site) -> None:
+    site.bring()
+    chosen = {"start": 0.5, "stop": 2.5, "box": [0.1, 0.1, 0.9, 0.9], "mover": None}
+    site.act(kind="clip_choose", object="0", **chosen)
+    selection = site.session.draft.lessons[0].clip.selection
+    assert (selection.start, selection.stop, selection.box) == (0.5, 2.5, (0.1, 0.1, 0.9, 0.9))
+    site.act(kind="clip_point", object="0", **{**chosen, "mover": [0.2, 0.45]})
+    selection = site.session.draft.lessons[0].clip.selection
+    assert selection.mover == (0.2, 0.45) and selection.box != (0.1, 0.1, 0.9, 0.9)
+    assert (selection.start, selection.stop) == (0.5, 2.5)
+    site.session.undo()
+    assert site.session.draft.lessons[0].clip.selection.mover is None
+
+
+def test_another_motion_takes_the_place_of_what_was_to_be_learned(site) -> None:
+    site.bring()
+    site.act(kind="motion", object="0", motion="jump")
+    assert site.session.draft.lessons == [] and site.session.draft.objects[0].motion == JUMP
+    site.bring()
+    site.act(kind="motion", object="0", motion="")
+    assert site.session.draft.lessons == [] and site.session.draft.objects[0].motion is None
+
+
+def test_what_is_wrong_is_told_by_field(site, tmp_path: Path) -> None:
+    site.bring()
+    site.bring(1)
+    site.act(kind="lesson_name", object="1", text="Red box slides")
+    site.act(kind="lesson_phrase", object="1", text="  ")
+    site.act(kind="clip_choose", object="1", start=2.0, stop=2.5, box=None, mover=None)
+    first, second = site.lessons.problems(site.session.draft)
+    assert first["name"] == second["name"] == "transfer.lesson_twice"
+    assert second["phrase"] == "transfer.lesson_empty"
+    assert second["clip"] == "transfer.lesson_short"
+    with pytest.raises(RequestError, match="phrase"):
+        asked_of_job(site.session.draft.lessons)
+    lesson = site.session.draft.lessons[0]
+    held = replace(lesson, clip=replace(lesson.clip, moving=False))
+    assert held.problems(site.host.library, [], GEOMETRY) == {"clip": "transfer.lesson_still"}
+    lesson.clip.selection.file.unlink()
+    assert lesson.problems(site.host.library, [], GEOMETRY) == {"clip": "transfer.lesson_gone"}
+    with pytest.raises(RequestError, match="not on the server any more"):
+        asked_of_job([lesson])
+
+
+def test_what_was_learned_is_the_motion_and_only_what_is_younger(site) -> None:
+    site.bring()
+    draft = site.session.draft
+    lesson = draft.lessons[0]
+
+    def like(age: float, **changes: str) -> Motion:
+        created = datetime.fromtimestamp(lesson.made - age).astimezone().isoformat("T", "seconds")
+        path = Path("new.safetensors")
+        return replace(lesson.motion, path=path, base="base", created=created, **changes)
+
+    assert draft.settled(FewMotions(like(3600), like(-5, phrase="flies"))) is draft
+    learned = like(-60)
+    after_it = draft.settled(FewMotions(learned))
+    assert after_it.objects[0].motion is learned and after_it.lessons == []
+    assert after_it.objects[0].sentence == draft.objects[0].sentence
+
+
+def test_a_kept_scene_still_has_to_learn_and_says_where_its_clip_is_gone(site) -> None:
+    site.session.owner = ANN
+    site.bring()
+    site.act(kind="lesson_noun", object="0", text="box")
+    before = site.session.draft.lessons[0]
+    site.kept.keep(ANN, "tab", KeptDraft(site.session.draft))
+    draft = found(site.kept, ANN, "tab").draft
+    (lesson,) = draft.lessons
+    assert vars(lesson) | {"clip": None} == vars(before) | {"clip": None}
+    assert lesson.clip.selection == before.clip.selection and lesson.clip.name == site.upload.name
+    assert draft.objects[0].motion == lesson.motion and draft.objects[1].lesson is None
+    before.clip.selection.file.unlink()
+    gone = found(site.kept, ANN, "tab")
+    assert gone.draft.lessons == [] and gone.lost == ("Red box slides",)
+
+
+def test_clips_go_with_their_scene_with_age_and_where_they_are_too_many(
+    site, tmp_path: Path
+) -> None:
+    site.session.owner = ANN
+    site.bring()
+    file = site.session.draft.lessons[0].clip.selection.file
+    site.kept.keep(ANN, "one", KeptDraft(site.session.draft))
+    site.kept.keep(ANN, "other", KeptDraft(site.session.draft))
+    site.kept.write()
+    site.kept.forget(ANN, "one")
+    assert file.is_file()  # the other tab has it
+    site.kept.forget(BOB, "other")
+    assert file.is_file()
+    site.kept.forget(ANN, "other")
+    assert not file.exists()
+    clips = []
+    for number in range(MOST_CLIPS + 2):
+        other = tmp_path / f"{number}.mp4"
+        other.write_bytes(b"%d" % number)
+        clips.append(site.kept.keep_clip(ANN, other, other.name))
+        os.utime(clips[-1], (time.time() + number - 100,) * 2)
+    site.kept.tidy()
+    assert [clip.is_file() for clip in clips] == [False] * 2 + [True] * MOST_CLIPS
+    site.kept.tidy(now=time.time() + 3 * 3600)
+    assert not any(clip.is_file() for clip in clips)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_row_has_the_entrance_and_the_panel_or_why_there_is_none(site, language: str) -> None:
+    texts = Texts(language)
+
+    def shown(draft: SceneDraft, offer: LearningOffer) -> str:
+        wrong = site.lessons.problems(draft)
+        problems = object_problems(draft, GEOMETRY)
+        return rows_html(
+            draft, problems=problems, heard=0, drawn=0, texts=texts, offer=offer, wrong=wrong
+        )
+
+    offer = LearningOffer(GEOMETRY, 150)
+    plain = shown(site.session.draft, offer)
+    assert plain.count('data-local="clip"') == 2 and "lesson" not in plain
+    tried = shown(
+        site.session.draft, replace(offer, examples=tuple(site.lessons.examples.values()))
+    )
+    assert tried.count('data-act="clip_example"') == 2 * len(site.lessons.examples)
+    site.bring()
+    site.act(kind="lesson_name", object="0", text="<b>slide</b>")
+    site.act(kind="lesson_noun", object="0", text="")
+    there = shown(site.session.draft, offer)
+    assert texts("transfer.lesson_unmeasured", steps=150) in there
+    assert texts("transfer.lesson_empty") in there and 'aria-invalid="true"' in there
+    assert "<b>slide" not in there and "data:image" not in there  # the frames come once
+    closed = replace(offer, refusal="no & never", command="train it")
+    refused = shown(site.session.draft, closed)
+    assert 'data-local="clip"' not in refused
+    assert "no &amp; never" in refused and "train it" in refused
+
+
+def test_where_nothing_is_learned_a_clip_is_refused_with_the_reason(site) -> None:
+    site.host.settings.training = False
+    with pytest.raises(RequestError, match="MOTION_APP_TRAINING"):
+        site.bring()
+    site.host.no_training = "the GPU is lent"
+    with pytest.raises(RequestError, match="the GPU is lent"):
+        site.bring()
+
+
+def test_a_lesson_is_what_was_written(clip: Path) -> None:
+    drafted = DraftClip.read(clip, GEOMETRY, Limits(), suggest=True)
+    lesson = SceneLesson(drafted, "slide", steps=7)
+    again = SceneLesson.from_json(lesson.to_json(), clip.parent, GEOMETRY, Limits())
+    assert again.inputs() == lesson.inputs() and again.made == lesson.made
