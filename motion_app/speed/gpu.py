@@ -15,6 +15,7 @@ import _thread
 import gc
 import logging
 import platform
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,7 +111,8 @@ def _run(case: Case, clock: Clock, report: GpuReport) -> None:
 @contextmanager
 def stopped_at_the_end(clock: Clock) -> Iterator[None]:
     """Whatever runs inside is stopped by OutOfTime when the minutes are over, compilation and
-    placing too."""
+    placing too. For the main thread, also of a program whose interrupts are ignored, as those of
+    one in a script's background are."""
     over = threading.Event()
 
     def stop() -> None:
@@ -119,6 +121,7 @@ def stopped_at_the_end(clock: Clock) -> Iterator[None]:
 
     timer = threading.Timer(clock.left, stop)
     timer.daemon = True
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer.start()
     try:
         yield
@@ -128,6 +131,7 @@ def stopped_at_the_end(clock: Clock) -> Iterator[None]:
         raise
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def _setting(shape: str, device: Any, dtype: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -101,7 +102,18 @@ def test_what_does_not_fit_into_the_minutes_is_left_out_and_named(tmp_path):
     assert again.done == ["steps", "kernels"] and not again.skipped
 
 
-def test_a_case_that_outlasts_the_minutes_is_stopped():
+@pytest.mark.parametrize("interrupts", [signal.SIG_IGN, signal.default_int_handler])
+def test_a_case_that_outlasts_the_minutes_is_stopped(interrupts):
+    """In a script's background, where interrupts are ignored, too."""
+    before = signal.signal(signal.SIGINT, interrupts)
+    try:
+        stopped_in_time()
+        assert signal.getsignal(signal.SIGINT) is interrupts
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def stopped_in_time() -> None:
     with pytest.raises(OutOfTime, match="in the middle"), stopped_at_the_end(Clock(0.02 / 60)):
         while True:
             time.sleep(0.001)
