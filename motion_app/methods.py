@@ -74,6 +74,11 @@ METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
     }
 )
 METHODS = tuple(METHOD_TABLE)
+# Those by which a motion is learned from clips, and the mask of the training where it is the
+# method's and not the training's own.
+LEARNED: Mapping[str, str | None] = MappingProxyType(
+    {"fleximmt": None, "concat": "none", "synmotion": None}
+)
 TOKEN_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.tokens)
 PACK_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.pack)
 CLIP_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.clip)

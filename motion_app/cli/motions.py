@@ -26,12 +26,12 @@ from motion_app.library.library import Library, motion_entry
 from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import SUFFIX, read_motion
 from motion_app.media.results import make_folder
+from motion_app.methods import LEARNED
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.scene import StepReport
 from motion_app.settings import Settings
 from motion_app.training.config import training_caption
-from motion_app.training.inputs import METHODS as TRAINING_METHODS
 from motion_app.training.inputs import ClipSelection, TrainingInputs, read_selection
 from motion_app.training.mover import follow_by_movement, follow_mover
 
@@ -362,7 +362,7 @@ def _add_training(actions: Any) -> None:
     parser.add_argument("--steps", type=int, help="of training, 1 to 20000")
     parser.add_argument(
         "--method",
-        choices=tuple(TRAINING_METHODS),
+        choices=tuple(LEARNED),
         default="fleximmt",
         help="concat: without masks, for comparison; synmotion: embeddings and an adapter",
     )

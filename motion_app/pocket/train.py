@@ -28,6 +28,7 @@ import torch.multiprocessing as mp
 from diffusers import AutoencoderKLCogVideoX
 
 from motion_app.errors import RequestError
+from motion_app.methods import LEARNED
 from motion_app.models.devices import device_named
 from motion_app.pocket.backbone import (
     BackboneRun,
@@ -47,11 +48,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STAGES = ("vae", "backbone", "sam2", "motions")
-METHODS = (
-    "fleximmt",
-    "concat",
-    "synmotion",
-)  # of ``training.inputs``, which reads what a GPU may lack
 CLIPS, SAMPLES, BATCH = 20_000, 300_000, 16  # on a CPU
 GPU_CLIPS = 200_000  # 47 KB each, in its memory
 
@@ -102,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drawn = (*SHIPPED_MOTIONS, *SHAPE_MOTIONS)
     parser.add_argument("--motions", nargs="+", choices=drawn, default=SHIPPED_MOTIONS)
     parser.add_argument(
-        "--method", choices=METHODS, default="fleximmt", help="how motions are learned"
+        "--method", choices=tuple(LEARNED), default="fleximmt", help="how motions are learned"
     )
     parser.add_argument(
         "--motions-out",

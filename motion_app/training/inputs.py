@@ -17,12 +17,11 @@ import numpy as np
 
 from motion_app.errors import MediaError, RequestError
 from motion_app.media.files import Clip, read_clip
+from motion_app.methods import LEARNED
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
 
-# Method → who sees the tokens while they are learned (None: the checkpoint's own way).
-METHODS: Mapping[str, str | None] = {"fleximmt": None, "concat": "none", "synmotion": None}
 MOST_STEPS = 20_000
 MOST_LETTERS = 240
 SMALLEST_SIDE = 16  # px of a crop; less is a slip of the hand, and too little to learn from
@@ -52,9 +51,9 @@ class TrainingInputs:
                     f"the {key} of the motion is {str(text)[:40]!r}; write 1 to {MOST_LETTERS} "
                     "characters"
                 )
-        if self.method not in METHODS:
+        if self.method not in LEARNED:
             raise RequestError(
-                f'unknown method "{str(self.method)[:40]}"; choose one of {", ".join(METHODS)}'
+                f'unknown method "{str(self.method)[:40]}"; choose one of {", ".join(LEARNED)}'
             )
         for key in ("steps", "validate_every"):
             count = getattr(self, key)
@@ -136,7 +135,7 @@ class TrainingInputs:
         }
         if self.method == "synmotion":
             return SynMotionTraining.for_checkpoint(defaults, **chosen)
-        return MotionTraining.for_checkpoint(defaults, mask=METHODS[self.method], **chosen)
+        return MotionTraining.for_checkpoint(defaults, mask=LEARNED[self.method], **chosen)
 
 
 def _column(entries: Mapping[str, Any], key: str, count: int) -> list[Any]:

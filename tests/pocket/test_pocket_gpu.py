@@ -22,7 +22,6 @@ from motion_app.pocket.pieces import MOST_BYTES, saved_folders
 from motion_app.pocket.stream import GrowingClips, drawn_ahead, first_clips
 from motion_app.pocket.vae import chunk_scenes, encode_frames, scene_sentences
 from motion_app.settings import ROOT
-from motion_app.training.inputs import METHODS
 from motion_app.world.world import WorldConfig, render
 
 POCKET = ROOT / "checkpoints" / "pocket"
@@ -182,7 +181,6 @@ def test_what_is_not_said_is_left_to_a_gpu_and_stays_as_it_was_on_a_cpu():
     given = options_of("--device", "cuda", "--batch", "64", "--measure-every", "5")
     train._fill_in(given)
     assert (given.batch, given.measure_every) == (64, 5.0)
-    assert tuple(METHODS) == train.METHODS
 
 
 def test_minutes_hold_for_all_stages_together():

@@ -19,11 +19,10 @@ from motion_app.jobs.kinds import FILES
 from motion_app.library.library import motion_entry
 from motion_app.library.motion_file import MAX_LETTERS
 from motion_app.media.provenance import Verification
-from motion_app.methods import ABLATIONS, METHODS, PACK_ABLATIONS, SCOPES
+from motion_app.methods import ABLATIONS, LEARNED, METHODS, PACK_ABLATIONS, SCOPES
 from motion_app.request.request import ObjectEntry, RequestFile, parse_request, request_names
 from motion_app.scene import Motion, Options
 from motion_app.settings import DEFAULT_LIMITS, ROOT, Settings
-from motion_app.training.inputs import METHODS as LEARNED
 from motion_app.training.inputs import MOST_LETTERS, MOST_STEPS, TrainingInputs
 from motion_app.ui.api import files
 from motion_app.ui.api.jobs import ENTRY_PATHS, JobEndpoints, MotionEndpoints

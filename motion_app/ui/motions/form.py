@@ -16,8 +16,9 @@ from motion_app.host import ModelHost
 from motion_app.library.library import DeletedMotion
 from motion_app.library.owners import LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES
+from motion_app.methods import LEARNED
 from motion_app.training.config import training_caption
-from motion_app.training.inputs import METHODS, MOST_STEPS, TrainingInputs
+from motion_app.training.inputs import MOST_STEPS, TrainingInputs
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts, note_html, script
 from motion_app.ui.motions.clips import (
@@ -140,12 +141,12 @@ class TrainingForm:
         texts, defaults = self.texts, self.host.defaults()
         with gr.Accordion(texts("motions.settings"), open=False):
             self.method = gr.Radio(
-                [(texts(f"motions.method_{method}"), method) for method in METHODS],
-                value=next(iter(METHODS)),
+                [(texts(f"motions.method_{method}"), method) for method in LEARNED],
+                value=next(iter(LEARNED)),
                 label=texts("motions.method"),
                 elem_id="training-method",
             )
-            own = [self._own_steps(defaults.training_of(method)) for method in METHODS]
+            own = [self._own_steps(defaults.training_of(method)) for method in LEARNED]
             self.steps = gr.Slider(
                 *(1, max(1000, 2 * max(own))),
                 value=own[0],
