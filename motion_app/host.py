@@ -25,7 +25,7 @@ from motion_app.jobs import runners
 from motion_app.jobs.models import Models
 from motion_app.jobs.progress import DeviceLock, Runner
 from motion_app.jobs.queue import JobQueue
-from motion_app.jobs.timings import Measurement
+from motion_app.jobs.timings import Measurement, Timings
 from motion_app.library.library import Library
 from motion_app.library.motion_file import SUFFIX
 from motion_app.library.owners import LibraryUser
@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 HUB_SEGMENTER = (
     "facebook/sam2.1-hiera-small"  # where a checkpoint names none: SAM 2.1, 46 M weights
 )
+TIMINGS = "timings.json"
 CLICK_WAIT_SECONDS = 120.0
 LOADING_SECONDS = 1800.0  # a picture is judged if the model has come by then
 MARKS = (5, 8)  # rows and columns of trial clicks
@@ -107,7 +108,15 @@ class ModelHost:
 
     def _new_jobs(self) -> JobQueue:
         settings = self.settings
-        return JobQueue(settings.outputs, self._runners(), limits=settings.limits, lock=self.lock)
+        how = f"{settings.model} on {self.models.device}, {settings.acceleration}"
+        timings = Timings(settings.outputs / TIMINGS, of=how)
+        return JobQueue(
+            settings.outputs,
+            self._runners(),
+            limits=settings.limits,
+            lock=self.lock,
+            timings=timings,
+        )
 
     def _runners(self) -> dict[str, Runner]:
         settings = self.settings

@@ -59,7 +59,7 @@ JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 class JobQueue:
     """Jobs of some kinds, one at a time. ``runners``: how each kind is done; ``lock``: the device's
-    line, one of its own where None.
+    line, ``timings``: what jobs took before; each one of its own where None.
 
     The folder is claimed and the database opened at ``start``, or when first used: making one
     writes nothing. Every method may be called from any thread.
@@ -72,10 +72,11 @@ class JobQueue:
         *,
         limits: Limits = DEFAULT_LIMITS,
         lock: DeviceLock | None = None,
+        timings: Timings | None = None,
     ) -> None:
         self.limits = limits
         self.lock = DeviceLock() if lock is None else lock  # an idle one has the length 0
-        self.timings = Timings()
+        self.timings = Timings() if timings is None else timings
         self._asked_folder = Path(folder)
         self._runners = dict(runners)
         self._changed = threading.Condition(threading.RLock())

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from motion_app.text_files import write_whole
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,17 +57,54 @@ class Measurement:
 
 
 class Timings:
-    """The last measurement for each kind and size. Any thread may ask."""
+    """The last measurement for each kind and size. Any thread may ask.
 
-    def __init__(self) -> None:
+    ``file``: where they outlast the program, None for nowhere. ``of``: in words, what they depend
+    on beside a job itself, the model and how it is run; those of anything else are let go.
+    """
+
+    def __init__(self, file: Path | None = None, *, of: str = "") -> None:
         self._lock = threading.Lock()
+        self._file, self._of = file, of
         self._measured: dict[tuple[str, JobSize], Measurement] = {}
+        for kind, measured in self._read():
+            self._add(kind, measured)
 
     def remember(self, kind: str, measured: Measurement) -> None:
         with self._lock:
-            key = (kind, JobSize(measured.steps, measured.objects, measured.method))
-            self._measured.pop(key, None)  # so that the newest is the last
-            self._measured[key] = measured
+            self._add(kind, measured)
+            self._write()
+
+    def _add(self, kind: str, measured: Measurement) -> None:
+        key = (kind, JobSize(measured.steps, measured.objects, measured.method))
+        self._measured.pop(key, None)  # so that the newest is the last
+        self._measured[key] = measured
+
+    def _read(self) -> list[tuple[str, Measurement]]:
+        """What an earlier run of the program measured of the same; nothing where that cannot be
+        read, as it is measured again with the next job."""
+        if self._file is None:
+            return []
+        try:
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+            if kept["of"] != self._of:
+                return []
+            return [(entry.pop("kind"), Measurement(**entry)) for entry in kept["measured"]]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            logger.warning("%s cannot be read: %s", self._file.name, error)
+            return []
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        measured = [{"kind": key[0], **asdict(found)} for key, found in self._measured.items()]
+        text = json.dumps({"of": self._of, "measured": measured}, indent=1)
+        try:
+            write_whole(self._file, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+        except OSError as error:  # a full disk: what was measured holds until the program ends
+            logger.warning("%s cannot be written: %s", self._file.name, error.strerror)
 
     def last(self, kind: str) -> Measurement | None:
         """Of the job of that kind that ended last; None before the first."""

@@ -338,6 +338,29 @@ def test_a_measurement_speaks_for_jobs_of_its_kind_objects_and_method_alone() ->
     assert two.seconds_for(12) == pytest.approx(26.0)
 
 
+def test_measurements_outlast_the_program_for_the_same_model_run_the_same_way(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "timings.json"
+    two = Measurement(seconds=10.0, steps=4, objects=2, step_seconds=2.0, method="fleximmt")
+    Timings(file, of="pocket on cpu").remember("generate", two)
+    assert Timings(file, of="pocket on cpu").last("generate") == two
+    assert Timings(file, of="pocket on cuda").last("generate") is None
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"of": "a", "measured": [{"kind": "train"}]}'])
+def test_measurements_that_cannot_be_read_or_kept_are_made_again(kept: str, tmp_path: Path) -> None:
+    file = tmp_path / "timings.json"
+    file.write_text(kept)
+    timings = Timings(file, of="a")
+    assert timings.last("train") is None
+    file.unlink()
+    file.mkdir()  # cannot be replaced by a file
+    one = Measurement(seconds=1.0, steps=1, objects=1, step_seconds=0.5)
+    timings.remember("train", one)
+    assert timings.last("train") is one
+
+
 # handing in -------------------------------------------------------------------------------------
 
 
