@@ -14,7 +14,7 @@ from motion_app.errors import RequestError
 from motion_app.study.creation import end_of_day
 from motion_app.study.plan import QUESTIONS, AnalysisRule, Form, QuestionOrder
 from motion_app.study.upload import LAYOUT
-from motion_app.ui.markup import Texts
+from motion_app.ui.markup import Texts, script
 
 MOST_RATERS = 500
 RESULTS, ZIP = "results", "zip"
@@ -73,8 +73,7 @@ class StudyForm:
             None,
             inputs=[self.source],
             outputs=[self.results, self.upload_group],
-            js="source => [{__type__: 'update', visible: source === 'results'}, "
-            "{__type__: 'update', visible: source === 'zip'}]",
+            js=script("study_source"),
             api_visibility="private",
         )
 

@@ -12,14 +12,18 @@ from pathlib import Path
 
 from conftest import CHROMIUM, CHROMIUM_FLAGS
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 from serving import ROOT, RunningApp
 from visits import PATIENCE, open_page
 from walk import (
     choose_motion,
+    click_object,
+    drop_clip,
     drop_request,
+    example_boxes,
     fill_training,
     mark_two,
+    objects_are,
     open_tab,
     pick_example,
     start,
@@ -27,17 +31,14 @@ from walk import (
     write_clip,
 )
 
-from motion_app.study.answers import Study
-
 logger = logging.getLogger("screenshots")
 
 WIDTH = 1366
 MOST_BYTES = 400_000
-STUDY_TITLE = "Which video follows the motion?"
 
 
 def main() -> int:
-    """Write transfer.png, motions.png, study.png and evaluate.png."""
+    """Write transfer.png, learning.png, motions.png, study.png and evaluate.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "screenshots")
     out = parser.parse_args().out
@@ -52,8 +53,9 @@ def main() -> int:
         page = open_page(browser, app.url, {"width": WIDTH, "height": 900})
         shoot_transfer(page, out / "transfer.png")
         shoot_evaluate(page, out / "evaluate.png")
-        shoot_study(browser, page, app, out / "study.png")
+        shoot_study(page, out / "study.png")
         shoot_motions(page, Path(folder), out / "motions.png")
+        shoot_learning(page, Path(folder), out / "learning.png")
         browser.close()
     return 0
 
@@ -93,50 +95,28 @@ def shoot_evaluate(page: Page, path: Path) -> None:
     save(page, path, height=1500)
 
 
-def shoot_study(browser: Browser, page: Page, app: RunningApp, path: Path) -> None:
-    """The page of a rater in a study that was made from the two videos."""
+def shoot_study(page: Page, path: Path) -> None:
+    """The demo study, being rated in the tab."""
     open_tab(page, "study")
-    boxes = page.locator("#study-tab input[type=checkbox]")
-    expect(boxes.first).to_be_visible(timeout=PATIENCE)
-    for box in boxes.all():
-        box.check()
-    page.locator("#study-tab [data-testid=textbox]").first.fill(STUDY_TITLE)
-    page.locator("#study-create").click()
-    expect(page.locator(".study-card")).to_have_count(1, timeout=PATIENCE)
-    (folder,) = (app.folder / "outputs" / "studies").iterdir()
-    study = Study.open(folder)
-    token = study.raters.hand_out(1)[0]
-    rater = browser.new_context(viewport={"width": WIDTH, "height": 900}).new_page()
-    rater.set_default_timeout(PATIENCE)
-    rater.goto(f"{app.url}study/{folder.name}/r/{token}")
-    rater.locator("#agree").check()
-    rater.locator("#begin").click()
-    practise(rater, study, token)
-    study.close()
-    watch(rater)
-    save(rater, path, height=1000)
-    rater.context.close()
+    frame = page.frame_locator("#demo-frame")
+    frame.locator("#agree").check()
+    frame.locator("#begin").click()
+    expect(frame.locator(".tile.watched")).to_have_count(6)
+    save(page, path, height=1000)
 
 
-def practise(rater: Page, study: Study, token: str) -> None:
-    """The practice items, right at once, and on to the study."""
-    right = {item.candidates[item.answer] for item in study.archive.items.values() if item.answer}
-    person = study.archive.links.rater(token)
-    for number in range(study.answers.progress(person).practice):
-        watch(rater)
-        shown = study.answers.trial(person, number).candidates
-        place = next(k for k, name in enumerate(shown, start=1) if name in right)
-        for row in rater.locator(".choices").all():
-            row.locator(f"input[value='{place}']").check(force=True)
-        for _ in ("Check my answers", "Continue"):
-            expect(rater.locator("#next")).to_be_enabled(timeout=PATIENCE)
-            rater.locator("#next").click()
-    rater.locator("#start-study").click()
-
-
-def watch(rater: Page) -> None:
-    expect(rater.locator("#panel:not(.locked)")).to_be_visible(timeout=PATIENCE)
-    expect(rater.locator(".tile.watched")).to_have_count(rater.locator(".tile").count())
+def shoot_learning(page: Page, folder: Path, path: Path) -> None:
+    """A clip that was dropped on an object, to be learned from with the next video."""
+    open_tab(page, "transfer")
+    page.get_by_role("button", name="Start over").click()
+    expect(page.locator(".stage-empty")).to_be_visible(timeout=PATIENCE)
+    pick_example(page)
+    click_object(page, example_boxes()[0])
+    objects_are(page, 1)
+    drop_clip(page, ".object-row", write_clip(folder))
+    expect(page.locator(".lesson")).to_have_count(1, timeout=PATIENCE)
+    page.wait_for_timeout(1500)  # the clip comes and plays
+    save(page, path, height=900)
 
 
 def shoot_motions(page: Page, folder: Path, path: Path) -> None:

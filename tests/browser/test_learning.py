@@ -4,7 +4,6 @@ all of it is done and nothing takes long."""
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from serving import RunningApp
 from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, open_page
 from walk import (
     click_object,
+    drop_clip,
     example_boxes,
     objects_are,
     pick_example,
@@ -25,15 +25,6 @@ from walk import (
 )
 
 POCKET = ROOT / "checkpoints" / "pocket"
-DROP = """([place, name, type, content]) => {
-  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-  const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File([bytes], name, { type }));
-  const node = document.querySelector(place);
-  for (const kind of ["dragenter", "dragover", "drop"]) {
-    node.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer }));
-  }
-}"""
 MOST_ACTIONS = 8
 
 
@@ -72,11 +63,6 @@ def ready_page(browser: Browser, app: RunningApp, viewport: dict[str, int]) -> P
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clips"))
-
-
-def drop_clip(page: Page, place: str, clip: Path) -> None:
-    content = base64.b64encode(clip.read_bytes()).decode()
-    page.evaluate(DROP, [place, clip.name, "video/mp4", content])
 
 
 def lessons_are(page: Page, count: int) -> None:

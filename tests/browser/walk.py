@@ -20,6 +20,15 @@ from motion_app.world.world import draw_scene, render
 
 TABS = ("transfer", "motions", "study", "evaluate")
 Shares = tuple[float, float, float, float]
+DROP = """([place, name, type, content]) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name, { type }));
+  const node = document.querySelector(place);
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    node.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer }));
+  }
+}"""
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -145,6 +154,12 @@ def write_clip(folder: Path) -> Path:
     path = folder / "jump.mp4"
     write_video(path, np.concatenate([render(scene).frames] * 2), 8.0)
     return path
+
+
+def drop_clip(page: Page, place: str, clip: Path) -> None:
+    """Let the clip's file fall on what ``place`` selects."""
+    content = base64.b64encode(clip.read_bytes()).decode()
+    page.evaluate(DROP, [place, clip.name, "video/mp4", content])
 
 
 def upload_clip(page: Page, clip: Path) -> None:
