@@ -336,13 +336,14 @@ NAMES = """
 
 
 def names_of_the_library() -> set[str]:
+    """Of the motions that ship, and of the clips that one can learn from."""
     motions = Library([ROOT / "checkpoints" / "pocket" / "motions"]).list()
     return {
         word
         for motion in motions
         for text in (motion.name, motion.phrase, motion.noun)
         for word in re.findall("[A-Za-z]+", text)
-    }
+    } | {clip.stem for clip in (ROOT / "assets" / "clips").glob("*.mp4")}
 
 
 # Lists of metrics and papers, by their names; and a command.

@@ -151,6 +151,15 @@ def test_every_script_lies_in_static_and_is_loaded_by_its_name() -> None:
     assert [name for name in there if not markup.script(name).startswith("// ")] == []
 
 
+def test_nothing_waits_for_the_change_of_a_state() -> None:
+    """gradio tells a page of none in what it answers outside its line, as to all who ask how a job
+    goes on: a hidden field is heard instead."""
+    for file in Path(markup.__file__).parent.rglob("*.py"):
+        written = file.read_text(encoding="utf-8")
+        for name in re.findall(r"self\.(\w+) = gr\.State\(", written):
+            assert f"{name}.change" not in written, file.name
+
+
 @pytest.mark.parametrize(
     "state", [PageVisit, Session, FollowedJobs, TrainingState, EvaluationState]
 )

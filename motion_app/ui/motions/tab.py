@@ -85,7 +85,9 @@ class MotionsTab:
             gr.HTML(f'<h3 class="motions-sub">{html.escape(texts("motions.trainings"))}</h3>')
             self.rows = new_rows()
         self.timer = gr.Timer(TICK_SECONDS, active=False)
-        self.learned = gr.State("")  # the last training that ended: the library may be another one
+        # The last training that ended: the library may be another one. No gr.State: of what is
+        # answered outside the line, the page hears of no change of those.
+        self.learned = gr.Textbox(visible="hidden", show_label=False)
 
     def wire(self, visit: gr.State, on_change: OnChange | None = None) -> None:
         """Bind every event. ``on_change`` is given each event after which the library may be
