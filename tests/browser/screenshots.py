@@ -76,7 +76,7 @@ def shoot_transfer(page: Page, path: Path) -> None:
     start(page)
     video_is_there(page)
     page.mouse.move(0, 0)
-    save(page, path, height=1100)
+    save(page, path, height=1560)
 
 
 def shoot_evaluate(page: Page, path: Path) -> None:
