@@ -297,6 +297,6 @@ def convert_published(
         base=base,
         noun=noun,
         config={"source": Path(path).name},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
     )
     return tokens.save(out, metadata)

@@ -131,7 +131,9 @@ def learn(
     if learned is None:
         learned = train(inputs, config, file, engine, mark, on_progress=on_progress)
     on_saving()
-    for motion in library.list():  # where a kill came between this and the end of the job
+    # Where a kill came between this and the end of the job. Two motions learned from the same clip
+    # have the same numbers, and are told apart by their time.
+    for motion in library.list():
         alike = (motion.base, motion.created) == (learned.base, learned.created)
         if alike and numbers_digest(motion.path) == numbers_digest(learned.path):
             return motion

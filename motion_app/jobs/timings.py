@@ -81,8 +81,8 @@ class Timings:
         self._measured[key] = measured
 
     def _read(self) -> list[tuple[str, Measurement]]:
-        """What an earlier run of the program measured of the same; nothing where that cannot be
-        read, as it is measured again with the next job."""
+        """What an earlier run of the program measured of the same; nothing where that is not to be
+        had, as it is measured again with the next job."""
         if self._file is None:
             return []
         try:
@@ -90,9 +90,9 @@ class Timings:
             if kept["of"] != self._of:
                 return []
             return [(entry.pop("kind"), Measurement(**entry)) for entry in kept["measured"]]
-        except FileNotFoundError:
+        except OSError:  # none yet; why a folder cannot be used is told by who claims it
             return []
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             logger.warning("%s cannot be read: %s", self._file.name, error)
             return []
 

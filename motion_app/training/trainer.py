@@ -280,7 +280,7 @@ def _finish(
         noun=config.noun,
         preview=preview.name,
         preview_sha256=hashlib.sha256(preview.read_bytes()).hexdigest(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
     )
     run.save_motion(out, metadata)
     masks = follow_by_movement(clip.frames) if masks is None else masks

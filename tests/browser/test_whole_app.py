@@ -335,9 +335,9 @@ NAMES = """
 """
 
 
-def names_of_the_library() -> set[str]:
-    """Of the motions that ship, and of the clips that one can learn from."""
-    motions = Library([ROOT / "checkpoints" / "pocket" / "motions"]).list()
+def names_of_the_library(app: RunningApp) -> set[str]:
+    """Of the motions that are there, and of the clips that one can learn from."""
+    motions = Library([app.folder / "motions", ROOT / "checkpoints" / "pocket" / "motions"]).list()
     return {
         word
         for motion in motions
@@ -356,7 +356,7 @@ def test_nothing_is_left_in_english_on_the_chinese_page(browser: Browser, app: R
     page.goto(app.url + "zh")
     pick_example(page)
     mark_two(page)
-    known = {*NAMES.split()} | names_of_the_library()
+    known = {*NAMES.split()} | names_of_the_library(app)
     left: dict[str, set[str]] = {}
     for tab in TABS:
         open_tab(page, tab)
