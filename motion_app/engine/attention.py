@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -89,9 +90,10 @@ class AttentionPlan:
         table = visibility_table(layout.objects, classes.sets, scope=scope, without=without)
         bias = _strength_bias(layout, strengths)
         sights = _Sights(classes, torch.from_numpy(table), bias)
-        common = _common_keys(layout, sights)
+        seen_by_class = sights.by_class()
+        common = _common_keys(layout, seen_by_class)
         own, narrow = [], [torch.zeros(0, dtype=torch.long)]
-        for rows, seen, row_class in sights.by_class():
+        for rows, seen, row_class in seen_by_class:
             if not bool(seen[common].all()):
                 narrow.append(rows)
                 continue
@@ -104,6 +106,23 @@ class AttentionPlan:
         few = torch.cat(narrow).sort().values
         logits = torch.where(sights.of(few), bias, -math.inf).to(device)
         return cls(layout, common, tuple(own), _index(few, device), logits)
+
+    @cached_property
+    def apart(self) -> tuple[tuple[RowsApart, ...], Tensor]:
+        """All rows, by sets of those that see the same keys; and int64 (L + V,), which brings the
+        sets, laid end to end, back to the rows' order."""
+        device = self.logits.device
+        sets = [RowsApart(positions(self.narrow, device), slice(0, self.layout.keys), self.logits)]
+        common = torch.arange(self.common.start, self.common.stop)
+        for part in self.own:
+            keys = torch.cat([common, positions(part.keys, common.device)])
+            bias = None if part.bias is None else F.pad(part.bias, (len(common), 0))
+            sets.append(RowsApart(positions(part.rows, device), _index(keys, device), bias))
+        plain = torch.ones(self.layout.queries, dtype=torch.bool, device=device)
+        plain[torch.cat([one.rows for one in sets])] = False
+        sets.append(RowsApart(plain.nonzero().flatten(), self.common, None))
+        sets = [one for one in sets if len(one.rows)]
+        return tuple(sets), torch.cat([one.rows for one in sets]).argsort()
 
     def to(self, device: torch.device) -> AttentionPlan:
         """The same with its index sets on ``device``."""
@@ -121,6 +140,16 @@ class AttentionPlan:
             for part in self.own
         )
         return replace(self, own=own, narrow=move(self.narrow), logits=self.logits.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class RowsApart:
+    """Query ``rows``, int64, and all ``keys`` that they see; ``bias`` on the logits, (keys,) or
+    (rows, keys) float32, None where it is 0."""
+
+    rows: Tensor
+    keys: Index
+    bias: Tensor | None
 
 
 class _Sights:
@@ -143,14 +172,15 @@ class _Sights:
         return found
 
 
-def _common_keys(layout: SequenceLayout, sights: _Sights) -> slice:
+def _common_keys(
+    layout: SequenceLayout, seen_by_class: Sequence[tuple[Tensor, Tensor, int]]
+) -> slice:
     """The keys that all video rows see: everything where nobody is kept from anything, else the
     video and, as the scope has it, the free text before it."""
-    video = [(rows, seen) for rows, seen, _ in sights.by_class() if rows[-1] >= layout.text]
-    every = torch.stack([seen for _, seen in video]).all(0)  # (keys,)
-    if bool(torch.stack([seen for _, seen, _ in sights.by_class()]).all()):
+    if all(bool(seen.all()) for _, seen, _ in seen_by_class):
         return slice(0, layout.keys)
-    with_text = bool(every[layout.free_keys].all())
+    video = [seen for rows, seen, _ in seen_by_class if rows[-1] >= layout.text]
+    with_text = all(bool(seen[layout.free_keys].all()) for seen in video)
     return slice(0 if with_text else layout.video_keys.start, layout.video_keys.stop)
 
 
@@ -279,25 +309,13 @@ def _attend_apart(
     """As ``attend``, by one call for each set of rows that see the same keys: kernels give no
     gradient of their log-sum-exp. Training has one object, whose keys lie beside the common ones.
     """
-    device = query.device
-    calls: list[tuple[Tensor, Index, Tensor | None]] = [
-        (positions(plan.narrow, device), slice(0, plan.layout.keys), plan.logits)
-    ]
-    common = positions(plan.common, device)
-    for part in plan.own:
-        keys = torch.cat([common, positions(part.keys, device)])
-        bias = None if part.bias is None else F.pad(part.bias, (len(common), 0))
-        calls.append((positions(part.rows, device), _index(keys.cpu(), device), bias))
-    plain = torch.ones(plan.layout.queries, dtype=torch.bool, device=device)
-    plain[torch.cat([seeing for seeing, _, _ in calls])] = False
-    calls.append((plain.nonzero().flatten(), plan.common, None))
-    calls = [call for call in calls if len(call[0])]
+    sets, order = plan.apart
     outputs = []
-    for seeing, seen, bias in calls:
-        asked = query if len(seeing) == query.shape[2] else query.index_select(2, seeing)
-        outputs.append(_differentiable(asked, _take(key, seen), _take(value, seen), bias, kernel))
-    order = torch.cat([own_rows for own_rows, _, _ in calls]).argsort()
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2).index_select(2, order)
+    for one in sets:
+        asked = query if len(sets) == 1 else query.index_select(2, one.rows)
+        seen = (_take(key, one.keys), _take(value, one.keys))
+        outputs.append(_differentiable(asked, *seen, one.bias, kernel))
+    return outputs[0] if len(sets) == 1 else torch.cat(outputs, dim=2).index_select(2, order)
 
 
 def _differentiable(
@@ -411,7 +429,7 @@ def positions(index: Index, device: torch.device) -> Tensor:
     """An index as int64 positions."""
     if isinstance(index, slice):
         return torch.arange(index.start, index.stop, device=device)
-    return index
+    return index.to(device)
 
 
 def filled(index: Tensor, size: int) -> Tensor:

@@ -57,13 +57,7 @@ class FreshServer:
 
     def memory(self) -> int:
         """Resident bytes of it and its children."""
-        server, held = psutil.Process(self.process.pid), 0
-        for process in (server, *server.children(recursive=True)):
-            try:
-                held += process.memory_info().rss
-            except psutil.NoSuchProcess:  # a decoder that is done
-                continue
-        return held
+        return resident_bytes(psutil.Process(self.process.pid))
 
     def temporary(self) -> int:
         """Bytes of uploads and copies."""
@@ -81,3 +75,14 @@ class FreshServer:
                 return response.status == 200
         except OSError:
             return False
+
+
+def resident_bytes(server: psutil.Process) -> int:
+    """Of a process and its children, some of which may end meanwhile."""
+    held = 0
+    for process in (server, *server.children(recursive=True)):
+        try:
+            held += process.memory_info().rss
+        except psutil.NoSuchProcess:  # a decoder that is done
+            continue
+    return held

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from serving import ROOT, RunningApp
 
 from motion_app.media.files import encode_data_uri, write_video
+from motion_app.speed.fresh_server import resident_bytes
 
 fuzz_calls = partial(fuzz, phases=(Phase.explicit, Phase.generate))  # a smaller one takes minutes
 PATIENCE = 10.0  # s of the server's time for one answer
@@ -82,13 +83,7 @@ class Memory:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def now(self) -> int:
-        held = 0
-        for process in (self.server, *self.server.children(recursive=True)):
-            try:
-                held += process.memory_info().rss
-            except psutil.NoSuchProcess:  # a decoder that is done
-                continue
-        return held
+        return resident_bytes(self.server)
 
     def stop(self) -> None:
         self._ended.set()

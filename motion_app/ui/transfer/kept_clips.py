@@ -4,29 +4,24 @@ gradio here."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from motion_app.library.motion_file import file_digest
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.text_files import write_whole
 
 CLIPS = "clips"
 MOST_CLIPS = 24  # of one browser, those given last
-CHUNK = 2**20  # bytes
 
 
 def keep_clip(browser: Path, upload: Path, name: str) -> Path:
     """A copy of ``upload``, which a person calls ``name``, in the ``browser``'s folder."""
-    digest = hashlib.sha256()
-    with upload.open("rb") as file:
-        while part := file.read(CHUNK):
-            digest.update(part)
     suffix = Path(name).suffix.lower()
     suffix = suffix if suffix in CLIP_CHOICES else ".mp4"
-    kept = browser / CLIPS / f"{digest.hexdigest()[:32]}{suffix}"
+    kept = browser / CLIPS / f"{file_digest(upload)[:32]}{suffix}"
     if not kept.is_file():
         write_whole(kept, lambda part: shutil.copyfile(upload, part))
     os.utime(kept)
