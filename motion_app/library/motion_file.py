@@ -226,7 +226,7 @@ def _read_track(path: Path, text: str) -> tuple[tuple[float, float], ...] | None
 
 def _read_time(path: Path, text: str) -> str:
     try:
-        return "" if not text else datetime.fromisoformat(text).isoformat(timespec="seconds")
+        return "" if not text else datetime.fromisoformat(text).isoformat()
     except ValueError as error:
         raise MotionFileError(
             f'the "created" of {path.name} is "{text[:40]}", expected a time such as '

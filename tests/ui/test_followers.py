@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from motion_app.ui.transfer.stream import pace_of
 FEW, MANY = 30, 200
 CLICKS = 5
 MOST_SECONDS = 1.0
+MOST_TIMES = 3  # as long as a click takes beside the same job when nobody follows it
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,16 @@ async def follow(
         await asyncio.sleep(pace)
 
 
+async def clicks(client: httpx.AsyncClient, image: str) -> list[float]:
+    """The seconds that each of CLICKS on a picture takes to become a mask."""
+    seconds = []
+    for _ in range(CLICKS):
+        began = time.monotonic()
+        await call(client, "segment", image, [[60, 60, 1]], None)
+        seconds.append(time.monotonic() - began)
+    return seconds
+
+
 async def hold(client: httpx.AsyncClient, function: int, ended: asyncio.Event) -> None:
     """A button held on a page: its events come ten times a second, whatever becomes of them."""
     session = uuid.uuid4().hex
@@ -56,7 +68,9 @@ async def hold(client: httpx.AsyncClient, function: int, ended: asyncio.Event) -
         await asyncio.sleep(0.1)
 
 
-async def clicks_meanwhile(url: str, followers: int) -> tuple[list[float], list[str]]:
+async def clicks_meanwhile(url: str, followers: int) -> tuple[list[float], list[float], list[str]]:
+    """Seconds of clicks beside a job that nobody follows and beside one that many do, and what
+    those were told."""
     pace = pace_of(followers)
     limits = httpx.Limits(max_connections=500, keepalive_expiry=1.0)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
@@ -68,6 +82,7 @@ async def clicks_meanwhile(url: str, followers: int) -> tuple[list[float], list[
         request = draft_request() | {"steps": 400}
         job = (await call(client, "submit", request, False))["job"]
         waiting = asyncio.create_task(call(client, "generate", draft_request(), False))
+        alone = await clicks(client, image)
         ended, told = asyncio.Event(), []
         dependencies = (await client.get("config")).json()["dependencies"]
         act = next(d["id"] for d in dependencies if d["targets"] and d["targets"][0][1] == "act")
@@ -76,22 +91,18 @@ async def clicks_meanwhile(url: str, followers: int) -> tuple[list[float], list[
         ]
         others.append(asyncio.create_task(hold(client, act, ended)))
         await asyncio.sleep(pace)
-        seconds = []
-        for _ in range(CLICKS):
-            began = time.monotonic()
-            await call(client, "segment", image, [[60, 60, 1]], None)
-            seconds.append(time.monotonic() - began)
+        seconds = await clicks(client, image)
         ended.set()
         await asyncio.gather(*others)
         await call(client, "cancel", job)
         await waiting
-        return seconds, told
+        return alone, seconds, told
 
 
 @pytest.mark.parametrize("followers", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
 def test_a_neighbours_click_answers_while_many_follow_a_job(
     app: RunningApp, followers: int
 ) -> None:
-    seconds, told = asyncio.run(clicks_meanwhile(app.url, followers))
+    alone, seconds, told = asyncio.run(clicks_meanwhile(app.url, followers))
     assert len(told) >= followers and set(told) == {"running"}
-    assert sorted(seconds)[CLICKS // 2] < MOST_SECONDS, seconds
+    assert median(seconds) < max(MOST_SECONDS, MOST_TIMES * median(alone)), (alone, seconds)
