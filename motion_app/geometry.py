@@ -78,6 +78,12 @@ class ModelGeometry:
         """V = F * P."""
         return self.grid_frames * self.tokens_per_frame
 
+    def frame_groups(self) -> list[slice]:
+        """The video frames that each of the latent frames encodes; the first frame stands alone."""
+        ratio = self.temporal_ratio
+        later = [slice(1 + ratio * i, 1 + ratio * (i + 1)) for i in range(self.latent_frames - 1)]
+        return [slice(0, 1), *later]
+
     @property
     def pixels_per_token(self) -> int:
         """Side, in pixels of the model frame, of the square one token covers."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from motion_app.errors import CheckpointError
 from motion_app.geometry import GenerationDefaults, ModelGeometry, read_config
@@ -96,6 +96,13 @@ class Checkpoint:
     vae: Mapping[str, Any]
     defaults: GenerationDefaults
     geometry: ModelGeometry
+
+    ENCODER: ClassVar[str] = "motion_encoder"  # the folder of the part that not all have
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether a motion encoder comes with it."""
+        return (self.folder / self.ENCODER / "config.json").is_file()
 
     @classmethod
     def read(cls, folder: Path | str) -> Checkpoint:

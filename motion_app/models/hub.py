@@ -36,10 +36,14 @@ PINNED: Mapping[str, str] = {
 PARTS = ("transformer", "vae", "text_encoder")
 PIPELINE_FILES = (
     *("model_index.json", "generation.json", "tokenizer/*", "scheduler/*.json"),
-    *(f"{part}/*.{ending}" for part in PARTS for ending in ("json", "safetensors")),
+    *(
+        f"{part}/*.{ending}"
+        for part in (*PARTS, "motion_encoder")
+        for ending in ("json", "safetensors")
+    ),
 )
 SIZE_FILES = ("model_index.json", "transformer/config.json", "vae/config.json")
-CONFIG_FILES = (*SIZE_FILES, "generation.json", "tokenizer/*")
+CONFIG_FILES = (*SIZE_FILES, "generation.json", "motion_encoder/config.json", "tokenizer/*")
 TRANSFORMERS_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 SHA256 = re.compile(r"[0-9a-f]{64}")

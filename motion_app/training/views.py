@@ -143,7 +143,7 @@ def grid_masks(masks: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
     """Masks (..., T, H, W) bool of every frame on the token grid, (..., F, h, w) bool: a latent
     frame shows the mean of the video frames it encodes (the first frame stands alone)."""
     cells = []
-    for group in frame_groups(geometry):
+    for group in geometry.frame_groups():
         shown = masks[..., group, :, :].mean(axis=-3) >= 0.5  # (..., H, W)
         cells.append(mask_to_grid(shown, geometry.grid_height, geometry.grid_width))
     grid = np.stack(cells, axis=-3)  # (..., latent frames, h, w)
@@ -154,13 +154,6 @@ def grid_masks(masks: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
     grid = np.concatenate([grid[..., :spare, :, :], grid], axis=-3)
     shape = (*grid.shape[:-3], geometry.grid_frames, step, *grid.shape[-2:])
     return grid.reshape(shape).any(axis=-3)  # a token that shows it in one of its frames
-
-
-def frame_groups(geometry: ModelGeometry) -> list[slice]:
-    """The video frames that each of the F latent frames encodes."""
-    ratio = geometry.temporal_ratio
-    later = [slice(1 + ratio * i, 1 + ratio * (i + 1)) for i in range(geometry.latent_frames - 1)]
-    return [slice(0, 1), *later]
 
 
 def encode_views(backbone: Backbone, frames: np.ndarray) -> Posterior:
@@ -182,6 +175,6 @@ def cache_views(
     geometry = backbone.geometry
     frames, view_masks = draw_views(clips, geometry, config, seed=seed, masks=masks)
     grids = None if view_masks is None else torch.from_numpy(grid_masks(view_masks, geometry))
-    middles = [(group.start + group.stop - 1) // 2 for group in frame_groups(geometry)]
+    middles = [(group.start + group.stop - 1) // 2 for group in geometry.frame_groups()]
     latents, images = encode_views(backbone, frames), encode_views(backbone, frames[:, :1])
     return CachedViews(latents, images, grids, frames[:, middles])
