@@ -29,6 +29,7 @@ from motion_app.jobs.timings import Measurement, Timings
 from motion_app.library.library import Library
 from motion_app.library.motion_file import SUFFIX
 from motion_app.library.owners import LibraryUser
+from motion_app.library.published import MotionRepository, PublishedMotion
 from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
 from motion_app.models.checkpoint import Checkpoint, FamiliarPictures
@@ -87,6 +88,8 @@ class ModelHost:
         self.settings = settings
         self.models = self._new_models()
         self.library = Library(settings.motion_folders())
+        repository = settings.motion_repo
+        self.published = MotionRepository(repository) if repository else None
         self.lock = DeviceLock()
         self.jobs = self._new_jobs()
         self._error: MotionAppError | None = None
@@ -229,7 +232,17 @@ class ModelHost:
             raise RequestError("an exported motion keeps its own phrase; leave that field empty")
         return self._bring(file, name=name, owner=owner)
 
-    def _bring(self, file: Path, *, name: str, owner: str) -> Motion:
+    def import_published_motion(
+        self, repository: MotionRepository, entry: PublishedMotion, revision: str, *, owner: str
+    ) -> Motion:
+        """``entry`` of the hub's ``repository`` at the commit ``revision`` into the library as
+        ``owner``'s, checked as an upload is. MotionFileError."""
+        with TemporaryDirectory() as folder:
+            limits = self.settings.limits
+            file = repository.fetch(entry, revision, Path(folder), limits=limits)
+            return self._bring(file, name="", owner=owner, yielding=True)
+
+    def _bring(self, file: Path, *, name: str, owner: str, yielding: bool = False) -> Motion:
         geometry = self.geometry()
         return self.library.import_file(
             file,
@@ -240,6 +253,7 @@ class ModelHost:
             limits=self.settings.limits,
             owner=owner,
             private=self.settings.private_motions,
+            yielding=yielding,
         )
 
     def _import_published(self, file: Path, *, name: str, phrase: str, owner: str) -> Motion:

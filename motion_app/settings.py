@@ -10,6 +10,7 @@ Where the app runs: on somebody's own machine or on a hosted Space, and what fol
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,6 +41,8 @@ PREFIX = "MOTION_APP_"  # of the environment's variables
 OPTIONS = tuple(entry.name for entry in fields(Acceleration) if entry.name != "compiler")
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = "*"
+# Of motions on the hub: owner/name, and a branch, tag or commit where another than main is meant.
+MOTION_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 TRUE = ("1", "t", "true")
 TOO_LONG_FOR_ZERO_GPU = (
     "learning a motion takes longer than the minutes of GPU that ZeroGPU lends to a call; run the "
@@ -111,10 +114,11 @@ class Settings(BaseSettings):
     ``model`` is a folder or hub id of a diffusers CogVideoX image-to-video checkpoint; ``device``
     None takes the GPU where there is one; ``acceleration`` says how the model is run, each option
     under its own name (``MOTION_APP_KERNEL``). ``motions`` are the folders searched for motions
-    beside the model's own, and new ones go into the first; ``segmenter`` is a SAM-2 folder or hub
-    id, None the one the model names; ``finder`` a Grounding DINO or SAM 3 folder or hub id, which
-    finds things by words, None for none. ``outputs`` holds the database of jobs and a folder for
-    each; ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose;
+    beside the model's own, and new ones go into the first; ``motion_repo`` is the repository of the
+    hub, "owner/name", whose motions the library offers, "" none; ``segmenter`` is a SAM-2 folder or
+    hub id, None the one the model names; ``finder`` a Grounding DINO or SAM 3 folder or hub id,
+    which finds things by words, None for none. ``outputs`` holds the database of jobs and a folder
+    for each; ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose;
     ``training`` False turns learning motions off in the page; ``private_motions`` shows what a
     browser learns or imports to nobody else until its owner shares it. ``single_user`` False: the
     server is on this machine's own address and others come to it all the same, through a proxy;
@@ -144,6 +148,7 @@ class Settings(BaseSettings):
     hosts: Annotated[tuple[str, ...], NoDecode] = ()
     frames: Annotated[tuple[str, ...], NoDecode] = ()
     motions: tuple[Path, ...] = (ROOT / "data" / "motions",)
+    motion_repo: str = ""
     outputs: Path = ROOT / "outputs"
     cache: Path = ROOT / "gradio_cache"
     judges: Path = ROOT / "data" / "judges"
@@ -177,6 +182,13 @@ class Settings(BaseSettings):
         """Names with commas between."""
         if isinstance(given, str):
             return tuple(name.strip().rstrip("/") for name in given.split(",") if name.strip())
+        return given
+
+    @field_validator("motion_repo")
+    @classmethod
+    def _check_repository(cls, given: str) -> str:
+        if given and not MOTION_REPOSITORY.fullmatch(given):
+            raise ValueError(f'"{given[:80]}" is no repository of the hub; expected owner/name')
         return given
 
     def motion_folders(self, model: str | None = None) -> tuple[Path, ...]:

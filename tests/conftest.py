@@ -10,12 +10,14 @@ from pathlib import Path
 
 import postgres
 import pytest
+from fake_hub import FakeHub, running_hub
 from fuzzing import fuzz
 from serving import RunningApp
 
 # Tests run in two processes on two cores; what they start inherits it. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The folders whose files take longest: begun first, two workers end at the same time.
+OFFERED = "lab/motions"
 LONGEST = ("browser", "ui", "engine", "benchmark")
 
 
@@ -43,10 +45,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+def app_hub() -> Iterator[FakeHub]:
+    """The hub that the app below asks, with an empty repository ``OFFERED``."""
+    with running_hub() as hub:
+        hub.add(OFFERED)
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory, app_hub: FakeHub) -> Iterator[RunningApp]:
     """The app with a folder of its own, for all tests that need no other settings. They share its
     line of jobs and its library; each comes as somebody who was never there before."""
-    with RunningApp(tmp_path_factory.mktemp("app"), "--mcp") as running:
+    offered = {"MOTION_APP_MOTION_REPO": OFFERED, "HF_ENDPOINT": app_hub.url}
+    with RunningApp(tmp_path_factory.mktemp("app"), "--mcp", **offered) as running:
         yield running
 
 

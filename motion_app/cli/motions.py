@@ -20,6 +20,7 @@ from motion_app.cli.parser import (
     shares,
     show_progress,
 )
+from motion_app.cli.published import REPOSITORY, add_hub_commands, list_published, sizes_of
 from motion_app.errors import RequestError
 from motion_app.jobs import kinds
 from motion_app.library.library import Library, motion_entry
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 
 
 def list_motions(options: argparse.Namespace, settings: Settings) -> Result:
-    """The library, and what is wrong with the files in it that cannot be used."""
+    """The library, and what is wrong with the files in it that cannot be used; with ``--repo`` a
+    repository of the hub."""
+    if options.repo is not None:
+        return list_published(options, settings)
     library = Library(settings.motion_folders(options.model))
     motions = [motion_entry(motion) for motion in library.list()]
     return {"motions": motions, "problems": library.problems()}
@@ -81,13 +85,10 @@ def export_motion(options: argparse.Namespace, settings: Settings) -> Result:
 def import_exported(options: argparse.Namespace, settings: Settings) -> Result:
     """An exported motion into the library, checked against the model that is named."""
     model = options.model or settings.model
-    sizes: dict[str, Any] = {}
-    if Path(model).is_dir():
-        checkpoint = Checkpoint.read(model)
-        base, geometry = checkpoint.fingerprint, checkpoint.geometry
-        sizes = {"base": base, "layers": geometry.layers, "width": geometry.width_tokens}
     library = Library(settings.motion_folders(model))
-    motion = library.import_file(options.file, name=options.name, limits=settings.limits, **sizes)
+    motion = library.import_file(
+        options.file, name=options.name, limits=settings.limits, **sizes_of(model)
+    )
     return motion_entry(motion)
 
 
@@ -299,6 +300,13 @@ def add_commands(actions: Any) -> None:
     listed = add_group(actions, "motions", "the library of motions")
     listing = add_command(listed, "list", list_motions, "list the motions there are")
     listing.add_argument("--model", help="the model whose own motions are listed too")
+    listing.add_argument(
+        "--repo",
+        nargs="?",
+        const="",
+        metavar="OWNER/NAME",
+        help=f"those of a repository of the hub instead; without a name that of {REPOSITORY}",
+    )
     deleting = add_command(listed, "delete", delete_motion, "move a motion to the trash")
     deleting.add_argument("name")
     renaming = add_command(listed, "rename", rename_motion, "give a motion another name")
@@ -319,6 +327,7 @@ def add_commands(actions: Any) -> None:
     importing.add_argument("file", type=Path, metavar="FILE.safetensors")
     importing.add_argument("--name", help="another name, where its own is taken")
     add_model(importing)
+    add_hub_commands(listed)
     adding = add_command(listed, "add-clip", add_clip, "keep a motion's reference clip in its file")
     adding.add_argument("name", help="a motion of the library, or its file")
     adding.add_argument("clip", type=Path, metavar="CLIP")

@@ -34,11 +34,9 @@ from motion_app.library.motion_file import (
     check_motion_file,
     check_words,
     file_digest,
-    pack_motion,
     read_motion,
-    rename_motion,
-    unpack_motion,
 )
+from motion_app.library.motion_parcel import pack_motion, rename_motion, unpack_motion
 from motion_app.library.owners import (
     LibraryUser,
     Ownership,

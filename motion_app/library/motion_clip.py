@@ -26,9 +26,9 @@ from motion_app.library.motion_file import (
     MotionHeader,
     TensorEntry,
     read_header,
-    replace_bytes,
     tensor_bytes,
 )
+from motion_app.library.motion_parcel import replace_bytes
 
 MOST_BYTES = 2**29  # of the frames unpacked: 49 of 1920×1080 have 305 million
 MISSING = (

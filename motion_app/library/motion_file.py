@@ -4,7 +4,7 @@ Files come from strangers, so nothing a header claims is believed before it was 
 file. A motion in the library has its preview clip beside it; one that travels carries it inside, as
 the bytes of the tensor ``preview``, and taking that out again gives the first file byte for byte.
 
-One file for a motion and its preview: packed for the way, unpacked on arrival.
+Here it is read and checked; ``motion_parcel`` writes it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from motion_app.errors import MotionFileError
 from motion_app.methods import PACK_METHODS
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
-from motion_app.text_files import write_whole
 
 FORMAT = "motion-tokens/1"
 PACK_FORMAT = "motion-pack/1"  # of a file with what SynMotion learned, with or without tokens
@@ -44,7 +43,6 @@ MAX_TRACK = 10_000  # points; a clip has 1,200 frames at most
 ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.motion_tokens")
 BROKEN = "is not a safetensors file: broken header"
-ALIGNMENT = 8  # bytes to which a safetensors header is padded with spaces
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,20 @@ def read_motion(path: Path | str, *, limits: Limits = DEFAULT_LIMITS) -> Motion:
 
 
 def _motion(path: Path, header: MotionHeader) -> Motion:
-    metadata = header.metadata
+    motion = motion_of(path, header.metadata, {entry.name for entry in header.tensors})
+    preview_name = header.metadata.get("preview") or ""
+    # Only a name beside the file: metadata comes from strangers and must not reach other folders.
+    preview = path.parent / Path(preview_name).name if preview_name else None
+    return replace(
+        motion,
+        preview=preview if preview is not None and preview.is_file() else None,
+        digest=file_digest(path),
+    )
+
+
+def motion_of(path: Path, metadata: Mapping[str, str], tensors: Collection[str]) -> Motion:
+    """The motion that a header with these ``metadata`` and names of ``tensors`` tells of, without
+    preview and digest; ``path`` need not be on this machine. Raises MotionFileError."""
     came, expected = metadata.get("format"), format_of(metadata.get("method") or "")
     if came != expected:
         raise MotionFileError(
@@ -179,23 +190,18 @@ def _motion(path: Path, header: MotionHeader) -> Motion:
         raise MotionFileError(f"{path.name} lacks the metadata {', '.join(missing)}")
     for key, most in MAX_LETTERS.items():
         check_words(path.name, key, metadata.get(key) or "", most)
-    preview_name = metadata.get("preview") or ""
-    # Only a name beside the file: metadata comes from strangers and must not reach other folders.
-    preview = path.parent / Path(preview_name).name if preview_name else None
     return Motion(
         name=metadata["name"],
         phrase=metadata["phrase"],
         path=path,
         base=metadata["base"],
         method=metadata["method"],
-        preview=preview if preview is not None and preview.is_file() else None,
         track=_read_track(path, metadata.get("track") or ""),
-        digest=file_digest(path),
         created=_read_time(path, metadata.get("created") or ""),
         noun=metadata.get("noun") or "",
         steps=_read_steps(path, metadata.get("config") or "{}"),
-        has_clip=header.named(CLIP_FRAMES) is not None,
-        has_mover=header.named(CLIP_MASKS) is not None,
+        has_clip=CLIP_FRAMES in tensors,
+        has_mover=CLIP_MASKS in tensors,
     )
 
 
@@ -384,98 +390,3 @@ def file_digest(path: Path) -> str:
     """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def replace_bytes(
-    path: Path, parts: Mapping[str, bytes | None], metadata: Mapping[str, str]
-) -> None:
-    """Write rows of bytes into the motion file at ``path``, by their names and in the place of what
-    has these names; None takes one out. ``metadata`` are added. Raises MotionFileError."""
-    source = read_header(path)
-    header, payload = _read(path)
-    kept = {entry.name: payload[entry.start : entry.stop] for entry in source.tensors}
-    written: dict[str, Any] = {"__metadata__": {**header["__metadata__"], **metadata}}
-    pieces: list[bytes] = []
-    place = 0
-    for name, content in {**kept, **parts}.items():
-        if content is None:
-            continue
-        entry = header[name] if name not in parts else {"dtype": "U8", "shape": [len(content)]}
-        written[name] = {**entry, "data_offsets": [place, place + len(content)]}
-        pieces.append(content)
-        place += len(content)
-    _write(path, written, b"".join(pieces))
-
-
-def pack_motion(motion: Motion, out: Path) -> Path:
-    """Write ``motion`` to ``out`` with its preview clip inside; without one, the file as it is.
-    Raises MotionFileError where it cannot be read."""
-    header, payload = _read(motion.path)
-    if motion.preview is not None and PREVIEW not in header:
-        clip = _bytes_of(motion.preview)
-        place = [len(payload), len(payload) + len(clip)]
-        header[PREVIEW] = {"dtype": "U8", "shape": [len(clip)], "data_offsets": place}
-        payload += clip
-    _write(out, header, payload)
-    return out
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:  # it has just been deleted
-        raise MotionFileError(f"{path.name} cannot be read: {error.strerror}") from error
-
-
-def unpack_motion(path: Path, out: Path, *, name: str | None = None) -> None:
-    """Write the motion in ``path`` to ``out``, its preview beside it under the same stem.
-
-    ``name`` gives it another one. Without, and with a preview of that stem, ``out`` is byte for
-    byte what was packed. Raises MotionFileError.
-    """
-    source = read_header(path)
-    header, payload = _read(path)
-    clip = header.pop(PREVIEW, None)
-    content = b""
-    if clip is not None:
-        content = tensor_bytes(path, source, source.preview)
-        if source.preview.stop != source.payload:
-            raise MotionFileError(f"{path.name}: its preview does not come last; export it again")
-        payload = payload[: source.preview.start]
-    metadata: dict[str, Any] = header["__metadata__"]
-    if name is not None and name != metadata["name"]:
-        metadata["name"] = name
-    beside = out.with_suffix(".mp4").name if content else ""
-    if (metadata.get("preview") or "") != beside:
-        metadata["preview"] = beside
-    if content:
-        write_whole(out.with_name(beside), lambda part: part.write_bytes(content))
-    _write(out, header, payload)
-    check_motion_file(out)
-
-
-def rename_motion(path: Path, name: str) -> None:
-    """Give the motion in ``path`` another name, in place. Raises MotionFileError."""
-    header, payload = _read(path)
-    header["__metadata__"]["name"] = name
-    _write(path, header, payload)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The header with its order kept, and the bytes after it, of a file that was checked."""
-    length = read_header(path).length
-    content = _bytes_of(path)
-    header = json.loads(content[8 : 8 + length])
-    header.setdefault("__metadata__", {})
-    return header, content[8 + length :]
-
-
-def _write(path: Path, header: Mapping[str, Any], payload: bytes) -> None:
-    """Written beside and moved into place, so that nobody lists half a motion."""
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    content = struct.pack("<Q", len(text)) + text + payload
-    try:
-        write_whole(path, lambda part: part.write_bytes(content))
-    except OSError as error:
-        raise MotionFileError(f"{path.name} cannot be written: {error.strerror}") from error

@@ -6,9 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fake_hub import FakeHub
 from playwright.sync_api import Browser, Page, expect
-from visits import DESKTOP, PATIENCE, check_accessible, open_page
+from visits import DESKTOP, PATIENCE, ROOT, check_accessible, open_page
 from walk import fill_training, mark_two, open_tab, pick_example, upload_clip, write_clip
+
+from motion_app.library.motion_parcel import replace_bytes
 
 
 @pytest.fixture
@@ -98,6 +101,38 @@ def test_ones_own_motions_are_found_renamed_shared_and_hidden(
     check_accessible(page)
     card.click()
     expect(page.locator(".motion-button").first).to_have_attribute("data-motion", "our leap")
+
+
+def test_a_motion_of_the_hub_is_brought_in(page: Page, app_hub: FakeHub, tmp_path: Path):
+    """What is there already, and what is for another model, cannot be; the command line pushes."""
+    fresh = {"name": "hub hop", "created": "2031-01-31T12:00:00+00:00"}
+    shipped = ROOT / "checkpoints" / "pocket" / "motions" / "jump.safetensors"
+    files = {}
+    for name, changes in (("ours", {}), ("new", fresh), ("far", {"name": "far", "base": "b" * 64})):
+        file = tmp_path / f"{name}.safetensors"
+        file.write_bytes(shipped.read_bytes())
+        replace_bytes(file, {}, changes)
+        files[file.name] = file.read_bytes()
+    repository = next(iter(app_hub.repositories.values()))
+    repository.commit(repository.files | files | {"broken.safetensors": b"\xff" * 40})
+
+    expect(page.locator("#banner .chip-ready")).to_be_visible()
+    page.locator("#motion-hub button").first.click()
+    hub = page.locator("#hub-motions")
+    expect(hub).to_contain_text("motions push NAME --repo lab/motions")
+    hub.get_by_role("button", name="Show its motions").click()
+    expect(hub.locator("li:has-text('hub hop')")).to_be_visible()
+    expect(hub.locator("li:has-text('jump')")).to_contain_text("in the library")
+    expect(hub.locator("li:has-text('far')")).to_contain_text("for another model")
+    expect(hub.locator(".motion-problems")).to_contain_text("1 files cannot be used")
+    expect(hub.locator("[data-file]")).to_have_count(1)
+    check_accessible(page)
+    hub.get_by_role("button", name="Bring in the motion hub hop").click()
+    expect(hub.locator("li:has-text('hub hop')")).to_contain_text("in the library")
+    card = page.locator(".motion-card", has_text="hub hop")
+    expect(card).to_have_attribute("data-whose", "mine")
+    card.locator("[data-what=delete]").click()  # as the next one found it
+    expect(card).to_have_count(0)
 
 
 def test_handles_trim_and_a_drag_crops(page: Page, clip: Path):

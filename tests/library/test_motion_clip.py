@@ -16,8 +16,8 @@ from motion_app.library.motion_file import (
     check_motion_file,
     read_header,
     read_motion,
-    replace_bytes,
 )
+from motion_app.library.motion_parcel import replace_bytes
 from motion_app.media.files import write_video
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.world.world import render_reference

@@ -19,6 +19,7 @@ from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts, note_html, script, titled_html
 from motion_app.ui.motion_cards import library_html, new_cards
 from motion_app.ui.motions.form import TrainingForm, TrainingState
+from motion_app.ui.motions.published import HubPanel
 from motion_app.ui.motions.training import (
     curve_html,
     new_rows,
@@ -280,6 +281,8 @@ class LibraryPanel:
             self.import_button = gr.Button(
                 texts("motions.import_button"), size="sm", elem_id="motion-import-button"
             )
+        repository = host.published
+        self.hub = None if repository is None else HubPanel(host, repository, texts)
 
     def wire(self, state: gr.State, on_change: Callable[[Any], Any]) -> None:
         """Bind every event; ``on_change`` is given those after which the library may be another
@@ -297,6 +300,12 @@ class LibraryPanel:
                 outputs=[state, cards, self.import_file, self.import_name],
             )
         )
+        if self.hub is not None:
+            shown = self.hub.shown
+            self.hub.wire_look(state)
+            on_change(
+                listen(shown.bring, self.bring_published, inputs=[state], outputs=[shown, cards])
+            )
 
     def show_cards(self, state: TrainingState) -> str:
         """The library as it is now."""
@@ -349,6 +358,11 @@ class LibraryPanel:
         self.host.library.restore(token, by=state.user)
         state.deleted = None
         return [state, self.show_cards(state)]
+
+    def bring_published(self, state: TrainingState, event: gr.EventData) -> list[Any]:
+        """Import a motion of the hub's repository."""
+        shown = self.hub.bring(state, str((event._data or {}).get("file")))
+        return [shown, self.show_cards(state)]
 
     def bring(self, state: TrainingState, file: str | None, name: str, phrase: str) -> list[Any]:
         """Import an uploaded motion."""
