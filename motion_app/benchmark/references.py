@@ -15,7 +15,8 @@ from motion_app.benchmark.scenes import BENCHMARK_SEED, world_of
 from motion_app.evaluation.videos import ReferenceClip
 from motion_app.geometry import ModelGeometry
 from motion_app.wording import NEUTRAL_PHRASE
-from motion_app.world.creatures import MOTIONS, PosePath
+from motion_app.world.creatures import MOTIONS
+from motion_app.world.retold import mirrored
 from motion_app.world.world import (
     Creature,
     RenderedClip,
@@ -94,12 +95,6 @@ def crowded_clip(name: str, geometry: ModelGeometry) -> RenderedClip:
     beside = next(other for other in BYSTANDERS if other != name)
     rng = np.random.default_rng([MOVER_SEED, list(MOTIONS).index(name)])
     return render(draw_scene(rng, world_of(geometry), objects=2, motions=[name, beside]))
-
-
-def mirrored(creature: Creature) -> Creature:
-    """``creature`` where it stands, going and turning the other way round."""
-    path: PosePath = creature.path
-    return replace(creature, path=replace(path, dx=-path.dx, rotation=-path.rotation))
 
 
 def enlarged(creature: Creature, config: WorldConfig) -> Creature | None:

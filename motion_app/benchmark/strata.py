@@ -22,7 +22,6 @@ from motion_app.benchmark.references import (
     MOVER_SEED,
     WORDED,
     fits_enlarged,
-    mirrored,
     reference_view,
 )
 from motion_app.benchmark.scenes import (
@@ -36,6 +35,7 @@ from motion_app.benchmark.scenes import (
 )
 from motion_app.geometry import ModelGeometry, mask_to_grid
 from motion_app.world.creatures import KINDS, MOTIONS, SHAPE_MOTIONS
+from motion_app.world.retold import mirrored
 from motion_app.world.world import Creature, Scene, draw_scene, render
 
 BODIES, LIMBS, MOVERS = "bodies", "limbs", "movers"

@@ -160,7 +160,7 @@ class MotionEncoder(nn.Module):
         (B, F, n² / 4, 4 * (2 * C + 2))."""
         c, n = self.config, self.config.window
         steps = (torch.arange(n, device=latents.device) + 0.5) / n * 2 - 1  # (n,)
-        offsets = REACH * sizes[:, None, None] * steps[:, None]  # (B, 1, n, 1)
+        offsets = REACH * sizes[:, None, None, None] * steps[:, None]  # (B, 1, n, 1)
         y = (centres[..., 0, None, None] + offsets) / c.height  # (B, F, n, 1)
         x = (centres[..., 1, None, None] + offsets.mT) / c.width  # (B, F, 1, n)
         at = torch.stack([x.expand(-1, -1, n, n), y.expand(-1, -1, n, n)], dim=-1) * 2 - 1

@@ -191,17 +191,21 @@ class GenerationSteering:
 class TrainingSample:
     """One clip of a training batch, with its one object. Its motion tokens are seen by the motion
     phrase and, among video tokens, by those in ``object_masks`` (1, F, h, w) bool where given, else
-    by DMEM's where ``noun`` (text positions) is given, else by everything (``concat``)."""
+    by DMEM's where ``noun`` (text positions) is given, else by everything (``concat``).
+
+    With masks there may be several objects, (N, F, h, w). ``without``: ablations of who sees whom;
+    () is as in a generation."""
 
     layout: SequenceLayout
     noun: Span | None = None
     object_masks: Tensor | None = None
+    without: tuple[str, ...] = UNTOUCHED
 
 
 class TrainingSteering:
     """The steering object of motion training; text-video and text-text stay as in the stock model.
 
-    ``project``: layer → motion keys and values (1, heads, M, d), with gradient. ``drop``:
+    ``project``: layer → motion keys and values (1 or B, heads, ΣM, d), with gradient. ``drop``:
     the share of DMEM's positions let go at random (released: 0.3), drawn from ``generator``.
     Call ``begin`` before every forward pass.
     """
@@ -265,7 +269,7 @@ def _fixed_plan(sample: TrainingSample, device: torch.device) -> AttentionPlan |
     """The plan of a sample that is the same in all layers; None where DMEM makes one per layer."""
     if sample.object_masks is not None:
         masks = sample.object_masks.to(device)
-        return AttentionPlan.build(sample.layout, masks, without=UNTOUCHED)
+        return AttentionPlan.build(sample.layout, masks, without=sample.without)
     if sample.noun is not None:
         return None
     everywhere = torch.ones((1, *sample.layout.grid), dtype=torch.bool, device=device)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from diffusers import CogVideoXDDIMScheduler
 from torch import nn
 
 from motion_app.errors import RequestError
+from motion_app.pocket.averaged import AveragedRun, TrainingRecord
 from motion_app.pocket.network import (
     SCHEDULER_CONFIG,
     MatrixAttnProcessor,
@@ -91,36 +92,9 @@ def loss_weights(latents: torch.Tensor, *, moving: float, first: float) -> torch
     return weights / weights.mean()
 
 
-@dataclass(frozen=True)
-class TrainingRecord:
-    """How far a checkpoint's backbone was trained, kept beside its weights: ``step`` updates,
-    ``samples`` clips seen, ``spent`` seconds, and the held-back figures along the way, each with
-    its "samples"."""
-
-    step: int = 0
-    samples: int = 0
-    spent: float = 0.0
-    history: tuple[dict[str, float], ...] = ()
-
-    FILE: ClassVar[str] = "training.json"
-
-    @classmethod
-    def read(cls, checkpoint: Path) -> TrainingRecord:
-        """The record of a checkpoint folder; an empty one where there is none."""
-        file = checkpoint / cls.FILE
-        if not file.exists():
-            return cls()
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        return cls(**{**entries, "history": tuple(entries["history"])})
-
-    def write(self, checkpoint: Path) -> None:
-        text = json.dumps(asdict(self), indent=1)
-        (checkpoint / self.FILE).write_text(text + "\n", encoding="utf-8")
-
-
-class BackboneRun:
-    """The state of a training run: model, average, optimiser, record; saved and resumed as one
-    file, or without the optimiser as pieces. Of both, what has seen more clips is gone on with."""
+class BackboneRun(AveragedRun):
+    """The state of a training run, saved and resumed as one file, or without the optimiser as
+    pieces. Of both, what has seen more clips is gone on with."""
 
     def __init__(
         self,
@@ -149,12 +123,7 @@ class BackboneRun:
             *split_parameters(self.model), muon_lr=training.muon_lr, adam_lr=training.adam_lr
         )
         if self.file.exists():
-            state = torch.load(self.file, weights_only=True, map_location=device)
-            self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.resumed_at = state["resumed_at"]
-            self.record = TrainingRecord(**{**state["record"], "history": tuple(state["history"])})
+            self.take_over(torch.load(self.file, weights_only=True, map_location=device))
         if saved and TrainingRecord.read(saved[-1]).samples > self.record.samples:
             self._go_on_from(saved[-1])
 
@@ -189,43 +158,8 @@ class BackboneRun:
         if self.training.pieces:
             self._save_pieces()
             return
-        record = asdict(self.record)
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "history": list(record.pop("history")),
-            "record": record,
-            "resumed_at": self.resumed_at,
-        }
+        state = self.state()
         write_whole(self.file, lambda part: torch.save(state, part))
-
-    @property
-    def rate(self) -> float:
-        """The learning rates' factor: a warm-up of 50 steps after each fresh optimiser, then 1,
-        then linear to 0 over the last ``decay`` of the samples."""
-        warm = min(1.0, (self.record.step - self.resumed_at + 1) / 50)
-        left = 1 - self.record.samples / self.training.samples
-        return max(0.0, min(warm, left / self.training.decay))
-
-    def update(self, seconds: float) -> None:
-        """One optimiser step with the gradients there are, and the average after it."""
-        self.optimiser.step(self.rate)
-        record = self.record
-        self.record = replace(
-            record,
-            step=record.step + 1,
-            samples=record.samples + self.training.batch,
-            spent=record.spent + seconds,
-        )
-        self.update_average()
-
-    def update_average(self) -> None:
-        """Exponential average over about the last tenth of the run, at most 1,000 steps."""
-        decay = min(0.999, 1 - 10 / (self.record.step + 20))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
 
 
 class Clips(Protocol):
@@ -396,12 +330,12 @@ def _log_progress(record: TrainingRecord, start: TrainingRecord, loss: float) ->
 def _average_gradients(model: nn.Module, seconds: float, processes: int) -> float:
     """All processes' mean gradient, in place, and their mean of ``seconds`` (so that all stop
     together)."""
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    clock = torch.tensor([seconds], device=parameters[0].device)
-    flat = torch.cat([p.grad.flatten() for p in parameters] + [clock]) / processes
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    clock = torch.tensor([seconds], device=gradients[0].device)
+    flat = torch.cat([gradient.flatten() for gradient in gradients] + [clock]) / processes
     dist.all_reduce(flat)
     start = 0
-    for parameter in parameters:
-        parameter.grad.copy_(flat[start : start + parameter.numel()].view_as(parameter))
-        start += parameter.numel()
+    for gradient in gradients:
+        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
     return float(flat[-1])

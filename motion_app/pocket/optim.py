@@ -45,7 +45,7 @@ class MuonAdam:
             self.views, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         self.adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
-        self.rates = (muon_lr, adam_lr)
+        self.rates: tuple[float, ...] = (muon_lr, adam_lr)
 
     def step(self, factor: float) -> None:
         """One update at ``factor`` times the learning rates; clears the gradients."""

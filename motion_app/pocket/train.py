@@ -1,4 +1,5 @@
-"""One command trains everything the pocket ships: VAE, backbone, SAM-2 and motions.
+"""One command trains everything the pocket ships: VAE, backbone, SAM-2 and motions; and, where it
+is asked for, a motion encoder for the backbone as it is.
 
 Each stage runs for its own minutes of wall time on a CPU or a GPU, saves as it goes under
 ``--runs``, and continues from there when called again. What is finished is written to ``--out``, an
@@ -15,7 +16,6 @@ import argparse
 import copy
 import logging
 import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,20 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from diffusers import AutoencoderKLCogVideoX
 
 from motion_app.errors import RequestError
 from motion_app.methods import LEARNED
 from motion_app.models.devices import device_named
-from motion_app.pocket.backbone import (
-    BackboneRun,
-    BackboneTraining,
-    TrainingRecord,
-    train_backbone,
-)
+from motion_app.pocket.averaged import TrainingRecord
+from motion_app.pocket.backbone import BackboneRun, BackboneTraining, train_backbone
 from motion_app.pocket.network import PocketNetwork, save_checkpoint
+from motion_app.pocket.side_by_side import Seat, side_by_side
 from motion_app.pocket.stream import GrowingClips, drawn_ahead, first_clips
 from motion_app.pocket.vae import VaeTraining, encode_clips, read_clips, train_vae
 from motion_app.world.creatures import SHAPE_MOTIONS
@@ -47,20 +42,25 @@ if TYPE_CHECKING:
     from motion_app.pocket.measure import HeldBack
 
 log = logging.getLogger(__name__)
-STAGES = ("vae", "backbone", "sam2", "motions")
+USUAL_STAGES = ("vae", "backbone", "sam2", "motions")
+STAGES = (*USUAL_STAGES, "encoder")
 CLIPS, SAMPLES, BATCH = 20_000, 300_000, 16  # on a CPU
 GPU_CLIPS = 200_000  # 47 KB each, in its memory
+ENCODER_SAMPLES, PAIRS = 40_000, 3_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m motion_app pocket train``."""
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(USUAL_STAGES))
     parser.add_argument("--runs", type=Path, default=Path("runs/pocket"), help="working folder")
     parser.add_argument("--out", type=Path, default=Path("checkpoints/pocket"))
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads in all")
     parser.add_argument(
-        "--processes", type=int, default=1, help="for the backbone; on a CPU, one for each core"
+        "--processes",
+        type=int,
+        default=1,
+        help="for backbone and encoder; on a CPU, one for each core",
     )
     parser.add_argument(
         "--minutes", type=float, help="for all stages but the motions together, in this call"
@@ -81,6 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="minutes between held-back figures (default: 30; on a GPU none are taken)",
     )
     parser.add_argument("--sam2-minutes", type=float, default=15.0)
+    parser.add_argument("--encoder-minutes", type=float, default=180.0)
+    parser.add_argument(
+        "--encoder-samples",
+        type=int,
+        default=ENCODER_SAMPLES,
+        help="clips the motion encoder sees, earlier calls' too",
+    )
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="of clips it learns from")
     parser.add_argument(
         "--clips",
         type=int,
@@ -148,6 +156,11 @@ def train(options: argparse.Namespace) -> None:
             method=options.method,
             given=_given(options),
         )
+    if "encoder" in options.stages:
+        from motion_app.pocket.encoder_stage import train_encoder_stage
+
+        minutes = _minutes(options, options.encoder_minutes, began)
+        train_encoder_stage(options, world, minutes=minutes)
 
 
 def _models(options: argparse.Namespace) -> Models:
@@ -218,7 +231,9 @@ def _train_backbone(options: argparse.Namespace, vae_folder: Path, world: WorldC
     elif torch.device(options.device).type == "cuda":
         backbone, record = learn_while_drawing(options, vae_folder, world, training)
     else:
-        backbone, record = _in_processes(options, vae_folder, world, training)
+        backbone, record = side_by_side(
+            _backbone_process, options, vae_folder, world, training, count=options.processes
+        )
     vae = AutoencoderKLCogVideoX.from_pretrained(vae_folder, torch_dtype=torch.float32)
     save_checkpoint(options.out, vae, backbone.to("cpu"))
     record.write(options.out)
@@ -263,42 +278,16 @@ def _held_back(
     return HeldBack(options.runs / "held-back", copy.deepcopy(vae).cpu(), world)
 
 
-def _in_processes(
-    options: argparse.Namespace, vae_folder: Path, world: WorldConfig, training: BackboneTraining
-) -> tuple[PocketNetwork, TrainingRecord]:
-    """On a CPU: every clip is encoded first, then each process takes its share of every batch."""
-    processes = options.processes
-    port = _free_port() if processes > 1 else 0
-    spawned = mp.get_context("spawn")
-    others = [
-        spawned.Process(
-            target=_backbone_process, args=(options, vae_folder, world, training, rank, port)
-        )
-        for rank in range(1, processes)
-    ]
-    for other in others:
-        other.start()
-    try:
-        return _backbone_process(options, vae_folder, world, training, 0, port)
-    finally:
-        for other in others:
-            other.join(timeout=60)
-            other.terminate()
-
-
 def _backbone_process(
     options: argparse.Namespace,
     vae_folder: Path,
     world: WorldConfig,
     training: BackboneTraining,
-    rank: int,
-    port: int,
+    seat: Seat,
 ) -> tuple[PocketNetwork, TrainingRecord]:
-    """One process: its share of the encoding, then its share of every batch."""
-    processes = options.processes
-    if rank:
-        logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(max(1, options.threads // processes))
+    """One process on a CPU: its share of the encoding, which is all done before any is learned
+    from, then its share of every batch."""
+    seat.take(options.threads)
     vae = AutoencoderKLCogVideoX.from_pretrained(vae_folder, torch_dtype=torch.float32)
     folders = []
     for level in range(world.level + 1):  # the wide world is learned beside the easy one
@@ -310,33 +299,20 @@ def _backbone_process(
             seed=1 + level,
             config=replace(world, level=level),
             device=options.device,
-            shard=(rank, processes),
+            shard=(seat.rank, seat.count),
         )
-    if processes > 1:
-        address = f"tcp://127.0.0.1:{port}"
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=processes)
-        dist.barrier()  # until all have encoded their share
-    try:
+    with seat.together():
         return train_backbone(
             options.runs,
             read_clips(*folders),
             training,
             device=options.device,
-            process=rank,
-            processes=processes,
+            process=seat.rank,
+            processes=seat.count,
             start_from=options.out,
-            measure=None if rank else _held_back(options, vae, world),
+            measure=None if seat.rank else _held_back(options, vae, world),
             measure_every=options.measure_every,
         )
-    finally:
-        if processes > 1:
-            dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -258,7 +258,7 @@ class SynMotionRun(LearningRun):
             ]
         )  # (B, L, text width)
         miss, _ = draws.velocity_miss(texts, self.backbone)
-        return weighted_error(miss, draws, config)
+        return weighted_error(miss, draws, moving_weight=config.moving_weight)
 
     def _subject_residual(self) -> str:
         config = self.config

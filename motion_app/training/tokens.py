@@ -280,7 +280,10 @@ class TrainingRun(LearningRun):
         delta = error.new_zeros(())
         if pair is not None and config.delta_weight:
             delta = (math.sqrt(2) * error[:, pair + 1] - error[:, pair]).square().mean()
-        return weighted_error(miss, draws, config) + config.delta_weight * delta
+        return (
+            weighted_error(miss, draws, moving_weight=config.moving_weight)
+            + config.delta_weight * delta
+        )
 
     def _sample(self, view: int) -> TrainingSample:
         lesson, masks = self.lesson, self.lesson.views.object_masks
@@ -308,7 +311,7 @@ class NoisyViews:
 
     def velocity_miss(self, text: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
         """``Backbone.velocity_miss`` of the batch; ``text`` (B, L, text width)."""
-        with _fast_bfloat16(backbone.transformer):
+        with fast_bfloat16(backbone.transformer):
             return backbone.velocity_miss(
                 self.latents, self.noise, self.condition, text, self.timesteps
             )
@@ -344,16 +347,16 @@ def draw_noise(
     return NoisyViews(*(part.to(device) for part in (latents, noise, condition, timesteps)))
 
 
-def weighted_error(miss: Tensor, draws: NoisyViews, config: ClipTraining) -> Tensor:
+def weighted_error(miss: Tensor, draws: NoisyViews, *, moving_weight: float) -> Tensor:
     """The mean square of ``miss``, places that differ from the first frame ``moving_weight`` times
     as heavy as others."""
     latents = draws.latents
     moving = (latents - latents[:, :1]).abs().mean(dim=2, keepdim=True) > 0.2
-    weights = 1 + (config.moving_weight - 1) * moving.float()
+    weights = 1 + (moving_weight - 1) * moving.float()
     return (miss.square() * weights / weights.mean()).mean()
 
 
-def _fast_bfloat16(transformer: Any) -> AbstractContextManager:
+def fast_bfloat16(transformer: Any) -> AbstractContextManager:
     """bfloat16 where it is the fast type: a float32 model on a CPU with AVX-512 BF16 computes its
     matrix products four times as fast. Tokens and optimiser stay float32."""
     wanted = transformer.device.type == "cpu" and transformer.dtype == torch.float32

@@ -185,8 +185,8 @@ def draw_scene(
         ]
         creatures = [_reword(rng, creature, neutral_share) for creature in creatures]
         for _ in range(PLACEMENT_TRIES):
-            placed = [_place(rng, config, creature) for creature in creatures]
-            if not (all(placed) and _apart(placed, closest)):
+            placed = [place(rng, config, creature) for creature in creatures]
+            if not (all(placed) and apart(placed, closest)):
                 continue
             if motions is None or _swappable(placed, config):
                 return Scene(config, int(rng.integers(2**31)), tuple(placed))
@@ -227,7 +227,7 @@ def _reword(rng: np.random.Generator, creature: Creature, neutral_share: float) 
     return creature
 
 
-def _place(rng: np.random.Generator, config: WorldConfig, creature: Creature) -> Creature | None:
+def place(rng: np.random.Generator, config: WorldConfig, creature: Creature) -> Creature | None:
     """The creature at a random place where its whole path stays in the picture, or None."""
     x0, y0, x1, y1 = creature.bounds()
     left, right, top, bottom = -x0, config.width - x1, -y0, config.height - y1
@@ -245,12 +245,12 @@ def _swappable(creatures: Sequence[Creature], config: WorldConfig) -> bool:
             for k, creature in enumerate(creatures)
         ]
         inside = (creature.stays_inside(config) for creature in swapped)
-        if not (all(inside) and _apart(swapped)):
+        if not (all(inside) and apart(swapped)):
             return False
     return True
 
 
-def _apart(creatures: Sequence[Creature], closest: float = 1.0) -> bool:
+def apart(creatures: Sequence[Creature], closest: float = 1.0) -> bool:
     """No two creatures touch in the first frame (a little overlap of arms is allowed), and in none
     do their centres come nearer than ``closest`` times the sum of their radii."""
     for i, a in enumerate(creatures):

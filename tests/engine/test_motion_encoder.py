@@ -73,6 +73,14 @@ def test_it_gives_every_layer_its_tokens(encoder, checkpoint):
     assert EncoderConfig.of(checkpoint, tokens=5, scale=1.0).base == checkpoint.fingerprint
 
 
+def test_clips_of_a_batch_are_looked_at_one_by_one(encoder):
+    clips = [moving_clip(), moving_clip(row=4, step=0), moving_clip(row=5)]
+    together = encoder(*(torch.stack(part).float() for part in zip(*clips, strict=True)))
+    assert together.shape == (3, 2, 5, 32)
+    for number, clip in enumerate(clips):
+        assert torch.allclose(together[number], layers(encoder.encode(*clip)), atol=1e-5)
+
+
 def test_all_still_clips_give_the_tokens_of_rest(encoder):
     draw = torch.Generator().manual_seed(0)
     rest = encoder.out(encoder.queries).detach().view(2, 5, 32)

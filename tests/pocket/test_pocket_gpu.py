@@ -16,7 +16,8 @@ from diffusers import AutoencoderKLCogVideoX
 
 from motion_app.errors import RequestError
 from motion_app.pocket import backbone, pace, train
-from motion_app.pocket.backbone import BackboneRun, BackboneTraining, TrainingRecord, train_backbone
+from motion_app.pocket.averaged import TrainingRecord
+from motion_app.pocket.backbone import BackboneRun, BackboneTraining, train_backbone
 from motion_app.pocket.network import PocketNetwork
 from motion_app.pocket.pieces import MOST_BYTES, saved_folders
 from motion_app.pocket.stream import GrowingClips, drawn_ahead, first_clips

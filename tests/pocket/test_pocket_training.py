@@ -12,10 +12,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 
+from motion_app.pocket.averaged import TrainingRecord
 from motion_app.pocket.backbone import (
     BackboneRun,
     BackboneTraining,
-    TrainingRecord,
     loss_weights,
     new_backbone,
     train_backbone,

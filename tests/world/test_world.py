@@ -10,6 +10,7 @@ import pytest
 from motion_app.evaluation.metrics import assignment_similarity
 from motion_app.evaluation.trackers import colour_track
 from motion_app.world.creatures import MOTIONS
+from motion_app.world.retold import draw_motions, render_looking_back, retold
 from motion_app.world.world import WorldConfig, draw_scene, render, vocabulary
 
 
@@ -75,3 +76,29 @@ def test_the_place_does_not_tell_whose_motion_is_whose() -> None:
         first, second = scene.creatures
         for creature, path in ((first, second.path), (second, first.path)):
             assert replace(creature, path=path).stays_inside(scene.config)
+
+
+def test_motions_are_told_again_by_others_in_another_place():
+    rng = np.random.default_rng(8)
+    config = WorldConfig()
+    for _ in range(5):
+        first = draw_scene(rng, config, objects=2, motions=draw_motions(rng, 2, config))
+        second = retold(rng, first, kinds=("robot",))
+        for one, other in zip(first.creatures, second.creatures, strict=True):
+            assert other.path is one.path and other.words == one.words
+            assert other.kind == "robot" and (other.x, other.y) != (one.x, one.y)
+            assert other.stays_inside(config)
+        assert second.creatures[0].colour != second.creatures[1].colour
+
+
+def test_who_looks_back_stands_and_goes_where_it_did():
+    rng = np.random.default_rng(9)
+    scene = draw_scene(rng, WorldConfig(kinds=("ghost",)), objects=1, motions=["walk left"])
+    ahead, back = render(scene), render_looking_back(scene)
+    assert np.abs(ahead.tracks - back.tracks).max() < 0.5, "a ghost is nearly symmetric"
+    overlap = (ahead.masks & back.masks).sum() / (ahead.masks | back.masks).sum()
+    assert overlap > 0.9
+    bird = draw_scene(rng, WorldConfig(kinds=("bird",)), objects=1, motions=["walk left"])
+    ahead, back = render(bird), render_looking_back(bird)
+    step = np.diff(ahead.tracks, axis=1) - np.diff(back.tracks, axis=1)
+    assert np.abs(step).max() < 0.5 and not np.array_equal(ahead.masks, back.masks)
