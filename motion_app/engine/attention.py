@@ -91,7 +91,7 @@ class AttentionPlan:
         bias = _strength_bias(layout, strengths)
         sights = _Sights(classes, torch.from_numpy(table), bias)
         seen_by_class = sights.by_class()
-        common = _common_keys(layout, seen_by_class)
+        common = _common_keys(layout, seen_by_class, weighed=bool(bias.any()))
         own, narrow = [], [torch.zeros(0, dtype=torch.long)]
         for rows, seen, row_class in seen_by_class:
             if not bool(seen[common].all()):
@@ -173,11 +173,11 @@ class _Sights:
 
 
 def _common_keys(
-    layout: SequenceLayout, seen_by_class: Sequence[tuple[Tensor, Tensor, int]]
+    layout: SequenceLayout, seen_by_class: Sequence[tuple[Tensor, Tensor, int]], *, weighed: bool
 ) -> slice:
-    """The keys that all video rows see: everything where nobody is kept from anything, else the
-    video and, as the scope has it, the free text before it."""
-    if all(bool(seen.all()) for _, seen, _ in seen_by_class):
+    """The keys that all video rows see alike: everything where nobody is kept from anything and no
+    motion is ``weighed``, else the video and, as the scope has it, the free text before it."""
+    if not weighed and all(bool(seen.all()) for _, seen, _ in seen_by_class):
         return slice(0, layout.keys)
     video = [seen for rows, seen, _ in seen_by_class if rows[-1] >= layout.text]
     with_text = all(bool(seen[layout.free_keys].all()) for seen in video)

@@ -207,15 +207,17 @@ def test_swapping_two_objects_motions_swaps_what_they_do():
     )
 
 
-def test_strength_weighs_the_motion_keys_by_its_factor():
+@pytest.mark.parametrize("without", [(), ("m2v",), ("infer_mask",)])
+def test_strength_weighs_the_motion_keys_by_its_factor(without):
     layout, masks = random_scene(2)
     query, key, value = random_tokens(layout)
     strengths = [0.25 + k for k in range(layout.objects)]
     bias = torch.zeros(layout.keys, dtype=torch.double)
     for k, strength in enumerate(strengths):
         bias[layout.motion_keys(k)] = math.log(strength)
-    plan = AttentionPlan.build(layout, masks, strengths=strengths)
-    expected = masked_softmax(query, key, value, may_see(layout, masks, "released", ()), bias)
+    plan = AttentionPlan.build(layout, masks, without=without, strengths=strengths)
+    seen = may_see(layout, masks, "released", without)
+    expected = masked_softmax(query, key, value, seen, bias)
     assert (attend(query, key, value, plan) - expected).abs().max() < 1e-5
 
 
