@@ -32,6 +32,7 @@ from motion_app.library.owners import LibraryUser
 from motion_app.library.published import MotionRepository, PublishedMotion
 from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
+from motion_app.models.adapters import offered_methods
 from motion_app.models.checkpoint import Checkpoint, FamiliarPictures
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.scene import Click, Motion
@@ -197,6 +198,10 @@ class ModelHost:
     def defaults(self) -> GenerationDefaults:
         """The checkpoint's own settings."""
         return self._checkpoint.defaults
+
+    def methods(self) -> tuple[str, ...]:
+        """Those that can be used with this checkpoint as it is."""
+        return offered_methods(self._checkpoint)
 
     def tokenizer(self) -> PromptTokenizer | None:
         """What counts a prompt's tokens before the weights are loaded; None where the checkpoint's

@@ -25,9 +25,12 @@ FAMILIES = (TOKENS, CLIPS, STOCK)  # learned beforehand, told a clip, told nothi
 class Method:
     """``tokens``: it needs motion tokens of every motion, and a motion file of this method holds
     them; ``pack`` the same of SynMotion's embeddings and adapter; ``clip``: it needs every motion's
-    reference clip and what moves in it, and learns nothing. ``without``: the names of what it can
-    do without. ``title``: its name as people read it; ``told``: what it is told of a motion;
-    ``work``: what a video of two objects takes, the stock model's being 1, by rule of thumb."""
+    reference clip and what moves in it, and learns nothing. ``adapter``: it needs weights beside
+    the checkpoint's own, by their name in ``models/adapters.py``, and is not offered without.
+    ``everywhere``: the whole picture sees its motion tokens, learned and used. ``without``: the
+    names of what it can do without. ``title``: its name as people read it; ``told``: what it is
+    told of a motion; ``work``: what a video of two objects takes, the stock model's being 1, by
+    rule of thumb."""
 
     title: str
     tokens: bool = False
@@ -36,6 +39,8 @@ class Method:
     clip: bool = False
     told: str = "tokens of one clip"
     work: float = 1.0
+    adapter: str = ""
+    everywhere: bool = False
 
     @property
     def family(self) -> str:
@@ -48,7 +53,7 @@ class Method:
 METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
     {
         "fleximmt": Method("FlexiMMT", tokens=True, without=frozenset(ABLATIONS)),
-        "concat": Method("Concatenation", tokens=True),
+        "concat": Method("Concatenation", tokens=True, everywhere=True),
         "none": Method("None: the stock model", told="caption"),
         "synmotion": Method(
             "SynMotion",
@@ -66,7 +71,11 @@ METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
         "lora-average": Method(
             "averaged adapters (comparison)", pack=True, without=frozenset(PACK_ABLATIONS)
         ),
+        "flexiact": Method("FlexiAct", tokens=True, everywhere=True, adapter="any-frame"),
         "time-to-move": Method("Time-to-Move", clip=True, told="path and size"),
+        "go-with-the-flow": Method(
+            "Go-with-the-Flow", clip=True, told="clip and mask", adapter="warped-noise"
+        ),
         "anyv2v": Method("AnyV2V", clip=True, told="clip", work=5.0),
         "anyv2v-placed": Method("AnyV2V, placed", clip=True, told="clip and mask", work=5.0),
         "motionclone": Method("MotionClone", clip=True, told="clip", work=2.0),

@@ -55,7 +55,7 @@ from motion_app.benchmark.strata import (
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
-from motion_app.methods import ABLATIONS, CLIP_METHODS, METHODS
+from motion_app.methods import ABLATIONS, CLIP_METHODS, METHOD_TABLE, METHODS
 from motion_app.scene import Motion
 
 # The ablations of the papers that can show: "m2m" opens nothing that acts.
@@ -143,7 +143,7 @@ def choose_variants(
     variants = [FULL]
     for method in dict.fromkeys(methods):
         if method != FULL.method:
-            tokens = UNMASKED if unmasked and method == UNMASKED_METHOD else LIBRARY
+            tokens = UNMASKED if unmasked and METHOD_TABLE[method].everywhere else LIBRARY
             variants.append(Variant(method, method, tokens=tokens))
     variants += [Variant(f"w/o {name}", FULL.method, (name,)) for name in dict.fromkeys(without)]
     if unmasked:

@@ -99,12 +99,15 @@ class GatedAdapters:
     """The adapters of one generation, and where they act: y = Wx + Σ_k m_k ⊙ (B_k A_k x).
 
     ``gates``: (shares, K, S), per equal share of the batch, adapter and token; None for the plain
-    LoRA of all tokens.
+    LoRA of all tokens, of which ``share`` is taken.
     """
 
-    def __init__(self, adapters: Sequence[Adapter], gates: Tensor | None = None) -> None:
+    def __init__(
+        self, adapters: Sequence[Adapter], gates: Tensor | None = None, *, share: float = 1.0
+    ) -> None:
         self.adapters = tuple(adapters)
         self.gates = gates
+        self.share = share
 
     def added(self, layer: int, name: str, tokens: Tensor) -> Tensor | None:
         """What all adapters add to one projection of ``tokens`` (B, S, D); None for nothing."""
@@ -113,6 +116,8 @@ class GatedAdapters:
             if name not in adapter.down:
                 continue
             change = adapter(layer, name, tokens)  # (B, S, D)
+            if self.share != 1:
+                change = self.share * change
             if self.gates is not None:
                 gate = self.gates[:, k, :, None].to(change)  # (shares, S, 1)
                 change = change * gate.repeat_interleave(len(tokens) // len(gate), dim=0)

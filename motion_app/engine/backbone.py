@@ -41,6 +41,14 @@ OnDenoised = Callable[[int, Tensor | None], bool]
 ATTENTION_NAMES = r"transformer_blocks\.\d+\.attn1"
 # Where the authors' published weights have a layer's motion tokens.
 PUBLISHED_TOKENS = "transformer_blocks.{}.attn1.processor.motion_inversion_tokens"
+# Low-rank adapters as diffusers, PEFT and kohya name them, as FlexiAct does in its processors, and
+# as ours are written: the layer, the projection, and which side it is or, of kohya, the strength.
+LORA_NAME = re.compile(
+    r"transformer_blocks[._](\d+)[._]attn1[._](?:processor\.lora_)?"
+    r"(to_q|to_k|to_v|to_out|q|k|v|proj)(?:[._]0)?"
+    r"(?:\.(?:lora[._])?(A|B|down|up)(?:\.default)?\.weight|\.(alpha))$"
+)
+WRITTEN_LORA = "transformer.transformer_blocks.{}.attn1.{}.lora_{}.weight"
 PUBLISHED_NAME = re.compile(re.escape(PUBLISHED_TOKENS).replace(r"\{\}", r"(\d+)"))
 
 

@@ -21,11 +21,17 @@ from motion_app.engine.propagation import MaskTrack, PropagationConfig
 from motion_app.engine.steering import AdapterSteering, GenerationSteering
 from motion_app.engine.synmotion import MotionPack, check_words
 from motion_app.engine.systems.scene import SystemScene
-from motion_app.engine.systems.table import build_system
+from motion_app.engine.systems.table import SYSTEMS, build_system
 from motion_app.errors import RequestError
 from motion_app.geometry import mask_to_grid
 from motion_app.library.motion_file import file_digest
-from motion_app.methods import ABLATIONS, CLIP_METHODS, PACK_METHODS, TOKEN_METHODS
+from motion_app.methods import (
+    ABLATIONS,
+    CLIP_METHODS,
+    METHOD_TABLE,
+    PACK_METHODS,
+    TOKEN_METHODS,
+)
 from motion_app.request.phrases import find_phrases
 from motion_app.scene import Clause, GenerationRequest, SceneObject
 
@@ -49,12 +55,19 @@ def prepare_scene(
     track = MaskTrack.start(first.to(backbone.profile.device), g.grid_frames)
     if request.options.method == "none" or all(item.motion is None for item in objects):
         return PreparedScene(track)
-    if request.options.method in CLIP_METHODS:
+    prepared = PreparedScene(track, motion_digests=_digests(objects))
+    if request.options.method not in CLIP_METHODS:
+        moving = _MovingScene(backbone, request, track, propagation, guided=guided)
+        prepared = moving.prepared()
+    if request.options.method not in SYSTEMS:
+        return prepared
+    text = prepared.text
+    if text is None:
         text = backbone.prompts.encode(request.full_prompt(), guided=guided)
-        told = SystemScene.of(backbone, request, text=text, features=features)
-        system = build_system(request.options.method, told)
-        return PreparedScene(track, None, _digests(objects), None, text, system)
-    return _MovingScene(backbone, request, track, propagation, guided=guided).prepared()
+    told = SystemScene.of(
+        backbone, request, text=text, features=features, steering=prepared.steering
+    )
+    return replace(prepared, text=text, system=build_system(request.options.method, told))
 
 
 def _digests(objects: Sequence[SceneObject]) -> tuple[str, ...]:
@@ -145,7 +158,7 @@ class _MovingScene:
         )
         without = (
             {"infer_mask"}
-            if request.options.method == "concat"
+            if METHOD_TABLE[request.options.method].everywhere
             else set(request.options.without) & set(ABLATIONS)
         )
         strengths = [item.strength for item in self.objects]

@@ -96,6 +96,7 @@ class GenerationSteering:
         self.adapters = adapters
         self.scope, self.without = scope, tuple(without)
         self.halves = [tuple(half) for half in halves]
+        self.factor = 1.0  # on all strengths
         self.feature_layers = feature_layers
         self.nouns = nouns
         self.recording = feature_layers > 0
@@ -111,6 +112,12 @@ class GenerationSteering:
         """Keep the plans' shapes when masks change, for compiled attention."""
         self._shapes = {half: FixedShapes() for half in self.halves}
         self._install()
+
+    def strengthen(self, factor: float) -> None:
+        """Weigh the motions of all objects ``factor`` times as much from the next forward on."""
+        if factor != self.factor:
+            self.factor = factor
+            self._install()
 
     @property
     def tracks_masks(self) -> bool:
@@ -178,7 +185,7 @@ class GenerationSteering:
                 object_masks,
                 scope=self.scope,
                 without=without,
-                strengths=strengths,
+                strengths=[self.factor * strength for strength in strengths],
             )
             for strengths in dict.fromkeys(self.halves)
         }

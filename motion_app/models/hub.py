@@ -249,6 +249,15 @@ def check_complete(folder: Path) -> None:
 def weight_header(file: Path) -> dict[str, dict[str, Any]]:
     """Name → {"dtype", "shape", "data_offsets"} of a safetensors file, compared with its length.
     Raises CheckpointError for one that is cut off or none."""
+    return _header(file)[0]
+
+
+def weight_notes(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; raises as ``weight_header``."""
+    return _header(file)[1]
+
+
+def _header(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     broken = f"{file.parent.name}/{file.name} is cut off or no safetensors file; fetch it again"
     try:
         size = file.stat().st_size
@@ -258,13 +267,13 @@ def weight_header(file: Path) -> dict[str, dict[str, Any]]:
             if not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
                 raise CheckpointError(broken)
             header = json.loads(opened.read(length))
-        header.pop("__metadata__", None)
+        notes = header.pop("__metadata__", None) or {}
         promised = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(broken) from error
     if promised != size - 8 - length:
         raise CheckpointError(broken)
-    return header
+    return header, {str(name): str(words) for name, words in notes.items()}
 
 
 def check_digests(folder: Path, *, but: Collection[str] = ()) -> None:

@@ -1,5 +1,5 @@
 """One command trains everything the pocket ships: VAE, backbone, SAM-2 and motions; and, where it
-is asked for, a motion encoder for the backbone as it is.
+is asked for, a motion encoder for the backbone as it is, and adapters that some systems need.
 
 Each stage runs for its own minutes of wall time on a CPU or a GPU, saves as it goes under
 ``--runs``, and continues from there when called again. What is finished is written to ``--out``, an
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 USUAL_STAGES = ("vae", "backbone", "sam2", "motions")
-STAGES = (*USUAL_STAGES, "encoder")
+ADAPTER_STAGES = ("warped-noise", "any-frame")
+STAGES = (*USUAL_STAGES, "encoder", *ADAPTER_STAGES)
 CLIPS, SAMPLES, BATCH = 20_000, 300_000, 16  # on a CPU
 GPU_CLIPS = 200_000  # 47 KB each, in its memory
 ENCODER_SAMPLES, PAIRS = 40_000, 3_000
@@ -88,6 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=ENCODER_SAMPLES,
         help="clips the motion encoder sees, earlier calls' too",
     )
+    parser.add_argument(
+        "--adapter-minutes", type=float, default=240.0, help="of each adapter, in this call"
+    )
+    parser.add_argument("--adapter-steps", type=int, default=6000, help="of each adapter, in all")
+    parser.add_argument("--adapter-clips", type=int, default=2000, help="adapters learn from")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="of clips it learns from")
     parser.add_argument(
         "--clips",
@@ -161,6 +167,12 @@ def train(options: argparse.Namespace) -> None:
 
         minutes = _minutes(options, options.encoder_minutes, began)
         train_encoder_stage(options, world, minutes=minutes)
+    for name in ADAPTER_STAGES:
+        if name in options.stages:
+            from motion_app.pocket.adapter import train_adapter_stage
+
+            minutes = _minutes(options, options.adapter_minutes, began)
+            train_adapter_stage(options, name, minutes=minutes)
 
 
 def _models(options: argparse.Namespace) -> Models:

@@ -1,11 +1,14 @@
 """The systems that are told a clip: laws that hold for every one of them."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from motion_app.engine.adapters import PLACES, Adapter
+from motion_app.engine.lora_files import write_adapter
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.systems.table import SYSTEMS, system_settings
@@ -15,6 +18,7 @@ from motion_app.library.library import Library
 from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import read_motion
 from motion_app.methods import CLIP_METHODS, METHOD_TABLE
+from motion_app.models.adapters import ADAPTERS
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import GenerationRequest, Options, SceneObject
 
@@ -22,8 +26,24 @@ HEIGHT, WIDTH, FRAMES = 32, 48, 13
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_checkpoint) -> MotionEngine:
-    return MotionEngine.load(tiny_checkpoint, device="cpu")
+def engine(tiny_checkpoint, tmp_path_factory) -> MotionEngine:
+    """With all weights that systems need beside the model's own."""
+    folder = tmp_path_factory.mktemp("systems") / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    engine = MotionEngine.load(folder, device="cpu")
+    adapter = Adapter.fresh(
+        engine.backbone.attention_layers(),
+        rank=4,
+        alpha=4,
+        places=PLACES,
+        generator=torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        for up in adapter.up.values():
+            up.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+    for name in ADAPTERS:
+        write_adapter(folder / "adapters" / f"{name}.safetensors", adapter, {})
+    return engine
 
 
 def drifting(direction: int) -> MotionClip:
@@ -64,11 +84,11 @@ def scene(motions, **options) -> GenerationRequest:
 
 
 def test_the_table_of_methods_and_the_systems_are_one():
-    assert set(SYSTEMS) == set(CLIP_METHODS)
+    assert set(CLIP_METHODS) < set(SYSTEMS) < set(METHOD_TABLE)
     assert all(METHOD_TABLE[name].told and not METHOD_TABLE[name].without for name in CLIP_METHODS)
 
 
-@pytest.mark.parametrize("method", CLIP_METHODS)
+@pytest.mark.parametrize("method", SYSTEMS)
 def test_without_a_motion_it_is_the_stock_pipeline_bit_for_bit(method, engine, motions):
     stock = engine.generate(scene(motions, method="none")).latents
     unmoved = engine.generate(scene([None, None], method=method))
@@ -88,7 +108,7 @@ def test_the_order_in_which_objects_are_listed_says_nothing(method, engine, moti
     assert np.array_equal(one.masks, other.masks[::-1])
 
 
-@pytest.mark.parametrize("method", CLIP_METHODS)
+@pytest.mark.parametrize("method", SYSTEMS)
 def test_an_object_without_a_motion_takes_no_part(method, engine, motions):
     request = scene([motions[0], None], method=method)
     request = request.with_options(prompt=request.full_prompt())
@@ -101,7 +121,7 @@ def test_an_object_without_a_motion_takes_no_part(method, engine, motions):
     assert np.array_equal(engine.generate(beside).latents, engine.generate(alone).latents)
 
 
-@pytest.mark.parametrize("method", CLIP_METHODS)
+@pytest.mark.parametrize("method", SYSTEMS)
 def test_cancelling_stops_within_the_step_and_leaves_nothing_behind(method, engine, motions):
     before = dict(engine.backbone.transformer.attn_processors)
     seen = []
@@ -119,7 +139,7 @@ def test_cancelling_stops_within_the_step_and_leaves_nothing_behind(method, engi
     assert all(not part.requires_grad or part.grad is None for part in transformer.parameters())
 
 
-@pytest.mark.parametrize("method", CLIP_METHODS)
+@pytest.mark.parametrize("method", SYSTEMS)
 def test_a_recipe_replays_and_tells_the_settings(method, engine, motions):
     video = engine.generate(scene(motions, method=method))
     assert video.recipe["system"] == vars(system_settings(method, engine.defaults))

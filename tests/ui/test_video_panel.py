@@ -33,6 +33,8 @@ from motion_app.media.files import encode_data_uri
 from motion_app.media.provenance import Verification, read_recipe
 from motion_app.media.results import save_result
 from motion_app.methods import FAMILIES, METHOD_TABLE, METHODS
+from motion_app.models.adapters import find_adapter, offered_methods
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import parse_request
 from motion_app.scene import GeneratedVideo, Options, StepReport
 from motion_app.settings import ROOT, Limits
@@ -539,10 +541,31 @@ def test_every_method_is_found_in_its_family_with_what_it_is_told_and_costs() ->
         assert all(METHOD_TABLE[name].family == family for name in names)
         listed += names
     assert sorted(listed) == sorted(METHODS)
+    assert settings.methods == METHODS
     request = parse_request({"image": "data:,", "objects": [], "method": "time-to-move"})
     restored = dict(zip(settings.restorable, settings.restored(request), strict=True))
     assert restored[settings.family] == "clips"
     assert restored[settings.method]["value"] == "time-to-move"
+
+
+def test_what_lacks_its_weights_is_no_choice_but_a_recipe_may_name_it() -> None:
+    lacking = "go-with-the-flow"
+    offered = [name for name in METHODS if name != lacking]
+    with gr.Blocks():
+        settings = GenerationSettings(GenerationDefaults(), EN, badge_forced=False, methods=offered)
+    listed = [name for _, name in settings.open_family("clips")["choices"]]
+    assert listed and lacking not in listed
+    request = parse_request({"image": "data:,", "objects": [], "method": lacking})
+    restored = dict(zip(settings.restorable, settings.restored(request), strict=True))
+    assert lacking in [name for _, name in restored[settings.method]["choices"]]
+
+
+def test_the_page_offers_what_the_shipped_checkpoint_can_do() -> None:
+    shipped = Checkpoint.read(ROOT / "checkpoints" / "pocket")
+    offered = offered_methods(shipped)
+    for name, method in METHOD_TABLE.items():
+        there = bool(method.adapter) and find_adapter(shipped, method.adapter) is not None
+        assert (name in offered) == (not method.adapter or there)
 
 
 @pytest.mark.parametrize("forced", [True, False])

@@ -25,7 +25,7 @@ from motion_app.engine.layers import AttentionLayer
 from motion_app.engine.systems.companions import Companions
 from motion_app.engine.systems.injection import Stand, Tokens, attend_stood_in
 from motion_app.engine.systems.inversion import inverted
-from motion_app.engine.systems.placing import Region, everywhere, regions
+from motion_app.engine.systems.placing import Region, everywhere, latent_times, regions
 from motion_app.engine.systems.scene import SystemScene, Unsteered
 
 
@@ -54,10 +54,7 @@ class AnyV2V(Unsteered):
         self.clips = [
             inverted(scene, thing, steps=settings.inversion_steps) for thing in scene.objects
         ]
-        padded = g.padded_latent_frames  # of which the first repeats itself
-        self.times = [
-            max(0, i - padded + g.latent_frames) * g.temporal_ratio for i in range(padded)
-        ]
+        self.times = latent_times(g)
         self.companions = Companions(
             backbone, self.clips, lambda level: bool(self._injected(level))
         )

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from motion_app.engine.systems.scene import ToldObject
-from motion_app.geometry import mask_to_grid
+from motion_app.geometry import ModelGeometry, mask_to_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,14 @@ def _centre(mask: np.ndarray) -> np.ndarray:
 def _similarity(scale: float, source: np.ndarray, target: np.ndarray) -> np.ndarray:
     shift = target - scale * source
     return np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]])
+
+
+def latent_times(geometry: ModelGeometry) -> list[int]:
+    """The frame at which each latent frame ends, (F,), those that repeat the first among them."""
+    spare = geometry.padded_latent_frames - geometry.latent_frames
+    return [
+        max(0, i - spare) * geometry.temporal_ratio for i in range(geometry.padded_latent_frames)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.layers import AttentionLayer
+from motion_app.engine.steering import GenerationSteering
 from motion_app.errors import MotionFileError
 from motion_app.library.motion_clip import MotionClip, read_motion_clip
+from motion_app.methods import CLIP_METHODS
 from motion_app.scene import GenerationRequest
 
 NO_MOVER = (
@@ -42,7 +44,8 @@ class SystemScene:
     """``image`` (H, W, 3) uint8; ``objects``: those with a motion, the hindmost first, so that the
     order in which they are listed says nothing. ``text``: conditional and unconditional states
     (1, L, text width), the latter None without guidance. ``timesteps``: of the steps, noisiest
-    first. ``features``: what was computed of clips before, kept from one video to the next."""
+    first. ``features``: what was computed of clips before, kept from one video to the next.
+    ``steering``: of the motion tokens, where the method has them."""
 
     backbone: Backbone
     image: np.ndarray
@@ -52,6 +55,7 @@ class SystemScene:
     timesteps: tuple[int, ...]
     seed: int
     features: MutableMapping[tuple, Any]
+    steering: GenerationSteering | None = None
 
     @classmethod
     def of(
@@ -61,16 +65,18 @@ class SystemScene:
         *,
         text: tuple[Tensor, Tensor | None],
         features: MutableMapping[tuple, Any],
+        steering: GenerationSteering | None = None,
     ) -> SystemScene:
-        """The scene of a ``request`` whose steps and guidance are filled in. MotionFileError for a
-        motion that lacks its clip, or the masks of what moves in it."""
+        """The scene of a ``request`` whose steps and guidance are filled in; clips are told where
+        the method is. MotionFileError for a motion that lacks its clip, or the masks of what moves
+        in it."""
         chosen = request.options
         if chosen.steps is None or chosen.guidance is None:
             raise ValueError("the request has no steps or no guidance")
         told = [
             _told(item.mask, item.motion.path, item.motion.name, backbone)
             for item in request.objects
-            if item.motion is not None
+            if item.motion is not None and chosen.method in CLIP_METHODS
         ]
         return cls(
             backbone=backbone,
@@ -81,6 +87,7 @@ class SystemScene:
             timesteps=tuple(backbone.timesteps(chosen.steps)),
             seed=chosen.seed,
             features=features,
+            steering=steering,
         )
 
     @property

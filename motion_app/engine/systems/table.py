@@ -15,6 +15,8 @@ from motion_app.engine.systems.attention_flow import (
     FlowSettings,
     MotionClone,
 )
+from motion_app.engine.systems.flexiact import FlexiAct, FlexiActSettings
+from motion_app.engine.systems.go_with_the_flow import FlowNoiseSettings, GoWithTheFlow
 from motion_app.engine.systems.paste import PasteSettings, TimeToMove
 from motion_app.engine.systems.scene import SystemScene
 from motion_app.errors import CheckpointError
@@ -42,7 +44,9 @@ class SystemKind:
 
 SYSTEMS: Mapping[str, SystemKind] = MappingProxyType(
     {
+        "flexiact": SystemKind(FlexiAct, FlexiActSettings()),
         "time-to-move": SystemKind(TimeToMove, PasteSettings()),
+        "go-with-the-flow": SystemKind(GoWithTheFlow, FlowNoiseSettings()),
         "anyv2v": SystemKind(AnyV2V, InjectionSettings()),
         "anyv2v-placed": SystemKind(AnyV2V, InjectionSettings(placed=True)),
         "motionclone": SystemKind(MotionClone, CloneSettings()),

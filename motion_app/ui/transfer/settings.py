@@ -63,10 +63,17 @@ def new_seed() -> int:
 
 class GenerationSettings:
     """The components; build it inside ``gr.Blocks``. ``badge_forced``: every video carries the
-    visible badge, whatever is chosen."""
+    visible badge, whatever is chosen. ``methods``: those that are offered."""
 
-    def __init__(self, defaults: GenerationDefaults, texts: Texts, *, badge_forced: bool) -> None:
-        self.texts, self.badge_forced = texts, badge_forced
+    def __init__(
+        self,
+        defaults: GenerationDefaults,
+        texts: Texts,
+        *,
+        badge_forced: bool,
+        methods: Sequence[str] = METHODS,
+    ) -> None:
+        self.texts, self.badge_forced, self.methods = texts, badge_forced, methods
         self.presets = presets(defaults)
         with gr.Row(elem_classes="seed-row"):
             self.seed = gr.Number(
@@ -132,7 +139,8 @@ class GenerationSettings:
         """The list of a method's family, the method chosen, with what it is told and what it
         costs."""
         family = METHOD_TABLE[name].family
-        named = [m for m in METHODS if METHOD_TABLE[m].family == family]
+        known = [m for m in METHODS if m in self.methods or m == name]  # a recipe may name any
+        named = [m for m in known if METHOD_TABLE[m].family == family]
         choices = [(self.texts(f"video.method_{m}"), m) for m in named]
         return {"choices": choices, "value": name, "info": self.texts(f"video.about_{name}")}
 
@@ -210,7 +218,7 @@ class GenerationSettings:
 
     def open_family(self, family: str) -> dict[str, Any]:
         """The list of the methods of a family, its first one chosen."""
-        first = next(name for name in METHODS if METHOD_TABLE[name].family == family)
+        first = next(name for name in self.methods if METHOD_TABLE[name].family == family)
         return gr.update(**self._method(first))
 
     def tell_method(self, name: str) -> dict[str, Any]:

@@ -51,7 +51,9 @@ class VideoPanel:
         self.overlays = OverlayVideos(host.defaults().export)
         self.followed = gr.State(FollowedJobs())
         gr.HTML(step_heading(4, texts("video.heading"), texts("video.heading_help")))
-        self.settings = GenerationSettings(host.defaults(), texts, badge_forced=host.settings.badge)
+        self.settings = GenerationSettings(
+            host.defaults(), texts, badge_forced=host.settings.badge, methods=host.methods()
+        )
         self.notes = gr.HTML(apply_default_css=False, elem_id="restore-notes")
         with gr.Row():
             self.generate_button = gr.Button(
