@@ -19,7 +19,7 @@ from motion_app.errors import MotionAppError
 # Whose warnings are for the person: what had to be done to a picture or a clip that came.
 TOLD = ("motion_app.media.files", "motion_app.training.trainer")
 # The files of commands, in the order of the list of help.
-FILES = ("videos", "transfer", "motions", "pocket", "evaluate", "batch", "study", "speed")
+FILES = ("videos", "transfer", "motions", "pocket", "evaluate", "stock", "batch", "study", "speed")
 # First words whose file alone is read: of their commands some go where little is installed.
 ALONE = ("pocket", "speed")
 

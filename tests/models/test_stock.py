@@ -1,0 +1,253 @@
+"""Image-to-video models of others, run as they are."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoImageToVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+)
+from PIL import Image
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from motion_app.cli.main import main
+from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
+from motion_app.media.files import read_clip
+from motion_app.media.provenance import read_recipe, verify_video
+from motion_app.models.stock import (
+    HUNYUAN,
+    WAN,
+    WAN_DENSE,
+    StockGenerator,
+    StockOptions,
+    StockVideo,
+    near_size,
+    stock_folder,
+    stock_model,
+    weight_bytes,
+)
+from motion_app.settings import ROOT
+
+SMALL = StockOptions(seed=3, steps=2, height=32, width=48, frames=9, fps=16.0, guidance=3.0)
+PROMPT = "A red robot jumps up."
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory):
+    """A Wan 2.1 image-to-video checkpoint of random weights, a folder as diffusers saves it."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "checkpoints" / "pocket" / "tokenizer")
+    words = UMT5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+    )
+    sight = CLIPVisionConfig(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=16,
+    )
+    pipe = WanImageToVideoPipeline(
+        tokenizer=tokenizer,
+        text_encoder=UMT5EncoderModel(words),
+        vae=AutoencoderKLWan(
+            base_dim=3,
+            z_dim=16,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        image_processor=CLIPImageProcessor(size=32, crop_size=32),
+        image_encoder=CLIPVisionModel(sight),
+        transformer=WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=36,
+            out_channels=16,
+            text_dim=16,
+            freq_dim=32,
+            ffn_dim=16,
+            num_layers=1,
+            cross_attn_norm=True,
+            rope_max_seq_len=32,
+            image_dim=8,
+        ),
+    )
+    folder = tmp_path_factory.mktemp("wan") / "tiny-wan"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hunyuan() -> StockGenerator:
+    """A HunyuanVideo image-to-video model of random weights, but for what reads words: its template
+    and tokenizers are those of its language model."""
+    torch.manual_seed(0)
+    pipe = HunyuanVideoImageToVideoPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        image_processor=CLIPImageProcessor(size=32, crop_size=32),
+        vae=AutoencoderKLHunyuanVideo(
+            latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            norm_num_groups=4,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        transformer=HunyuanVideoTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=10,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            patch_size=2,
+            patch_size_t=1,
+            guidance_embeds=True,
+            text_embed_dim=16,
+            pooled_projection_dim=8,
+            rope_axes_dim=(2, 4, 4),
+            image_condition_type="token_replace",
+        ),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return StockGenerator(pipe, HUNYUAN, "tiny-hunyuan")
+
+
+@pytest.fixture(scope="module")
+def generator(wan) -> StockGenerator:
+    return StockGenerator.load(wan)
+
+
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+def test_a_folder_is_made_into_a_video_by_its_own_pipeline(generator, wan):
+    seen = []
+    video = generator.generate(picture(), PROMPT, SMALL, lambda *step: seen.append(step))
+    assert video.frames.shape == (9, 32, 48, 3) and video.frames.dtype == np.uint8
+    assert seen == [(1, 2), (2, 2)] and video.fps == 16.0
+    again = generator.generate(picture(), PROMPT, SMALL)
+    assert np.array_equal(again.frames, video.frames) and again.recipe == video.recipe
+    assert video.recipe["kind"] == "WanImageToVideoPipeline" and video.recipe["seed"] == 3
+    assert video.recipe["licence"] == WAN.licence and video.recipe["prompt"] == PROMPT
+    assert video.frames.std() > 0 and weight_bytes(wan) > 10_000
+
+
+def test_the_other_pipeline_is_called_as_it_asks(hunyuan, monkeypatch):
+    asked = []
+
+    def read(self, image, prompt, **rest):
+        asked.append((image.size, prompt))
+        return torch.ones(1, 6, 16), torch.ones(1, 8), torch.ones(1, 6)
+
+    monkeypatch.setattr(HunyuanVideoImageToVideoPipeline, "encode_prompt", read)
+    assert hunyuan.multiple == 16
+    video = hunyuan.generate(picture(), PROMPT, SMALL)
+    assert video.frames.shape == (9, 32, 48, 3) and asked == [((48, 32), PROMPT)]
+    assert video.recipe["licence"] == HUNYUAN.licence
+
+
+def test_picture_words_and_seed_all_count(generator):
+    plain = generator.generate(picture(), PROMPT, SMALL).frames
+    others = (
+        generator.generate(picture()[::-1], PROMPT, SMALL),
+        generator.generate(picture(), "A blue fox sinks.", SMALL),
+        generator.generate(picture(), PROMPT, StockOptions(**{**vars(SMALL), "seed": 4})),
+    )
+    assert all(not np.array_equal(other.frames, plain) for other in others)
+
+
+def test_cancelling_stops_within_the_step(generator):
+    passes = []
+    hook = generator.pipe.transformer.register_forward_pre_hook(lambda *_: passes.append(1))
+    with pytest.raises(GenerationCancelled, match="step 1 of 2"):
+        generator.generate(picture(), PROMPT, SMALL, lambda step, steps: False)
+    hook.remove()
+    assert len(passes) == 2, "both halves of the guidance, of one step"
+    assert generator.generate(picture(), PROMPT, SMALL).frames.any()
+
+
+def test_sizes_are_near_the_models_own_in_the_pictures_shape(generator):
+    assert near_size(832 / 480, 480 * 832, 16) == (480, 832)
+    tall, wide = near_size(0.5, 480 * 832, 16)
+    assert tall % 16 == wide % 16 == 0 and abs(tall * wide / (480 * 832) - 1) < 0.05
+    assert generator.multiple == 16
+    asked = generator._filled(StockOptions(frames=12), picture())
+    assert asked.frames == 9, "one and a multiple of four"
+    assert (asked.steps, asked.guidance, asked.fps) == (WAN.steps, WAN.guidance, WAN.fps)
+    with pytest.raises(RequestError, match="multiples of 16"):
+        generator.generate(picture(), PROMPT, StockOptions(height=33, width=48, frames=5, steps=1))
+    with pytest.raises(RequestError, match="steps is 0"):
+        StockOptions(steps=0)
+
+
+def test_a_case_gets_its_own_rate_and_length_by_the_nearest_frame():
+    frames = (
+        np.arange(33, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(6, 2).repeat(3, 3)
+    )
+    video = StockVideo(frames, 16.0, {"seed": 0}).resampled(count=20, fps=8.0, height=4, width=6)
+    assert video.frames[:, 0, 0, 0].tolist() == [min(2 * i, 32) for i in range(20)]
+    assert video.fps == 8.0 and video.recipe["resampled"]["made_at_fps"] == 16.0
+
+
+def test_what_is_no_such_model_is_refused_in_words(wan, tmp_path, tiny_checkpoint):
+    assert stock_model(wan) == WAN
+    for index, found in (
+        ({"_class_name": "WanImageToVideoPipeline", "expand_timesteps": True}, WAN_DENSE),
+        ({"_class_name": "HunyuanVideoImageToVideoPipeline"}, HUNYUAN),
+    ):
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        assert stock_model(tmp_path) == found
+    assert "South Korea" in HUNYUAN.licence
+    with pytest.raises(CheckpointError, match="this command runs Wan"):
+        stock_model(tiny_checkpoint)
+    (tmp_path / "model_index.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="one JSON object"):
+        stock_model(tmp_path)
+    with pytest.raises(CheckpointError, match=r"Apache 2\.0.*hf download"):
+        stock_folder("nobody/nothing")
+
+
+def test_the_command_makes_the_cases_of_a_benchmark_and_leaves_what_is_there(wan, tmp_path, capsys):
+    cases, out = tmp_path / "cases", tmp_path / "videos"
+    for name in ("one", "two"):
+        (cases / name).mkdir(parents=True)
+        (cases / name / "case.json").write_text(json.dumps({"prompt": PROMPT}))
+        Image.fromarray(picture()).save(cases / name / "first_frame.png")
+    options = [f"--{key}={getattr(SMALL, key)}" for key in ("steps", "height", "width", "frames")]
+    said = ["stock", "--model", str(wan), "--cases", str(cases), "--case-frames", "5"]
+    said += [*options, "--device", "cpu", "--out", str(out)]
+    assert main(said) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["made"] == ["one", "two"] and not result["there_already"]
+    clip = read_clip(out / "one.mp4")
+    assert clip.frames.shape == (5, 40, 60, 3) and clip.fps == 8.0
+    assert verify_video(out / "one.mp4").tagged
+    assert read_recipe(out / "two.mp4")["model"] == str(wan)
+    (out / "two.mp4").unlink()
+    assert main(said) == 0
+    assert json.loads(capsys.readouterr().out)["made"] == ["two"]
+    assert main(["stock", "--model", str(wan), "--out", str(out)]) == 2
+    assert "--cases" in capsys.readouterr().err
