@@ -203,6 +203,11 @@ class ModelHost:
         """Those that can be used with this checkpoint as it is."""
         return offered_methods(self._checkpoint)
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the checkpoint has a motion encoder."""
+        return self._checkpoint.has_encoder
+
     def tokenizer(self) -> PromptTokenizer | None:
         """What counts a prompt's tokens before the weights are loaded; None where the checkpoint's
         tokenizer is not here."""

@@ -6,7 +6,7 @@ Ablations are named after FlexiMMT's Table 4 and SynMotion's supplement, Table 3
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -27,10 +27,10 @@ class Method:
     them; ``pack`` the same of SynMotion's embeddings and adapter; ``clip``: it needs every motion's
     reference clip and what moves in it, and learns nothing. ``adapter``: it needs weights beside
     the checkpoint's own, by their name in ``models/adapters.py``, and is not offered without.
-    ``everywhere``: the whole picture sees its motion tokens, learned and used. ``without``: the
-    names of what it can do without. ``title``: its name as people read it; ``told``: what it is
-    told of a motion; ``work``: what a video of two objects takes, the stock model's being 1, by
-    rule of thumb."""
+    ``everywhere``: the whole picture sees its motion tokens, learned and used. ``encoder``: it is
+    offered only where the checkpoint has a motion encoder. ``without``: the names of what it can do
+    without. ``title``: its name as people read it; ``told``: what it is told of a motion; ``work``:
+    what a video of two objects takes, the stock model's being 1, by rule of thumb."""
 
     title: str
     tokens: bool = False
@@ -41,6 +41,7 @@ class Method:
     work: float = 1.0
     adapter: str = ""
     everywhere: bool = False
+    encoder: bool = False
 
     @property
     def family(self) -> str:
@@ -80,17 +81,33 @@ METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
         "anyv2v-placed": Method("AnyV2V, placed", clip=True, told="clip and mask", work=5.0),
         "motionclone": Method("MotionClone", clip=True, told="clip", work=2.0),
         "attention-flow": Method("Attention flow", clip=True, told="clip and mask", work=6.0),
+        "encoded": Method(
+            "Encoded",
+            tokens=True,
+            without=frozenset(ABLATIONS),
+            told="one look at clip and mask",
+            encoder=True,
+        ),
+        "encoded-refined": Method(
+            "Encoded and refined", tokens=True, without=frozenset(ABLATIONS), encoder=True
+        ),
     }
 )
 METHODS = tuple(METHOD_TABLE)
+ENCODED, REFINED = (name for name, method in METHOD_TABLE.items() if method.encoder)
 # Those by which a motion is learned from clips, and the mask of the training where it is the
 # method's and not the training's own.
 LEARNED: Mapping[str, str | None] = MappingProxyType(
-    {"fleximmt": None, "concat": "none", "synmotion": None}
+    {"fleximmt": None, "concat": "none", "synmotion": None, ENCODED: None, REFINED: None}
 )
 TOKEN_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.tokens)
 PACK_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.pack)
 CLIP_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.clip)
+
+
+def methods_there(names: Iterable[str], *, encoder: bool) -> tuple[str, ...]:
+    """Those of ``names`` that a checkpoint with or without an ``encoder`` has."""
+    return tuple(name for name in names if encoder or not METHOD_TABLE[name].encoder)
 
 
 def method_title(method: str) -> str:

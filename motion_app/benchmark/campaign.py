@@ -14,6 +14,7 @@ from motion_app.benchmark.references import (
     BY_NOUN,
     LEARNED,
     LIBRARY,
+    LOOKED_AT,
     MARKED,
     PACKED,
     UNMASKED,
@@ -53,7 +54,7 @@ from motion_app.jobs.results import ResultStore, content_key, read_json
 from motion_app.jobs.workers import Task, ThisProcess, Workers, run_task
 from motion_app.library.library import Library
 from motion_app.library.motion_file import file_digest
-from motion_app.methods import PACK_METHODS
+from motion_app.methods import METHOD_TABLE, PACK_METHODS, REFINED
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.devices import device_named
 from motion_app.scene import Motion
@@ -195,7 +196,7 @@ class _CampaignRun:
         refusals = dict(zip(pairs, answers, strict=True))
         roster, gaps = usable_files(sets, refusals)
         if campaign.learn:  # what of SynMotion's the library lacks is no gap then
-            learned = [(method, LIBRARY) for method in PACK_METHODS]
+            learned = [(method, LIBRARY) for method in (*PACK_METHODS, REFINED)]
             kept = {key: moves for key, moves in sets.items() if key not in learned}
             gaps = usable_files(kept, refusals)[1]
         self.gaps += gaps
@@ -239,7 +240,7 @@ class _CampaignRun:
 
     def _learn_beforehand(self, workers: Mapper, roster: dict[tuple[str, str], dict]) -> None:
         """Into ``roster`` what the main scenes need and the library has not: the same motions
-        learned without masks, and SynMotion's packs."""
+        learned without masks, refined from what an encoder says, and SynMotion's packs."""
         names, campaign = self._movements(roster), self.campaign
         library = roster[FULL.method, LIBRARY]
         rows = {(variant.method, variant.tokens) for variant in campaign.variants}
@@ -250,8 +251,13 @@ class _CampaignRun:
         if packed:
             lack = [n for n in names if any(n not in roster[m, LIBRARY] for m in packed)]
             tasks += [self._lesson(PACKED, name, beside=library[name].path) for name in lack]
+        if (REFINED, LIBRARY) in rows:
+            lack = [name for name in names if name not in roster[REFINED, LIBRARY]]
+            tasks += [self._lesson(LOOKED_AT, name) for name in lack]
         learned = self._taught(workers, tasks)
         for method, tokens in rows:
+            if method == REFINED:
+                roster[method, tokens] = {**learned.get(LOOKED_AT, {}), **roster[method, tokens]}
             if tokens == UNMASKED and campaign.unmasked is None:
                 roster[method, tokens] = learned.get(UNMASKED, {})
             if tokens == LIBRARY and method in packed:
@@ -288,7 +294,7 @@ class _CampaignRun:
             about["marked"] = tokens == MARKED
             kind = "motions/marked" if tokens == MARKED else "motions/by-noun"
         else:
-            about["tokens"] = tokens
+            about |= {"tokens": tokens, **(self._encoder() if tokens == LOOKED_AT else {})}
             kind = f"motions/{tokens}"
         if beside is not None:
             about["beside"] = self._digest(beside)
@@ -347,6 +353,7 @@ class _CampaignRun:
         key = content_key(
             {
                 **self.made_with,
+                **(self._encoder() if METHOD_TABLE[variant.method].encoder else {}),
                 "case": case.digest(),
                 "variant": [variant.method, *sorted(variant.without), rule],
                 "motions": [self._digest(motion.path) for motion in motions],
@@ -364,6 +371,11 @@ class _CampaignRun:
         about = {"video": key, "scoring": SCORING, "ids": self.ids}
         scored = content_key({**about, "references": case.reference_digest()})
         return self.store.path("scores", f"{case.id} {name}", scored, ".json")
+
+    def _encoder(self) -> dict[str, Any]:
+        """What the rows of the checkpoint's encoder are made with beside what all are."""
+        files = listed(self.folder / Checkpoint.ENCODER)
+        return {"encoder": [self._digest(file) for file in files]}
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:

@@ -300,4 +300,4 @@ class MethodRunner:
         if taught.method == SynMotionTraining.method:
             return SynMotionTraining.for_checkpoint(defaults, **given)
         mask = {POINTED: "given", NAMED: "dmem", WHOLE: "none"}[taught.looks]
-        return MotionTraining.for_checkpoint(defaults, mask=mask, **given)
+        return MotionTraining.by(taught.method, defaults, mask=mask, **given)

@@ -55,7 +55,14 @@ from motion_app.benchmark.strata import (
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
-from motion_app.methods import ABLATIONS, CLIP_METHODS, METHOD_TABLE, METHODS
+from motion_app.methods import (
+    ABLATIONS,
+    CLIP_METHODS,
+    ENCODED,
+    METHOD_TABLE,
+    METHODS,
+    methods_there,
+)
 from motion_app.scene import Motion
 
 # The ablations of the papers that can show: "m2m" opens nothing that acts.
@@ -123,7 +130,7 @@ FULL = Variant("fleximmt")
 
 
 def choose_variants(
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = methods_there(METHODS, encoder=False),
     without: Sequence[str] = DEFAULT_WITHOUT,
     *,
     unmasked: bool = False,
@@ -328,7 +335,7 @@ def learning(variants: Sequence[Variant], tokens: str) -> tuple[Variant, ...]:
     """Those of ``variants`` that are a method as it is, with motions of the set ``tokens``: a
     method that learns nothing beforehand is told their clips, and the stock model leaves them
     alone. SynMotion, whose motion files are learned otherwise, is not among them."""
-    methods = (*REFERENCE_METHODS, *CLIP_METHODS)
+    methods = (*REFERENCE_METHODS, *CLIP_METHODS, ENCODED)
     whole = (v for v in variants if v.method in methods and v.name == v.method)
     return tuple(replace(v, tokens=tokens) for v in whole)
 

@@ -24,7 +24,8 @@ from motion_app.jobs import kinds
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
 from motion_app.media.results import make_folder
-from motion_app.methods import METHODS
+from motion_app.methods import METHODS, methods_there
+from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import parse_request
 from motion_app.settings import Settings
 
@@ -132,7 +133,9 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cases", default="1:20,2:40,3:20", help="objects:scenes (default: 1:20,2:40,3:20)"
     )
-    parser.add_argument("--methods", help=f"default: {','.join(METHODS)}")
+    parser.add_argument(
+        "--methods", help=f"default: those that the model has, of {','.join(METHODS)}"
+    )
     parser.add_argument(
         "--without",
         help='ablations of fleximmt, "" for none (default: m2x,t2x,m2v,t2m,infer_mask,rmpm)',
@@ -236,7 +239,7 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
     model = options.model or settings.model
     reduced = [parse_folder(text, example=REDUCED_EXAMPLE) for text in options.reduced]
     variants = choose_variants(
-        METHODS if options.methods is None else parse_names(options.methods),
+        _own_methods(model) if options.methods is None else parse_names(options.methods),
         DEFAULT_WITHOUT if options.without is None else parse_names(options.without),
         unmasked=options.unmasked is not None or options.learn,
         reduced=[name for name, _ in reduced],
@@ -268,6 +271,11 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         propagation_cases=options.rmpm_cases,
         learn=options.learn,
     )
+
+
+def _own_methods(model: str) -> tuple[str, ...]:
+    """All methods that the model has."""
+    return methods_there(METHODS, encoder=Checkpoint.find_configs(model).has_encoder)
 
 
 def _check_rows(names: Sequence[str]) -> None:

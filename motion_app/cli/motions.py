@@ -27,7 +27,7 @@ from motion_app.library.library import Library, motion_entry
 from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import SUFFIX, read_motion
 from motion_app.media.results import make_folder
-from motion_app.methods import LEARNED
+from motion_app.methods import ENCODED, LEARNED, METHOD_TABLE, REFINED
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.scene import StepReport
@@ -38,6 +38,8 @@ from motion_app.training.mover import follow_by_movement, follow_mover
 
 if TYPE_CHECKING:
     from motion_app.training.trainer import TrainingReport
+
+SYNMOTION_OPTIONS = ("alpha", "rank", "parts", "encoding", "spv")
 
 
 def list_motions(options: argparse.Namespace, settings: Settings) -> Result:
@@ -192,7 +194,7 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
     engine = models.engine(model)
     config = inputs.config(engine.defaults.training_of(inputs.method), **given)
     started = time.perf_counter()
-    if len(inputs.clips) == 1:
+    if len(inputs.clips) == 1 and not METHOD_TABLE[inputs.method].encoder:
         few = (
             "one clip is easily learned by heart, subject and all; SynMotion wants some 20"
             if options.method == "synmotion"
@@ -333,6 +335,24 @@ def add_commands(actions: Any) -> None:
     adding.add_argument("clip", type=Path, metavar="CLIP")
     _add_selection(adding)
     add_model(adding)
+    encoding = add_command(
+        listed, "encode", train_motion, "a motion at one look, where the model has an encoder"
+    )
+    encoding.add_argument("clips", type=Path, nargs=1, metavar="CLIP")
+    _add_words(encoding)
+    encoding.add_argument(
+        "--refine",
+        dest="method",
+        action="store_const",
+        const=REFINED,
+        default=ENCODED,
+        help="learn on from there, in a fifth of the usual steps",
+    )
+    _add_selection(encoding)
+    encoding.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    add_model(encoding)
+    unasked = ("steps", "validate_every", "sample_latents", "tokens", *SYNMOTION_OPTIONS)
+    encoding.set_defaults(still=False, **dict.fromkeys(unasked))
     parser = add_command(actions, "import-motion", import_motion, "convert a published motion file")
     parser.add_argument("file", type=Path, metavar="pytorch_model.pt")
     parser.add_argument("--name", required=True)
@@ -362,18 +382,24 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_training(actions: Any) -> None:
-    parser = add_command(actions, "train-motion", train_motion, "learn a motion from clips")
-    parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP")
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    """What a motion is called, in all its ways."""
     parser.add_argument("--name", required=True)
     parser.add_argument("--phrase", required=True, help='the motion in words: "walks on snow"')
     parser.add_argument("--noun", required=True, help="what moves in the clips: tiger")
+
+
+def _add_training(actions: Any) -> None:
+    parser = add_command(actions, "train-motion", train_motion, "learn a motion from clips")
+    parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP")
+    _add_words(parser)
     parser.add_argument("--steps", type=int, help="of training, 1 to 20000")
     parser.add_argument(
         "--method",
         choices=tuple(LEARNED),
         default="fleximmt",
-        help="concat: without masks, for comparison; synmotion: embeddings and an adapter",
+        help="concat: without masks, for comparison; synmotion: embeddings and an adapter; encoded "
+        "and encoded-refined: by the model's own encoder, where it has one",
     )
     parser.add_argument(
         "--tokens",

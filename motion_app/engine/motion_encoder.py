@@ -11,8 +11,10 @@ anything changes where the mover is, so that all clips in which nothing moves gi
 from __future__ import annotations
 
 import json
+from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from motion_app.engine.backbone import Backbone
 from motion_app.engine.motion_tokens import MotionTokens
-from motion_app.errors import CheckpointError, RequestError
+from motion_app.errors import CheckpointError, MotionFileError, RequestError
 from motion_app.geometry import ModelGeometry
+from motion_app.library.motion_clip import MotionClip
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.text_files import write_whole
 
@@ -223,6 +227,26 @@ class MotionEncoder(nn.Module):
                 "again"
             )
         return encoder.float().eval().requires_grad_(False).to(device)
+
+
+def encode_clip(
+    backbone: Backbone, clip: MotionClip, kept: MutableMapping[tuple, Any]
+) -> MotionTokens:
+    """The motion of what moves in ``clip``, by the encoder of the checkpoint. ``kept``: the encoder
+    and what it said of clips before. CheckpointError as ``MotionEncoder.load``, MotionFileError for
+    a clip of which nobody knows what moves, RequestError where that is in no frame."""
+    if ("motion encoder",) not in kept:
+        device = backbone.profile.device
+        kept["motion encoder",] = MotionEncoder.load(backbone.checkpoint, device=device)
+    key = ("encoded", clip.digest())
+    if key not in kept:
+        fitted = clip.for_model(backbone.geometry)
+        if fitted.masks is None:
+            raise MotionFileError("nobody knows what moves in the clip; point at it")
+        latents, _ = backbone.encode_clip(fitted.frames)
+        shares = mover_shares(fitted.masks, backbone.geometry)
+        kept[key] = kept["motion encoder",].encode(latents[0], shares)
+    return kept[key]
 
 
 def _check_count(encoder: MotionEncoder, checkpoint: Checkpoint) -> None:

@@ -15,6 +15,7 @@ from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.layers import KeyValues
 from motion_app.engine.layout import SequenceLayout
+from motion_app.engine.motion_encoder import encode_clip
 from motion_app.engine.motion_tokens import MotionTokens
 from motion_app.engine.prepared import PreparedScene
 from motion_app.engine.propagation import MaskTrack, PropagationConfig
@@ -24,10 +25,12 @@ from motion_app.engine.systems.scene import SystemScene
 from motion_app.engine.systems.table import SYSTEMS, build_system
 from motion_app.errors import RequestError
 from motion_app.geometry import mask_to_grid
-from motion_app.library.motion_file import file_digest
+from motion_app.library.motion_clip import read_motion_clip
+from motion_app.library.motion_file import file_digest, read_motion
 from motion_app.methods import (
     ABLATIONS,
     CLIP_METHODS,
+    ENCODED,
     METHOD_TABLE,
     PACK_METHODS,
     TOKEN_METHODS,
@@ -57,7 +60,9 @@ def prepare_scene(
         return PreparedScene(track)
     prepared = PreparedScene(track, motion_digests=_digests(objects))
     if request.options.method not in CLIP_METHODS:
-        moving = _MovingScene(backbone, request, track, propagation, guided=guided)
+        moving = _MovingScene(
+            backbone, request, track, propagation, guided=guided, features=features
+        )
         prepared = moving.prepared()
     if request.options.method not in SYSTEMS:
         return prepared
@@ -86,8 +91,10 @@ class _MovingScene:
         propagation: PropagationConfig,
         *,
         guided: bool,
+        features: MutableMapping[tuple, Any],
     ) -> None:
         self.backbone, self.request, self.track = backbone, request, track
+        self.features = features
         self.propagation, self.guided = propagation, guided
         self.layers = backbone.attention_layers()
         self.objects = request.objects
@@ -122,6 +129,8 @@ class _MovingScene:
 
     def _load_tokens(self, path: Path) -> MotionTokens:
         g, base = self.backbone.geometry, self.backbone.checkpoint.fingerprint
+        if self.request.options.method == ENCODED and read_motion(path).method != ENCODED:
+            return encode_clip(self.backbone, read_motion_clip(path, name=path.stem), self.features)
         return MotionTokens.load(path, layers=g.layers, width=g.width_tokens, base=base)
 
     def _load_pack(self, path: Path) -> MotionPack:

@@ -51,6 +51,7 @@ from motion_app.request.request import (
 )
 from motion_app.scene import Click, GenerationRequest, StepReport
 from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.training.config import own_steps
 from motion_app.training.inputs import TrainingInputs
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ GENERATE = "generate"
 TRAIN = "train"
 MOTION_FILE = "motion.safetensors"
 KEPT_REQUEST = "request.npz"
-DEFAULT_STEPS = 2000  # of MotionTraining, where the checkpoint says nothing
 TURNED_OFF = (
     "learning motions is turned off here (MOTION_APP_TRAINING); run the app on your own machine, "
     "or train with the command line and import the file"
@@ -295,8 +295,8 @@ class TrainingRunner:
 
     def parts(self, inputs: Mapping[str, Any]) -> tuple[JobPart, ...]:
         method = inputs.get("method") or "fleximmt"
-        own = self.defaults().training_of(method).get("steps", DEFAULT_STEPS)
-        size = JobSize(inputs.get("steps") or own, objects=1)
+        own = own_steps(method, self.defaults().training_of(method))
+        size = JobSize(inputs.get("steps") or max(1, own), objects=1)
         return (JobPart(TRAIN, size, str(inputs["name"]).strip()),)
 
     def run(self, work: Work) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from motion_app.errors import CheckpointError, RequestError
-from motion_app.methods import METHOD_TABLE, METHODS, method_title
+from motion_app.methods import METHOD_TABLE, METHODS, method_title, methods_there
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.hub import weight_notes
 
@@ -107,7 +107,7 @@ def offered_methods(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The methods that can be used with ``checkpoint`` as it is."""
     return tuple(
         name
-        for name in METHODS
+        for name in methods_there(METHODS, encoder=checkpoint.has_encoder)
         if not METHOD_TABLE[name].adapter
         or find_adapter(checkpoint, METHOD_TABLE[name].adapter) is not None
     )

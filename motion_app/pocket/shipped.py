@@ -100,8 +100,7 @@ def _training(engine: MotionEngine, method: str, **given: Any) -> ClipTraining:
     defaults = engine.defaults.training_of(method)
     if method == SynMotionTraining.method:
         return SynMotionTraining.for_checkpoint(defaults, **given)
-    mask = "given" if method == MotionTraining.method else "none"
-    return MotionTraining.for_checkpoint(defaults, mask=mask, **given)
+    return MotionTraining.by(method, defaults, mask="given", **given)
 
 
 def renew_results(folder: Path, engine: MotionEngine, library: Library) -> list[Path]:

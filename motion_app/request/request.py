@@ -28,7 +28,14 @@ from motion_app.errors import RequestError, fault_in_words
 from motion_app.geometry import FitMode, FittedImage, ModelGeometry, fit_image, mask_to_grid
 from motion_app.library.library import Library
 from motion_app.media.files import decode_data_uri, encode_data_uri, read_image, read_mask
-from motion_app.methods import CLIP_METHODS, METHOD_TABLE, PACK_METHODS, TOKEN_METHODS
+from motion_app.methods import (
+    CLIP_METHODS,
+    ENCODED,
+    METHOD_TABLE,
+    PACK_METHODS,
+    REFINED,
+    TOKEN_METHODS,
+)
 from motion_app.request.phrases import check_phrase, find_clauses, phrase_spans
 from motion_app.scene import (
     LONGEST_TEXT,
@@ -260,17 +267,24 @@ def _check_method(request: GenerationRequest, library: Library | None) -> None:
         motion = item.motion
         if motion is None:
             continue
+        if method == REFINED != motion.method:
+            raise RequestError(
+                f'the method "{method}" needs a motion that was learned so, the motion '
+                f'"{motion.name}" of object {number} was learned by "{motion.method}"; learn it '
+                f"with --method {method}, or choose another method"
+            )
+        looking = CLIP_METHODS if motion.method == ENCODED else (*CLIP_METHODS, ENCODED)
         for needs, has, what in (
             (TOKEN_METHODS, "has_tokens", "motion tokens"),
             (PACK_METHODS, "has_pack", "embeddings and an adapter learned by SynMotion"),
-            (CLIP_METHODS, "has_clip", "the reference clip"),
-            (CLIP_METHODS, "has_mover", "the masks of what moves in its reference clip"),
+            (looking, "has_clip", "the reference clip"),
+            (looking, "has_mover", "the masks of what moves in its reference clip"),
         ):
             if method in needs and not getattr(motion, has):
                 able = [m.name for m in motions if getattr(m, has) and m.base == motion.base]
                 offer = f"these have them: {', '.join(able)}" if able else "no motion here has them"
                 learned = f'it was learned by "{motion.method}"'
-                if method in CLIP_METHODS:
+                if needs is looking:
                     learned = "python -m motion_app motions add-clip gives it one"
                 raise RequestError(
                     f'the method "{method}" needs {what}, which the motion "{motion.name}" of '

@@ -11,9 +11,12 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from motion_app.errors import CheckpointError, RequestError
+from motion_app.methods import ENCODED, LEARNED, METHOD_TABLE, REFINED
 from motion_app.wording import NEUTRAL_PHRASE, as_read
 
 MASK_SOURCES = ("dmem", "given", "none")
+STARTS = ("drawn", "encoder")
+REFINED_SHARE = 5  # part of the steps of learning that refining what an encoder said takes
 COUNTS = ("steps", "batch", "views", "checkpoint_every", "validate_every", "validation_steps")
 WATCHING = ("checkpoint_every", "validate_every", "validation_steps")
 PARTS = ("mot", "sub", "refiner", "lora")  # the rows of the supplement's Table 3, one by one
@@ -70,8 +73,9 @@ class ClipTraining:
 
     def __post_init__(self) -> None:
         for name in self.counts:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise RequestError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            least = self.least(name)
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise RequestError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not self.name.strip():
             raise RequestError("the motion has no name; give it one, for example --name jump")
         if not self.phrase.strip() or not self.noun.strip():
@@ -90,6 +94,15 @@ class ClipTraining:
             if isinstance(setting, list):  # JSON has no tuples
                 merged[name] = tuple(setting)
         return cls(**merged)
+
+    def least(self, count: str) -> int:
+        """The smallest number that makes sense of a count."""
+        return 1
+
+    @property
+    def learned_by(self) -> str:
+        """The method that a motion learned so belongs to."""
+        return self.method
 
     @property
     def caption(self) -> str:
@@ -118,7 +131,8 @@ class MotionTraining(ClipTraining):
     ``tokens`` is M. ``init_distribution`` and ``init_scale``: uniform in ±0.003. ``delta_weight``
     weighs the released loss on adjacent latent frames (the paper does not print it). ``mask``: who
     sees the tokens: "dmem" (section 4, ``mask_drop`` of it let go), "given" masks of the clip, or
-    "none" (concat).
+    "none" (concat). ``start``: initial tokens are "drawn", or what the checkpoint's "encoder" says
+    of the clip (section 12), as many as that gives; then 0 ``steps`` are enough.
     """
 
     method: ClassVar[str] = "fleximmt"
@@ -130,11 +144,41 @@ class MotionTraining(ClipTraining):
     delta_weight: float = 1.0
     mask: str = "dmem"
     mask_drop: float = 0.3
+    start: str = "drawn"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mask not in MASK_SOURCES:
-            raise RequestError(f'unknown mask "{self.mask}"; choose {", ".join(MASK_SOURCES)}')
+        for name, known in (("mask", MASK_SOURCES), ("start", STARTS)):
+            chosen = getattr(self, name)
+            if chosen not in known:
+                raise RequestError(f'unknown {name} "{chosen}"; choose {", ".join(known)}')
+
+    def least(self, count: str) -> int:
+        return 0 if count == "steps" and self.start == "encoder" else super().least(count)
+
+    @property
+    def learned_by(self) -> str:
+        if self.start != "encoder":
+            return self.method
+        return REFINED if self.steps else ENCODED
+
+    @classmethod
+    def by(cls, method: str, defaults: Mapping[str, Any], **given: Any) -> MotionTraining:
+        """As ``for_checkpoint``, for a method of ``methods.LEARNED`` that learns motion tokens."""
+        given["mask"] = LEARNED[method] or given.get("mask")
+        if METHOD_TABLE[method].encoder:
+            given["start"] = "encoder"
+        if method == ENCODED:
+            given.update(steps=0, views=1)  # nothing is learned from views
+        elif given.get("steps") is None:
+            given["steps"] = own_steps(method, defaults)
+        return cls.for_checkpoint(defaults, **given)
+
+
+def own_steps(method: str, training: Mapping[str, Any]) -> int:
+    """The steps that learning by ``method`` takes with a checkpoint's own settings ``training``."""
+    steps = int(training.get("steps", ClipTraining.steps))
+    return {ENCODED: 0, REFINED: max(1, steps // REFINED_SHARE)}.get(method, steps)
 
 
 def training_caption(noun: str, phrase: str) -> str:

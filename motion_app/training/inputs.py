@@ -135,7 +135,7 @@ class TrainingInputs:
         }
         if self.method == "synmotion":
             return SynMotionTraining.for_checkpoint(defaults, **chosen)
-        return MotionTraining.for_checkpoint(defaults, mask=LEARNED[self.method], **chosen)
+        return MotionTraining.by(self.method, defaults, **chosen)
 
 
 def _column(entries: Mapping[str, Any], key: str, count: int) -> list[Any]:

@@ -213,7 +213,7 @@ class LearningRun(ABC):
 
 
 class TrainingRun(LearningRun):
-    """Motion tokens, learned with DMEM, given masks or none."""
+    """Motion tokens, learned with DMEM, given masks or none; from ``start`` on, None draws it."""
 
     config: MotionTraining
 
@@ -224,17 +224,21 @@ class TrainingRun(LearningRun):
         backbone: Backbone,
         out: Path,
         share: Share = ALONE,
+        *,
+        start: MotionTokens | None = None,
     ) -> None:
         geometry = backbone.geometry
         self.lesson = lesson
-        self.tokens = MotionTokens.fresh(
-            layers=geometry.layers,
-            tokens=config.tokens,
-            width=geometry.width_tokens,
-            scale=config.init_scale,
-            distribution=config.init_distribution,
-            generator=torch.Generator().manual_seed(config.seed),
-        ).to(backbone.transformer.device)
+        if start is None:
+            start = MotionTokens.fresh(
+                layers=geometry.layers,
+                tokens=config.tokens,
+                width=geometry.width_tokens,
+                scale=config.init_scale,
+                distribution=config.init_distribution,
+                generator=torch.Generator().manual_seed(config.seed),
+            )
+        self.tokens = start.to(backbone.transformer.device)
         self._view = 0
         groups = [{"params": list(self.tokens.parameters()), "lr": config.learning_rate}]
         super().__init__(self.tokens, groups, config, backbone, out, share)

@@ -28,7 +28,8 @@ import numpy as np
 
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.footprint import GIGABYTE, footprint, training_bytes
-from motion_app.engine.motion_tokens import MotionMetadata
+from motion_app.engine.motion_encoder import encode_clip
+from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import ModelGeometry, fit_frames, fit_image, mask_to_grid
@@ -139,7 +140,12 @@ def train_motion(
         run: LearningRun = SynMotionRun(lesson, config, backbone, out)
         pointed = masks is not None
     else:
-        run, pointed = _token_run(read, config, backbone, out, masks, share), config.mask == "given"
+        start = None
+        if config.start == "encoder":
+            start = look_at(read, masks, engine)
+            config = replace(config, tokens=start.tokens)
+        run = _token_run(read, config, backbone, out, masks, share, start=start)
+        pointed = config.mask == "given"
     if config.validate_every is not None and validation is None:
         validation = held_out_scene(read[0], geometry, mask=masks[0][0] if pointed else None)
     with LearningPlacement(backbone, config) as placement:
@@ -154,11 +160,35 @@ def _token_run(
     out: Path,
     masks: Sequence[np.ndarray] | None,
     share: Share,
+    *,
+    start: MotionTokens | None,
 ) -> TrainingRun:
     if config.mask == "given" and masks is None:
         raise RequestError('mask "given" needs the object masks of every clip')
     lesson = prepare_lesson(clips, config, backbone, masks=masks)
-    return TrainingRun(lesson, config, backbone, out, share)
+    return TrainingRun(lesson, config, backbone, out, share, start=start)
+
+
+def look_at(
+    clips: Sequence[Clip], masks: Sequence[np.ndarray] | None, engine: MotionEngine
+) -> MotionTokens:
+    """What the checkpoint's encoder says of the one clip, as new tokens. ``masks`` (T', H0, W0)
+    bool of what moves in it, else it is followed by its movement. RequestError for several clips,
+    and where nothing can be followed; CheckpointError where there is no encoder."""
+    if len(clips) > 1:
+        raise RequestError(
+            f"the encoder looks at one clip, {len(clips)} came; give one, or learn from them"
+        )
+    (clip,) = clips
+    mask = follow_by_movement(clip.frames) if masks is None else masks[0]
+    if mask is None:
+        raise RequestError(
+            "what moves in the clip cannot be told from the rest; point at it (--mover, or a click "
+            "on the page)"
+        )
+    shown = MotionClip.fitted(clip.frames, clip.fps, engine.geometry, masks=mask)
+    said = encode_clip(engine.backbone, shown, engine.features)
+    return MotionTokens([tokens.detach().clone() for tokens in said.layers])
 
 
 def read_clips(
@@ -275,6 +305,7 @@ def _finish(
         name=config.name,
         phrase=config.phrase,
         base=checkpoint.fingerprint,
+        method=config.learned_by,
         config=run.learned_with(),
         track=None if track is None else [[float(y), float(x)] for y, x in track],
         noun=config.noun,

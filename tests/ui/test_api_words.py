@@ -49,7 +49,7 @@ def told(endpoint: str) -> tuple[dict[str, str], str]:
 
 def keys_of(text: str) -> set[str]:
     """The keys of the JSON object that ``text`` describes."""
-    return set(re.findall(r'"(\w+)"', text))
+    return set(re.findall(r'"([\w-]+)"', text))
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

@@ -32,7 +32,7 @@ from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri
 from motion_app.media.provenance import Verification, read_recipe
 from motion_app.media.results import save_result
-from motion_app.methods import FAMILIES, METHOD_TABLE, METHODS
+from motion_app.methods import ENCODED, FAMILIES, METHOD_TABLE, METHODS, REFINED, methods_there
 from motion_app.models.adapters import find_adapter, offered_methods
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import parse_request
@@ -530,6 +530,19 @@ def test_an_empty_number_is_refused_by_its_name(word: str) -> None:
         Chosen.of({**FIELDS, word: None}, locked=True, badge=False)
 
 
+def test_a_checkpoint_without_an_encoder_offers_none_and_still_opens_a_recipe_of_one() -> None:
+    there = methods_there(METHODS, encoder=False)
+    assert set(METHODS) - set(there) == {ENCODED, REFINED}
+    with gr.Blocks():
+        settings = GenerationSettings(GenerationDefaults(), EN, badge_forced=False, methods=there)
+    listed = [name for f in FAMILIES for _, name in settings.open_family(f)["choices"]]
+    assert sorted(listed) == sorted(there)
+    request = parse_request({"image": "data:,", "objects": [], "method": ENCODED})
+    restored = dict(zip(settings.restorable, settings.restored(request), strict=True))
+    shown = restored[settings.method]
+    assert shown["value"] == ENCODED and ENCODED in [name for _, name in shown["choices"]]
+
+
 def test_every_method_is_found_in_its_family_with_what_it_is_told_and_costs() -> None:
     with gr.Blocks():
         settings = GenerationSettings(GenerationDefaults(), EN, badge_forced=False)
@@ -565,7 +578,8 @@ def test_the_page_offers_what_the_shipped_checkpoint_can_do() -> None:
     offered = offered_methods(shipped)
     for name, method in METHOD_TABLE.items():
         there = bool(method.adapter) and find_adapter(shipped, method.adapter) is not None
-        assert (name in offered) == (not method.adapter or there)
+        encodes = shipped.has_encoder or not method.encoder
+        assert (name in offered) == ((not method.adapter or there) and encodes)
 
 
 @pytest.mark.parametrize("forced", [True, False])

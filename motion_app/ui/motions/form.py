@@ -16,8 +16,8 @@ from motion_app.host import ModelHost
 from motion_app.library.library import DeletedMotion
 from motion_app.library.owners import LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES
-from motion_app.methods import LEARNED
-from motion_app.training.config import training_caption
+from motion_app.methods import LEARNED, methods_there
+from motion_app.training.config import own_steps, training_caption
 from motion_app.training.inputs import MOST_STEPS, TrainingInputs
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts, note_html, script
@@ -140,13 +140,14 @@ class TrainingForm:
     def _build_settings(self) -> None:
         texts, defaults = self.texts, self.host.defaults()
         with gr.Accordion(texts("motions.settings"), open=False):
+            methods = methods_there(LEARNED, encoder=self.host.has_encoder)
             self.method = gr.Radio(
-                [(texts(f"motions.method_{method}"), method) for method in LEARNED],
-                value=next(iter(LEARNED)),
+                [(texts(f"motions.method_{method}"), method) for method in methods],
+                value=methods[0],
                 label=texts("motions.method"),
                 elem_id="training-method",
             )
-            own = [self._own_steps(defaults.training_of(method)) for method in LEARNED]
+            own = [self._own_steps(method, defaults.training_of(method)) for method in methods]
             self.steps = gr.Slider(
                 *(1, max(1000, 2 * max(own))),
                 value=own[0],
@@ -160,8 +161,8 @@ class TrainingForm:
             self.still = gr.Checkbox(label=texts("motions.still"), elem_id="training-still")
 
     @staticmethod
-    def _own_steps(training: Mapping[str, Any]) -> int:
-        return min(MOST_STEPS // 2, int(training.get("steps", 2000)))
+    def _own_steps(method: str, training: Mapping[str, Any]) -> int:
+        return min(MOST_STEPS // 2, max(1, own_steps(method, training)))
 
     def wire(self, state: gr.State) -> None:
         """Bind every event but the start."""
@@ -188,7 +189,7 @@ class TrainingForm:
         listen(self.editor.remove, self.remove, inputs=[state], outputs=clips)
         listen(
             self.method.change,
-            lambda method: self._own_steps(self.host.defaults().training_of(method)),
+            lambda method: self._own_steps(method, self.host.defaults().training_of(method)),
             inputs=[self.method],
             outputs=[self.steps],
         )

@@ -12,7 +12,7 @@ from motion_app.geometry import ModelGeometry
 from motion_app.host import ModelHost
 from motion_app.jobs import runners
 from motion_app.jobs.timings import JobSize, Measurement
-from motion_app.training.config import training_caption
+from motion_app.training.config import own_steps, training_caption
 from motion_app.ui.markup import Texts, icon, in_words
 from motion_app.ui.motions.clips import example_clips_html, lone_clip_html
 from motion_app.ui.motions.training import training_command
@@ -39,8 +39,7 @@ class LearningOffer:
         cls, host: ModelHost, texts: Texts, examples: Sequence[ExampleClip] = ()
     ) -> LearningOffer:
         """That of this deployment, as it is now."""
-        training = host.defaults().training_of("fleximmt")
-        steps = int(training.get("steps", runners.DEFAULT_STEPS))
+        steps = own_steps("fleximmt", host.defaults().training_of("fleximmt"))
         measured = host.jobs.timings.nearest(runners.TRAIN, JobSize(steps, 1))
         if host.settings.training:
             return cls(host.geometry(), steps, measured, examples=tuple(examples))
