@@ -13,20 +13,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_drafts import GEOMETRY, JUMP, draft_with
+from test_drafts import GEOMETRY, JUMP, draft_with, picture, square
 from test_kept_drafts import ANN, BOB, FewMotions, found
 
 from motion_app.errors import RequestError
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
 from motion_app.request.request import request_to_json
-from motion_app.scene import Motion, Options
+from motion_app.scene import Click, Motion, Options
 from motion_app.settings import ROOT, Limits
 from motion_app.training.inputs import TrainingInputs
 from motion_app.ui.markup import LANGUAGES, Texts
 from motion_app.ui.motions.clips import DraftClip
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.draft import SceneDraft, request_of
+from motion_app.ui.transfer.from_clicks import ClickedThing, scene_of_clicks
 from motion_app.ui.transfer.kept_clips import MOST_CLIPS
 from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
 from motion_app.ui.transfer.lesson_actions import LessonActions
@@ -96,15 +97,54 @@ def test_a_clip_for_an_object_is_its_motion_that_is_still_to_be_learned(site) ->
         item.lesson.clip.name == site.upload.name
         and not site.lessons.problems(site.session.draft)[0]
     )
-    site.bring(1)
-    assert [one.name for one in site.session.draft.lessons] == [
-        "Red box slides",
-        "Red box slides 2",
-    ]
-    site.session.undo()
-    assert len(site.session.draft.lessons) == 1
     site.session.undo()
     assert site.session.draft.objects[0].motion is None
+
+
+def test_one_clip_for_two_objects_is_learned_from_once(site) -> None:
+    site.bring()
+    site.bring(1)
+    first, second = site.session.draft.objects
+    assert first.motion == second.motion and first.lesson.clip.key != second.lesson.clip.key
+    assert site.lessons.problems(site.session.draft) == [{}, {}]
+    site.act(kind="lesson_name", object="1", text="slide")
+    site.act(kind="lesson_phrase", object="0", text="slides on ice")
+    assert [item.motion.name for item in site.session.draft.objects] == ["slide", "slide"]
+    assert all("slides on ice" in item.sentence for item in site.session.draft.objects)
+    asked, files = asked_of_job(site.session.draft.lessons)
+    assert [entry["name"] for entry in asked] == ["slide"] and len(files) == 1
+
+    # another part of it, for one of them, is another motion
+    site.act(kind="clip_choose", object="1", start=0.0, stop=2.0, box=None, mover=None)
+    assert [one.name for one in site.session.draft.lessons] == ["slide", "slide 2"]
+    assert site.lessons.problems(site.session.draft) == [{}, {}]
+    asked, files = asked_of_job(site.session.draft.lessons)
+    assert [entry["name"] for entry in asked] == ["slide", "slide 2"] and len(files) == 1
+    site.session.undo()
+    assert len(site.session.draft.lessons) == 1
+
+
+def test_one_clip_for_two_things_of_a_command_is_learned_from_once(
+    clip: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "again.mp4"  # as two uploads of one file come
+    copy.write_bytes(clip.read_bytes())
+
+    def scene(**second: str) -> SceneDraft:
+        things = [
+            ClickedThing(clicks=(Click(20, 30),), name="cat", clip=clip),
+            ClickedThing(clicks=(Click(70, 30),), name="bird", clip=copy, **second),
+        ]
+        library = Library([tmp_path / "motions"])
+        return scene_of_clicks(
+            picture(), things, fit="crop", geometry=GEOMETRY, segment=square, library=library
+        )
+
+    shared = scene()
+    assert [one.name for one in shared.lessons] == ["Red box slides"]
+    assert shared.objects[0].motion == shared.objects[1].motion
+    for other in ({"called": "flight"}, {"noun": "bird"}, {"phrase": "flies"}):
+        assert len(scene(**other).lessons) == 2, other
 
 
 def test_a_clip_that_ships_is_taken_with_one_press_and_brings_its_words(site) -> None:
@@ -174,9 +214,9 @@ def test_another_motion_takes_the_place_of_what_was_to_be_learned(site) -> None:
 def test_what_is_wrong_is_told_by_field(site, tmp_path: Path) -> None:
     site.bring()
     site.bring(1)
+    site.act(kind="clip_choose", object="1", start=2.0, stop=2.5, box=None, mover=None)
     site.act(kind="lesson_name", object="1", text="Red box slides")
     site.act(kind="lesson_phrase", object="1", text="  ")
-    site.act(kind="clip_choose", object="1", start=2.0, stop=2.5, box=None, mover=None)
     first, second = site.lessons.problems(site.session.draft)
     assert first["name"] == second["name"] == "transfer.lesson_twice"
     assert second["phrase"] == "transfer.lesson_empty"

@@ -132,8 +132,14 @@ class SceneDraft:
 
     @property
     def lessons(self) -> list[SceneLesson]:
-        """What is still to be learned for its objects, in their order."""
-        return [item.lesson for item in self.objects if item.lesson is not None]
+        """What is still to be learned for its objects, in their order; what is for more than one
+        object once."""
+        found: list[SceneLesson] = []
+        for item in self.objects:
+            lesson = item.lesson
+            if lesson is not None and not any(lesson.same_as(other) for other in found):
+                found.append(lesson)
+        return found
 
     def settled(self, library: Library) -> SceneDraft:
         """With the motions that were learned meanwhile; the same where none was."""

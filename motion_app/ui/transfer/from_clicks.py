@@ -4,6 +4,7 @@ The command line and the endpoint ``transfer`` do with them what a person does o
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,6 +116,9 @@ def _lesson(
     library: Library,
     limits: Limits,
 ) -> SceneLesson:
+    known = next((other for other in draft.lessons if _asks_for(thing, other)), None)
+    if known is not None:  # one clip is learned from once
+        return known
     called = thing.clip_name or thing.clip.name
     clip = DraftClip.read(thing.clip, geometry, limits, name=called, suggest=True)
     name = thing.called or free_name(library, draft.lessons, name_from(called))
@@ -123,6 +127,15 @@ def _lesson(
     if "clip" in wrong:
         raise RequestError(_WRONG_CLIP[wrong["clip"]].format(name=called))
     return lesson
+
+
+def _asks_for(thing: ClickedThing, lesson: SceneLesson) -> bool:
+    """Whether what another thing is to learn is this one's motion too."""
+    told = (thing.noun, thing.phrase, thing.steps, thing.called or lesson.name)
+    if told != (lesson.noun, lesson.phrase, lesson.steps, lesson.name):
+        return False
+    files = (thing.clip, lesson.clip.selection.file)
+    return all(file.is_file() for file in files) and filecmp.cmp(*files, shallow=False)
 
 
 _WRONG_CLIP = {

@@ -77,13 +77,17 @@ class LessonActions:
             raise RequestError(self.host.no_training or runners.TURNED_OFF)
 
     def teach(self, draft: SceneDraft, read: ReadClip) -> tuple[SceneDraft, int]:
-        """Its object is to have the motion of the clip; and which that is. RequestError where it
-        was deleted meanwhile."""
+        """Its object is to have the motion of the clip; and which that is. What another object
+        learns from the same clip is this one's too. RequestError where it was deleted meanwhile."""
         index = self._index(draft, {"object": read.key})
-        objects = (*draft.objects[:index], *draft.objects[index + 1 :])
-        others = [item.lesson for item in objects if item.lesson is not None]
-        name = free_name(self.host.library, others, read.name or name_from(read.clip.name))
-        lesson = SceneLesson(read.clip, name, read.noun, read.phrase)
+        others = _besides(draft, index)
+        file = read.clip.selection.file
+        known = next((other for other in others if other.clip.selection.file == file), None)
+        if known is not None:
+            lesson = replace(known, clip=replace(read.clip, selection=known.clip.selection))
+        else:
+            name = free_name(self.host.library, others, read.name or name_from(read.clip.name))
+            lesson = SceneLesson(read.clip, name, read.noun, read.phrase)
         return draft.changed(index, lambda item: item.taught(lesson)), index
 
     def pointed(self, draft: SceneDraft, values: Values) -> ReadClip:
@@ -96,31 +100,40 @@ class LessonActions:
     def with_clip(self, draft: SceneDraft, read: ReadClip) -> tuple[SceneDraft, int]:
         """What was chosen of an object's clip."""
         index = self._index(draft, {"object": read.key})
-        return self._changed(draft, index, lambda one: replace(one, clip=read.clip)), index
+        return self._cut(draft, index, read.clip), index
 
     def choose(self, draft: SceneDraft, index: int, values: Values) -> SceneDraft:
         """What was trimmed, cropped or pointed at in an object's clip."""
-        entry = _entry(values)
-        return self._changed(draft, index, lambda one: replace(one, clip=one.clip.chosen(entry)))
+        return self._cut(
+            draft, index, self._lesson(draft.objects[index]).clip.chosen(_entry(values))
+        )
 
     def write(self, draft: SceneDraft, index: int, values: Values) -> SceneDraft:
-        """The text of one of FIELDS."""
+        """The text of one of FIELDS, for all objects that are to have the motion."""
         name = str(values["kind"]).removeprefix("lesson_")
         text = str(values.get("text") or "")[:LONGEST_WORDS]
         if name not in FIELDS:
             raise RequestError(f"a lesson has no {name[:40]}; reload the page")
-        return self._changed(draft, index, lambda one: one.worded(name, text))
+        lesson = self._lesson(draft.objects[index])
+        for place, item in enumerate(draft.objects):
+            if item.lesson is not None and item.lesson.same_as(lesson):
+                worded = item.lesson.worded(name, text)
+                draft = draft.changed(place, lambda one, worded=worded: one.taught(worded))
+        return draft
 
     def problems(self, draft: SceneDraft) -> list[dict[str, str]]:
         """For every object what is wrong with what it is to learn, by field."""
         library, geometry = self.host.library, self.host.geometry()
         return [_wrong(item, draft.objects, library, geometry) for item in draft.objects]
 
-    def _changed(
-        self, draft: SceneDraft, index: int, change: Callable[[SceneLesson], SceneLesson]
-    ) -> SceneDraft:
-        lesson = self._lesson(draft.objects[index])
-        return draft.changed(index, lambda item: item.taught(change(lesson)))
+    def _cut(self, draft: SceneDraft, index: int, clip: DraftClip) -> SceneDraft:
+        """Another part of an object's clip. It is a motion of its own from then on, under a name of
+        its own: other objects go on with what they had of the clip."""
+        lesson = replace(self._lesson(draft.objects[index]), clip=clip)
+        others = [other for other in _besides(draft, index) if not other.same_as(lesson)]
+        if any(other.name == lesson.name for other in others):
+            lesson = replace(lesson, name=free_name(self.host.library, others, lesson.name))
+        return draft.changed(index, lambda item: item.taught(lesson))
 
     @staticmethod
     def _lesson(item: ObjectDraft) -> SceneLesson:
@@ -134,6 +147,12 @@ class LessonActions:
         if str(values.get("object")) not in keys:
             raise RequestError("the object that was to learn from it is gone; mark it again")
         return keys.index(str(values["object"]))
+
+
+def _besides(draft: SceneDraft, index: int) -> list[SceneLesson]:
+    """What the other objects of a scene have still to learn."""
+    objects = (*draft.objects[:index], *draft.objects[index + 1 :])
+    return [item.lesson for item in objects if item.lesson is not None]
 
 
 def _entry(values: Values) -> dict[str, Any]:

@@ -54,6 +54,11 @@ class SceneLesson:
             steps=self.steps,
         )
 
+    def same_as(self, other: SceneLesson) -> bool:
+        """Whether one training gives the motion of both: of one part of one clip, in one word."""
+        told, others = self.to_json(), other.to_json()
+        return told | {"made": 0} == others | {"made": 0}
+
     def worded(self, name: str, text: str) -> SceneLesson:
         """Another ``name``, ``noun`` or ``phrase``; the same where it is what it was."""
         text = " ".join(text.split())
@@ -63,7 +68,7 @@ class SceneLesson:
         self, library: Library, others: Sequence[SceneLesson], geometry: ModelGeometry
     ) -> dict[str, str]:
         """What is wrong, by the field it stands beside: the key of a text, "" for none. ``others``:
-        the lessons of the same scene's other objects."""
+        the lessons of the same scene's other objects, of which some may be this one."""
         wrong = {name: "transfer.lesson_empty" for name in FIELDS if not getattr(self, name)}
         start, stop = self.clip.span
         if not self.clip.selection.file.is_file():
@@ -72,7 +77,9 @@ class SceneLesson:
             wrong["clip"] = "transfer.lesson_still"
         elif stop - start < geometry.frames:
             wrong["clip"] = "transfer.lesson_short"
-        if self.name and any(self.name == other.name for other in others):
+        if self.name and any(
+            self.name == other.name and not self.same_as(other) for other in others
+        ):
             wrong["name"] = "transfer.lesson_twice"
         elif self.name:
             try:
