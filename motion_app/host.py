@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 HUB_SEGMENTER = (
     "facebook/sam2.1-hiera-small"  # where a checkpoint names none: SAM 2.1, 46 M weights
 )
+KEEPS_PHRASE = "an exported motion keeps its own phrase; leave that field empty"
 TIMINGS = "timings.json"
 CLICK_WAIT_SECONDS = 120.0
 LOADING_SECONDS = 1800.0  # a picture is judged if the model has come by then
@@ -88,7 +89,7 @@ class ModelHost:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.models = self._new_models()
-        self.library = Library(settings.motion_folders())
+        self.library = Library(settings.motion_folders(), limits=settings.limits)
         repository = settings.motion_repo
         self.published = MotionRepository(repository) if repository else None
         self.lock = DeviceLock()
@@ -239,7 +240,7 @@ class ModelHost:
         if file.suffix.lower() == ".pt":
             return self._import_published(file, name=name, phrase=phrase, owner=owner)
         if phrase.strip():
-            raise RequestError("an exported motion keeps its own phrase; leave that field empty")
+            raise RequestError(KEEPS_PHRASE)
         return self._bring(file, name=name, owner=owner)
 
     def import_published_motion(
@@ -264,6 +265,7 @@ class ModelHost:
             owner=owner,
             private=self.settings.private_motions,
             yielding=yielding,
+            counted=True,
         )
 
     def _import_published(self, file: Path, *, name: str, phrase: str, owner: str) -> Motion:

@@ -71,6 +71,13 @@ class Limits(BaseModel):
     decodes_waiting: int = Field(default=32, gt=0, description="files that wait for their turn")
     reference_clips: int = Field(default=12, gt=0)
     motion_megabytes: float = Field(default=256, gt=0)
+    motions_per_owner: int = Field(default=200, gt=0, description="of the library")
+    motion_gigabytes_per_owner: float = Field(default=2, gt=0, description="of the library")
+    library_gigabytes: float = Field(
+        default=50, gt=0, description="of all that browsers brought in or learned"
+    )
+    trash_per_owner: int = Field(default=50, gt=0, description="deleted motions, oldest go first")
+    trash_gigabytes: float = Field(default=2, gt=0, description="of deleted motions")
     objects: int = Field(default=8, gt=0)
     jobs_per_session: int = Field(default=3, gt=0)
     jobs_per_address: int = Field(default=12, gt=0)

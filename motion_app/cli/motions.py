@@ -54,7 +54,7 @@ def list_motions(options: argparse.Namespace, settings: Settings) -> Result:
 
 def delete_motion(options: argparse.Namespace, settings: Settings) -> Result:
     """Move one motion into the trash; the token in the answer brings it back."""
-    library = Library(settings.motion_folders())
+    library = Library(settings.motion_folders(), limits=settings.limits)
     library.empty_trash()
     deleted = library.delete(options.name)
     return {"deleted": deleted.name, "token": deleted.token}

@@ -136,7 +136,7 @@ class GenerationRunner:
         request, badge = inputs.get("request"), inputs.get("badge", False)
         if not isinstance(request, Mapping | GenerationRequest) or not isinstance(badge, bool):
             raise RequestError('a video needs {"request": the request\'s JSON, "badge": bool}')
-        lessons = self._lessons(inputs, files)
+        lessons = self._lessons(inputs, files, owner)
         seen = self.library.seen_by(LibraryUser(token_of(owner)))
         checked = check_generation(
             request,
@@ -156,13 +156,15 @@ class GenerationRunner:
         row = {**inputs, "request": request_to_json(checked, picture=KEPT_REQUEST), "badge": badge}
         return KeptInputs(row, {KEPT_REQUEST: request_bytes(checked)})
 
-    def _lessons(self, inputs: Mapping[str, Any], files: Sequence[str]) -> list[TrainingInputs]:
+    def _lessons(
+        self, inputs: Mapping[str, Any], files: Sequence[str], owner: str
+    ) -> list[TrainingInputs]:
         """What is to be learned first, each checked as a training of its own."""
         asked = inputs.get("learn") or []
         if not isinstance(asked, list) or not all(isinstance(item, Mapping) for item in asked):
             raise RequestError(f'"learn" is a list of trainings, got {str(asked)[:40]!r}')
         for lesson in asked:
-            self.training.check(lesson, files)
+            self.training.check(lesson, files, owner=owner)
         lessons = [TrainingInputs.from_json(lesson, Path()) for lesson in asked]
         names = [lesson.name.strip() for lesson in lessons]
         twice = [name for name in names if names.count(name) > 1]
@@ -283,6 +285,7 @@ class TrainingRunner:
         if missing:
             raise RequestError(f"the clip {missing[0]} did not come; upload it with the training")
         self.library.new_path(asked.name)  # raises where the name is taken or cannot be
+        self.library.check_room(token_of(owner))
         config = asked.config(self.defaults().training_of(asked.method))
         tokenizer = self.tokenizer()
         if tokenizer is not None:

@@ -22,7 +22,6 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +43,8 @@ from motion_app.library.owners import (
     owner_file,
     show_to_all,
 )
+from motion_app.library.quota import check_room
+from motion_app.library.trash import NOT_IN_TRASH, TRASH, TRASH_DAYS, DeletedMotion, Trash
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.text_files import listed
@@ -53,38 +54,28 @@ NOT_YOURS = (
     'the motion "{name}" is not yours: only the browser that learned or imported it can change it, '
     "or who runs this server, with: python -m motion_app motions"
 )
-TRASH = ".trash"
 STAGING = ".new-"  # before a folder's name: its motion is still being written
 STAGED_SECONDS = 86_400.0  # after which nobody is writing there any more
 LOCK_SECONDS = 30.0  # that another one may hold the folder, to write a large file
-NOT_IN_TRASH = "this motion is not in the trash any more; import or learn it"
 LOCK_POLL_SECONDS = 0.02
 LOCK = ".lock"  # where a folder cannot be locked itself, as on NFS
-TRASH_DAYS = 7.0  # how long a deleted motion can be brought back
 MODEL_FILE = "model_index.json"  # beside a folder of motions: they were shipped with that model
 
 
 Whose = Literal["mine", "shared", "shipped"]  # shared: by somebody else
 
 
-@dataclass(frozen=True)
-class DeletedMotion:
-    """A motion in the trash. ``token``: 128 random bits by which it is brought back; ``deleted``:
-    unix seconds."""
-
-    token: str
-    name: str
-    deleted: float
-
-
 class Library:
     """The motions in some folders, the first folder first.
 
     Cheap to ask often: a file is read again only when its size or its time of change differ.
+    ``limits``: how much the trash may hold, and those who bring motions in.
     """
 
-    def __init__(self, folders: Sequence[Path | str]) -> None:
+    def __init__(self, folders: Sequence[Path | str], *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.folders = tuple(Path(folder) for folder in folders)
+        self.limits = limits
+        self._trash = Trash([folder for folder in self.folders if not is_shipped(folder)])
         self._cache: dict[Path, tuple[tuple[int, int], Motion]] = {}
         self._user: LibraryUser | None = None
 
@@ -186,6 +177,10 @@ class Library:
             if (free := name[: longest - len(ending)] + ending) not in taken
         )
 
+    def check_room(self, owner: str) -> None:
+        """MotionFileError where ``owner``, a browser's token, has as much as one may keep here."""
+        check_room(self.home, owner, 0, self.limits)
+
     def new_path(self, name: str) -> Path:
         """Where a new motion of this name is to be written. MotionFileError for a name that is
         taken, empty, too long or unprintable."""
@@ -218,12 +213,15 @@ class Library:
         owner: str = "",
         private: bool = False,
         yielding: bool = False,
+        counted: bool = False,
     ) -> Motion:
         """Bring in an exported motion, its preview with it, under its own or another ``name``.
 
         ``base``, ``layers`` and ``width`` are the loaded model's; None leaves that check out.
         ``owner``: the token of the browser it belongs to from now on, "" for nobody's; ``private``
         shows it to no other. A name that is taken is refused, or ``yielding`` it gets a number.
+        ``counted`` refuses what is more than its owner may keep here: not what was learned, whose
+        training would be lost.
         Every number in the file is looked at first. Raises MotionFileError; nothing is written
         then.
         """
@@ -234,6 +232,8 @@ class Library:
         chosen = (name or "").strip() or checked.name
         self._check_name(chosen, taken=set() if yielding else self.names())
         with self._changing(self.home) as home, _staging(home) as staged:
+            if counted:
+                check_room(home, owner, source.stat().st_size, limits)
             chosen = self.free_name(chosen) if yielding else chosen
             out = self.new_path(chosen)  # again: others may have been quicker
             unpack_motion(source, staged / out.name, name=chosen)
@@ -276,33 +276,21 @@ class Library:
         return motion
 
     def delete(self, name_or_path: str | Path, *, by: LibraryUser | None = None) -> DeletedMotion:
-        """Move a motion and its preview into the trash; on a disk so full that there is no room for
-        that it goes for good, with "" for a token. ``by``: who asks, None for the machine's own
-        user. MotionFileError for one that a model ships with, that is somebody else's, or that is
-        not there."""
+        """Move a motion and its preview into the trash, from which the oldest go where it is full;
+        on a disk so full that there is no room for that it goes for good, with "" for a token.
+        ``by``: who asks, None for the machine's own user. MotionFileError for one that a model
+        ships with, that is somebody else's, or that is not there."""
         with self._theirs(name_or_path, by) as motion:
             token, now = secrets.token_hex(16), time.time()
             place = motion.path.parent / TRASH / f"{int(now)}-{token}"
             going = (motion.path, motion.preview, owner_file(motion.path))  # listed no more first
-            kept = self._made_room_for(place)
+            kept = self._trash.made_room_for(place)
             for file in going:
                 if file is not None and file.is_file():
                     file.rename(place / file.name) if kept else file.unlink()
+        if kept:
+            self._throw_away(self._trash.overfull(place, self.limits))
         return DeletedMotion(token if kept else "", motion.name, now)
-
-    def _made_room_for(self, place: Path) -> bool:
-        """Make a place in the trash, where there is no room in place of all others."""
-        for emptying in (False, True):
-            if emptying:
-                for other in self._trash():
-                    shutil.rmtree(other, ignore_errors=True)
-            try:
-                place.mkdir(parents=True)
-                return True
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-        return False
 
     @contextmanager
     def _theirs(self, name_or_path: str | Path, by: LibraryUser | None) -> Iterator[Motion]:
@@ -350,9 +338,7 @@ class Library:
     def restore(self, token: str, *, by: LibraryUser | None = None) -> Motion:
         """Bring a deleted motion back to where it was; MotionFileError where that place is taken,
         the trash has been emptied, or the motion is not of who asks, as in ``delete``."""
-        place = next((place for place in self._trash() if place.name.endswith(f"-{token}")), None)
-        if place is None or len(token) != 32:
-            raise MotionFileError(NOT_IN_TRASH)
+        place = self._trash.find(token)
         with self._changing(place.parent.parent) as home:
             file = next(listed(place, f"*{SUFFIX}"), None)
             if file is None:
@@ -375,21 +361,19 @@ class Library:
         """Remove for good what was deleted more than ``days`` days ago, and what was left by a
         program that was killed while it wrote; how many motions."""
         before = time.time() - days * 86_400
-        old = [place for place in self._trash() if float(place.name.split("-")[0]) <= before]
-        for place in old:
-            with self._changing(place.parent.parent):  # nobody is bringing it back
-                shutil.rmtree(place, ignore_errors=True)
+        old = self._trash.older(before)
+        self._throw_away(old)
         for folder in self.folders:
             for staged in folder.glob(f"{STAGING}*"):
                 if staged.stat().st_mtime < time.time() - STAGED_SECONDS:
                     shutil.rmtree(staged, ignore_errors=True)
         return len(old)
 
-    def _trash(self) -> list[Path]:
-        pattern = re.compile(r"\d+-[0-9a-f]{32}")
-        folders = [folder / TRASH for folder in self.folders if not is_shipped(folder)]
-        places = [place for folder in folders if folder.is_dir() for place in folder.iterdir()]
-        return [place for place in places if pattern.fullmatch(place.name)]
+    def _throw_away(self, places: Sequence[Path]) -> None:
+        """For good; nobody is bringing one of them back meanwhile."""
+        for place in places:
+            with self._changing(place.parent.parent):
+                shutil.rmtree(place, ignore_errors=True)
 
     def _scan(self) -> tuple[list[Motion], list[str]]:
         motions: list[Motion] = []
@@ -432,7 +416,7 @@ class AwaitedLibrary(Library):
     as they are described so far."""
 
     def __init__(self, library: Library, awaited: Sequence[Motion]) -> None:
-        super().__init__(library.folders)
+        super().__init__(library.folders, limits=library.limits)
         self._cache, self._user = library._cache, library._user
         self._awaited = {motion.name: motion for motion in awaited}
 

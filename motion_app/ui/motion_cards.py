@@ -11,8 +11,9 @@ from datetime import datetime
 import gradio as gr
 import numpy as np
 
-from motion_app.library.library import DeletedMotion, Whose
+from motion_app.library.library import Whose
 from motion_app.library.motion_file import MAX_LETTERS
+from motion_app.library.trash import DeletedMotion
 from motion_app.methods import method_title
 from motion_app.scene import Motion
 from motion_app.ui.markup import Texts, icon, script

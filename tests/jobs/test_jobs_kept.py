@@ -2,8 +2,11 @@
 
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from disk_faults import fill, small_disk
 from test_jobs import Steps, end, submit
@@ -11,7 +14,12 @@ from test_jobs import Steps, end, submit
 from motion_app.errors import MotionAppError, RequestError, server_fault
 from motion_app.jobs import folder as jobs_folder
 from motion_app.jobs.folder import DAMAGED, JobRow, JobStore
+from motion_app.jobs.progress import Work
 from motion_app.jobs.queue import DATABASE, JobQueue
+from motion_app.media.files import write_video
+from motion_app.settings import Limits
+
+WRITERS = 16
 
 
 def test_on_a_full_disk_jobs_are_refused_in_a_sentence_and_deleted_and_the_rest_stays(
@@ -39,6 +47,65 @@ def test_on_a_full_disk_jobs_are_refused_in_a_sentence_and_deleted_and_the_rest_
         ballast.unlink()
         assert end(again, submit(again, steps=1)).row.state == "done"
         again.stop()
+
+
+def test_sixteen_jobs_of_one_name_keep_what_came_with_them(tmp_path: Path) -> None:
+    """Files of one name, handed in at once, and half of the jobs deleted at once."""
+    queue = JobQueue(tmp_path, {"steps": Steps(free=True)}, limits=Limits(jobs=32))
+    owners = [f"{writer:032d}" for writer in range(WRITERS)]
+    contents = [bytes([writer]) * 50_000 for writer in range(WRITERS)]
+
+    def hand_in(writer: int) -> str:
+        files = {"clip.mp4": contents[writer]}
+        inputs = {"steps": 1, "writer": writer}
+        row = queue.submit("steps", inputs, owner=owners[writer], title="The same", files=files)
+        return row.id
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        jobs = list(pool.map(hand_in, range(WRITERS)))
+        assert len(set(jobs)) == WRITERS
+        for writer, job in enumerate(jobs):
+            assert (queue.files / job / "clip.mp4").read_bytes() == contents[writer]
+        list(pool.map(queue.delete, jobs[::2]))
+    queue.stop()
+    again = JobQueue(tmp_path, {"steps": Steps(free=True)})
+    again.start()
+    for writer, (owner, job) in enumerate(zip(owners, jobs, strict=True)):
+        rows = again.rows(owner)
+        assert [row.id for row in rows] == ([job] if writer % 2 else [])
+        if writer % 2:
+            ended = end(again, job).row
+            assert (ended.state, ended.inputs["writer"]) == ("done", writer)
+        else:
+            assert not (again.files / job).exists()
+    again.stop()
+
+
+class Saving(Steps):
+    """Saves a video as a job does."""
+
+    def run(self, work: Work) -> dict[str, Any]:
+        frames = np.random.default_rng(0).integers(0, 255, (25, 128, 192, 3), np.uint8)
+        write_video(work.folder / "video.mp4", frames, 8.0)
+        return {"video": "video.mp4"}
+
+
+def test_a_video_that_finds_no_room_fails_in_a_sentence_and_the_next_is_made(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "small", 6144) as outputs:
+        queue = JobQueue(outputs, {"steps": Saving(free=True)})
+        full = queue.submit("steps", {"steps": 1}, owner="me").id
+        ballast = fill(outputs)
+        queue.start()
+        ended = end(queue, full).row
+        assert ended.state == "failed" and "disk is full" in ended.message
+        assert str(tmp_path) not in ended.message
+        assert not [file for file in (queue.files / full).rglob("*.mp4*") if file.stat().st_size]
+        ballast.unlink()
+        assert end(queue, submit(queue, steps=1)).row.state == "done"
+        queue.delete(full)
+        queue.stop()
 
 
 def broken(path: Path, job: str, column: str, value: object) -> None:

@@ -4,6 +4,7 @@ and not for ever."""
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,31 @@ def test_each_tab_has_its_own_and_a_new_one_takes_over_the_newest(kept: KeptDraf
     assert clicks == [20, 60]
     assert found(kept, ANN, "third").draft.objects[0].clicks[0].x == 60
     assert found(kept, BOB, "first") is None
+
+
+def test_sixteen_who_write_at_once_find_each_their_own(kept: KeptDrafts, tmp_path: Path) -> None:
+    """Browsers with tabs of one name, tabs of one browser, and clips of one name."""
+    clips = [tmp_path / f"{number}" / "clip.mp4" for number in range(4)]
+    for number, clip in enumerate(clips):
+        clip.parent.mkdir()
+        clip.write_bytes(bytes([number]) * 50_000)
+
+    def write(number: int) -> Path:
+        browser, tab = f"{number % 4:032d}", f"tab {number // 4}"
+        for times in range(3):
+            draft = draft_with((10 + number, 20 + times))
+            kept.keep(browser, tab, KeptDraft(draft, {"number": number}))
+        return kept.keep_clip(browser, clips[number % 4], "clip.mp4")
+
+    with ThreadPoolExecutor(16) as pool:
+        files = list(pool.map(write, range(16)))
+    kept.write()
+    for number, file in enumerate(files):
+        again = found(kept, f"{number % 4:032d}", f"tab {number // 4}")
+        click = again.draft.objects[0].clicks[0]
+        assert (again.settings, click.x, click.y) == ({"number": number}, 10 + number, 22)
+        assert file.read_bytes() == clips[number % 4].read_bytes()
+    assert len(set(files)) == 4
 
 
 def test_what_is_forgotten_is_gone_and_nothing_else_takes_its_place(kept: KeptDrafts) -> None:

@@ -37,6 +37,8 @@ from motion_app.pocket.shipped import renew_results
 from motion_app.request.request import build_request, parse_request
 from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits
 from motion_app.ui.markup import Texts
+from motion_app.ui.pictures import Previews
+from motion_app.ui.transfer import stream as stream_module
 from motion_app.ui.transfer.gallery import shipped_html, shipped_results
 from motion_app.ui.zero_gpu import CallEnded, CallQueue, ZeroGpuEngine, refusal_words, worker_steps
 
@@ -246,6 +248,36 @@ def test_leaving_stops_the_job_and_a_second_follower_may_leave_without_harm(atte
     following.close()
     *_, last = jobs.watch(row.id)
     assert last.row.state == "cancelled" and last.step < 400 and len(runner.ran) == 1
+
+
+def test_a_page_holds_one_call_open_for_a_job(attended, monkeypatch) -> None:
+    """However often its button is pressed: each call holds a thread here."""
+    jobs, _ = attended
+    shown = stream_module.PanelChange
+
+    def panel_of(_, owner, followed, following, progress) -> stream_module.PanelChange:
+        return shown(progress.row.active, status=str(followed.leads(following.turn)))
+
+    monkeypatch.setattr(stream_module.JobStream, "_panel_of", panel_of)
+    monkeypatch.setattr(stream_module, "TICK_SECONDS", 0.02)
+    stream = stream_module.JobStream(SimpleNamespace(jobs=jobs), Texts("en"), Previews(Limits()))
+    row = jobs.submit("generate", {"long": True}, owner="ann")
+    page, tab = stream_module.FollowedJobs(), stream_module.FollowedJobs()
+    telling = stream.follow("ann", page, row.id)
+    assert next(telling).busy
+    for _ in range(5):
+        assert list(stream.follow("ann", page, row.id)) == []
+    assert next(telling).status == "True"  # it leads, as the last of them would
+    page.look_at("another")
+    assert next(telling).status == "False"
+    elsewhere = stream.follow("ann", tab, row.id)
+    assert next(elsewhere).busy
+    elsewhere.close()
+    telling.close()
+    *_, last = jobs.watch(row.id)
+    assert last.row.state == "cancelled"
+    *_, ended = stream.follow("ann", page, row.id)  # the call is over: the next one tells
+    assert not ended.busy
 
 
 def test_visitors_do_not_wait_for_each_other(attended) -> None:

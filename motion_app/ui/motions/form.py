@@ -13,8 +13,8 @@ import gradio as gr
 
 from motion_app.errors import RequestError
 from motion_app.host import ModelHost
-from motion_app.library.library import DeletedMotion
 from motion_app.library.owners import LibraryUser
+from motion_app.library.trash import DeletedMotion
 from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.methods import LEARNED, methods_there
 from motion_app.training.config import own_steps, training_caption

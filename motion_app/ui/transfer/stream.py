@@ -141,13 +141,19 @@ class JobStream:
 
     def follow(self, owner: str, followed: FollowedJobs, job: str) -> Iterator[PanelChange]:
         """The panel at every change of a job, to its end. When another one has come into the panel
-        meanwhile, only the gallery is told how this one ended."""
+        meanwhile, only the gallery is told how this one ended. A job that is followed already goes
+        on being told there, and comes back into the panel: a page holds one call open for it."""
         following = FollowedJob(job, followed.look_at(job))
-        with closing(self.host.jobs.follow(job, every=TICK_SECONDS)) as told:
-            for progress in told:
-                panel = self._panel_of(owner, followed, following, progress)
-                if panel is not None:
-                    yield panel
+        if not followed.open_stream(following):
+            return
+        try:
+            with closing(self.host.jobs.follow(job, every=TICK_SECONDS)) as told:
+                for progress in told:
+                    panel = self._panel_of(owner, followed, following, progress)
+                    if panel is not None:
+                        yield panel
+        finally:
+            followed.close_stream(following)
 
     def begin(self, owner: str, followed: FollowedJobs, job: str) -> PanelChange:
         """``job`` comes into the panel; what comes next ``ask`` tells."""
@@ -332,6 +338,7 @@ class FollowedJobs(BrowserState):
         self.compared = ComparedVideos()
         self.jobs: tuple[FollowedJob, ...] = ()
         self.troubles: tuple[str, ...] = ()
+        self._streams: dict[str, FollowedJob] = {}  # by job: what a call that is open tells
         self._turn = 0
         self._lock = threading.Lock()
 
@@ -352,6 +359,19 @@ class FollowedJobs(BrowserState):
         """``following`` has come to its end."""
         with self._lock:
             self.jobs = tuple(other for other in self.jobs if other is not following)
+
+    def open_stream(self, following: FollowedJob) -> bool:
+        """Whether a call may tell of the job of ``following``; False where another one does, which
+        leads from now on."""
+        with self._lock:
+            told = self._streams.setdefault(following.job, following)
+            told.turn, told.line = following.turn, None  # all of it is drawn anew
+            return told is following
+
+    def close_stream(self, following: FollowedJob) -> None:
+        """The call has ended."""
+        with self._lock:
+            self._streams.pop(following.job, None)
 
     def leads(self, turn: int) -> bool:
         """No other has begun since."""
