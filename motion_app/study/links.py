@@ -53,6 +53,18 @@ class PlaceGone(LinkError):
     reason = "place_gone"
 
 
+class BegunElsewhere(RequestError):
+    """Somebody has answered under this id: it alone opens nothing that was answered."""
+
+    reason = "begun"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "somebody has begun under this id; go on in the browser where that was, or by the "
+            "link of the same session of the recruiting service"
+        )
+
+
 class IdentityError(RequestError):
     """A recruiting link without an id in it."""
 

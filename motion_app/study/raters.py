@@ -13,7 +13,15 @@ from motion_app.errors import RequestError
 from motion_app.study.acceptance import check_link, check_open
 from motion_app.study.archive import StudyArchive
 from motion_app.study.database import answers, lapsed, raters
-from motion_app.study.links import Browser, LinkEnded, LinkError, PlaceGone, Recruit, new_id
+from motion_app.study.links import (
+    BegunElsewhere,
+    Browser,
+    LinkEnded,
+    LinkError,
+    PlaceGone,
+    Recruit,
+    new_id,
+)
 from motion_app.study.records import PersonalLink, Rater
 
 HOUR_SECONDS = 3600
@@ -71,7 +79,7 @@ class Raters:
         taken."""
         check_open(self.archive.config, self.archive.clock())
         with self.archive.reading() as connection:
-            known = connection.scalar(self._came(visitor))
+            known = self._known(connection, visitor)
             if known is not None:
                 return self.archive.links.token(known)
             if not self._has_place(connection):
@@ -99,7 +107,7 @@ class Raters:
         values: dict[str, Any] = {"joined": self.archive.clock()}
         if visitor is not None:
             values |= visitor.hashes(self.archive.links)
-        known = connection.scalar(self._came(visitor))
+        known = self._known(connection, visitor)
         if known is not None:
             return known
         free = self._free().order_by(raters.c.slot)
@@ -108,7 +116,7 @@ class Raters:
             found = self._reclaim(connection)
         if found is None:  # the last ones may be in the hands of others just now
             left = self._has_place(connection)
-            known = connection.scalar(self._came(visitor))  # in this order: who took it is seen
+            known = self._known(connection, visitor)  # in this order: who took it is seen
             if known is None and not left:
                 raise StudyFull
             return known
@@ -118,6 +126,19 @@ class Raters:
     def _came(self, visitor: Recruit | Browser | None) -> sa.Select[str]:
         known = "" if visitor is None else visitor.hashes(self.archive.links)["pid_hash"]
         return self._of_study(raters.c.pid_hash == known)
+
+    def _known(self, connection: sa.Connection, visitor: Recruit | Browser | None) -> str | None:
+        """The rater that the visitor was before. An id is no secret: BegunElsewhere where answers
+        were given under it, in another session of the recruiting service or in none."""
+        known = connection.scalar(self._came(visitor))
+        if known is None or not isinstance(visitor, Recruit):
+            return known
+        answered = connection.scalar(sa.select(_answered(sa.literal(known))))
+        session = visitor.hashes(self.archive.links)["session_hash"] if visitor.session else None
+        same = self._of_study(raters.c.id == known, raters.c.session_hash == session)
+        if answered and (session is None or connection.scalar(same) is None):
+            raise BegunElsewhere
+        return known
 
     def _has_place(self, connection: sa.Connection) -> bool:
         queries = (self._free(), self._silent())

@@ -445,7 +445,11 @@ def test_a_recruit_comes_by_ids_and_goes_back_with_the_code(
         page.reload()  # the ids are still known
         answer_one_item(page)
         expect(page.locator("#code")).not_to_be_empty()
-        assert study.raters.find(Recruit("p1")) is not None
+        assert study.raters.find(Recruit("p1", session="x")) is not None
+        again = visit(context, address, f"{study.archive.links.open_token()}?PROLIFIC_PID=p1")
+        expect(again.locator("#code")).not_to_be_empty()  # in this browser, without a session too
+        elsewhere = visit(context.browser.new_context(), address, link.replace("=x", "=y"))
+        expect(elsewhere.locator("#problem-text")).to_contain_text("answered under your ID")
         code = page.locator("#code").inner_text()
         expect(page.locator("#return")).to_have_attribute("href", re.compile(f"cc={code}$"))
 

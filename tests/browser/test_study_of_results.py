@@ -9,13 +9,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 from starlette.routing import Mount
+from tiny_study import Caller
 from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible
 
 from motion_app.host import ModelHost
@@ -222,6 +225,18 @@ def test_axe_finds_nothing_wrong_with_the_demo_and_its_report(
     page.set_default_timeout(PATIENCE)
     page.goto(f"{server}study/~demo/?lang={language}")
     expect(page.locator("#consent-facts")).not_to_be_empty()
+    check_accessible(page)
+    home, token = page.evaluate("document.baseURI"), urlsplit(page.url).path.rpartition("/")[2]
+    with httpx.Client(base_url=home, timeout=60) as client:
+        visitor = Caller(client, token)
+        visitor.post("/api/consent", {"agreed": True})
+        session = visitor.get("/api/session").json()
+        for number in range(session["practice"] + session["items"]):
+            for question in session["questions"]:
+                visitor.answer(number, question["id"], 1, coverage=[1.0] * 6)
+        assert visitor.post("/api/finish", {}).json()["report"] == "report"
+    page.goto(f"{home}report?lang={language}")
+    expect(page.locator("#results .question")).to_have_count(4)
     check_accessible(page)
 
 

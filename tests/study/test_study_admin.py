@@ -14,7 +14,14 @@ from tiny_study import METHODS, SECRET, Caller, answer_everything, make_study
 
 from motion_app.study.answers import Study
 from motion_app.study.site.app import build_site
-from motion_app.study.site.guard import COOKIE, TRIES, TRIES_SECONDS, Door, TooManyTries
+from motion_app.study.site.guard import (
+    COOKIE,
+    TRIES,
+    TRIES_IN_ALL,
+    TRIES_SECONDS,
+    Door,
+    TooManyTries,
+)
 
 
 @pytest.fixture
@@ -77,6 +84,52 @@ def test_wrong_secrets_close_the_door_for_a_minute_to_who_sent_them() -> None:
     assert door.knock(SECRET, "elsewhere")
     now[0] += TRIES_SECONDS + 1
     assert door.knock(SECRET, "there")
+
+
+def test_nobody_else_shuts_out_who_was_inside_before_nor_who_comes_anew() -> None:
+    now = [0.0]
+    door = Door(SECRET, clock=lambda: now[0])
+    known = door.known()
+    for _ in range(TRIES):  # behind a proxy all have its address
+        door.knock("wrong", "proxy")
+    with pytest.raises(TooManyTries):
+        door.knock(SECRET, "proxy")
+    for forged in ("", known + "0", "0" + known, Door(SECRET + "!", clock=door._clock).known()):
+        with pytest.raises(TooManyTries):
+            door.knock(SECRET, "proxy", known=forged)
+    assert not door.admits(known)
+    assert door.knock(SECRET, "proxy", known=known)
+    for _ in range(TRIES):  # a browser that was stolen is shut out as any other
+        door.knock("wrong", "proxy", known=known)
+    with pytest.raises(TooManyTries):
+        door.knock(SECRET, "proxy", known=known)
+    for number in range(TRIES_IN_ALL):
+        door.knock("wrong", f"10.0.0.{number}")
+    with pytest.raises(TooManyTries):
+        door.knock("wrong", "10.0.0.1")
+    assert door.knock(SECRET, "192.0.2.1")
+
+
+def test_all_of_one_network_is_one_visitor() -> None:
+    door = Door(SECRET, clock=lambda: 0.0)
+    for number in range(TRIES):
+        door.knock("wrong", f"2001:db8::{number}")
+    with pytest.raises(TooManyTries):
+        door.knock(SECRET, "2001:db8::ffff")
+    assert door.knock(SECRET, "2001:db8:0:1::1")
+
+
+def test_a_browser_that_was_inside_is_known_again(client: TestClient) -> None:
+    client.post("/admin/login", data={"secret": SECRET})
+    client.cookies.delete("study_admin")
+    known = dict(client.cookies)
+    assert set(known) == {"study_known"} and client.get("/admin/api/progress").status_code == 401
+    client.cookies.clear()
+    for _ in range(TRIES):
+        client.post("/admin/login", data={"secret": "wrong"})
+    assert client.post("/admin/login", data={"secret": SECRET}).status_code == 429
+    client.cookies.update(known)
+    assert client.post("/admin/login", data={"secret": SECRET}).status_code == 200
 
 
 def test_secrets_are_compared_in_constant_time() -> None:

@@ -193,6 +193,25 @@ def test_one_recruit_has_one_place_however_often_the_link_is_opened(
     assert not [given for given in ids.values() if given in str(tables)]
 
 
+@pytest.mark.parametrize("session", ["a visit", ""])
+def test_an_id_alone_opens_nothing_that_was_answered(
+    client: TestClient, study: Study, session: str
+) -> None:
+    ids = {"prolific_pid": "a person", "session_id": session}
+    entry = {"open": study.archive.links.open_token(), "agreed": True, **ids}
+    token = client.post("/api/enter", json=entry).json()["token"]
+    assert Caller(client, token).answer(2, "MF", 1).status_code == 200
+    strange = [{"session_id": "another"}, {"session_id": ""}]
+    for changed in ({"agreed": agreed, **ids} for agreed in (True, False) for ids in strange):
+        refused = client.post("/api/enter", json=entry | changed)
+        assert refused.status_code == 400 and refused.json()["reason"] == "begun"
+        assert "token" not in refused.text
+    again = client.post("/api/enter", json=entry)
+    assert again.json().get("token") == (token if session else None)
+    assert study.answers.trial(study.raters.join(token).id, 2).answers
+    assert Caller(client, token).get("/api/session").status_code == 200  # one's own link
+
+
 def test_a_place_is_taken_by_agreeing_and_not_by_opening_the_link(
     client: TestClient, study: Study
 ) -> None:

@@ -25,7 +25,15 @@ from motion_app.study.analysis_set import analysis_set, choose_analysis
 from motion_app.study.answers import Study
 from motion_app.study.site.demo import PREVIEW, PreviewHall
 from motion_app.study.site.documents import base, document, language_of, table
-from motion_app.study.site.guard import CONTENT_POLICY, COOKIE, OPEN_SECONDS, Door, TooManyTries
+from motion_app.study.site.guard import (
+    CONTENT_POLICY,
+    COOKIE,
+    KNOWN_COOKIE,
+    KNOWN_SECONDS,
+    OPEN_SECONDS,
+    Door,
+    TooManyTries,
+)
 from motion_app.study.unblinding import answer_rows, overview, record, unblind, unblinded
 
 # The plots set styles on what they draw; the rater's page needs nothing of the kind.
@@ -131,7 +139,9 @@ def _add_session(router: APIRouter, door: Door) -> None:
         fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=4)
         given = fields.get("secret", [""])[0]
         try:
-            cookie = door.knock(given, request.client.host if request.client else "")
+            address = request.client.host if request.client else ""
+            known = request.cookies.get(KNOWN_COOKIE, "")
+            cookie = door.knock(given, address, known=known)
         except TooManyTries as error:
             response = document("login", request, status=429, notice=str(error))
             response.headers["retry-after"] = str(int(error.seconds) + 1)
@@ -143,15 +153,19 @@ def _add_session(router: APIRouter, door: Door) -> None:
         asked = "lang" in request.query_params
         ending = "?" + urlencode({"lang": language_of(request)}) if asked else ""
         inside = RedirectResponse(f"{base(request)}admin/{ending}", status_code=303)
-        inside.set_cookie(
-            COOKIE,
-            cookie,
-            max_age=OPEN_SECONDS,
-            path=base(request) + "admin",
-            secure=request.url.scheme == "https",
-            httponly=True,
-            samesite="strict",
-        )
+        for name, told, seconds in (
+            (COOKIE, cookie, OPEN_SECONDS),
+            (KNOWN_COOKIE, door.known(), KNOWN_SECONDS),
+        ):
+            inside.set_cookie(
+                name,
+                told,
+                max_age=seconds,
+                path=base(request) + "admin",
+                secure=request.url.scheme == "https",
+                httponly=True,
+                samesite="strict",
+            )
         return inside
 
     @router.post("/logout")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import json
 import secrets
 import threading
@@ -40,10 +41,12 @@ SECURITY_HEADERS = {
     "x-robots-tag": "noindex, nofollow",
     "cache-control": "no-store",
 }
-COOKIE = "study_admin"
+COOKIE, KNOWN_COOKIE = "study_admin", "study_known"
 OPEN_SECONDS = 12 * 3600
+KNOWN_SECONDS = 365 * 86_400  # for which a browser that opened the door is known again
 TRIES, TRIES_SECONDS = 5, 60.0  # wrong secrets of one address
-TRIES_IN_ALL = 60  # of all addresses, in the same time
+TRIES_IN_ALL = 60  # of all addresses, in the same time; then each has one more, that has had none
+NETWORK = 64  # bits of an IPv6 address that tell one visitor from another
 SHORTEST_SECRET = 12
 
 
@@ -160,6 +163,8 @@ class Door:
     """Opens for ``secret``. ``name`` keeps the cookie of one study from opening another's.
 
     Addresses are counted under a hash that lives as long as the program, and are written nowhere.
+    A browser that opened the door before is counted by itself: nobody who shares its address, as
+    all do behind a proxy, shuts it out.
     """
 
     def __init__(
@@ -168,22 +173,26 @@ class Door:
         if len(secret) < SHORTEST_SECRET:
             raise ValueError(f"the secret has {len(secret)} letters, at least {SHORTEST_SECRET}")
         self._secret = hashlib.sha256(secret.encode()).digest()
-        self._key = hmac.digest(self._secret, f"cookie {name}".encode(), hashlib.sha256)
+        self._keys = {
+            kind: hmac.digest(self._secret, f"{kind} {name}".encode(), hashlib.sha256)
+            for kind in ("cookie", "known")
+        }
         self._salt = secrets.token_bytes(16)
         self._clock = clock
         self._wrong: dict[bytes, deque[float]] = defaultdict(deque)
         self._lock = threading.Lock()
 
-    def knock(self, given: str, address: str) -> str | None:
+    def knock(self, given: str, address: str, *, known: str = "") -> str | None:
         """The cookie's value for the right secret, None for a wrong one; TooManyTries after five
-        wrong ones of an ``address`` in a minute, whatever comes then."""
-        caller = hmac.digest(self._salt, address.encode(), hashlib.sha256)
+        wrong ones of a caller in a minute, whatever comes then. A caller is a browser, by what it
+        was given as ``known``, else an ``address``."""
+        caller = hmac.digest(self._salt, self._caller(address, known).encode(), hashlib.sha256)
         with self._lock:
             now = self._clock()
             self._forget(now)
             if len(self._wrong[caller]) >= TRIES:
                 raise TooManyTries(self._wrong[caller][0] + TRIES_SECONDS - now)
-            if sum(map(len, self._wrong.values())) >= TRIES_IN_ALL:
+            if self._wrong[caller] and sum(map(len, self._wrong.values())) >= TRIES_IN_ALL:
                 raise TooManyTries(TRIES_SECONDS)
             digest = hashlib.sha256(given.encode()).digest()
             if not hmac.compare_digest(digest, self._secret):
@@ -199,8 +208,25 @@ class Door:
             return False
         return int(text.partition(".")[0]) > self._clock()
 
-    def _signed(self, text: str) -> str:
-        mac = hmac.digest(self._key, text.encode("utf-8", "replace"), hashlib.sha256)
+    def known(self) -> str:
+        """A value for a cookie, by which a browser that opened the door is known again."""
+        return self._signed(secrets.token_hex(16), "known")
+
+    def _caller(self, address: str, known: str) -> str:
+        text, _, _ = known.rpartition(".")
+        signed = self._signed(text, "known").encode()
+        if text and hmac.compare_digest(signed, known.encode("utf-8", "replace")):
+            return f"known {text}"
+        try:
+            number = ipaddress.ip_address(address)
+        except ValueError:  # a name that a server has for its own
+            return address
+        if number.version == 4:
+            return address
+        return str(ipaddress.ip_network((number, NETWORK), strict=False))
+
+    def _signed(self, text: str, kind: str = "cookie") -> str:
+        mac = hmac.digest(self._keys[kind], text.encode("utf-8", "replace"), hashlib.sha256)
         return f"{text}.{mac.hex()}"
 
     def _forget(self, now: float) -> None:

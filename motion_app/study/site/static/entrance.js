@@ -15,11 +15,11 @@ export async function findVisit(language) {
   if (link.startsWith(HERE)) return { token: kept(link.slice(HERE.length)) };
   if (!link.startsWith("open.")) return { token: link };
   const ids = history.state?.ids ?? idsOf(new URLSearchParams(location.search));
+  const before = new Memory(link);
+  const known = before.get(tokenName(ids)); // an id alone opens nothing that was answered
+  if (known && (await opens(known))) return { token: known };
+  before.forget(tokenName(ids));
   if (!("prolific_pid" in ids)) {
-    const before = new Memory(link);
-    const token = before.get("token");
-    if (token && (await opens(token))) return { token };
-    before.forget("token");
     ids.browser ??= before.get("browser") ?? newId();
     before.set("browser", ids.browser);
   }
@@ -92,13 +92,21 @@ function enter(entry, language) {
   return insist(() => new Server().post(`api/enter?lang=${language}`, entry));
 }
 
-function remember(token, { open, browser }) {
+/** What the token of a place is remembered by; an outside id is not to be read in there. */
+function tokenName({ prolific_pid: id }) {
+  if (id === undefined) return "token";
+  let hash = 2166136261; // FNV-1a
+  for (const byte of new TextEncoder().encode(id)) hash = Math.imul(hash ^ byte, 16777619);
+  return `token ${(hash >>> 0).toString(36)}`;
+}
+
+function remember(token, { open, browser, ...ids }) {
+  const before = new Memory(open);
+  before.set(tokenName(ids), token);
   if (!browser) {
     Memory.of(token).set("recruited", true);
     return;
   }
-  const before = new Memory(open);
-  before.set("token", token);
   before.forget("browser");
   Memory.of(token).set("link", open);
 }

@@ -28,8 +28,8 @@ export function showProblem(message) {
 
 /** A refusal in the rater's language where it has a reason known here, else in the server's words. */
 export function explain(refused) {
-  const key = { full: "problem.full", identity: "problem.identity", place_gone: "problem.place_gone" }[refused.reason];
-  return key ? text(key) : refused.message;
+  const known = ["full", "identity", "begun", "place_gone"].includes(refused.reason);
+  return known ? text(`problem.${refused.reason}`) : refused.message;
 }
 
 /** The result of `call`, tried until the server answers; a refusal is not tried again. */
