@@ -14,10 +14,17 @@ from motion_app.errors import RequestError
 from motion_app.study.creation import end_of_day
 from motion_app.study.plan import QUESTIONS, AnalysisRule, Form, QuestionOrder
 from motion_app.study.upload import LAYOUT
+from motion_app.ui.form_faults import FieldNotes, FormFaults
 from motion_app.ui.markup import Texts, script
 
 MOST_RATERS = 500
 RESULTS, ZIP = "results", "zip"
+LEAST_RESULTS = 2
+TOO_FEW_RESULTS = (
+    "a study compares two results or more, {count} were chosen; make the same scene with two "
+    "methods, then choose both"
+)
+NO_TITLE = "the study has no title; give it one"
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class StudyForm:
     """Built inside a column; ``inputs`` are what ``read`` takes, in this order."""
 
     def __init__(self, texts: Texts) -> None:
+        self.notes = FieldNotes()
         self.source = gr.Radio(
             [(texts(f"study.from_{name}"), name) for name in (RESULTS, ZIP)],
             value=RESULTS,
@@ -44,12 +52,15 @@ class StudyForm:
         self.results = gr.CheckboxGroup(
             label=texts("study.results"), info=texts("study.results_info"), choices=[]
         )
+        self.notes.below("results", self.results)
         with gr.Group(visible=False, elem_id="study-upload") as self.upload_group:
             self.upload = gr.File(
                 label=texts("study.upload"), file_types=[".zip"], height=110, elem_id="study-file"
             )
             gr.HTML(layout_html(texts), apply_default_css=False)
+        self.notes.below("upload", self.upload)
         self.title = gr.Textbox(label=texts("study.title"), max_length=200, elem_id="study-title")
+        self.notes.below("title", self.title)
         form = gr.Dropdown(
             [(texts(f"study.form_{name}"), name) for name in get_args(Form)],
             value="single",
@@ -65,10 +76,12 @@ class StudyForm:
         )
         with gr.Accordion(texts("study.more"), open=False, elem_id="study-more"):
             self.inputs = [self.source, self.results, self.upload, self.title, form, raters]
-            self.inputs += _details(texts)
+            self.inputs += _details(texts, self.notes)
+        self.notes.below("all")
 
     def wire(self) -> None:
-        """Show what belongs to the chosen source."""
+        """Show what belongs to the chosen source, and what is wrong until it is mended."""
+        self.notes.wire()
         self.source.change(
             None,
             inputs=[self.source],
@@ -78,7 +91,7 @@ class StudyForm:
         )
 
 
-def _details(texts: Texts) -> list[Any]:
+def _details(texts: Texts, notes: FieldNotes) -> list[Any]:
     """What ``read`` takes after the first six."""
 
     def number(name: str, value: float, **given: Any) -> gr.Number:
@@ -106,11 +119,13 @@ def _details(texts: Texts) -> list[Any]:
             max_length=4,
             min_width=120,
         )
+    notes.below("gold", gold)
     with gr.Row():
         closes = gr.Textbox(
             label=texts("study.closes"), placeholder="2027-01-31", max_length=20, min_width=120
         )
         link_days = number("link_days", 0, maximum=3650, min_width=120)
+    notes.below("closes", closes)
     consent = gr.Textbox(
         label=texts("study.consent"), placeholder=texts("study.consent_own"), lines=3
     )
@@ -133,12 +148,25 @@ def read_form(
     raters: float | None,
     *details: Any,
 ) -> StudyRequest:
-    """What the inputs of ``StudyForm`` hold. RequestError for a file or a date that is missing or
-    wrong; the rest is checked by whoever makes the study."""
+    """What the inputs of ``StudyForm`` hold. FormFaults for what is missing or cannot be read; the
+    rest is checked by whoever makes the study."""
     questions, order, analysis, items, repeats, practice, gold, closes, link_days = details[:9]
     consent, minutes, contact, code, seed = details[9:]
+    faults: dict[str, str] = {}
     if source == ZIP and not upload:
-        raise RequestError("no ZIP file was chosen; drop one on the form")
+        faults["upload"] = "no ZIP file was chosen; drop one on the form"
+    if source == RESULTS and len(jobs or ()) < LEAST_RESULTS:
+        faults["results"] = TOO_FEW_RESULTS.format(count=len(jobs or ()))
+    if not (title or "").strip():
+        faults["title"] = NO_TITLE
+    parsed: dict[str, Any] = {}
+    for name, given, read in (("gold", gold, _count), ("closes", closes, end_of_day)):
+        try:
+            parsed[name] = read(given) if (given or "").strip() else None
+        except RequestError as error:
+            faults[name] = str(error)
+    if faults:
+        raise FormFaults(faults)
     options = {
         "form": form,
         "raters": max(1, min(int(raters or 1), MOST_RATERS)),
@@ -148,8 +176,7 @@ def read_form(
         "items_per_rater": int(items) if items else None,
         "repeat_share": float(repeats or 0) / 100,
         "practice": int(practice or 0),
-        "gold": _count(gold),
-        "closes": end_of_day(closes) if (closes or "").strip() else None,
+        **parsed,
         "link_days": int(link_days) if link_days else None,
         "minutes": int(minutes) if minutes else None,
         "contact": (contact or "").strip() or None,
@@ -166,11 +193,11 @@ def read_form(
     )
 
 
-def _count(text: str | None) -> int | None:
-    given = (text or "").strip()
-    if given and not given.isdecimal():
+def _count(text: str) -> int:
+    given = text.strip()
+    if not given.isdecimal():
         raise RequestError(f'"{given}" is no number of gold items; write 0, 1, 2, …')
-    return int(given) if given else None
+    return int(given)
 
 
 def layout_html(texts: Texts) -> str:

@@ -35,9 +35,17 @@ from motion_app.study.sources import (
 )
 from motion_app.study.unblinding import overview
 from motion_app.study.upload import read_upload
-from motion_app.ui.boundary import listen
+from motion_app.ui.boundary import in_one_line, listen
+from motion_app.ui.form_faults import FormFaults
 from motion_app.ui.markup import Texts
-from motion_app.ui.study_form import StudyForm, StudyRequest, read_form
+from motion_app.ui.study_form import (
+    LEAST_RESULTS,
+    NO_TITLE,
+    TOO_FEW_RESULTS,
+    StudyForm,
+    StudyRequest,
+    read_form,
+)
 from motion_app.ui.visitor import PageVisit
 
 logger = logging.getLogger(__name__)
@@ -83,7 +91,7 @@ class OwnStudies:
         no items.
         """
         if not asked.title.strip():
-            raise RequestError("the study has no title; give it one")
+            raise RequestError(NO_TITLE)
         folder = self.folder / secrets.token_hex(8)
         with tempfile.TemporaryDirectory(prefix="study-items-") as unpacked:
             if asked.upload is not None:
@@ -109,11 +117,8 @@ class OwnStudies:
 
     def _of_results(self, owner: str, jobs: Sequence[str]) -> list[SourceItem]:
         mine = {job for _, job in self.results(owner)}
-        if len(jobs) < 2 or not mine.issuperset(jobs):
-            raise RequestError(
-                f"a study compares two results or more, {len(jobs)} were chosen; make the same "
-                "scene with two methods, then choose both"
-            )
+        if len(jobs) < LEAST_RESULTS or not mine.issuperset(jobs):
+            raise RequestError(TOO_FEW_RESULTS.format(count=len(jobs)))
         folders = [ResultFolder(self.host.jobs.folder(job)) for job in jobs]
         library = self.host.library.seen_by(LibraryUser(owner))
         return sources_from_results(folders, reference=library.preview_of)
@@ -186,7 +191,7 @@ class StudyTab:
             self.create.click,
             self._create,
             inputs=[visit, *form.inputs],
-            outputs=[self.studies, form.results, form.title],
+            outputs=[self.studies, form.results, form.title, *form.notes.outputs],
         )
 
     def _look(self, visit: PageVisit) -> list[Any]:
@@ -194,8 +199,15 @@ class StudyTab:
         return [gr.CheckboxGroup(choices=choices), self._shown(visit)]
 
     def _create(self, visit: PageVisit, *filled: Any) -> list[Any]:
-        made = self.own.create(visit.owner, read_form(*filled))
-        return [self._shown(visit, new=made.name), gr.CheckboxGroup(value=[]), gr.Textbox(value="")]
+        notes = self.form.notes
+        try:
+            made = self.own.create(visit.owner, read_form(*filled))
+        except FormFaults as error:
+            return [*[gr.skip()] * 3, *notes.shown(error.faults)]
+        except MotionAppError as error:
+            return [*[gr.skip()] * 3, *notes.shown({"all": in_one_line(error)})]
+        emptied = [gr.CheckboxGroup(value=[]), gr.Textbox(value="")]
+        return [self._shown(visit, new=made.name), *emptied, *notes.shown({})]
 
     def _shown(self, visit: PageVisit, *, new: str = "") -> str:
         mine = self.own.list(visit.owner, local=visit.user.local)

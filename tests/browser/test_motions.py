@@ -135,6 +135,38 @@ def test_a_motion_of_the_hub_is_brought_in(page: Page, app_hub: FakeHub, tmp_pat
     expect(card).to_have_count(0)
 
 
+def test_what_is_wrong_with_a_form_stands_beside_its_fields_until_it_is_mended(
+    page: Page, tmp_path: Path
+):
+    page.locator("#motion-import button").first.click()
+    form = page.locator("#motion-import")
+    name = form.get_by_label("Name", exact=True)
+    name.fill("jump")
+    page.click("#motion-import-button")
+    notes = form.locator(".field-note p")
+    expect(notes).to_have_count(2)
+    expect(notes.nth(0)).to_contain_text("no file has been chosen")
+    expect(notes.nth(1)).to_contain_text('"jump" already')
+    check_accessible(page)
+    name.fill("leap")
+    expect(notes).to_have_count(1)
+    broken = tmp_path / "x.safetensors"
+    broken.write_bytes(b"\xff" * 40)
+    page.set_input_files("#motion-file input[type=file]", str(broken))
+    expect(notes).to_have_count(0)
+    page.click("#motion-import-button")
+    expect(notes).to_contain_text("not a safetensors file")
+
+    open_tab(page, "study")
+    page.click("#study-create")
+    notes = page.locator("#study-tab .field-note p")
+    expect(notes).to_have_count(2)
+    page.fill("#study-title textarea, #study-title input", "Which jumps best?")
+    expect(notes).to_have_count(1)
+    expect(notes).to_contain_text("two results or more")
+    check_accessible(page)
+
+
 def test_handles_trim_and_a_drag_crops(page: Page, clip: Path):
     upload_clip(page, clip)
     facts = page.locator(".clip-facts")

@@ -23,6 +23,7 @@ from motion_app.study.archive import StudyArchive
 from motion_app.study.database import connect
 from motion_app.study.plan import QUESTIONS, StudyConfig
 from motion_app.study.site.app import StudySettings, build_study_app
+from motion_app.ui.form_faults import FormFaults
 from motion_app.ui.markup import Texts
 from motion_app.ui.study_form import StudyRequest, read_form
 from motion_app.ui.study_tab import MadeStudy, OwnStudies, studies_html
@@ -188,7 +189,7 @@ def filled(**given: Any) -> list[Any]:
 
 
 def test_an_untouched_form_makes_the_study_that_the_command_line_makes() -> None:
-    options = read_form(*filled()).options
+    options = read_form(*filled(jobs=["a", "b"])).options
     practice, gold = options.pop("practice"), options.pop("gold")
     assert (practice, gold) == (2, None)
     methods = ("A", "B")
@@ -243,8 +244,18 @@ def test_everything_that_is_filled_in_is_in_the_study() -> None:
     ],
 )
 def test_what_cannot_be_read_of_the_form_is_told(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(RequestError, match=said):
-        read_form(*filled(**given))
+    with pytest.raises(FormFaults, match=said):
+        read_form(*filled(**{"jobs": ["a", "b"], **given}))
+
+
+def test_all_that_is_wrong_with_the_form_is_told_by_field() -> None:
+    with pytest.raises(FormFaults) as told:
+        read_form(*filled(title=" ", closes="soon", gold="many"))
+    assert set(told.value.faults) == {"results", "title", "closes", "gold"}
+    assert "two results or more, 0 were chosen" in told.value.faults["results"]
+    with pytest.raises(FormFaults) as told:
+        read_form(*filled(source="zip", title=""))
+    assert set(told.value.faults) == {"upload", "title"}
 
 
 def test_a_zip_makes_a_study_and_one_from_the_command_line_is_listed_to_this_machine_s_user(

@@ -14,7 +14,7 @@ from motion_app.library.published import MotionRepository, PublishedMotion, Repo
 from motion_app.methods import method_title
 from motion_app.scene import Motion
 from motion_app.ui.boundary import in_one_line, listen
-from motion_app.ui.markup import Texts, script
+from motion_app.ui.markup import Texts, note_html, script
 from motion_app.ui.motion_cards import moves_how
 from motion_app.ui.motions.form import TrainingState
 
@@ -91,7 +91,7 @@ class HubPanel:
 
 
 def _alert(error: MotionFileError) -> str:
-    return f'<p class="note note-warning" role="alert">{html.escape(in_one_line(error))}</p>'
+    return f'<div role="alert">{note_html(in_one_line(error), kind="warning")}</div>'
 
 
 def _item_html(

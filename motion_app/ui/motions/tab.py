@@ -10,12 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from motion_app.errors import MotionFileError, RequestError
-from motion_app.host import ModelHost
+from motion_app.errors import MotionAppError, MotionFileError, RequestError
+from motion_app.host import KEEPS_PHRASE, ModelHost
 from motion_app.jobs.progress import JobProgress
 from motion_app.library.owners import Ownership
 from motion_app.ui.api.files import forget_exports, new_export_folder
-from motion_app.ui.boundary import listen
+from motion_app.ui.boundary import in_one_line, listen
+from motion_app.ui.form_faults import FieldNotes, FormFaults
 from motion_app.ui.markup import Texts, note_html, script, titled_html
 from motion_app.ui.motion_cards import library_html, new_cards
 from motion_app.ui.motions.form import TrainingForm, TrainingState
@@ -265,12 +266,14 @@ class LibraryPanel:
         self.download = gr.DownloadButton("download", visible="hidden", elem_id="motion-download")
         with gr.Accordion(texts("motions.import"), open=False, elem_id="motion-import"):
             gr.HTML(note_html(texts("motions.import_help")))
+            self.notes = FieldNotes()
             self.import_file = gr.File(
                 label=texts("motions.import_file"),
                 file_types=MOTION_FILES,
                 height=110,
                 elem_id="motion-file",
             )
+            self.notes.below("file", self.import_file)
             with gr.Row():
                 self.import_name = gr.Textbox(
                     label=texts("motions.import_name"),
@@ -278,6 +281,8 @@ class LibraryPanel:
                     min_width=120,
                 )
                 self.import_phrase = gr.Textbox(label=texts("motions.import_phrase"), min_width=120)
+            self.notes.below("name", self.import_name)
+            self.notes.below("phrase", self.import_phrase)
             self.import_button = gr.Button(
                 texts("motions.import_button"), size="sm", elem_id="motion-import-button"
             )
@@ -297,9 +302,10 @@ class LibraryPanel:
                 self.import_button.click,
                 self.bring,
                 inputs=[state, self.import_file, self.import_name, self.import_phrase],
-                outputs=[state, cards, self.import_file, self.import_name],
+                outputs=[state, cards, self.import_file, self.import_name, *self.notes.outputs],
             )
         )
+        self.notes.wire()
         if self.hub is not None:
             shown = self.hub.shown
             self.hub.wire_look(state)
@@ -365,10 +371,30 @@ class LibraryPanel:
         return [shown, self.show_cards(state)]
 
     def bring(self, state: TrainingState, file: str | None, name: str, phrase: str) -> list[Any]:
-        """Import an uploaded motion."""
-        if file is None:
-            raise RequestError("no file has been chosen; choose an exported motion")
-        owner = state.user.owner
-        motion = self.host.import_motion(Path(file), name=name, phrase=phrase, owner=owner)
+        """Import an uploaded motion, or tell all that is wrong with what was filled in."""
+        try:
+            chosen = self._checked(file, name, phrase)
+            owner = state.user.owner
+            motion = self.host.import_motion(chosen, name=name, phrase=phrase, owner=owner)
+        except FormFaults as error:
+            return [*[gr.skip()] * 4, *self.notes.shown(error.faults)]
+        except MotionAppError as error:
+            return [*[gr.skip()] * 4, *self.notes.shown({"file": in_one_line(error)})]
         gr.Info(self.texts("motions.imported", name=html.escape(motion.name)))
-        return [state, self.show_cards(state), None, ""]
+        return [state, self.show_cards(state), None, "", *self.notes.shown({})]
+
+    def _checked(self, file: str | None, name: str, phrase: str) -> Path:
+        """The chosen file; FormFaults for all that can be told before it is read."""
+        faults: dict[str, str] = {}
+        if file is None:
+            faults["file"] = "no file has been chosen; choose an exported motion"
+        elif phrase.strip() and Path(file).suffix.lower() != ".pt":
+            faults["phrase"] = KEEPS_PHRASE
+        try:
+            if name.strip():
+                self.host.library.new_path(name)
+        except MotionFileError as error:
+            faults["name"] = str(error)
+        if faults or file is None:
+            raise FormFaults(faults)
+        return Path(file)
