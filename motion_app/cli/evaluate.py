@@ -31,6 +31,7 @@ from motion_app.settings import Settings
 
 if TYPE_CHECKING:  # it brings torch, which the other commands do without
     from motion_app.benchmark.campaign import Campaign
+    from motion_app.benchmark.scores import Outcome
 
 
 MOST_OBJECTS = 3  # the renderer has colours and room for so many
@@ -189,6 +190,9 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rmpm-cases", type=int, default=20, help="scenes on which RMPM's rules are compared"
     )
+    parser.add_argument(
+        "--study", type=int, default=0, metavar="SCENES", help="write so many as items of a study"
+    )
     parser.add_argument("--steps", type=int, help="of denoising (default: the checkpoint's)")
     parser.add_argument("--training-steps", type=int, help="of motions learned for one")
     parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video model")
@@ -210,7 +214,8 @@ def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, 
 
     outcome = run_campaign(campaign, show)
     files = write_report(outcome, campaign.out)
-    return {
+    items = _study_items(outcome, campaign, options.study) if options.study else {}
+    return items | {
         "report": files["report.md"],
         "files": files,
         "scenes": {suite.name: len(suite.cases) for suite in outcome.suites},
@@ -221,6 +226,17 @@ def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, 
     }
 
 
+def _study_items(outcome: Outcome, campaign: Campaign, scenes: int) -> dict[str, Any]:
+    """The folder that ``study create`` takes, and how many scenes are in it."""
+    from motion_app.benchmark.study_items import write_study_items
+    from motion_app.models.checkpoint import Checkpoint
+    from motion_app.study.sources import STUDY_ITEMS
+
+    folder, fps = campaign.out / STUDY_ITEMS, Checkpoint.find_configs(campaign.model).geometry.fps
+    count = write_study_items(outcome, folder, scenes, fps=fps, external=campaign.external)
+    return {"study_items": str(folder), "study_scenes": count}
+
+
 def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
     """The options as a campaign. RequestError for what cannot be run."""
     from motion_app.benchmark.campaign import Campaign
@@ -229,6 +245,8 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         path = getattr(options, name)
         if path is not None and not path.is_dir():
             raise RequestError(f"the folder {path} of --{name} does not exist; check the path")
+    if options.study < 0:
+        raise RequestError(f"--study is {options.study}; it is a number of scenes")
     for name in ("processes", "steps", "training_steps"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise RequestError(f"{name} is {getattr(options, name)}; at least 1 is needed")

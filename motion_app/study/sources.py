@@ -30,6 +30,7 @@ from motion_app.wording import as_named, lookalike
 VIDEOS, PICTURES = CLIP_FILES, STILL_FILES
 OWN_COLUMNS = ("item", "caption", "first_frame", "references", "kind", "answer")
 OPTIONAL_COLUMNS = ("kind", "answer")
+STUDY_ITEMS = "study_items"  # the folder of items that a benchmark's run leaves beside its report
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

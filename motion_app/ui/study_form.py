@@ -18,7 +18,7 @@ from motion_app.ui.form_faults import FieldNotes, FormFaults
 from motion_app.ui.markup import Texts, script
 
 MOST_RATERS = 500
-RESULTS, ZIP = "results", "zip"
+RESULTS, ZIP, BENCHMARK = SOURCES = ("results", "zip", "benchmark")
 LEAST_RESULTS = 2
 TOO_FEW_RESULTS = (
     "a study compares two results or more, {count} were chosen; make the same scene with two "
@@ -29,13 +29,14 @@ NO_TITLE = "the study has no title; give it one"
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """What was filled in. ``upload``: a ZIP file, None for results; ``options`` are those of
-    ``create_study``."""
+    """What was filled in: the ``jobs`` of results, an ``upload``, which is a ZIP file, or the name
+    of a ``benchmark``'s run. ``options`` are those of ``create_study``."""
 
     title: str
     jobs: tuple[str, ...]
     upload: Path | None
     options: dict[str, Any]
+    benchmark: str = ""
 
 
 class StudyForm:
@@ -44,7 +45,7 @@ class StudyForm:
     def __init__(self, texts: Texts) -> None:
         self.notes = FieldNotes()
         self.source = gr.Radio(
-            [(texts(f"study.from_{name}"), name) for name in (RESULTS, ZIP)],
+            [(texts(f"study.from_{name}"), name) for name in SOURCES],
             value=RESULTS,
             label=texts("study.source"),
             elem_id="study-source",
@@ -59,6 +60,14 @@ class StudyForm:
             )
             gr.HTML(layout_html(texts), apply_default_css=False)
         self.notes.below("upload", self.upload)
+        self.benchmark = gr.Dropdown(
+            [],
+            label=texts("study.benchmark"),
+            info=texts("study.benchmark_info"),
+            visible=False,
+            elem_id="study-benchmark",
+        )
+        self.notes.below("benchmark", self.benchmark)
         self.title = gr.Textbox(label=texts("study.title"), max_length=200, elem_id="study-title")
         self.notes.below("title", self.title)
         form = gr.Dropdown(
@@ -75,7 +84,8 @@ class StudyForm:
             elem_id="study-raters",
         )
         with gr.Accordion(texts("study.more"), open=False, elem_id="study-more"):
-            self.inputs = [self.source, self.results, self.upload, self.title, form, raters]
+            self.inputs = [self.source, self.results, self.upload, self.benchmark]
+            self.inputs += [self.title, form, raters]
             self.inputs += _details(texts, self.notes)
         self.notes.below("all")
 
@@ -85,14 +95,14 @@ class StudyForm:
         self.source.change(
             None,
             inputs=[self.source],
-            outputs=[self.results, self.upload_group],
+            outputs=[self.results, self.upload_group, self.benchmark],
             js=script("study_source"),
             api_visibility="private",
         )
 
 
 def _details(texts: Texts, notes: FieldNotes) -> list[Any]:
-    """What ``read`` takes after the first six."""
+    """What ``read`` takes after the first seven."""
 
     def number(name: str, value: float, **given: Any) -> gr.Number:
         bounds = {"precision": 0, "minimum": 0, **given}
@@ -143,6 +153,7 @@ def read_form(
     source: str,
     jobs: Sequence[str] | None,
     upload: str | None,
+    benchmark: str | None,
     title: str,
     form: str,
     raters: float | None,
@@ -155,6 +166,8 @@ def read_form(
     faults: dict[str, str] = {}
     if source == ZIP and not upload:
         faults["upload"] = "no ZIP file was chosen; drop one on the form"
+    if source == BENCHMARK and not benchmark:
+        faults["benchmark"] = "no benchmark was chosen; run one with: evaluate benchmark --study 12"
     if source == RESULTS and len(jobs or ()) < LEAST_RESULTS:
         faults["results"] = TOO_FEW_RESULTS.format(count=len(jobs or ()))
     if not (title or "").strip():
@@ -190,6 +203,7 @@ def read_form(
         jobs=tuple(jobs or ()) if source == RESULTS else (),
         upload=Path(upload) if source == ZIP and upload else None,
         options=options,
+        benchmark=benchmark or "" if source == BENCHMARK else "",
     )
 
 

@@ -28,9 +28,11 @@ from motion_app.study.creation import create_study
 from motion_app.study.site.app import study_secret
 from motion_app.study.site.demo import NAME as DEMO
 from motion_app.study.sources import (
+    STUDY_ITEMS,
     ResultFolder,
     SourceItem,
     method_label,
+    read_sources,
     sources_from_results,
 )
 from motion_app.study.unblinding import overview
@@ -83,9 +85,16 @@ class OwnStudies:
         rows = self.host.jobs.rows(owner, kind="generate")
         return [(_result_title(row), row.id) for row in rows if row.state == "done"]
 
-    def create(self, owner: str, asked: StudyRequest) -> MadeStudy:
-        """A study from results of this browser, or from a ZIP file. Scenes must have been made with
-        the same methods.
+    def benchmarks(self, *, local: bool) -> list[str]:
+        """The benchmark's runs below the outputs that left items of a study, by their folders'
+        names: for who sits at this machine (``local``) alone."""
+        outputs = self.host.settings.outputs
+        found = (path.parent.name for path in outputs.glob(f"*/{STUDY_ITEMS}") if path.is_dir())
+        return sorted(found) if local else []
+
+    def create(self, owner: str, asked: StudyRequest, *, local: bool = False) -> MadeStudy:
+        """A study from results of this browser, from a ZIP file or from a run of the benchmark.
+        Scenes must have been made with the same methods.
 
         RequestError for no title, fewer than two results, another browser's, or a file that holds
         no items.
@@ -96,6 +105,8 @@ class OwnStudies:
         with tempfile.TemporaryDirectory(prefix="study-items-") as unpacked:
             if asked.upload is not None:
                 sources = read_upload(asked.upload, Path(unpacked), self.host.settings.limits)
+            elif asked.benchmark:
+                sources = self._of_benchmark(asked.benchmark, local=local)
             else:
                 sources = self._of_results(owner, asked.jobs)
             folder.mkdir(parents=True)
@@ -114,6 +125,11 @@ class OwnStudies:
                 raise
         made.study.close()
         return self._made(folder)
+
+    def _of_benchmark(self, name: str, *, local: bool) -> list[SourceItem]:
+        if name not in self.benchmarks(local=local):  # a name of the list, never a path
+            raise RequestError("that benchmark is not there any more; open the tab again")
+        return read_sources(self.host.settings.outputs / name / STUDY_ITEMS)
 
     def _of_results(self, owner: str, jobs: Sequence[str]) -> list[SourceItem]:
         mine = {job for _, job in self.results(owner)}
@@ -186,7 +202,8 @@ class StudyTab:
         """``tab``: looked at whenever it is opened."""
         form = self.form
         form.wire()
-        listen(tab.select, self._look, inputs=[visit], outputs=[form.results, self.studies])
+        looked_at = [form.results, self.studies, form.benchmark]
+        listen(tab.select, self._look, inputs=[visit], outputs=looked_at)
         listen(
             self.create.click,
             self._create,
@@ -196,12 +213,14 @@ class StudyTab:
 
     def _look(self, visit: PageVisit) -> list[Any]:
         choices = self.own.results(visit.owner)
-        return [gr.CheckboxGroup(choices=choices), self._shown(visit)]
+        runs = self.own.benchmarks(local=visit.user.local)
+        return [gr.CheckboxGroup(choices=choices), self._shown(visit), gr.Dropdown(choices=runs)]
 
     def _create(self, visit: PageVisit, *filled: Any) -> list[Any]:
         notes = self.form.notes
         try:
-            made = self.own.create(visit.owner, read_form(*filled))
+            asked = read_form(*filled)
+            made = self.own.create(visit.owner, asked, local=visit.user.local)
         except FormFaults as error:
             return [*[gr.skip()] * 3, *notes.shown(error.faults)]
         except MotionAppError as error:

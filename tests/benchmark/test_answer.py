@@ -1,11 +1,13 @@
 """The right answer that the renderer draws, what is said of rows beside it, and what rows cost."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from motion_app.benchmark.answer import RightAnswer, frame_overlap, inside_mean
+from motion_app.benchmark.published import ExternalMethod
 from motion_app.benchmark.scenes import BenchmarkCase, draw_cases
 from motion_app.benchmark.scores import (
     STILL,
@@ -16,6 +18,7 @@ from motion_app.benchmark.scores import (
     costs_by_row,
     score_case,
 )
+from motion_app.benchmark.study_items import write_study_items
 from motion_app.benchmark.tables import (
     RIGHT,
     cost_table,
@@ -24,12 +27,15 @@ from motion_app.benchmark.tables import (
     paper_table,
 )
 from motion_app.benchmark.variants import FULL, MAIN, Suite, Variant, choose_variants
-from motion_app.errors import MotionAppError
+from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation.networks import Judges, WeightStore
 from motion_app.geometry import ModelGeometry
+from motion_app.media.files import write_video
+from motion_app.media.provenance import verify_video
 from motion_app.methods import METHOD_TABLE, methods_there
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.settings import ROOT
+from motion_app.study.sources import read_sources
 
 MOVING, SHAPED = ("circle", "jump", "walk left"), ("crouch", "grow", "spin", "bow")
 
@@ -164,3 +170,33 @@ def test_the_papers_figures_stand_beside_the_metrics_of_their_release_alone(case
         "none": ("0.292", "0.607"),
         "w/o t2v": ("0.572", "0.72"),
     }
+
+
+def test_a_run_leaves_the_items_of_a_study(cases, tmp_path):
+    variants = choose_variants(without=("m2x",))[-3:]
+    suite = Suite(MAIN, "scenes", tuple(cases[:3]), variants)
+    videos, elsewhere = {}, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for number, case in enumerate(suite.cases):
+        write_video(elsewhere / f"{case.id}.mp4", case.rendered.frames, 8.0)
+        for variant in variants[number == 1 :]:  # the second scene lacks one
+            path = tmp_path / f"{number} {len(videos)}.npz"
+            np.savez(path, frames=case.rendered.frames, fps=8.0)
+            videos[case.id, variant.name] = path
+    outcome = Outcome({}, "m", (), (), (suite,), ("elsewhere",), {}, videos, (), (), None)
+    external = (ExternalMethod("elsewhere", elsewhere),)
+    folder = tmp_path / "items"
+    for _ in range(2):
+        assert write_study_items(outcome, folder, 12, fps=8.0, external=external) == 2
+        items = {item.name: item for item in read_sources(folder)}
+        assert set(items) == {cases[0].id, cases[2].id}
+    item = items[cases[2].id]
+    names = {variant.name.replace("w/o", "without") for variant in variants}
+    assert "without m2x" in names and set(item.videos) == names | {"elsewhere"}
+    assert item.caption == cases[2].caption
+    assert len(item.references) == len({thing.motion for thing in cases[2].objects})
+    marked = {name: verify_video(file).tagged for name, file in item.videos.items()}
+    assert marked == dict.fromkeys(names, True) | {"elsewhere": False}
+    assert write_study_items(outcome, tmp_path / "one", 1, fps=8.0) == 1
+    with pytest.raises(RequestError, match="no scene has a video of every method"):
+        write_study_items(replace(outcome, videos={}), tmp_path / "none", 12, fps=8.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -166,6 +167,7 @@ def filled(**given: Any) -> list[Any]:
         "source": "results",
         "jobs": [],
         "upload": None,
+        "benchmark": None,
         "title": "Balls",
         "form": "single",
         "raters": 20,
@@ -253,9 +255,10 @@ def test_all_that_is_wrong_with_the_form_is_told_by_field() -> None:
         read_form(*filled(title=" ", closes="soon", gold="many"))
     assert set(told.value.faults) == {"results", "title", "closes", "gold"}
     assert "two results or more, 0 were chosen" in told.value.faults["results"]
-    with pytest.raises(FormFaults) as told:
-        read_form(*filled(source="zip", title=""))
-    assert set(told.value.faults) == {"upload", "title"}
+    for source, field in (("zip", "upload"), ("benchmark", "benchmark")):
+        with pytest.raises(FormFaults) as told:
+            read_form(*filled(source=source, title=""))
+        assert set(told.value.faults) == {field, "title"}
 
 
 def test_a_zip_makes_a_study_and_one_from_the_command_line_is_listed_to_this_machine_s_user(
@@ -278,5 +281,17 @@ def test_a_zip_makes_a_study_and_one_from_the_command_line_is_listed_to_this_mac
         "fox",
     ]
     archive.close()
+    assert studies.benchmarks(local=True) == []
+    run = studies.folder.parent / "benchmark"
+    shutil.copytree(items, run / "study_items")
+    assert studies.benchmarks(local=True) == ["benchmark"] and studies.benchmarks(local=False) == []
+    asked = read_form(*filled(source="benchmark", benchmark="benchmark", raters=2))
+    assert studies.create("ann", asked, local=True).raters == 2
+    for name, local in (("benchmark", False), ("../benchmark", True), ("studies", True)):
+        with pytest.raises(RequestError, match="not there any more"):
+            studies.create("ann", dataclasses.replace(asked, benchmark=name), local=local)
+    listed = studies.list("ann")
+    assert len(listed) == 2
+    shutil.rmtree(studies.folder / next(one.name for one in listed if one != made))
     (studies.folder / made.name / "owner").unlink()  # as the command line leaves it
     assert studies.list("ann") == [] and studies.list("ann", local=True) == [made]
