@@ -233,7 +233,8 @@ def _check(
         id=new_id(),
         name=f"{kind} of {source.name}",
         kind=kind,
-        caption=CHECK_CAPTION,
+        # one of its own would tell a gold item from all that count
+        caption=source.caption if kind == "gold" else CHECK_CAPTION,
         first_frame=files.write_picture(frames[0]),
         references=(files.reference(path),),
         candidates=candidates,

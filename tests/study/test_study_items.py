@@ -124,6 +124,13 @@ def test_checks_show_the_reference_once_and_spoil_the_others(created):
             assert difference < 3 if method == item.answer else difference > 40
 
 
+def test_no_caption_tells_a_gold_item_from_those_that_count(created):
+    captions = {kind: set() for kind in ("main", "gold", "practice")}
+    for item in created.study.archive.items.values():
+        captions[item.kind].add(item.caption)
+    assert captions["gold"] and captions["gold"] <= captions["main"]
+
+
 def test_longer_is_cut_and_shorter_holds_its_last_frame():
     video = VideoFormat(48, 32, 8.0, 6)
     clip = frames(8)
