@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -20,9 +24,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from motion_app.errors import server_fault
 from motion_app.settings import Limits
 from motion_app.ui.visitor import address_of
 
+logger = logging.getLogger(__name__)
 UPLOAD, LOGIN = "/gradio_api/upload", "/login"
 FORM = "multipart/form-data"
 LOGIN_BYTES = 64 * 2**10  # a name and a password
@@ -38,7 +44,8 @@ class BodyRefused(HTTPException):
 
 class BodyLimit:
     """Refuses what is over ``limits`` (413), comes too slowly (408), or comes while too much else
-    does (503). ``heard`` is told the address that uploads came from, and their paths."""
+    does (503); says so where there is no room for an upload (507). ``heard`` is told the address
+    that uploads came from, and their paths."""
 
     def __init__(self, app: ASGIApp, limits: Limits, heard: UploadHeard) -> None:
         self.app, self.limits, self.heard = app, limits, heard
@@ -63,10 +70,23 @@ class BodyLimit:
         body = ArrivingBody(most, self._all(upload=upload), upload=upload, headers=headers)
         # Mutable, since copies of the scope are made on its way; ``FairQueue`` reads it.
         scope["body_bytes"] = body.counted
-        if upload:
-            send = self._listening(scope, send)
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        said = self._listening(scope, answer) if upload else answer
         try:
-            await self.app(scope, self._counting(body, receive), send)
+            await self.app(scope, self._counting(body, receive), said)
+        except BaseException as error:
+            if upload:
+                _forget_half(error)
+            if begun or not upload or not isinstance(error, OSError):
+                raise
+            told = {"detail": server_fault(logger, error)}
+            await JSONResponse(told, 507)(scope, receive, send)
         finally:
             self._arriving[upload] -= body.counted.bytes
 
@@ -116,6 +136,17 @@ class BodyLimit:
             await send(message)
 
         return listening
+
+
+def _forget_half(error: BaseException) -> None:
+    """Delete what came of an upload that ``error`` ended: gradio's reader of forms, whose call is
+    one of those that it went through, leaves it where there is no room, or the line broke."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        reader = frame.f_locals.get("self")
+        for file in getattr(reader, "_files_to_close_on_error", ()):
+            with suppress(OSError):
+                file.close()
+            Path(file.name).unlink(missing_ok=True)
 
 
 class Counted:

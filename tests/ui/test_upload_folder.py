@@ -7,14 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import gradio as gr
+import httpx
 import pytest
+from disk_faults import small_disk
+from fastapi.testclient import TestClient
+from gradio.routes import App
 from serving import ROOT
 
 from motion_app.errors import MotionAppError
+from motion_app.settings import Limits
 from motion_app.ui import launch
+from motion_app.ui.bodies import UPLOAD, BodyLimit
 from motion_app.ui.launch import UploadFolder
 
 HOLD = """
@@ -119,3 +126,27 @@ def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None
         UploadFolder(tmp_path / "file" / "cache", most_bytes=1),
     ):
         raise AssertionError("a folder below a file was made")
+
+
+def test_an_upload_that_finds_no_room_is_refused_in_a_sentence_and_the_next_one_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[str, Sequence[str]]] = []
+    with small_disk(tmp_path / "small", 1024) as folder:
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
+        with gr.Blocks() as page:
+            gr.File()
+        page.max_file_size = None  # as its launch sets it
+        app = App.create_app(page)
+        app.add_middleware(BodyLimit, limits=Limits(), heard=lambda *told: heard.append(told))
+        client = TestClient(app)
+
+        def give(size: int) -> httpx.Response:
+            return client.post(UPLOAD, files={"files": ("clip.mp4", bytes(size), "video/mp4")})
+
+        full = give(4_000_000)
+        assert full.status_code == 507 and heard == []
+        assert "disk is full" in full.json()["detail"] and str(tmp_path) not in full.text
+        for left in (folder / "uploads").rglob("*"):
+            assert left.is_dir() or left.stat().st_size == 0, "half an upload stays"
+        assert give(1000).status_code == 200 and len(heard) == 1
