@@ -23,6 +23,7 @@ from PIL import Image
 from motion_app.errors import MediaError
 from motion_app.media.sandbox import Decoded, decode
 from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.text_files import write_whole
 
 BT709, LIMITED_RANGE = 1, 1  # AVCOL_*_BT709 and AVCOL_RANGE_MPEG of FFmpeg
 CRF = "16"  # visually lossless: the small pictures are judged by their edges
@@ -100,12 +101,16 @@ def encode_video(
     path: Path | str, frames: np.ndarray, fps: float, *, tags: Mapping[str, str]
 ) -> None:
     """``frames`` (T, H, W, 3) uint8 as an MP4 that every browser plays while it loads: H.264,
-    yuv420p, BT.709, index at the front, with ``tags`` that MP4 knows. MediaError for an odd size.
+    yuv420p, BT.709, index at the front, with ``tags`` that MP4 knows; all of it or, where there is
+    no room, nothing. MediaError for an odd size.
     """
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise MediaError(f"a video of {width}×{height} cannot be written; both sides must be even")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(path), lambda part: _encode(part, frames, fps, tags), ending=".mp4")
+
+
+def _encode(path: Path, frames: np.ndarray, fps: float, tags: Mapping[str, str]) -> None:
     with iio.imopen(path, "w", plugin=_BrowserVideo, options={"movflags": "+faststart"}) as video:
         video.container_metadata.update(tags)
         video.write(
@@ -129,8 +134,11 @@ def _size_filter(frames: np.ndarray, options: str = "") -> tuple[str, str]:
 
 def write_gif(path: Path | str, frames: np.ndarray, fps: float, *, comment: str = "") -> None:
     """Write ``frames`` (T, H, W, 3) uint8 as a looping GIF with a palette of its own; ``comment``
-    in at most 255 bytes of ASCII."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    in at most 255 bytes of ASCII. All of it or, where there is no room, nothing."""
+    write_whole(Path(path), lambda part: _encode_gif(part, frames, fps, comment), ending=".gif")
+
+
+def _encode_gif(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:
     nodes = {
         "split": ("split", ""),
         "palette": ("palettegen", "stats_mode=diff"),
@@ -153,7 +161,7 @@ def write_gif(path: Path | str, frames: np.ndarray, fps: float, *, comment: str 
             filter_graph=(nodes, edges),
         )
     if comment:
-        _comment_gif(Path(path), comment.encode("ascii"))
+        _comment_gif(path, comment.encode("ascii"))
 
 
 def _comment_gif(path: Path, comment: bytes) -> None:
