@@ -58,7 +58,7 @@ def prepare_scene(
     track = MaskTrack.start(first.to(backbone.profile.device), g.grid_frames)
     if request.options.method == "none" or all(item.motion is None for item in objects):
         return PreparedScene(track)
-    prepared = PreparedScene(track, motion_digests=_digests(objects))
+    prepared = PreparedScene(track)
     if request.options.method not in CLIP_METHODS:
         moving = _MovingScene(
             backbone, request, track, propagation, guided=guided, features=features
@@ -72,7 +72,8 @@ def prepare_scene(
     told = SystemScene.of(
         backbone, request, text=text, features=features, steering=prepared.steering
     )
-    return replace(prepared, text=text, system=build_system(request.options.method, told))
+    system = build_system(request.options.method, told)
+    return replace(prepared, motion_digests=_digests(objects), text=text, system=system)
 
 
 def _digests(objects: Sequence[SceneObject]) -> tuple[str, ...]:
