@@ -21,8 +21,10 @@ from torch import nn
 
 from motion_app.errors import RequestError
 from motion_app.pocket.averaged import AveragedRun, TrainingRecord
+from motion_app.pocket.grounding import Caption, grounded_bias
 from motion_app.pocket.network import (
     SCHEDULER_CONFIG,
+    TEXT_TOKENS,
     MatrixAttnProcessor,
     PocketNetwork,
     rotary_embedding,
@@ -45,7 +47,8 @@ class BackboneTraining:
 
     ``moving_weight`` multiplies the loss where latents differ from the first frame's and
     ``first_weight`` on the first latent frame, which is given and has to be kept; ``text_dropout``
-    empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``.
+    empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``. In a
+    ``grounded_share`` of the clips each creature alone sees its motion words (``grounding``).
 
     ``batch`` 0 is found on the device (``pace``), the learning rates with it; ``samples`` 0 are as
     many as the minutes allow then. ``pieces``: saved as ``pieces`` has it, else as one file with
@@ -61,6 +64,7 @@ class BackboneTraining:
     adam_lr: float = 1.5e-3
     text_dropout: float = 0.1
     noisy_share: float = 0.65
+    grounded_share: float = 0.6
     moving_weight: float = 4.0
     first_weight: float = 2.0
     decay: float = 0.15
@@ -167,10 +171,11 @@ class Clips(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, picked: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (B, F, C, H', W') and first frames (B, C, H', W'), float32."""
+    def take(self, picked: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """Latents (B, F, C, H', W') and first frames (B, C, H', W'), float32, and whose each token
+        is, (B, F, h, w) uint8."""
 
-    def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> str:
+    def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> Caption:
         """One of a clip, drawn afresh."""
 
     def gather(self) -> int:
@@ -193,9 +198,10 @@ def training_loss(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     batch = training.batch // processes
     picked = rng.integers(len(clips), size=batch)
-    latents, image = (x.to(device) for x in clips.take(picked))  # (B, F, C, H', W'), (B, C, H', W')
+    latents, image, codes = clips.take(picked)
+    latents, image = latents.to(device), image.to(device)  # (B, F, C, H', W'), (B, C, H', W')
     captions = [
-        ""
+        Caption("")
         if rng.random() < training.text_dropout
         else clips.caption(int(i), rng, neutral_share=NEUTRAL_SHARE)
         for i in picked
@@ -206,10 +212,20 @@ def training_loss(
     else:  # so many numbers are drawn where they are used
         own = torch.Generator(device).manual_seed(generator.initial_seed())
         noise = torch.randn(latents.shape, generator=own, device=device)
+    bias = grounded_bias(
+        captions,
+        codes,
+        (timesteps / (scheduler.config.num_train_timesteps - 1)).tolist(),
+        run.model.tokenizer,
+        rng,
+        share=training.grounded_share,
+        text=TEXT_TOKENS,
+    )
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16):
-        prediction = run.model(captions, noisy, image, timesteps, rotary)
+        texts = [caption.text for caption in captions]
+        prediction = run.model(texts, noisy, image, timesteps, rotary, bias.to(device))
     weights = loss_weights(latents, moving=training.moving_weight, first=training.first_weight)
     return (weights * (prediction.float() - target).square()).mean()
 

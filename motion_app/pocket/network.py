@@ -25,6 +25,7 @@ from torch import nn
 from transformers import T5EncoderModel, T5TokenizerFast
 from transformers.models.t5.configuration_t5 import T5Config
 
+from motion_app.pocket.vae import PATCH_SIZE
 from motion_app.world.world import vocabulary
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def new_transformer(*, layers: int, heads: int, head_dim: int) -> CogVideoXTrans
         sample_width=24,
         sample_height=16,
         sample_frames=13,
-        patch_size=2,
+        patch_size=PATCH_SIZE,
         temporal_compression_ratio=2,
         max_text_seq_length=TEXT_TOKENS,
         spatial_interpolation_scale=1.0,
@@ -155,7 +156,8 @@ class MatrixAttnProcessor:
         attention_mask: torch.Tensor | None = None,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``hidden_states`` (B, V, D), ``encoder_hidden_states`` (B, L, D); both come back."""
+        """``hidden_states`` (B, V, D), ``encoder_hidden_states`` (B, L, D); both come back.
+        ``attention_mask`` (B, L + V, L + V) is added to the logits."""
         text = encoder_hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)  # (B, L + V, D)
         query, key, value = (
@@ -168,7 +170,10 @@ class MatrixAttnProcessor:
             for x in (query, key)
         )
         query, key = query.to(value.dtype) * query.shape[-1] ** -0.5, key.to(value.dtype)
-        output = (query @ key.transpose(-1, -2)).softmax(-1) @ value  # (B, heads, L + V, d)
+        logits = query @ key.transpose(-1, -2)  # (B, heads, L + V, L + V)
+        if attention_mask is not None:
+            logits += attention_mask[:, None].to(logits.dtype)
+        output = logits.softmax(-1) @ value  # (B, heads, L + V, d)
         output = attn.to_out[0](output.transpose(1, 2).flatten(2))  # (B, L + V, D)
         return output[:, text:], output[:, :text]
 
@@ -209,9 +214,11 @@ class PocketNetwork(nn.Module):
         image: torch.Tensor,
         timesteps: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor],
+        bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """v-prediction (B, F, C, H', W') for ``noisy`` of that shape, ``image`` latents (B, C, H',
-        W') on the first frame's channels, ``timesteps`` (B,) int64."""
+        W') on the first frame's channels, ``timesteps`` (B,) int64; ``bias`` (B, L + V, L + V) is
+        added to every layer's attention logits."""
         ids = self.tokenizer(
             captions,
             padding="max_length",
@@ -227,6 +234,7 @@ class PocketNetwork(nn.Module):
             encoder_hidden_states=text,
             timestep=timesteps,
             image_rotary_emb=rotary,
+            attention_kwargs=None if bias is None else {"attention_mask": bias},
             return_dict=False,
         )[0]
 

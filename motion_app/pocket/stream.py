@@ -17,11 +17,12 @@ import torch
 import torch.multiprocessing as mp
 from diffusers import AutoencoderKLCogVideoX
 
+from motion_app.pocket.grounding import Caption, drawn_caption
 from motion_app.pocket.vae import (
     CHUNK,
     Sentences,
     chunk_scenes,
-    drawn_caption,
+    clip_codes,
     scene_sentences,
     to_tensor,
 )
@@ -31,17 +32,19 @@ log = logging.getLogger(__name__)
 TOGETHER = 25  # clips encoded at once
 AHEAD = 2  # chunks drawn and not yet taken, of each process
 FIRST_CHUNK = 300.0  # s: until which one must have come
+# Drawn frames (n, T, H, W, 3) uint8, whose each token is (n, F, h, w) uint8, and what is said.
+Chunk = tuple[np.ndarray, np.ndarray, list[Sentences]]
 
 
 class GrowingClips:
     """As ``LatentClips``, on ``device``: at most ``most`` clips; then new ones take the place of
-    the oldest. ``chunks`` gives the next drawn frames (n, T, H, W, 3) uint8 with their sentences,
-    waiting so many seconds for them, None where there are none yet."""
+    the oldest. ``chunks`` gives the next ``Chunk``, waiting so many seconds for it, None where
+    there is none yet."""
 
     def __init__(
         self,
         vae: AutoencoderKLCogVideoX,
-        chunks: Callable[[float], tuple[np.ndarray, list[Sentences]] | None],
+        chunks: Callable[[float], Chunk | None],
         *,
         device: str,
         most: int,
@@ -51,17 +54,18 @@ class GrowingClips:
         self.drawn = 0
         self._latents: torch.Tensor | None = None  # (most, F, C, H', W') float16
         self._images: torch.Tensor | None = None  # (most, C, H', W') float16
+        self._codes: np.ndarray | None = None  # (most, F, h, w) uint8
 
     def __len__(self) -> int:
         return len(self.sentences)
 
-    def take(self, picked: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(self, picked: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """Latents (B, F, C, H', W') and first frames (B, C, H', W') of the clips ``picked``, both
-        float32 on the device."""
+        float32 on the device, and their codes (B, F, h, w)."""
         index = torch.from_numpy(picked).to(self.device)
-        return self._latents[index].float(), self._images[index].float()
+        return self._latents[index].float(), self._images[index].float(), self._codes[picked]
 
-    def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> str:
+    def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> Caption:
         """See ``LatentClips``."""
         return drawn_caption(self.sentences[index], rng, neutral_share=neutral_share)
 
@@ -70,23 +74,25 @@ class GrowingClips:
         chunk = self.chunks(wait)
         if chunk is None:
             return 0
-        frames, sentences = chunk
+        frames, codes, sentences = chunk
         for start in range(0, len(frames), TOGETHER):
             part = slice(start, start + TOGETHER)
-            self._keep(frames[part], sentences[part])
+            self._keep(frames[part], codes[part], sentences[part])
         return len(frames)
 
     @torch.no_grad()
-    def _keep(self, frames: np.ndarray, sentences: list[Sentences]) -> None:
+    def _keep(self, frames: np.ndarray, codes: np.ndarray, sentences: list[Sentences]) -> None:
         video = to_tensor(frames, self.device)
         clips, images = (self.vae.encode(v).latent_dist.mode() for v in (video, video[:, :, :1]))
         latents, images = clips.transpose(1, 2).half(), images[:, :, 0].half()
         if self._latents is None:
             self._latents = latents.new_empty(self.most, *latents.shape[1:])
             self._images = images.new_empty(self.most, *images.shape[1:])
+            self._codes = np.empty((self.most, *codes.shape[1:]), np.uint8)
         for row, said in enumerate(sentences):
             place = self.drawn % self.most
             self._latents[place], self._images[place] = latents[row], images[row]
+            self._codes[place] = codes[row]
             if place < len(self.sentences):
                 self.sentences[place] = said
             else:
@@ -97,7 +103,7 @@ class GrowingClips:
 @contextmanager
 def drawn_ahead(
     world: WorldConfig, *, workers: int, seed: int, count: int = CHUNK
-) -> Iterator[Callable[[float], tuple[np.ndarray, list[Sentences]] | None]]:
+) -> Iterator[Callable[[float], Chunk | None]]:
     """What ``GrowingClips`` takes its chunks from: ``workers`` processes draw those of ``world``,
     and of the easy world beside the wide one, from ``seed`` on, each of its own numbers; ``count``
     clips each."""
@@ -110,7 +116,7 @@ def drawn_ahead(
     for process in processes:
         process.start()
 
-    def next_chunk(wait: float) -> tuple[np.ndarray, list[Sentences]] | None:
+    def next_chunk(wait: float) -> Chunk | None:
         try:
             return ready.get(block=wait > 0, timeout=wait or None)
         except queue.Empty:
@@ -134,9 +140,10 @@ def _draw(ready: Any, world: WorldConfig, seed: int, rank: int, workers: int, co
     while True:
         for level in range(world.level + 1):
             scenes = chunk_scenes(seed + level, number, replace(world, level=level), count)
-            frames = np.stack([render(scene).frames for scene in scenes])
+            clips = [render(scene) for scene in scenes]
+            frames = np.stack([clip.frames for clip in clips])
             sentences = [scene_sentences(scene) for scene in scenes]
-            ready.put((frames, sentences))
+            ready.put((frames, clip_codes(clips), sentences))
         number += workers
 
 

@@ -19,8 +19,8 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import nn
 
+from motion_app.pocket.grounding import Caption, drawn_caption, token_codes
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
-from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.world import RenderedClip, Scene, WorldConfig, draw_scene, render
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ VAE_CONFIG = {
     "sample_height": 64,
     "sample_width": 96,
 }
+PATCH_SIZE = 2  # latents a token of the backbone, along each side
 CHUNK = 100  # clips a file
+CODES = "-codes.npy"  # end of a chunk's file beside its latents
 Sentences = list[tuple[str, str]]  # of a clip: (subject, motion words), ("A red cat", "jumps")
 BATCH = 4  # clips encoded together
 
@@ -222,41 +224,35 @@ def train_vae(
 @dataclass(frozen=True, eq=False)
 class LatentClips:
     """``latents``, per chunk (n, F, C, H', W') float16, and ``images``, per chunk (n, C, H', W')
-    float16: each first frame encoded alone, as it is at inference; both memory-mapped.
-    ``sentences``: of each clip."""
+    float16: each first frame encoded alone, as it is at inference; ``codes``, per chunk (n, F, h,
+    w) uint8: whose each token is, ``grounding.token_codes``; all memory-mapped. ``sentences``: of
+    each clip."""
 
     latents: Sequence[np.ndarray]
     images: Sequence[np.ndarray]
+    codes: Sequence[np.ndarray]
     sentences: Sequence[Sentences]
 
     def __len__(self) -> int:
         return len(self.sentences)
 
-    def take(self, picked: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(self, picked: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """Latents (B, F, C, H', W') and first frames (B, C, H', W') of the clips ``picked``, both
-        float32."""
+        float32, and their codes (B, F, h, w)."""
         found = [divmod(int(i), CHUNK) for i in picked]
-        latents = np.stack([self.latents[chunk][row] for chunk, row in found])
-        images = np.stack([self.images[chunk][row] for chunk, row in found])
-        return torch.from_numpy(latents).float(), torch.from_numpy(images).float()
+        latents, images, codes = (
+            np.stack([chunks[chunk][row] for chunk, row in found])
+            for chunks in (self.latents, self.images, self.codes)
+        )
+        return torch.from_numpy(latents).float(), torch.from_numpy(images).float(), codes
 
     def gather(self) -> int:
         """How many clips have come to it: none, all are there."""
         return 0
 
-    def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> str:
+    def caption(self, index: int, rng: np.random.Generator, *, neutral_share: float) -> Caption:
         """A caption drawn afresh, see ``drawn_caption``."""
         return drawn_caption(self.sentences[index], rng, neutral_share=neutral_share)
-
-
-def drawn_caption(said: Sentences, rng: np.random.Generator, *, neutral_share: float) -> str:
-    """Sentences in random order, a ``neutral_share`` of them with neutral motion words."""
-    sentences = [
-        f"{subject} {NEUTRAL_PHRASE if rng.random() < neutral_share else words}."
-        for subject, words in said
-    ]
-    rng.shuffle(sentences)
-    return " ".join(sentences)
 
 
 @torch.no_grad()
@@ -287,14 +283,20 @@ def encode_clips(
     folder.mkdir(parents=True, exist_ok=True)
     chunks = -(-count // CHUNK)
     for i in range(shard[0], chunks, shard[1]):
-        if (folder / f"{i:04d}.json").exists():
+        sentences_file, codes_file = folder / f"{i:04d}.json", folder / f"{i:04d}{CODES}"
+        encoded = sentences_file.exists()
+        if encoded and codes_file.exists():
             continue
         scenes = chunk_scenes(seed, i, config, CHUNK)
+        rendered = [render(scene) for scene in scenes]
+        np.save(codes_file, clip_codes(rendered))
+        if encoded:  # by an earlier edition, which kept no codes
+            continue
         latents, images = zip(
             *(
                 encode_frames(
                     vae,
-                    np.stack([render(s).frames for s in scenes[start : start + BATCH]]),
+                    np.stack([clip.frames for clip in rendered[start : start + BATCH]]),
                     device=device,
                 )
                 for start in range(0, CHUNK, BATCH)
@@ -304,8 +306,18 @@ def encode_clips(
         sentences = [scene_sentences(scene) for scene in scenes]
         np.save(folder / f"{i:04d}.npy", np.concatenate(latents))
         np.save(folder / f"{i:04d}-image.npy", np.concatenate(images))
-        (folder / f"{i:04d}.json").write_text(json.dumps(sentences))
+        sentences_file.write_text(json.dumps(sentences))
         log.info("encoded %d of %d clips", (i + 1) * CHUNK, chunks * CHUNK)
+
+
+def clip_codes(clips: Sequence[RenderedClip]) -> np.ndarray:
+    """Whose each token of the clips is, (n, F, h, w) uint8: ``grounding.token_codes`` on the
+    backbone's grid."""
+    config = clips[0].scene.config
+    side = PATCH_SIZE * 2 ** (len(VAE_CONFIG["block_out_channels"]) - 1)  # pixels of a token
+    grid = (config.height // side, config.width // side)
+    ratio = VAE_CONFIG["temporal_compression_ratio"]
+    return np.stack([token_codes(clip.masks, grid, ratio) for clip in clips])
 
 
 def chunk_scenes(seed: int, number: int, config: WorldConfig, count: int) -> list[Scene]:
@@ -320,11 +332,11 @@ def scene_sentences(scene: Scene) -> Sentences:
 
 
 def read_clips(*folders: Path) -> LatentClips:
-    """All chunks of the folders, memory-mapped (47 KB a clip), in the folders' order."""
+    """All chunks of the folders, memory-mapped (48 KB a clip), in the folders' order."""
     files = [file for folder in folders for file in sorted(folder.glob("*.json"))]
     mapped = [
         [np.load(file.with_name(file.stem + end), mmap_mode="r") for file in files]
-        for end in (".npy", "-image.npy")
+        for end in (".npy", "-image.npy", CODES)
     ]
     sentences = [
         [tuple(s) for s in clip] for file in files for clip in json.loads(file.read_text())

@@ -20,8 +20,8 @@ from motion_app.pocket.averaged import TrainingRecord
 from motion_app.pocket.backbone import BackboneRun, BackboneTraining, train_backbone
 from motion_app.pocket.network import PocketNetwork
 from motion_app.pocket.pieces import MOST_BYTES, saved_folders
-from motion_app.pocket.stream import GrowingClips, drawn_ahead, first_clips
-from motion_app.pocket.vae import chunk_scenes, encode_frames, scene_sentences
+from motion_app.pocket.stream import Chunk, GrowingClips, drawn_ahead, first_clips
+from motion_app.pocket.vae import chunk_scenes, clip_codes, encode_frames, scene_sentences
 from motion_app.settings import ROOT
 from motion_app.world.world import WorldConfig, render
 
@@ -37,13 +37,15 @@ def vae() -> AutoencoderKLCogVideoX:
     return AutoencoderKLCogVideoX.from_pretrained(POCKET / "vae", torch_dtype=torch.float32).eval()
 
 
-def drawn(number: int, count: int = 2) -> tuple[np.ndarray, list]:
+def drawn(number: int, count: int = 2) -> Chunk:
     scenes = chunk_scenes(7, number, WorldConfig(), count)
-    return np.stack([render(s).frames for s in scenes]), [scene_sentences(s) for s in scenes]
+    clips = [render(scene) for scene in scenes]
+    frames = np.stack([clip.frames for clip in clips])
+    return frames, clip_codes(clips), [scene_sentences(scene) for scene in scenes]
 
 
 @pytest.fixture(scope="module")
-def chunks() -> list[tuple[np.ndarray, list]]:
+def chunks() -> list[Chunk]:
     return [drawn(number) for number in range(3)]
 
 
@@ -66,18 +68,19 @@ def test_clips_join_as_they_come_and_the_newest_take_the_place_of_the_oldest(vae
     first_clips(clips, least=2)
     assert len(clips) == 2 and len(waiting) == 1
     assert clips.gather() == 2 and clips.gather() == 0 and len(clips) == 4
-    for frames, said, place in ((*chunks[0], 0), (*chunks[1], 2)):
-        latents, images = clips.take(np.array([place, place + 1]))
+    for frames, codes, said, place in ((*chunks[0], 0), (*chunks[1], 2)):
+        latents, images, kept = clips.take(np.array([place, place + 1]))
+        assert np.array_equal(kept, codes)
         expected, alone = encode_frames(vae, frames)
         assert np.allclose(latents.numpy(), expected, atol=2e-3)
         assert np.allclose(images.numpy(), alone, atol=2e-3)
         assert clips.sentences[place : place + 2] == said
     waiting.append(chunks[2])
     clips.gather()
-    assert len(clips) == 5 and clips.sentences[4] == chunks[2][1][0]
-    assert clips.sentences[0] == chunks[2][1][1], "the sixth took the first one's place"
+    assert len(clips) == 5 and clips.sentences[4] == chunks[2][2][0]
+    assert clips.sentences[0] == chunks[2][2][1], "the sixth took the first one's place"
     caption = clips.caption(2, np.random.default_rng(0), neutral_share=0.0)
-    assert all(f"{subject} {words}." in caption for subject, words in chunks[1][1][0])
+    assert all(f"{subject} {words}." in caption.text for subject, words in chunks[1][2][0])
 
 
 def test_other_processes_draw_what_this_one_would():

@@ -48,7 +48,8 @@ def clips() -> LatentClips:
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(2, CHUNK, 7, 8, 16, 24)).astype(np.float16)
     sentences = [[("A red cat", "jumps")], [("A blue robot", "sways"), ("A pink bird", "sinks")]]
-    return LatentClips(list(latents), list(latents[:, :, 0]), sentences * CHUNK)
+    codes = rng.integers(4, size=(2, CHUNK, 7, 8, 12), dtype=np.uint8)
+    return LatentClips(list(latents), list(latents[:, :, 0]), list(codes), sentences * CHUNK)
 
 
 def weights(backbone: PocketNetwork) -> torch.Tensor:
@@ -121,7 +122,8 @@ def test_the_loss_counts_what_moves_and_the_given_frame_more():
 
 
 def test_clips_are_taken_from_their_own_chunk_and_row(clips: LatentClips):
-    latents, images = clips.take(np.array([3, CHUNK + 7]))
+    latents, images, codes = clips.take(np.array([3, CHUNK + 7]))
+    assert np.array_equal(codes[1], clips.codes[1][7])
     assert np.array_equal(latents[1].half().numpy(), clips.latents[1][7])
     assert np.array_equal(images[0].half().numpy(), clips.images[0][3])
 
