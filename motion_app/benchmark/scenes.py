@@ -212,11 +212,7 @@ def draw_cases(
     config = world_of(geometry, **({} if kinds is None else {"kinds": tuple(kinds)}))
     cases = []
     for objects, count in sorted(counts.items()):
-        if count and objects > len(names):
-            raise RequestError(
-                f"scenes of {objects} objects need {objects} different motions with a known track, "
-                f"there are {len(names)}: {', '.join(names)}"
-            )
+        _check_enough(names, objects if count else 0)
         for i in range(count):
             scene, picked = visible_scene(names, objects, config, geometry, [seed, objects, i])
             id = f"{prefix}{COUNT_NAMES[objects]}-{i:03d}"
@@ -229,15 +225,24 @@ def tuning_cases(
 ) -> list[BenchmarkCase]:
     """The scenes of the split TUNING, as ``draw_cases`` but that scene i depends on (seed, i) and
     ``names`` in their order, and none is drawn again for an object smaller than a token: so they
-    were drawn when settings were chosen on them."""
+    were drawn when settings were chosen on them. RequestError as there."""
     cases = []
     for objects, count in sorted(counts.items()):
+        _check_enough(names, objects if count else 0)
         for i in range(count):
             rng = np.random.default_rng([SPLITS[TUNING], i])
             picked = [names[j] for j in rng.permutation(len(names))[:objects]]
             scene = draw_scene(rng, world_of(geometry), objects=objects, motions=picked)
             cases.append(pocket_case(f"tuning-{COUNT_NAMES[objects]}-{i:03d}", scene, i, picked))
     return cases
+
+
+def _check_enough(names: Sequence[str], objects: int) -> None:
+    if objects > len(names):
+        raise RequestError(
+            f"scenes of {objects} objects need {objects} different motions with a known track, "
+            f"there are {len(names)}: {', '.join(names)}"
+        )
 
 
 def visible_scene(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SCENES = 3  # of the demo study
+SHOWCASE = (0, 1, 2, 3)  # scenes of the README's moving picture
 
 
 def render_pocket(options: argparse.Namespace, settings: Settings) -> Result:
@@ -123,6 +124,27 @@ def make_demo_study(options: argparse.Namespace, settings: Settings) -> Result:
     }
 
 
+def make_showcase(options: argparse.Namespace, settings: Settings) -> Result:
+    """The moving picture of the README by the checkpoint as it is now."""
+    models = models_for(options, settings)
+
+    from motion_app.media.results import make_folder
+    from motion_app.pocket.shipped import write_showcase
+
+    if min(options.cases) < 0:
+        raise RequestError(f"scenes are counted from 0, so that there is no {min(options.cases)}")
+    make_folder(options.out.parent)
+    write_showcase(models.engine(options.model), options.out, cases=options.cases)
+    return {"picture": str(options.out), "bytes": options.out.stat().st_size}
+
+
+def draw_examples(options: argparse.Namespace, settings: Settings) -> Result:
+    """The pictures that come with the app, drawn anew."""
+    from motion_app.world.world import render_examples
+
+    return {"pictures": [str(path) for path in render_examples(options.out)]}
+
+
 def train_pocket(options: argparse.Namespace) -> Result:
     """Hand over to the pocket's own trainer, which has its own options and reports by log."""
     from motion_app.pocket.train import add_arguments, train
@@ -167,6 +189,18 @@ def add_commands(actions: Any) -> None:
     study.add_argument("--scenes", type=int, default=SCENES)
     study.add_argument("--steps", type=int, help="of every video; without it the model's own")
     add_model(study)
+    showcase = add_command(
+        pocket, "showcase", make_showcase, "make the moving picture of the README anew"
+    )
+    showcase.add_argument("--out", type=Path, default=ASSETS / "results.gif", metavar="FILE")
+    showcase.add_argument(
+        "--cases", type=int, nargs="+", default=list(SHOWCASE), help="scenes of the tuning split"
+    )
+    add_model(showcase)
+    examples = add_command(
+        pocket, "examples", draw_examples, "draw the pictures that come with the app anew"
+    )
+    examples.add_argument("--out", type=Path, default=ASSETS / "examples", metavar="DIR")
     # Its options are the trainer's own: asking it for them would import torch for every command.
     train = add_command(
         pocket, "train", train_pocket, "train the pocket checkpoint", add_help=False

@@ -202,6 +202,20 @@ def test_the_pocket_renders_a_scene_with_its_truth(tmp_path, capsys):
     assert again == result
 
 
+def test_what_ships_beside_the_checkpoint_is_made_by_commands(tmp_path, capsys):
+    drawn = run(capsys, "pocket", "examples", "--out", tmp_path / "examples")
+    shipped = sorted((ROOT / "assets" / "examples").glob("*.png"))
+    assert [Path(path).name for path in drawn["pictures"]] == [path.name for path in shipped]
+    for path, there in zip(drawn["pictures"], shipped, strict=True):
+        assert np.array_equal(Image.open(path), Image.open(there)), there.name
+    out = tmp_path / "new" / "moving.gif"
+    showcase = ("pocket", "showcase", "--model", ROOT / "checkpoints" / "pocket", "--out", out)
+    made = run(capsys, *showcase, "--cases", 1)
+    with Image.open(made["picture"]) as moving:
+        assert moving.n_frames > 8 and made["bytes"] == out.stat().st_size
+    assert "-1" in fail(capsys, *showcase, "--cases", -1)
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

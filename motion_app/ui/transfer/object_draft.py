@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from motion_app.errors import RequestError
+from motion_app.evaluation.metrics import mask_iou
 from motion_app.geometry import FittedImage
 from motion_app.request.phrases import occurrences
 from motion_app.scene import Box, Click, Motion
@@ -52,7 +53,7 @@ class Candidates:
         masks = [self.mask(k) for k in range(len(self.scores))]
         kept = [self.chosen]
         for k in range(len(masks)):
-            if all(overlap(masks[k], masks[other]) <= ALIKE for other in kept):
+            if all(mask_iou(masks[k], masks[other]) <= ALIKE for other in kept):
                 kept.append(k)
         return sorted(kept)
 
@@ -60,12 +61,6 @@ class Candidates:
         """(H, W) bool."""
         bits = np.unpackbits(self.packed[k], count=self.shape[0] * self.shape[1])
         return bits.astype(bool).reshape(self.shape)
-
-
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union; 1 of two that are empty."""
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else 1.0
 
 
 @dataclass(frozen=True, eq=False)
