@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from motion_app.errors import RequestError
+from motion_app.evaluation.metrics import mask_iou
 from motion_app.geometry import CENTRE, FittedImage, ModelGeometry, fit_image
 from motion_app.library.library import Library
 from motion_app.media.files import PictureNote
@@ -39,7 +40,6 @@ from motion_app.ui.transfer.object_draft import (
     moved_mask,
     moved_stroke,
     noun_at,
-    overlap,
     paint,
     to_picture,
 )
@@ -376,7 +376,7 @@ class SceneDraft:
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two masks mean one thing: found twice, by two words or beside a click."""
-    return overlap(one, other) > SAME_SHARE
+    return mask_iou(one, other) > SAME_SHARE
 
 
 def _wording(item: SceneObject) -> str | None:
