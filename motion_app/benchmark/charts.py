@@ -66,12 +66,13 @@ def line_chart(
     axes: tuple[str, str],
     height: int = 330,
 ) -> str:
-    """``lines`` over ``at``, values from 0 to 1; each is named where it ends. Lines whose names
-    begin alike, up to a comma, share a colour, the ones with more to say dashed."""
+    """``lines`` over ``at``, which rises or falls, values from 0 to 1; each is named where it ends.
+    Lines whose names begin alike, up to a comma, share a colour, the ones with more to say
+    dashed."""
     left, right, bottom = 64, WIDTH - 170, height - FOOT - 8
 
     def x(value: float) -> float:
-        return left + (max(at) - value) / (max(at) - min(at)) * (right - left)
+        return left + (value - at[0]) / (at[-1] - at[0]) * (right - left)
 
     def y(value: float) -> float:
         return bottom - value * (bottom - TOP)

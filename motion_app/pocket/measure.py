@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 from PIL import Image
 
 from motion_app.benchmark.campaign import Campaign, run_campaign
+from motion_app.benchmark.charts import line_chart
 from motion_app.benchmark.propagation import NOISE_LEVELS, measure_propagation
 from motion_app.benchmark.references import UNMASKED
 from motion_app.benchmark.report import write_report
@@ -182,6 +183,19 @@ class HeldBackScene:
             follows_own(row[k], max(value for j, value in enumerate(row) if j != k))
             for k, row in enumerate(alike)
         ]
+
+
+def training_curve(history: Sequence[Mapping[str, float]]) -> str:
+    """The held-back figures of a ``TrainingRecord``, two or more, over the clips seen, as SVG. What
+    does not lie between 0 and 1 is scaled, as its line says."""
+    lines = {
+        "follow their words": [told["follow"] for told in history],
+        "RMPM's IoU": [told["rmpm_iou"] for told in history],
+        "velocity error × 5": [5 * told["loss"] for told in history],
+        "frame 1, dB / 40": [told["frame1_db"] / 40 for told in history],
+    }
+    seen = [round(told["samples"] / 1000, 1) for told in history]
+    return line_chart("Held back", seen, lines, axes=("thousand clips seen", ""))
 
 
 class HeldBack:

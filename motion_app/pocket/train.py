@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 USUAL_STAGES = ("vae", "backbone", "sam2", "motions")
 ADAPTER_STAGES = ("warped-noise", "any-frame")
 STAGES = (*USUAL_STAGES, "encoder", *ADAPTER_STAGES)
+CURVE = "training.svg"
 CLIPS, SAMPLES, BATCH = 20_000, 300_000, 16  # on a CPU
 GPU_CLIPS = 200_000  # 47 KB each, in its memory
 ENCODER_SAMPLES, PAIRS = 40_000, 3_000
@@ -249,6 +250,15 @@ def _train_backbone(options: argparse.Namespace, vae_folder: Path, world: WorldC
     vae = AutoencoderKLCogVideoX.from_pretrained(vae_folder, torch_dtype=torch.float32)
     save_checkpoint(options.out, vae, backbone.to("cpu"))
     record.write(options.out)
+    _draw_curve(options.out, record)
+
+
+def _draw_curve(checkpoint: Path, record: TrainingRecord) -> None:
+    """The figures along the way beside the weights, once there are some."""
+    if len(record.history) > 1:
+        from motion_app.pocket.measure import training_curve
+
+        (checkpoint / CURVE).write_text(training_curve(record.history), encoding="utf-8")
 
 
 def learn_while_drawing(

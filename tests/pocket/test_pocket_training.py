@@ -4,6 +4,7 @@ way."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from motion_app.pocket.backbone import (
     train_backbone,
     training_loss,
 )
-from motion_app.pocket.measure import HeldBackScene
+from motion_app.pocket.measure import HeldBackScene, training_curve
 from motion_app.pocket.network import (
     SCHEDULER_CONFIG,
     PocketNetwork,
@@ -91,6 +92,17 @@ def test_training_goes_on_from_shipped_weights_at_their_step(
     record.write(shipped)
     assert TrainingRecord.read(shipped) == record
     assert json.loads((shipped / "training.json").read_text())["samples"] == 8
+
+
+def test_the_figures_along_the_way_are_drawn_beside_the_weights():
+    first = {"samples": 50_000, "loss": 0.14, "follow": 0.4, "rmpm_iou": 0.5, "frame1_db": 30.0}
+    last = {"samples": 100_000, "loss": 0.12, "follow": 0.8, "rmpm_iou": 0.7, "frame1_db": 32.0}
+    drawn = training_curve([first, last])
+    for words in ("thousand clips seen", ">50<", ">100<", "follow their words", "velocity error"):
+        assert words in drawn
+    (points,) = re.findall(r'points="([^"]+)" fill="none" stroke="#[^"]+"[^>]*/>', drawn)[:1]
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points.split())
+    assert x1 > x0 and y1 < y0, "more clips to the right, more that follow further up"
 
 
 def test_weights_of_another_shape_start_afresh_and_from_nothing(
