@@ -17,6 +17,7 @@ from motion_app.wording import NEUTRAL_PHRASE, as_read
 MASK_SOURCES = ("dmem", "given", "none")
 STARTS = ("drawn", "encoder")
 REFINED_SHARE = 5  # part of the steps of learning that refining what an encoder said takes
+MASK_REACHES = ("frame", "grown", "swept")
 COUNTS = ("steps", "batch", "views", "checkpoint_every", "validate_every", "validation_steps")
 WATCHING = ("checkpoint_every", "validate_every", "validation_steps")
 PARTS = ("mot", "sub", "refiner", "lora")  # the rows of the supplement's Table 3, one by one
@@ -131,8 +132,10 @@ class MotionTraining(ClipTraining):
     ``tokens`` is M. ``init_distribution`` and ``init_scale``: uniform in ±0.003. ``delta_weight``
     weighs the released loss on adjacent latent frames (the paper does not print it). ``mask``: who
     sees the tokens: "dmem" (section 4, ``mask_drop`` of it let go), "given" masks of the clip, or
-    "none" (concat). ``start``: initial tokens are "drawn", or what the checkpoint's "encoder" says
-    of the clip (section 12), as many as that gives; then 0 ``steps`` are enough.
+    "none" (concat). ``mask_reach``: how far given masks go, one of MASK_REACHES: "frame" over the
+    mover in each latent frame, "grown" over one token more on every side, "swept" in all frames
+    over wherever it is in one. ``start``: initial tokens are "drawn", or what the checkpoint's
+    "encoder" says of the clip (section 12), as many as that gives; then 0 ``steps`` are enough.
     """
 
     method: ClassVar[str] = "fleximmt"
@@ -144,11 +147,13 @@ class MotionTraining(ClipTraining):
     delta_weight: float = 1.0
     mask: str = "dmem"
     mask_drop: float = 0.3
+    mask_reach: str = "frame"
     start: str = "drawn"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("mask", MASK_SOURCES), ("start", STARTS)):
+        words = {"mask": MASK_SOURCES, "mask_reach": MASK_REACHES, "start": STARTS}
+        for name, known in words.items():
             chosen = getattr(self, name)
             if chosen not in known:
                 raise RequestError(f'unknown {name} "{chosen}"; choose {", ".join(known)}')

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.layout import SequenceLayout, Span
@@ -45,6 +46,15 @@ class Lesson:
     noun: Span
 
 
+def reaching(masks: Tensor, reach: str) -> Tensor:
+    """Masks (n, F, h, w) bool as far as ``MotionTraining.mask_reach`` says."""
+    if reach == "swept":
+        return masks.any(dim=1, keepdim=True).expand_as(masks)
+    if reach == "grown":
+        return F.max_pool2d(masks.float(), 3, stride=1, padding=1) > 0
+    return masks
+
+
 def prepare_lesson(
     clips: Sequence[Clip],
     config: MotionTraining,
@@ -61,6 +71,8 @@ def prepare_lesson(
         seed=config.seed,
         masks=masks if config.mask == "given" else None,
     )
+    if views.object_masks is not None:
+        views = replace(views, object_masks=reaching(views.object_masks, config.mask_reach))
     subject = SceneObject(
         mask=np.ones((1, 1), bool),
         sentence=config.caption,

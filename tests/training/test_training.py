@@ -26,7 +26,7 @@ from motion_app.training.mover import (
     moves,
     moving_region,
 )
-from motion_app.training.tokens import TrainingRun
+from motion_app.training.tokens import TrainingRun, reaching
 from motion_app.training.trainer import (
     TrainingReport,
     held_out_scene,
@@ -252,6 +252,39 @@ def test_every_step_tells_what_was_seen(
     else:
         assert all(report.view_mask.shape == (7, 8, 12) for report in reports)
         assert any(report.view_mask.any() and not report.view_mask.all() for report in reports)
+
+
+def test_given_masks_reach_as_far_as_the_settings_say() -> None:
+    masks = torch.zeros(1, 3, 8, 12, dtype=torch.bool)
+    for frame, column in enumerate((2, 5, 9)):
+        masks[0, frame, 4, column] = True
+    assert torch.equal(reaching(masks, "frame"), masks)
+    grown = reaching(masks, "grown")
+    assert grown[0, 0].nonzero().tolist() == [[y, x] for y in (3, 4, 5) for x in (1, 2, 3)]
+    swept = reaching(masks, "swept")
+    for frame in range(3):
+        assert swept[0, frame].nonzero().tolist() == [[4, 2], [4, 5], [4, 9]]
+    with pytest.raises(RequestError, match='"wide".*frame, grown, swept'):
+        MotionTraining(name="jump", noun="red cat", mask_reach="wide", **TINY)
+
+
+def test_the_reach_counts_for_what_is_learned(
+    engine: MotionEngine, reference: tuple[Clip, np.ndarray], tmp_path: Path
+) -> None:
+    seen = {}
+    for reach in ("frame", "swept"):
+        reports: list[TrainingReport] = []
+        train_motion(
+            [reference[0]],
+            MotionTraining(name="jump", noun="red cat", mask="given", mask_reach=reach, **TINY),
+            engine=engine,
+            out=tmp_path / f"{reach}.safetensors",
+            masks=[reference[1]],
+            on_progress=reports.append,
+        )
+        seen[reach] = reports[0].view_mask
+    assert (seen["swept"] == seen["swept"][:1]).all()
+    assert np.array_equal(seen["swept"][0], seen["frame"].any(axis=0))
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_good_steps(
