@@ -137,7 +137,7 @@ class AdapterRun:
         captions = [
             ""
             if rng.random() < training.text_dropout
-            else lesson.clips.caption(int(i), rng, neutral_share=NEUTRAL_SHARE)
+            else lesson.clips.caption(int(i), rng, neutral_share=NEUTRAL_SHARE).text
             for i in picked
         ]
         levels = draw_timesteps(draw, training.batch, training.noisy_share)
@@ -178,7 +178,7 @@ class AdapterRun:
             picked = np.arange(start, start + GAUGE_BATCH)
             rng, draw = np.random.default_rng(start), torch.Generator().manual_seed(start)
             levels = torch.full((GAUGE_BATCH,), GAUGE_LEVEL)
-            captions = [unseen.clips.caption(int(i), rng, neutral_share=1.0) for i in picked]
+            captions = [unseen.clips.caption(int(i), rng, neutral_share=1.0).text for i in picked]
             clean, pictures = unseen.clips.take(picked)[0], unseen.pictures(picked, rng)
             if isinstance(unseen, WarpedNoise):
                 own = unseen.moving(picked, draw)

@@ -141,7 +141,10 @@ def draw_lesson(
             log.info("%s: %d clips", name, (number + 1) * CHUNK)
     known = read_clips(folder)
     clips = LatentClips(
-        known.latents[:chunks], known.images[:chunks], known.sentences[: chunks * CHUNK]
+        known.latents[:chunks],
+        known.images[:chunks],
+        known.codes[:chunks],
+        known.sentences[: chunks * CHUNK],
     )
     return LESSONS[name](clips, [np.load(file, mmap_mode="r") for file in files], geometry)
 

@@ -78,8 +78,13 @@ class AveragedRun:
         """The learning rates' factor: a warm-up of 50 steps after each fresh optimiser, then 1,
         then linear to 0 over the last ``decay`` of the samples."""
         warm = min(1.0, (self.record.step - self.resumed_at + 1) / WARM_STEPS)
+        return min(warm, self._unsettled)
+
+    @property
+    def _unsettled(self) -> float:
+        """1, then linear to 0 over the last ``decay`` of the samples."""
         left = 1 - self.record.samples / self.training.samples
-        return max(0.0, min(warm, left / self.training.decay))
+        return max(0.0, min(1.0, left / self.training.decay))
 
     def update(self, seconds: float) -> None:
         """One optimiser step with the gradients there are, and the average after it."""
@@ -94,8 +99,10 @@ class AveragedRun:
         self.update_average()
 
     def update_average(self) -> None:
-        """Exponential average over about the last tenth of the run, at most 1,000 steps."""
-        decay = min(0.999, 1 - 10 / (self.record.step + 20))
+        """Exponential average over about the last tenth of the run, at most 1,000 steps; over fewer
+        as the rates fall, when a step has less noise that an average takes away and what is older
+        is only worse."""
+        newest = max(0.001, 10 / (self.record.step + 20)) / max(0.01, self._unsettled)
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
+                mean.lerp_(value, min(1.0, newest))

@@ -124,6 +124,22 @@ def test_the_rate_warms_up_after_every_fresh_optimiser_and_falls_at_the_end_alon
     assert run.rate == pytest.approx(0.5)
 
 
+def test_the_average_follows_the_weights_the_closer_the_more_the_rates_have_fallen(tmp_path: Path):
+    run = BackboneRun(tmp_path, replace(SMALL, samples=1000, decay=0.2), "cpu")
+    mean, value = (next(part.parameters()) for part in (run.average, run.model))
+    moved = {}
+    for samples in (400, 900, 998):
+        run.record = TrainingRecord(step=20_000, samples=samples)
+        with torch.no_grad():
+            mean.zero_()
+            value.fill_(1.0)
+        run.update_average()
+        moved[samples] = float(mean.mean())
+    assert moved[400] == pytest.approx(0.001, rel=0.01)
+    assert moved[900] == pytest.approx(0.002, rel=0.01)
+    assert moved[998] == pytest.approx(0.1, rel=0.01)
+
+
 def test_the_loss_counts_what_moves_and_the_given_frame_more():
     latents = torch.zeros(1, 3, 8, 2, 2)
     latents[:, 1:, :, 0, 0] = 1.0  # one place in four moves in two frames of three
