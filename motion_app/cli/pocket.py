@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SCENES = 3  # of the demo study
-SHOWCASE = (0, 1, 2, 3)  # scenes of the README's moving picture
+SHOWCASE = (0, 1, 4, 5)  # scenes of the README's moving picture
 
 
 def render_pocket(options: argparse.Namespace, settings: Settings) -> Result:
