@@ -75,7 +75,7 @@ def test_the_other_tabs(browser: Browser, server: str, language: str, tmp_path: 
     check_accessible(page)
     open_tab(page, "study")
     expect(page.frame_locator("#demo-frame").locator("#agree")).to_be_visible(timeout=PATIENCE)
-    page.locator("#study-source input").last.check()
+    page.locator("#study-source input").nth(1).check()  # a ZIP
     page.locator("#study-more > button").click()
     page.locator("#study-file input[type=file]").set_input_files(write_zip(tmp_path))
     expect(page.locator("#study-file .file-preview")).to_be_visible(timeout=PATIENCE)
