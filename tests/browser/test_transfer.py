@@ -247,7 +247,7 @@ def test_brush_eraser_box_and_answers_change_the_mask_and_undo_says_what(page: P
     page.keyboard.press("n")
     page.keyboard.press("p")
     expect(page.locator("#hint")).to_contain_text("Click on the next object", timeout=PATIENCE)
-    click_object(page, (0.35, 0.789, 0.36, 0.789))  # between the two: what is meant is not clear
+    click_object(page, (0.105, 0.77, 0.115, 0.77))  # where a tail ends: what is meant is not clear
     expect(page.locator(".candidate")).to_have_count(3, timeout=PATIENCE)
     page.locator(".stage-frame").focus()
     checked = page.locator(".candidate").evaluate_all(
