@@ -331,7 +331,7 @@ NAMES = """
     An bird mp4 json
     FlexiMMT SynMotion CogVideoX SAM AI generated GB MP4 GIF JSON NPZ ZIP CSV LaTeX Markdown PNG px
     safetensors pt Ctrl Alt Shift pocket cpu cuda English HEIC tiger walks on snow
-    red robot is moving
+    red robot is moving Hugging Face Hub
 """
 
 
