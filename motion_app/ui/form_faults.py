@@ -9,7 +9,7 @@ import gradio as gr
 
 from motion_app.errors import RequestError
 from motion_app.ui.boundary import MOST_TOLD
-from motion_app.ui.markup import note_html
+from motion_app.ui.markup import note_html, script
 
 
 class FormFaults(RequestError):
@@ -50,4 +50,9 @@ class FieldNotes:
     def wire(self) -> None:
         """A line goes when its field is changed."""
         for name, field in self._fields.items():
-            field.change(None, outputs=[self._notes[name]], js="() => ''", api_visibility="private")
+            field.change(
+                None,
+                outputs=[self._notes[name]],
+                js=script("field_mended"),
+                api_visibility="private",
+            )
