@@ -198,7 +198,7 @@ class Ingredients:
         contents = inputs.to_json() | {
             "clips": clips,
             "model": model.digest,
-            "learned": config.learned_with(),
+            "learned": config.told_apart_by(),
         }
         contents |= self._running
         marked = any(clip.mover for clip in inputs.clips)

@@ -19,6 +19,7 @@ STARTS = ("drawn", "encoder")
 REFINED_SHARE = 5  # part of the steps of learning that refining what an encoder said takes
 MASK_REACHES = ("frame", "grown", "swept")
 COUNTS = ("steps", "batch", "views", "checkpoint_every", "validate_every", "validation_steps")
+LATER = ("mask_reach", "start")  # settings that came when others had been learned with already
 WATCHING = ("checkpoint_every", "validate_every", "validation_steps")
 PARTS = ("mot", "sub", "refiner", "lora")  # the rows of the supplement's Table 3, one by one
 ZERO_CONVS = ("full", "depthwise")
@@ -115,6 +116,16 @@ class ClipTraining:
         watching."""
         entries = asdict(self)
         return {name: entries[name] for name in entries if name not in WATCHING}
+
+    def told_apart_by(self) -> dict[str, Any]:
+        """``learned_with`` as a key of what was learned has it: without the settings of LATER that
+        have their default, so that what was made before they came is known again."""
+        unchosen = self.unchosen()
+        return {
+            name: value
+            for name, value in self.learned_with().items()
+            if name not in LATER or value != unchosen[name]
+        }
 
     @classmethod
     def unchosen(cls) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_learning_lowers_the_loss_and_touches_no_weight_of_the_model(engine, cli
     before = {name: part.clone() for name, part in backbone.transformer.state_dict().items()}
     run = AdapterRun(tmp_path / "state.pt", clips, replace(TRAINING, steps=40), backbone)
     picked, draw = np.arange(4), torch.Generator().manual_seed(0)
-    noise, (clean, pictures) = clips.moving(picked, draw), clips.clips.take(picked)
+    noise, (clean, pictures, _) = clips.moving(picked, draw), clips.clips.take(picked)
     levels = torch.full((4,), 900)
 
     def loss(share: float = 1.0) -> float:

@@ -86,9 +86,10 @@ def test_clips_join_as_they_come_and_the_newest_take_the_place_of_the_oldest(vae
 def test_other_processes_draw_what_this_one_would():
     with drawn_ahead(WorldConfig(), workers=1, seed=7, count=2) as source:
         assert source(0.0) is None  # nothing yet, and nobody waits
-        frames, sentences = source(120.0)
-    expected, said = drawn(0)
+        frames, codes, sentences = source(120.0)
+    expected, owned, said = drawn(0)
     assert np.array_equal(frames, expected) and sentences == said
+    assert np.array_equal(codes, owned)
 
 
 def test_the_batch_is_the_largest_that_fits_and_gains_by_its_size():
