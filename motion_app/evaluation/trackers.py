@@ -31,7 +31,7 @@ class FlowPair:
 
 def dis_flow(frames: np.ndarray) -> FlowPair:
     """Dense flow of ``frames`` [T, H, W, 3] uint8 by DIS, both ways."""
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     height, width = frames.shape[1:3]
     scale = flow_enlargement(height, width)
     grey = [

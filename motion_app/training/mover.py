@@ -42,7 +42,7 @@ def follow_mover(
             "of what moves"
         )
     masks = [mask]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     channel = clearest_channel(frames[0], mask)
     greys = [np.ascontiguousarray(frame[..., channel]) for frame in frames]
     for t in range(1, len(frames)):

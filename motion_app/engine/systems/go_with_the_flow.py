@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,7 +74,7 @@ class GoWithTheFlow(Unsteered):
 def clip_flow(frames: np.ndarray) -> np.ndarray:
     """Flow (T - 1, H, W, 2) float32, x and y in pixels, from each of ``frames`` (T, H, W, 3) uint8
     to the next."""
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    method: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     return np.stack([method.calc(a, b, None) for a, b in itertools.pairwise(grey)])
 
