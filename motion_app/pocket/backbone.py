@@ -220,12 +220,13 @@ def training_loss(
         rng,
         share=training.grounded_share,
         text=TEXT_TOKENS,
+        device=device,
     )
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16):
         texts = [caption.text for caption in captions]
-        prediction = run.model(texts, noisy, image, timesteps, rotary, bias.to(device))
+        prediction = run.model(texts, noisy, image, timesteps, rotary, bias)
     weights = loss_weights(latents, moving=training.moving_weight, first=training.first_weight)
     return (weights * (prediction.float() - target).square()).mean()
 

@@ -84,8 +84,10 @@ def grounded_bias(
     *,
     share: float,
     text: int,
+    device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """What is added to the attention's logits, (B, L + V, L + V) float32: 0 or ``CLOSED``.
+    """What is added to the attention's logits, (B, L + V, L + V) float32 on ``device``: 0 or
+    ``CLOSED``. Only (B, L + V) is brought there: of a large batch the whole is a gigabyte.
 
     ``codes`` (B, F, h, w) uint8 as of ``token_codes``, ``noise`` from 0 to 1 of each clip; a
     ``share`` of the clips is grounded, in the others all see all. ``text`` is L.
@@ -115,7 +117,7 @@ def grounded_bias(
             continue
         free[b] = np.concatenate([owners[b, :text] == 0, np.zeros(video, bool)])
         owners[b, text:] = lagging(codes[b], noise[b], rng).reshape(-1) & kept
-    own, open_ = torch.from_numpy(owners), torch.from_numpy(free)
+    own, open_ = (torch.from_numpy(part).to(device) for part in (owners, free))
     seen = (own[:, :, None] & own[:, None]) != 0
     seen |= open_[:, :, None] | open_[:, None]
     seen[:, text:, text:] = True
