@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from motion_app.engine.adapters import PLACES, Adapter, GatedAdapters, adapted
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.lora_files import write_adapter
-from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import RequestError
+from motion_app.jobs.models import Models
 from motion_app.models.adapters import FOLDER
 from motion_app.pocket.adapter_lessons import AdapterLesson, WarpedNoise, draw_lesson
 from motion_app.pocket.backbone import draw_timesteps, loss_weights
@@ -193,10 +193,12 @@ class AdapterRun:
         return {**means, "gap": 1 - means["with"] / means["without"]}
 
 
-def train_adapter_stage(options: argparse.Namespace, name: str, *, minutes: float) -> None:
+def train_adapter_stage(
+    options: argparse.Namespace, name: str, *, models: Models, minutes: float
+) -> None:
     """The adapter ``name`` of the checkpoint in ``--out``, into its folder of adapters once all
     steps are done; the backbone's own clips are taken where they are under ``--runs``."""
-    backbone = MotionEngine.load(options.out, device=options.device).backbone
+    backbone = models.engine(options.out).backbone
     lesson, unseen = (
         draw_lesson(
             name,

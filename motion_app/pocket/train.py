@@ -130,7 +130,7 @@ def train(options: argparse.Namespace) -> None:
     """Runs the stages asked for, in their order."""
     began = time.monotonic()
     models = None
-    if options.device is None or "motions" in options.stages:
+    if options.device is None or {"motions", *ADAPTER_STAGES} & set(options.stages):
         models = _models(options)
         options.device = models.device
     options.device = str(device_named(options.device))
@@ -173,7 +173,7 @@ def train(options: argparse.Namespace) -> None:
             from motion_app.pocket.adapter import train_adapter_stage
 
             minutes = _minutes(options, options.adapter_minutes, began)
-            train_adapter_stage(options, name, minutes=minutes)
+            train_adapter_stage(options, name, models=models, minutes=minutes)
 
 
 def _models(options: argparse.Namespace) -> Models:
