@@ -1,6 +1,7 @@
 """Who may import whom. The tree is the diagram; this keeps it so."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -65,10 +66,20 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@functools.cache
+def read(path: Path, _changed: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def tree_of(path: Path) -> ast.Module:
+    """A file as Python reads it: once for all the laws, and again where it was written anew."""
+    return read(path, path.stat().st_mtime_ns)
+
+
 def imports(path: Path) -> set[str]:
     """Absolute names a file imports anywhere, for type checkers too."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -154,7 +165,7 @@ def test_gradio_stays_in_the_page(module):
 def model_named(path: Path) -> set[str]:
     """What a file's code, its docstrings and comments aside, names of the model that is steered:
     CogVideoX's classes, its attention layers and blocks, the pipeline that it is loaded into."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     # A docstring, wherever it stands, is an expression of its own.
     told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     names = imports(path)
@@ -202,10 +213,11 @@ def test_what_needs_no_model_loads_without_torch_or_gradio():
     assert done.returncode == 0, done.stderr
 
 
+@functools.cache
 def defined(path: Path) -> set[str]:
     """The names that a module makes at its top level, apart from those it imports."""
     names: set[str] = set()
-    open_blocks = [ast.parse(path.read_text(encoding="utf-8")).body]
+    open_blocks = [tree_of(path).body]
     while open_blocks:
         for node in open_blocks.pop():
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -222,7 +234,7 @@ def homeless(path: Path) -> list[str]:
     """What a file imports of this package from a place that does not define it, here or inside a
     function: a name that is gone, or one that the place has only imported itself."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "motion_app":
             source = (node.module or "").removeprefix("motion_app").removeprefix(".")
             for alias in node.names:
@@ -248,7 +260,7 @@ def test_no_name_is_handed_on():
 def test_a_class_name_means_one_thing():
     places: dict[str, list[str]] = {}
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(module)
     assert not {name: found for name, found in places.items() if len(found) > 1}
@@ -261,7 +273,7 @@ def test_the_tree_has_no_drawer_for_odds_and_ends():
 
 def derived_elsewhere(path):
     """Classes of a file whose base is imported from another one of ours: (class, base)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     ours = {
         alias.asname or alias.name
         for node in ast.walk(tree)
