@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from motion_app.cli.parser import Result, add_command, show_progress, silence_loaders
+from motion_app.cli.parser import Result, add_command, models_for, show_progress
 from motion_app.errors import RequestError
 from motion_app.media.files import read_picture
 from motion_app.media.provenance import certificate_of, export_video
@@ -26,7 +26,7 @@ def make_stock(options: argparse.Namespace, settings: Settings) -> Result:
     """The video of one picture, or of all cases that a benchmark has written; of these what is
     there already is left."""
     told = _scenes(options)
-    silence_loaders()
+    models = models_for(options, settings)
 
     from motion_app.models.devices import device_named
     from motion_app.models.stock import StockGenerator, StockOptions
@@ -34,7 +34,7 @@ def make_stock(options: argparse.Namespace, settings: Settings) -> Result:
     names = {item.name for item in fields(StockOptions)}
     given = {name: value for name, value in vars(options).items() if name in names}
     asked = StockOptions(**{name: value for name, value in given.items() if value is not None})
-    device = device_named(options.device)
+    device = device_named(models.device)
     out = make_folder(options.out)
     waiting = {name: scene for name, scene in told.items() if not (out / f"{name}.mp4").exists()}
     made, certificate = [], certificate_of(settings)

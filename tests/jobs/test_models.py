@@ -3,9 +3,11 @@ same words, before anything is loaded."""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from PIL import Image
 
 from motion_app.benchmark.references import MARKED, lesson
 from motion_app.benchmark.tasks import load_runner
-from motion_app.cli.main import main
+from motion_app.cli.main import build_parser, main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import MotionAppError
 from motion_app.host import ModelHost
@@ -35,6 +37,7 @@ from motion_app.models import clicks
 from motion_app.models.clicks import ClickSegmenter
 from motion_app.settings import ROOT, Settings, load_settings
 
+POCKET = ROOT / "checkpoints" / "pocket"
 ENTRIES: dict[str, str] = {
     "generate": "generate request.json --out out",
     "train-motion": "train-motion clip.mp4 --name hop --phrase hops --noun fox --mover 0.4,0.5"
@@ -47,8 +50,24 @@ ENTRIES: dict[str, str] = {
     "pocket measure": "pocket measure --out out --cases 1 --processes 1",
     "pocket results": "pocket results --out out",
     "pocket study": "pocket study --out out --scenes 1 --steps 1",
+    "pocket showcase": "pocket showcase --out out.gif --cases 0",
     "pocket train": "pocket train --stages motions --runs out --out out",
+    "pocket train, encoder": "pocket train --stages encoder --runs out --out out",
+    "pocket train, adapter": "pocket train --stages any-frame --runs out --out out",
     "bench": "bench generate --json",
+    "transfer": "transfer image.png --click 10,10 --out out",
+    "motions encode": "motions encode clip.mp4 --name hop --phrase hops --noun fox --mover 0.4,0.5"
+    " --out hop.safetensors",
+    "motions add-clip": "motions add-clip jump.safetensors clip.mp4 --mover 0.4,0.5",
+    "stock": "stock --model gone --picture image.png --prompt rain --out out",
+}
+# Whatever a deployment sets, they load none of its models: files, drawings, studies, estimates, and
+# the measurement that goes where nothing is set up.
+LOAD_NOTHING = {
+    *("verify", "import-motion", "memory", "speed gpu", "pocket render", "pocket examples"),
+    *(f"motions {what}" for what in ("list", "delete", "rename", "share", "restore", "export")),
+    *(f"motions {what}" for what in ("import", "pull", "push")),
+    *(f"study {what}" for what in ("create", "report", "export", "simulate")),
 }
 
 
@@ -75,6 +94,7 @@ def place(tmp_path: Path, tiny_checkpoint: Path, monkeypatch) -> Iterator[Path]:
         | {"metrics": ["TF[dis]"]},
     ]
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    shutil.copy(POCKET / "motions" / "jump.safetensors", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOTION_APP_MODEL", str(tiny_checkpoint))
     monkeypatch.setenv("MOTION_APP_MOTIONS", json.dumps([str(tmp_path / "library")]))
@@ -112,6 +132,22 @@ def refusal(request, place: Path, monkeypatch) -> str:
     return str(caught.value)
 
 
+def commands(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The words of every command that can be run."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from commands(below)
+            return
+    yield parser.prog.partition(" ")[2]
+
+
+def test_of_every_command_it_is_known_whether_it_loads_a_model():
+    known = [name.partition(",")[0] for name in ENTRIES]
+    assert set(commands(build_parser())) == {*known, *LOAD_NOTHING}
+    assert not LOAD_NOTHING & set(known)
+
+
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_command_refuses_a_wrong_setting_in_the_same_words(entry, refusal, capsys):
     assert main(ENTRIES[entry].split()) == 2
@@ -145,7 +181,8 @@ def test_the_page_and_every_worker_refuse_it_in_the_same_words(refusal, place, m
 
 
 def test_the_option_of_a_command_is_refused_as_the_setting_is(place, capsys):
-    for entry, line in ENTRIES.items():
+    lines = {**ENTRIES, "speed gpu": "speed gpu --out out --shape tiny", "memory": "memory"}
+    for entry, line in lines.items():
         assert main([*line.split(), "--device", "nowhere"]) == 2, entry
         told = capsys.readouterr().err
         assert told == 'error: unknown device "nowhere"; choose cpu, cuda, cuda:1 …\n', entry
