@@ -140,3 +140,10 @@ def _execute(folder: str, statement: str) -> None:
     connection = psycopg.connect(host=folder, user="study", dbname="postgres", autocommit=True)
     with connection:
         connection.execute(statement)  # type: ignore[call-overload]
+
+
+@pytest.fixture(name="database", params=one_every_day("sqlite"))
+def database_of_pages(request: pytest.FixtureRequest) -> str | None:
+    """For a file about pages, that imports it: the store's own tests run on every database every
+    day; of the pages, whole visits do."""
+    return database_for(request)

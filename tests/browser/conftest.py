@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import postgres
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from postgres import database_of_pages  # noqa: F401
 from serving import RunningApp
 from visits import DESKTOP, open_page
 
@@ -65,12 +65,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, server: str) -> Page:
     return open_page(browser, server, DESKTOP)
-
-
-@pytest.fixture(params=postgres.one_every_day("sqlite"))
-def database(request: pytest.FixtureRequest) -> str | None:
-    """The store's own tests run on every database every day; of the pages, one visit does."""
-    return postgres.database_for(request)
 
 
 @pytest.hookimpl(trylast=True)

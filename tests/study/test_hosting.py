@@ -13,6 +13,7 @@ import pytest
 from example_requests import request_of
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from postgres import database_of_pages  # noqa: F401
 from serving import ROOT, RunningApp
 from starlette.routing import Mount
 from tiny_proxy import Habits, TinyProxy

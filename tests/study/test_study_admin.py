@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from postgres import database_of_pages  # noqa: F401
 from tiny_study import METHODS, SECRET, Caller, answer_everything, make_study
 
 from motion_app.study.answers import Study

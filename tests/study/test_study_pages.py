@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from postgres import database_of_pages  # noqa: F401
 from test_study_items import draw_items
 from tiny_study import METHODS, SECRET, Caller, answer_everything, make_study
 

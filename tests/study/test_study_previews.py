@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from postgres import database_of_pages  # noqa: F401
 from tiny_study import METHODS, SECRET, Caller, agreed, answer_everything, make_study
 
 from motion_app.study.answers import Study
