@@ -9,6 +9,7 @@ import torch
 from test_pipeline import motions, scene  # noqa: F401
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from motion_app import acceleration
 from motion_app.acceleration import CACHES, Acceleration, StepCache
 from motion_app.engine import kernels
 from motion_app.engine.attention import AttentionPlan, FixedShapes, attend
@@ -24,10 +25,13 @@ from motion_app.engine.runtime import resampled, residual_ratios
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.evaluation.metrics import PSNR_AT_MOST
 from motion_app.jobs.models import Models
+from motion_app.scene import GenerationRequest
 from motion_app.settings import ROOT, Settings
+from motion_app.speed import caches
 from motion_app.speed.caches import bench_caches, computed_share
 from motion_app.speed.parts import two_objects
 
+POCKET = ROOT / "checkpoints" / "pocket"
 LAYOUT = SequenceLayout(text=8, phrases=[(1, 3), (4, 6)], motion=[5, 7], grid=(3, 6, 8))
 
 
@@ -250,12 +254,22 @@ def test_measured_ratios_are_those_of_what_the_layers_add(engine, motions):  # n
     assert not transformer.transformer_blocks[-1]._forward_hooks
 
 
+def on_the_pocket(engine: MotionEngine) -> GenerationRequest:
+    return two_objects(engine, str(POCKET)).with_options(steps=20)
+
+
+@pytest.fixture(scope="module")
+def uncached() -> np.ndarray:
+    """The frames without any cache."""
+    engine = accelerated(POCKET)
+    return engine.generate(on_the_pocket(engine)).frames.astype(float)
+
+
 @pytest.mark.parametrize("kind", CACHES)
-def test_every_cache_works_on_the_pocket_by_its_name_alone(kind):
+def test_every_cache_works_on_the_pocket_by_its_name_alone(kind, uncached):
     """As a deployment sets it, and skipping as much as it can."""
-    pocket = ROOT / "checkpoints" / "pocket"
-    engine = accelerated(pocket, cache_steps=StepCache(kind, strength=1.0))
-    request = two_objects(engine, str(pocket)).with_options(steps=20)
+    engine = accelerated(POCKET, cache_steps=StepCache(kind, strength=1.0))
+    request = on_the_pocket(engine)
     passes = []
     block = engine.backbone.transformer.transformer_blocks[-1].attn1.to_out[0]
     block.register_forward_hook(lambda *_: passes.append(1))
@@ -264,8 +278,7 @@ def test_every_cache_works_on_the_pocket_by_its_name_alone(kind):
         request, lambda report: started.append(engine.runtime.cache.started_at) or True
     )
     assert started[-1] is not None and len(passes) < 20
-    plain = accelerated(pocket).generate(request)
-    error = (video.frames.astype(float) - plain.frames.astype(float)) ** 2
+    error = (video.frames - uncached) ** 2
     assert 10 * np.log10(255**2 / max(error.mean(), 1e-9)) > 22  # the same video to the eye
     assert not engine.backbone.transformer.is_cache_enabled
 
@@ -288,15 +301,18 @@ def test_a_cache_does_without_guidance_too(kind, tiny_checkpoint, motions):  # n
     assert 0 < share.attention < 1
 
 
-def test_the_bench_of_caches_compares_each_with_the_same_videos_without_one():
-    settings = Settings(model=str(ROOT / "checkpoints" / "pocket"))
-    figures = bench_caches(Models(settings), scenes=1, steps=12)
+@pytest.mark.parametrize("kinds", [("mag",), pytest.param(CACHES, marks=pytest.mark.long)])
+def test_the_bench_of_caches_compares_each_with_the_same_videos_without_one(kinds, monkeypatch):
+    monkeypatch.setattr(caches, "RATIO_SCENES", 1)
+    monkeypatch.setattr(acceleration, "CACHES", kinds)
+    figures = bench_caches(Models(Settings(model=str(POCKET))), scenes=1, steps=12)
     assert figures["none.psnr"] == PSNR_AT_MOST and figures["none.over_none"] == 1
     assert figures["none.attention_computed"] == pytest.approx(1)
-    for kind in CACHES:
+    for kind in kinds:
         assert figures[f"{kind}.psnr"] >= figures[f"{kind}.psnr_worst"] > 22
         assert 0 < figures[f"{kind}.attention_computed"] <= 1 + 1e-9
         assert 0 <= figures[f"{kind}.follows"] <= 1
+    assert {name.partition(".")[0] for name in figures} == {"none", "mag_ratio", *kinds}
     assert sum(name.startswith("mag_ratio.") for name in figures) == 12
 
 

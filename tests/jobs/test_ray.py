@@ -28,15 +28,15 @@ STEPS = 30  # long enough for a node to die over one
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Three nodes with one processor each, and little memory."""
+def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """So many nodes with one processor each, and little memory."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # else 15, and tests beside it starve them
     lean = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_log_monitor": False}
     head = {**lean, "include_dashboard": False, "no_monitor": True}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        for _ in range(NODES - 1):
+        for _ in range(request.param - 1):
             cluster.add_node(**lean)
         yield cluster
     finally:
@@ -65,6 +65,7 @@ def manifest(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("cluster", [NODES], indirect=True)
 def test_every_item_has_one_result_though_a_node_dies_over_one(
     cluster: Cluster, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_every_item_has_one_result_though_a_node_dies_over_one(
             assert kept["frames"].shape == (13, 32, 48, 3)
 
 
+@pytest.mark.parametrize("cluster", [1], indirect=True)
 def test_a_setting_that_cannot_hold_on_a_workers_machine_ends_the_batch_in_its_own_words(
     cluster: Cluster, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -114,11 +114,12 @@ def test_the_engine_without_motions_is_the_stock_pipeline_bit_for_bit(
     assert np.array_equal(ours, stock.float().numpy())
 
 
+@pytest.mark.parametrize("scenes", [2, pytest.param(6, marks=pytest.mark.long)])
 def test_objects_move_more_like_their_own_motion_than_like_the_other(
-    engine: MotionEngine, motions: list[Motion]
+    engine: MotionEngine, motions: list[Motion], scenes: int
 ) -> None:
     names, margins = [motion.name for motion in motions], []
-    for case in tuning_cases(names, {2: 6}, geometry=engine.geometry):
+    for case in tuning_cases(names, {2: scenes}, geometry=engine.geometry):
         video = engine.generate(case.request(case.chosen(motions)))
         scores = colour_scores(case, video.frames, geometry=engine.geometry)
         margins += scores.values["own_minus_other[colour]"]

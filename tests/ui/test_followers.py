@@ -7,7 +7,6 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
@@ -22,12 +21,6 @@ FEW, MANY = 30, 200
 CLICKS = 5
 MOST_SECONDS = 1.0
 MOST_TIMES = 3  # as long as a click takes beside the same job when nobody follows it
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    with RunningApp(tmp_path_factory.mktemp("followed")) as running:
-        yield running
 
 
 async def call(client: httpx.AsyncClient, endpoint: str, *data: Any) -> Any:
