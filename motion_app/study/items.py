@@ -121,7 +121,11 @@ def _all_made(
 @contextmanager
 def frozen_heap() -> Iterator[None]:
     """While many videos are written: imageio's writer collects garbage twice for each, and with
-    everything a program has loaded that takes ten times as long as encoding a short clip."""
+    everything a program has loaded that takes ten times as long as encoding a short clip. A program
+    that has frozen what it loaded, as the app does, stays so: it can only be thawed as a whole."""
+    if gc.get_freeze_count():
+        yield
+        return
     gc.collect()
     gc.freeze()
     try:

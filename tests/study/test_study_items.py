@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import tempfile
 from functools import cache
@@ -17,7 +18,15 @@ from motion_app.errors import MediaError, MotionAppError, RequestError
 from motion_app.media.files import encode_data_uri, read_clip, write_video
 from motion_app.media.provenance import export_video
 from motion_app.study.creation import create_study, named_method
-from motion_app.study.items import VideoChoice, alike, choose_format, damaged, fitted, prepare_items
+from motion_app.study.items import (
+    VideoChoice,
+    alike,
+    choose_format,
+    damaged,
+    fitted,
+    frozen_heap,
+    prepare_items,
+)
 from motion_app.study.records import VideoFormat
 from motion_app.study.sources import ResultFolder, SourceItem, read_sources, sources_from_results
 
@@ -432,3 +441,19 @@ def test_two_files_of_one_method_are_refused_and_not_merged(tmp_path):
     (source / "item-0" / "baseline.mov").write_bytes(b"")
     with pytest.raises(RequestError, match=r"baseline.mov and baseline.mp4, both of"):
         read_sources(source)
+
+
+def test_what_a_program_has_frozen_stays_so_and_what_is_frozen_for_a_study_is_thawed():
+    """Else every video that the app makes after a study waits for all that was imported."""
+    gc.freeze()
+    before = gc.get_freeze_count()
+    try:
+        with frozen_heap():
+            pass
+        assert gc.get_freeze_count() >= before > 0
+        gc.unfreeze()
+        with frozen_heap():
+            assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()

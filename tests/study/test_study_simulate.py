@@ -65,8 +65,8 @@ def test_everybody_at_once_in_any_database_and_nothing_is_left_of_it(database):
 def test_a_rater_thinks_before_every_answer_and_that_is_no_wait(monkeypatch):
     thoughts: list[float] = []
     monkeypatch.setattr("motion_app.study.synthetic_raters.time.sleep", thoughts.append)
-    found = simulate_study(raters=2, items=6, methods=2, http=False, crowd=Crowd(pace=900.0))
-    assert len(thoughts) == 2 * (6 + 1 + 1) * 4  # practice is not thought about
+    found = simulate_study(raters=4, items=2, methods=2, http=False, crowd=Crowd(pace=900.0))
+    assert len(thoughts) == 4 * (2 + 1 + 1) * 4  # practice is not thought about
     assert 600 < sum(thoughts) / len(thoughts) < 1200
     assert found.phases.answering < 600 and 0 < found.saves.p99 < 600_000
 
