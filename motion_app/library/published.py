@@ -101,13 +101,15 @@ class Publication:
 
 
 class MotionRepository:
-    """``owner/name`` on the hub, or ``owner/name@revision``. MotionFileError for another text."""
+    """``owner/name`` on the hub, or ``owner/name@revision``. MotionFileError for another text.
+    ``token``: whose rights it is asked with, None for the login of this machine."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, token: str | None = None) -> None:
         if not MOTION_REPOSITORY.fullmatch(text):
             raise MotionFileError(f'"{text[:80]}" is no repository; expected owner/name')
         self.name, _, revision = text.partition("@")
         self.revision = revision or None
+        self._token = token
         self._read: dict[str, Motion] = {}  # by sha256
         self._lock = threading.Lock()
         self._last: tuple[float, RepositoryListing] | None = None  # time.monotonic when it came
@@ -154,7 +156,7 @@ class MotionRepository:
         """
         from huggingface_hub import get_token
 
-        if self._of_hub(get_token) is None:
+        if self._token is None and self._of_hub(get_token) is None:
             raise MotionFileError(f"there is no login for the hub; {HOW_TO_LOG_IN}")
         listing = self._listing(self._of_hub(lambda: self._found_or_made(create)))
         with TemporaryDirectory() as folder:
@@ -175,14 +177,14 @@ class MotionRepository:
         except RepositoryNotFoundError:
             if create is None:
                 raise
-            _api().create_repo(self.name, private=create == "private")
+            self._api().create_repo(self.name, private=create == "private")
             return self._info()
 
     def _info(self) -> ModelInfo:
-        return _api().model_info(self.name, revision=self.revision, files_metadata=True)
+        return self._api().model_info(self.name, revision=self.revision, files_metadata=True)
 
     def _download(self, file: str, revision: str, folder: Path) -> str:
-        return _api().hf_hub_download(self.name, file, revision=revision, local_dir=folder)
+        return self._api().hf_hub_download(self.name, file, revision=revision, local_dir=folder)
 
     def _commit(self, parcels: _Parcels) -> str:
         from huggingface_hub import CommitOperationAdd
@@ -197,7 +199,7 @@ class MotionRepository:
         card = card_text(self.name, parcels.all_motions(), files, told=told).encode()
         contents: dict[str, str | bytes] = {**parcels.files, CARD: card}
         return str(
-            _api()
+            self._api()
             .create_commit(
                 self.name,
                 [CommitOperationAdd(file, content) for file, content in contents.items()],
@@ -207,6 +209,13 @@ class MotionRepository:
             )
             .commit_url
         )
+
+    def _api(self) -> HfApi:
+        from huggingface_hub import HfApi
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()  # a motion has a few megabytes
+        return HfApi(token=self._token)
 
     def _listing(self, info: ModelInfo) -> RepositoryListing:
         siblings = {one.rfilename: one for one in info.siblings or ()}
@@ -244,7 +253,7 @@ class MotionRepository:
 
         def parse() -> Motion:
             try:
-                header = _api().parse_safetensors_file_metadata(
+                header = self._api().parse_safetensors_file_metadata(
                     self.name, sibling.rfilename, revision=revision
                 )
                 told = {key: str(said) for key, said in header.metadata.items()}
@@ -324,14 +333,6 @@ class _Parcels:
         """The commit's line."""
         named = [*self.names["added"], *self.names["replaced"]]
         return f"Motion{'s' if len(named) > 1 else ''}: {', '.join(named)}"[:200]
-
-
-def _api() -> HfApi:
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()  # a motion has a few megabytes
-    return HfApi()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 import gradio as gr
 import numpy as np
@@ -58,10 +59,11 @@ def cards_html(
     whose: Callable[[Motion], Whose] = lambda _: "shipped",
     *,
     learning: bool = False,
+    private: Mapping[str, bool] = MappingProxyType({}),
 ) -> str:
     """What stands in the dialog: title, search box, where motions are learned the entrance of a
     clip, "none" and a card for each motion. ``whose``: of whom each is, to choose from those of one
-    kind."""
+    kind; below them one's own can be changed. ``private`` as of ``library_html``."""
     t = {key: html.escape(texts(f"transfer.{key}")) for key in _TEXTS}
     cards = "".join(_card_html(motion, whose(motion), texts) for motion in motions)
     neutral = any(motion.phrase == NEUTRAL_PHRASE for motion in motions)
@@ -80,10 +82,39 @@ def cards_html(
         f' data-key="none" tabindex="-1"><span class="preview preview-none">{t["no_motion"]}</span>'
         f'<b>{t["no_motion_name"]}</b><span class="quiet">{t["no_motion_help"]}</span></button>'
         f"{cards}</div>"
+        f"{_own_html([one for one in motions if whose(one) == 'mine'], private, texts)}"
         f'<p class="note quiet" data-key="about">{about}</p>'
         f'<p class="note quiet cards-none" data-key="none-found" role="status" hidden'
         f" data-own>{t['cards_none']}</p>"
     )
+
+
+def _own_html(motions: Sequence[Motion], private: Mapping[str, bool], texts: Texts) -> str:
+    """One's own motions with what may be done with each; "" for none."""
+    if not motions:
+        return ""
+    items = "".join(_own_item_html(motion, private.get(motion.digest), texts) for motion in motions)
+    title = html.escape(texts("transfer.cards_own", n=len(motions)))
+    return (
+        f'<details class="own-motions" data-key="own" data-open><summary>{title}</summary>'
+        f"<ul>{items}</ul></details>"
+    )
+
+
+def _own_item_html(motion: Motion, private: bool | None, texts: Texts) -> str:
+    tag = "" if private is None else _tag_html("private" if private else "shown", texts)
+    acts = "".join(_act_html(what, motion, texts) for what in _own_acts(private))
+    name = html.escape(motion.name)
+    return (
+        f'<li class="own-motion" data-digest="{motion.digest}"'
+        f' data-key="{motion.digest[:32]} {name}"><b class="own-name">{name}</b>'
+        f'{_rename_html(motion, texts)}{tag}<div class="motion-acts">{acts}</div></li>'
+    )
+
+
+def _own_acts(private: bool | None) -> list[str]:
+    """What may be done with a motion that is one's own, besides deleting it."""
+    return ["rename", *([] if private is None else ["share" if private else "hide"])]
 
 
 def whose_html(texts: Texts) -> str:
@@ -188,7 +219,7 @@ def new_cards() -> gr.HTML:
     "delete") and the motion's ``digest``; ``restore`` with the ``token`` of a deleted one."""
     return gr.HTML(
         "",
-        js_on_load=script("search", "library_cards"),
+        js_on_load=script("search", "own_motions", "library_cards"),
         elem_id="library-cards",
         apply_default_css=False,
     )
@@ -261,17 +292,16 @@ def _library_card(
     acts, form = ["export"], ""
     if whose == "mine":
         form = _rename_html(motion, texts)
-        acts += ["rename", "delete"]
+        acts += [*_own_acts(private), "delete"]
         if private is not None:
             tags.append(_tag_html("private" if private else "shown", texts))
-            acts.insert(-1, "share" if private else "hide")
     else:
         tags.append(_tag_html("shipped" if whose == "shipped" else "others", texts))
     return card.html(
         "li",
         f'class="motion-card" data-digest="{motion.digest}" data-whose="{whose}"',
         _preview_html(motion, previews, texts),
-        f'<div class="motion-body"><h3>{card.name}</h3>{form}'
+        f'<div class="motion-body"><h3 class="own-name">{card.name}</h3>{form}'
         f"{_words_html(motion, texts)}"
         f'<p class="motion-tags">{"".join(tags)}</p>{_details_html(motion, texts)}'
         f'<div class="motion-acts">{"".join(_act_html(what, motion, texts) for what in acts)}'

@@ -12,6 +12,7 @@ import gradio as gr
 from motion_app.host import ModelHost
 from motion_app.settings import ROOT
 from motion_app.ui.api.files import checked_endpoint
+from motion_app.ui.api.hub import HubEndpoints
 from motion_app.ui.api.jobs import JobEndpoints, MotionEndpoints
 from motion_app.ui.api.pictures import PictureEndpoints
 from motion_app.ui.api.transfer import TransferEndpoint
@@ -72,7 +73,7 @@ def register_api(host: ModelHost) -> None:
     address of the server's is never read. A file goes out as one that ``gradio_client`` downloads.
     """
     pictures, jobs, motions = PictureEndpoints(host), JobEndpoints(host), MotionEndpoints(host)
-    scenes = TransferEndpoint(host)
+    scenes, hub = TransferEndpoint(host), HubEndpoints(host)
     computing = (pictures.segment, pictures.find, pictures.verify, pictures.evaluate)
     computing += (scenes.transfer,)
     for endpoint in (
@@ -82,6 +83,7 @@ def register_api(host: ModelHost) -> None:
         *(motions.motions, motions.import_motion, motions.export_motion),
         *(motions.rename_motion, motions.share_motion),
         *(motions.delete_motion, motions.restore_motion),
+        *(hub.published_motions, hub.pull_motions, hub.push_motions),
     ):
         most = COMPUTING if endpoint in computing else None
         gr.api(checked_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=most)
@@ -135,7 +137,14 @@ class LanguagePage:
             inputs=[session],
             outputs=[transfer.objects],
         )
-        self.motions.show_library_after(learned)
+        changed = listen(
+            transfer.objects.own,
+            transfer.change_own,
+            inputs=[session],
+            outputs=[transfer.objects],
+        )
+        for event in (learned, changed):
+            self.motions.show_library_after(event)
         self.study.wire(session, self.study_tab)
         self.evaluate.wire(session, tab=self.evaluate_tab)
         entered = listen(

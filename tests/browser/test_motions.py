@@ -100,7 +100,29 @@ def test_ones_own_motions_are_found_renamed_shared_and_hidden(
     expect(dialog.locator(".card[data-whose=shipped]:visible")).to_have_count(0)
     check_accessible(page)
     card.click()
-    expect(page.locator(".motion-button").first).to_have_attribute("data-motion", "our leap")
+    chosen = page.locator(".motion-button").first
+    expect(chosen).to_have_attribute("data-motion", "our leap")
+
+    chosen.click()
+    dialog.locator(".own-motions summary").click()
+    ours = dialog.locator(".own-motion", has_text="our leap")
+    ours.get_by_role("button", name="Make private").click()
+    expect(ours).to_contain_text("only you see it")
+    ours.get_by_role("button", name="Rename").click()
+    field = ours.get_by_label("New name of the motion our leap")
+    field.press("Escape")
+    expect(field).to_be_hidden()
+    ours.get_by_role("button", name="Rename").click()
+    check_accessible(page)
+    field.fill("our vault")
+    field.press("Enter")
+    ours = dialog.locator(".own-motion", has_text="our vault")
+    expect(ours).to_contain_text("only you see it")
+    dialog.get_by_role("button", name="Close").click()
+    expect(chosen).to_have_attribute("data-motion", "our vault")
+    open_tab(page, "motions")
+    page.get_by_role("button", name="All", exact=True).click()
+    expect(page.locator(".motion-card", has_text="our vault")).to_contain_text("only you see it")
 
 
 def test_a_motion_of_the_hub_is_brought_in(page: Page, app_hub: FakeHub, tmp_path: Path):

@@ -25,11 +25,12 @@ from motion_app.scene import Motion, Options
 from motion_app.settings import DEFAULT_LIMITS, ROOT, Settings
 from motion_app.training.inputs import MOST_LETTERS, MOST_STEPS, TrainingInputs
 from motion_app.ui.api import files
+from motion_app.ui.api.hub import HubEndpoints
 from motion_app.ui.api.jobs import ENTRY_PATHS, JobEndpoints, MotionEndpoints
 from motion_app.ui.api.pictures import LONGEST_WORD, MOST_WORDS, PictureEndpoints
 from motion_app.ui.api.transfer import ThingEntry, TransferEndpoint
 
-OWNERS = (PictureEndpoints, JobEndpoints, MotionEndpoints, TransferEndpoint)
+OWNERS = (PictureEndpoints, JobEndpoints, MotionEndpoints, TransferEndpoint, HubEndpoints)
 ENDPOINTS = {
     name: method
     for owner in OWNERS

@@ -55,6 +55,9 @@ ENDPOINTS = {
     "share_motion": 2,
     "delete_motion": 1,
     "restore_motion": 1,
+    "published_motions": 2,
+    "pull_motions": 3,
+    "push_motions": 5,
 }
 TAKES_A_FILE = ("segment", "transfer", "verify", "evaluate", "import_motion")
 

@@ -264,7 +264,7 @@ class MotionEndpoints:
             its clip, in pixels, one point a frame, or null}, ...], "problems": [...]}; "problems"
             has a line for each file of the library that cannot be used
         """
-        entries = [_entry(motion) for motion in self.host.motions(self._visitor(http))]
+        entries = [told_of(motion) for motion in self.host.motions(self._visitor(http))]
         return {"motions": entries, "problems": self.host.library.problems()}
 
     def import_motion(
@@ -282,7 +282,7 @@ class MotionEndpoints:
         """
         path = received(file, most_megabytes=self.host.settings.limits.motion_megabytes)
         owner = self._visitor(http).owner
-        return _entry(self.host.import_motion(path, name=name, phrase=phrase, owner=owner))
+        return told_of(self.host.import_motion(path, name=name, phrase=phrase, owner=owner))
 
     def export_motion(self, name: str, http: gr.Request | None = None) -> Json:
         """A motion as one file, its preview inside.
@@ -293,7 +293,7 @@ class MotionEndpoints:
         Returns:
             {"name", "file"}
         """
-        motion = self._named(name, self._visitor(http))
+        motion = named_motion(self.host, name, self._visitor(http))
         file = self.host.library.export_file(motion, new_export_folder(motion))
         return {"name": motion.name, "file": handed_out(file)}
 
@@ -307,7 +307,7 @@ class MotionEndpoints:
             {"deleted": its name, "token": what ``restore_motion`` takes}
         """
         user = self._visitor(http)
-        motion = self._named(name, user)
+        motion = named_motion(self.host, name, user)
         deleted = self.host.library.delete(motion.name, by=user)
         forget_exports(motion)
         return {"deleted": deleted.name, "token": deleted.token}
@@ -323,7 +323,8 @@ class MotionEndpoints:
             the motion, as ``motions`` lists it
         """
         user = self._visitor(http)
-        return _entry(self.host.library.rename(self._named(name, user).name, new_name, by=user))
+        named = named_motion(self.host, name, user)
+        return told_of(self.host.library.rename(named.name, new_name, by=user))
 
     def share_motion(self, name: str, shared: bool = True, http: gr.Request | None = None) -> Json:
         """Show a motion that this client learned or imported to all, or to nobody else.
@@ -336,7 +337,8 @@ class MotionEndpoints:
             the motion, as ``motions`` lists it
         """
         user = self._visitor(http)
-        return _entry(self.host.library.share(self._named(name, user).name, shared, by=user))
+        named = named_motion(self.host, name, user)
+        return told_of(self.host.library.share(named.name, shared, by=user))
 
     def restore_motion(self, token: str, http: gr.Request | None = None) -> Json:
         """Bring a motion back that this client deleted.
@@ -347,16 +349,19 @@ class MotionEndpoints:
         Returns:
             the motion, as ``motions`` lists it
         """
-        return _entry(self.host.library.restore(token, by=self._visitor(http)))
-
-    def _named(self, name: str, user: LibraryUser) -> Motion:
-        if "/" in name or "\\" in name or name.endswith(".safetensors"):
-            raise RequestError(f'"{name[:60]}" is a file; use the name of a motion in the library')
-        return self.host.library.seen_by(user).find(name)
+        return told_of(self.host.library.restore(token, by=self._visitor(http)))
 
     def _visitor(self, http: gr.Request | None) -> LibraryUser:
         return client_user(http, self.host.settings)
 
 
-def _entry(motion: Motion) -> Json:
+def named_motion(host: ModelHost, name: str, user: LibraryUser) -> Motion:
+    """The motion of that name, of those that ``user`` sees; RequestError for a file's name."""
+    if "/" in name or "\\" in name or name.endswith(".safetensors"):
+        raise RequestError(f'"{name[:60]}" is a file; use the name of a motion in the library')
+    return host.library.seen_by(user).find(name)
+
+
+def told_of(motion: Motion) -> Json:
+    """What callers are told of a motion: all but where it lies here."""
     return {key: value for key, value in motion_entry(motion).items() if key not in ENTRY_PATHS}

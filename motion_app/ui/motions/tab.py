@@ -13,8 +13,7 @@ import gradio as gr
 from motion_app.errors import MotionAppError, MotionFileError, RequestError
 from motion_app.host import KEEPS_PHRASE, ModelHost
 from motion_app.jobs.progress import JobProgress
-from motion_app.library.owners import Ownership
-from motion_app.ui.api.files import forget_exports, new_export_folder
+from motion_app.ui.api.files import new_export_folder
 from motion_app.ui.boundary import in_one_line, listen
 from motion_app.ui.form_faults import FieldNotes, FormFaults
 from motion_app.ui.markup import Texts, note_html, script, titled_html
@@ -31,6 +30,7 @@ from motion_app.ui.motions.training import (
     validation_html,
     view_html,
 )
+from motion_app.ui.own_motions import change_motion, hidden_ones, motion_asked_for
 from motion_app.ui.pictures import Previews
 from motion_app.ui.visitor import PageVisit, library_user
 from motion_app.world.clips import ExampleClip
@@ -317,12 +317,11 @@ class LibraryPanel:
         """The library as it is now."""
         library = self.host.library.seen_by(state.user)
         motions = library.list()
-        ownerships = {motion.digest: Ownership.read(motion.path) for motion in motions}
         return library_html(
             motions,
             base=self.host.base(),
             whose={motion.digest: library.whose(motion) for motion in motions},
-            private={digest: own.private for digest, own in ownerships.items() if own.mark},
+            private=hidden_ones(motions),
             deleted=state.deleted,
             problems=self.host.library.problems(),
             previews=self.previews,
@@ -331,29 +330,14 @@ class LibraryPanel:
 
     def act(self, state: TrainingState, event: gr.EventData) -> list[Any]:
         """What a card's button says: export its motion, or change what is one's own."""
-        data = event._data or {}
-        digest, what = str(data.get("digest")), data.get("what")
+        values = event._data or {}
         library = self.host.library.seen_by(state.user)
-        motion = next((m for m in library.list() if m.digest == digest), None)
-        if motion is None:
-            raise MotionFileError("this motion is not in the library any more; reload the page")
-        if what == "export":
+        motion = motion_asked_for(library, values)
+        if values.get("what") == "export":
             file = library.export_file(motion, new_export_folder(motion))
             return [gr.skip(), gr.skip(), gr.update(value=str(file))]
-        whose = library.whose(motion)
-        if whose != "mine":
-            why = "not_yours" if whose == "shared" else "not_deletable"
-            raise MotionFileError(self.texts(f"motions.{why}", name=motion.name))
-        if what == "rename":
-            library.rename(motion.path, str(data.get("name") or ""), by=state.user)
-        elif what in ("share", "hide"):
-            library.share(motion.path, what == "share", by=state.user)
-        elif what == "delete":
-            state.deleted = library.delete(motion.path, by=state.user)
-        else:
-            raise MotionFileError(f"a motion cannot be told to {what}; reload the page")
-        if what != "share":
-            forget_exports(motion)
+        deleted = change_motion(library, motion, values, state.user, self.texts)
+        state.deleted = deleted or state.deleted
         return [state, self.show_cards(state), gr.update(value=None)]
 
     def restore(self, state: TrainingState, event: gr.EventData) -> list[Any]:

@@ -110,12 +110,20 @@ sheet.addEventListener("click", (event) => {
     sift();
     return;
   }
+  const own = event.target.closest("[data-what]");
+  if (own) {
+    const { digest } = own.closest(".own-motion").dataset;
+    if (own.dataset.what !== "rename") trigger("own", { what: own.dataset.what, digest });
+    return;
+  }
   const card = event.target.closest(".card");
   if (card?.dataset.local === "clip") pickClip(opener.object);
   else if (card) act({ kind: "motion", object: opener.object, motion: card.dataset.name });
   const outside = event.target === sheet;
   if (card || outside || event.target.closest('[data-local="close-cards"]')) sheet.close();
 });
+
+listenForNames(sheet, ".own-motion", (asked) => trigger("own", asked));
 
 function redrawCards() {
   draw(sheet, props.cards);

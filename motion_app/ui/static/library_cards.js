@@ -26,30 +26,6 @@ root.addEventListener("input", (event) => {
   filter();
 });
 
-function rename(card, open) {
-  const form = card.querySelector(".motion-rename");
-  form.hidden = !open;
-  card.querySelector("h3").hidden = open;
-  if (open) form.querySelector("input").select();
-  else {
-    form.reset();
-    card.querySelector("[data-what=rename]").focus();
-  }
-}
-
-root.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const card = event.target.closest(".motion-card");
-  const name = event.target.querySelector("input").value;
-  trigger("act", { what: "rename", digest: card.dataset.digest, name });
-});
-
-root.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && event.target.closest(".motion-rename")) {
-    rename(event.target.closest(".motion-card"), false);
-  }
-});
-
 root.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
@@ -58,11 +34,7 @@ root.addEventListener("click", (event) => {
     filter();
     return;
   }
-  if ("leave" in button.dataset) rename(button.closest(".motion-card"), false);
-  if (button.dataset.what === "rename") {
-    rename(button.closest(".motion-card"), true);
-    return;
-  }
+  if (button.dataset.what === "rename") return; // as below
   if (button.dataset.restore) trigger("restore", { token: button.dataset.restore });
   const card = button.closest(".motion-card");
   if (card && button.dataset.what) {
@@ -71,5 +43,6 @@ root.addEventListener("click", (event) => {
   }
 });
 
+listenForNames(root, ".motion-card", (asked) => trigger("act", asked));
 watch("value", filter);
 filter();

@@ -393,6 +393,12 @@ class SceneActions:
         session.put(draft.with_prompt(prompt), Action("transfer.did_prompt", burst=burst))
 
 
+def serial_of(values: Values) -> int:
+    """The number of an edit, by which the page knows that it was heard; 0 for other actions."""
+    serial = values.get("serial")
+    return serial if isinstance(serial, int) else 0
+
+
 def _number(values: Values, name: str) -> float:
     try:
         number = float(values[name])

@@ -142,10 +142,15 @@ class SceneDraft:
         return found
 
     def settled(self, library: Library) -> SceneDraft:
-        """With the motions that were learned meanwhile; the same where none was."""
-        draft = self
+        """With the motions that were learned meanwhile, and the others as they are called now; the
+        same where nothing changed."""
+        draft, now = self, {motion.path: motion for motion in library.list()}
         for index, item in enumerate(self.objects):
-            motion = None if item.lesson is None else item.lesson.learned(library)
+            motion = item.motion and now.get(item.motion.path)
+            if item.lesson is not None:
+                motion = item.lesson.learned(library)
+            elif motion == item.motion:
+                continue
             if motion is not None:
                 draft = draft.changed(index, lambda one, motion=motion: one.settled(motion))
         return draft

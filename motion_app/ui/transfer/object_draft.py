@@ -201,7 +201,8 @@ class ObjectDraft:
         return replace(self.moved_by(lesson.motion), lesson=lesson)
 
     def settled(self, motion: Motion) -> ObjectDraft:
-        """Its lesson was learned and is now ``motion``; its words stay."""
+        """Its lesson was learned and is now ``motion``, or its motion is called otherwise now; its
+        words stay."""
         return replace(self, motion=motion, lesson=None)
 
 

@@ -19,14 +19,14 @@ from motion_app.media.file_types import CLIP_CHOICES, PICTURE_FILES
 from motion_app.request.request import RequestFile
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import MOUNT, Texts, script, step_heading
-from motion_app.ui.motion_cards import cards_html, preview_key
 from motion_app.ui.pictures import Previews
-from motion_app.ui.transfer.actions import SceneActions
+from motion_app.ui.transfer.actions import SceneActions, serial_of
 from motion_app.ui.transfer.canvas import canvas_html, foreseen_uri, mask_file, masks_file
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
 from motion_app.ui.transfer.lesson_actions import LessonActions
 from motion_app.ui.transfer.lesson_panel import LearningOffer, asked_html
+from motion_app.ui.transfer.motion_dialog import MotionDialog
 from motion_app.ui.transfer.picture import Example, examples_html, find_html, fit_html, sources_html
 from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
@@ -53,7 +53,8 @@ class TransferTab:
         self.host, self.texts, self.session = host, texts, session
         self.lessons = LessonActions(host, kept.keep_clip, clips)
         self.actions = SceneActions(host, examples, self.lessons)
-        self.previews, self.kept = previews, kept
+        self.kept = kept
+        self.dialog = MotionDialog(host, texts, previews)
         with gr.Row(elem_id="steps"):
             with gr.Column(elem_classes="step", min_width=200):
                 self._build_picture(examples)
@@ -92,18 +93,18 @@ class TransferTab:
 
         def preview(values: dict[str, Any]) -> str:
             """A motion's preview by its digest, for a card that is seen."""
-            return self._preview(values)
+            return self.dialog.preview(values)
 
         gr.HTML(step_heading(3, texts("transfer.motions"), texts("transfer.motions_help")))
         self.objects = self._panel(
             "objects",
-            ("morph", "search", "cards", "clip_editor", "lessons", "objects"),
+            ("morph", "search", "own_motions", "cards", "clip_editor", "lessons", "objects"),
             self._rows(Session()),
             value="",
             html_template=MOUNT
             + '<dialog class="motion-dialog"></dialog>'
             + f'<dialog class="clip-dialog">{asked_html(texts)}</dialog>',
-            cards=self._cards(LibraryUser()),
+            cards=self.dialog.cards(LibraryUser()),
             sheets={},
             endings=list(CLIP_CHOICES),
             server_functions=[preview],
@@ -120,11 +121,6 @@ class TransferTab:
             apply_default_css=False,
             markup=markup,
         )
-
-    def _preview(self, values: dict[str, Any]) -> str:
-        digest = str(values.get("digest"))  # told to those who may see the motion
-        named = [item for item in self.host.library.list() if preview_key(item) == digest]
-        return self.previews.motion(named[0], still=bool(values.get("still"))) if named else ""
 
     def wire(self, banner: gr.HTML) -> None:
         """Bind every event. ``banner`` is renewed after each video."""
@@ -183,7 +179,7 @@ class TransferTab:
         with session.lock:
             before, fit = session.draft, session.fit
             end()
-            session.heard = max(session.heard, _serial(values))
+            session.heard = max(session.heard, serial_of(values))
             self._tell_lost(before, session.draft, str(kind))
             return self._show(session, picture=self._refitted(before, session, fit))
 
@@ -260,7 +256,7 @@ class TransferTab:
             raise RequestError(f"the page sent fields that are no JSON: {error}") from error
         with session.lock:
             for edit in edits:
-                if _serial(edit) > session.heard:
+                if serial_of(edit) > session.heard:
                     self.actions.act(session, edit)
             self._settle(session)
             draft = session.scene()
@@ -292,18 +288,19 @@ class TransferTab:
             return gr.update(markup=self._rows(session))
 
     def show_learned(self, session: Session) -> Any:
-        """The update of ``objects`` with what a job has learned: rows and cards."""
+        """The update of ``objects`` with what the library has now: rows and cards."""
         with session.lock:
             session.drawn += 1
             self._settle(session)
             self._keep(session)
-            cards = self._cards(session.user)
+            cards = self.dialog.cards(session.user)
             return gr.update(markup=self._rows(session), cards=cards, **self._sheets(session))
 
     def _settle(self, session: Session) -> None:
-        """What was to be learned and is has come into the library."""
+        """What was to be learned and is has come into the library, where others may be called
+        otherwise now."""
         draft = session.draft
-        if draft is None or not draft.lessons:
+        if draft is None:
             return
         settled = draft.settled(self.host.library.seen_by(session.user))
         if settled is not draft:
@@ -428,12 +425,6 @@ class TransferTab:
             wrong=[] if session.draft is None else self.lessons.problems(session.draft),
         )
 
-    def _cards(self, user: LibraryUser) -> str:
-        """The motions that ``user`` may choose from."""
-        host, whose = self.host, self.host.library.seen_by(user).whose
-        learning = host.settings.training
-        return cards_html(host.motions(user), self.texts, whose, learning=learning)
-
     def _counted(self, draft: SceneDraft | None) -> tuple[int, int] | None:
         """The prompt's tokens and how many the model reads."""
         tokenizer = None if draft is None or not draft.objects else self.host.tokenizer()
@@ -441,12 +432,17 @@ class TransferTab:
             return None
         return tokenizer.count(draft.full_prompt()), tokenizer.text_tokens
 
+    def change_own(self, session: Session, event: gr.EventData) -> Any:
+        """What is asked of one of one's own motions, and the update of ``objects`` then."""
+        self.dialog.change(session.user, dict(event._data or {}))
+        return self.show_learned(session)
+
     def library_update(self, session: Session) -> Any:
-        """The update of ``objects`` for the library as it is now: other cards to choose from."""
-        return gr.update(cards=self._cards(session.user))
-
-
-def _serial(values: dict[str, Any]) -> int:
-    """The number of an edit, by which the page knows that it was heard; 0 for other actions."""
-    serial = values.get("serial")
-    return serial if isinstance(serial, int) else 0
+        """The update of ``objects`` for the library as it is now: other cards to choose from, and
+        other names of what was chosen."""
+        with session.lock:
+            before = session.draft
+            self._settle(session)
+            if session.draft is not before:
+                return self.show_learned(session)
+            return gr.update(cards=self.dialog.cards(session.user))
