@@ -205,6 +205,16 @@ class ModelHost:
         return offered_methods(self._checkpoint)
 
     @property
+    def learns(self) -> bool:
+        """Whether motions are learned here."""
+        return self.settings.training
+
+    def lent_seconds(self, method: str = "fleximmt", steps: int | None = None) -> float | None:
+        """What learning a motion costs a visitor of the GPU that is lent to them, in seconds;
+        ``steps`` None is the checkpoint's own number. None where none is lent."""
+        return None
+
+    @property
     def has_encoder(self) -> bool:
         """Whether the checkpoint has a motion encoder."""
         return self._checkpoint.has_encoder

@@ -45,8 +45,8 @@ EVERY = "*"
 MOTION_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 TRUE = ("1", "t", "true")
 TOO_LONG_FOR_ZERO_GPU = (
-    "learning a motion takes longer than the minutes of GPU that ZeroGPU lends to a call; run the "
-    "app on your own machine, or train with the command line and import the file"
+    "learning a motion takes longer than the minutes of GPU that ZeroGPU lends to a visitor; run "
+    "the app on your own machine, or train with the command line and import the file"
 )
 
 
@@ -126,7 +126,8 @@ class Settings(BaseSettings):
     hub id, None the one the model names; ``finder`` a Grounding DINO or SAM 3 folder or hub id,
     which finds things by words, None for none. ``outputs`` holds the database of jobs and a folder
     for each; ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose;
-    ``training`` False turns learning motions off in the page; ``private_motions`` shows what a
+    ``training`` False turns learning motions off in the page; ``lent_seconds``: how long a training
+    on ZeroGPU may hold the GPU, which is what visitors are lent; ``private_motions`` shows what a
     browser learns or imports to nobody else until its owner shares it. ``single_user`` False: the
     server is on this machine's own address and others come to it all the same, through a proxy;
     then nobody is taken for the machine's user, who may change motions that nobody in particular
@@ -163,6 +164,7 @@ class Settings(BaseSettings):
     c2pa_certificate: Path | None = None
     c2pa_key: Path | None = None
     training: bool = True
+    lent_seconds: float = Field(default=120, gt=0)
     private_motions: bool = False
     single_user: bool = True
     study_database: SecretStr | None = None
@@ -235,18 +237,16 @@ class Hosting:
     def settings(self, **given: object) -> Settings:
         """The environment's settings, with ``given`` on top. On a Space, where these are not set,
         the page is served to everybody, under any name and in frames of other sites, as a Space is,
-        and learning is off, which would keep the device from all others; with ZeroGPU it is off for
-        good."""
+        and learning is off, which would keep the device from all others; not so with ZeroGPU, where
+        each visitor has a share of their own."""
         settings = load_settings(**given)
         if not self.space:
             return settings
         own: dict[str, Any] = {
             "host": "0.0.0.0",
-            "training": False,
+            "training": self.zero_gpu,
             "hosts": (EVERY,),
             "frames": (EVERY,),
         }
         changes = {key: value for key, value in own.items() if key not in settings.model_fields_set}
-        if self.zero_gpu:
-            changes["training"] = False
         return settings.model_copy(update=changes)

@@ -57,6 +57,7 @@ def app(tmp_path_factory: pytest.TempPathFactory, app_hub: FakeHub) -> Iterator[
     """The app with a folder of its own, for all tests that need no other settings. They share its
     line of jobs and its library; each comes as somebody who was never there before."""
     offered = {"MOTION_APP_MOTION_REPO": OFFERED, "HF_ENDPOINT": app_hub.url}
+    offered["HF_HUB_DISABLE_XET"] = "1"  # which that hub does not speak
     with RunningApp(tmp_path_factory.mktemp("app"), "--mcp", **offered) as running:
         yield running
 

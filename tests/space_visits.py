@@ -22,6 +22,7 @@ from example_requests import EXAMPLE, request_of
 from PIL import Image
 
 from motion_app.errors import RequestError
+from motion_app.library.owners import LibraryUser
 from motion_app.scene import Click
 from motion_app.settings import Limits
 from motion_app.training.inputs import ClipSelection, TrainingInputs
@@ -29,6 +30,8 @@ from motion_app.ui.markup import Texts
 from motion_app.ui.motions.training import submit_training
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.stream import FollowedJobs, JobStream
+
+CLIPS = Path(__file__).resolve().parent.parent / "assets" / "clips"
 
 
 def watch_models(engine: Any) -> None:
@@ -75,6 +78,26 @@ def leave_early(host: Any, request: dict[str, Any]) -> dict[str, Any]:
     return {"state": row.state, "message": row.message}
 
 
+def lesson(*, steps: int) -> TrainingInputs:
+    """A motion of a clip that ships, with its mover pointed at."""
+    clip = ClipSelection(sorted(CLIPS.glob("*.mp4"))[0], mover=(0.5, 0.5))
+    return TrainingInputs(
+        name="lent hop", phrase="is moving", noun="cat", clips=(clip,), steps=steps
+    )
+
+
+def learn(host: Any, owner: str, inputs: TrainingInputs) -> dict[str, Any]:
+    """What the Motions tab does: hand in, follow while the page is open, look at the library."""
+    row = submit_training(host, inputs, owner=owner)
+    seen = [progress.step for progress in host.jobs.follow(row.id, every=0.02)]
+    row = host.jobs.row(row.id)
+    (motion,) = [one for one in host.motions() if one.name == inputs.name] or [None]
+    whose = "" if motion is None else host.library.seen_by(LibraryUser(owner)).whose(motion)
+    steps = 0 if motion is None else motion.steps
+    told = {"state": row.state, "message": row.message, "seen": max(seen)}
+    return told | {"whose": whose, "steps": steps, "has_mover": bool(motion and motion.has_mover)}
+
+
 def refusal(do: Any) -> str:
     try:
         do()
@@ -102,9 +125,9 @@ def main() -> None:
     result["left"] = leave_early(host, request_of(motions[0], 3, steps=200))
     result["again"] = visit(host, "second", request_of(motions[1], 2, steps=3))
     result["unattended"] = refusal(host.jobs.check_unattended)
-    clip = ClipSelection(Path("clip.mp4"))
-    inputs = TrainingInputs(name="x", phrase="is moving", noun="cat", clips=(clip,))
-    result["training"] = refusal(lambda: submit_training(host, inputs, owner="first"))
+    result["learned"] = learn(host, "learner", lesson(steps=4))
+    result["cost"], result["most"] = host.lent_seconds(), host.settings.lent_seconds
+    result["training"] = refusal(lambda: submit_training(host, lesson(steps=20_000), owner="a"))
     sys.stdout.write(json.dumps(result) + "\n")
 
 

@@ -303,7 +303,7 @@ def test_where_a_class_of_another_file_is_changed_its_types_are_checked():
         if derived_elsewhere(path) and not any(path.is_relative_to(place) for place in checked)
     }
     assert there == UNCHECKED
-    assert ("CallQueue", "JobQueue") in derived_elsewhere(PACKAGE / "ui" / "zero_gpu.py")
+    assert ("CallQueue", "JobQueue") in derived_elsewhere(PACKAGE / "ui" / "call_queue.py")
 
 
 def test_these_rules_catch_a_breach(tmp_path):

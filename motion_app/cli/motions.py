@@ -95,20 +95,21 @@ def import_exported(options: argparse.Namespace, settings: Settings) -> Result:
 
 
 def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
-    """The authors' ``pytorch_model.pt`` as safetensors, bound to the model that is named."""
+    """The authors' ``pytorch_model.pt`` as safetensors, bound to the model that is named, of which
+    the hub's digests are enough."""
     _readable(options.file)
     _motion_out(options.out)
 
     from motion_app.engine.motion_tokens import convert_published
 
-    checkpoint = Checkpoint.find(options.model or settings.model)
+    checkpoint, base = Checkpoint.base_of(options.model or settings.model)
     geometry = checkpoint.geometry
     saved = convert_published(
         options.file,
         options.out,
         layers=geometry.layers,
         width=geometry.width_tokens,
-        base=checkpoint.fingerprint,
+        base=base,
         name=options.name,
         phrase=options.phrase,
         noun=options.noun,

@@ -33,6 +33,7 @@ ATTENTION_AND_PRODUCTS = 150e12  # of bfloat16 operations a second, in the trans
 CONVOLUTIONS = 30e12  # the same in the VAE
 TO_DEVICE = 2e9  # bytes of weights a second, from main memory or a local disk
 LEAST_STEP = 0.1  # s: a small model waits for its kernels to start
+LEARNING_PASSES = 3  # forward, forward again, backward: weights are frozen, none has a gradient
 START = 4.0  # s: a process, its libraries, the first kernels
 
 
@@ -166,11 +167,13 @@ def training_bytes(
 
 @dataclass(frozen=True)
 class Workload:
-    """``step`` and ``decoding`` in operations, ``weights`` in bytes; of one video of one model."""
+    """``step`` and ``decoding`` in operations, ``weights`` in bytes; of one video of one model.
+    ``halves``: passes of the transformer in a step, two with guidance."""
 
     step: float
     decoding: float
     weights: int
+    halves: int = 2
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, *, item: int) -> Workload:
@@ -181,6 +184,7 @@ class Workload:
             step=halves * pass_operations(checkpoint.geometry, transformer.weights),
             decoding=decoding_operations(checkpoint.geometry, checkpoint.vae),
             weights=footprint(checkpoint, item=item).weight_bytes,
+            halves=halves,
         )
 
     @property
@@ -197,6 +201,20 @@ class Workload:
     def rest_seconds(self) -> float:
         """Before the first step and after the last: picture and words, frames."""
         return 1.0 + 1.5 * self.decoding / CONVOLUTIONS
+
+    def learning_step_seconds(self, batch: int, *, denoising: float | None = None) -> float:
+        """Of one training step on ``batch`` views: forward, forward again for what was not kept,
+        and backward, each as long as a pass of a denoising step. ``denoising``: seconds of such a
+        step where one was timed; at most so long then, as a small model has room for a batch."""
+        passes = LEARNING_PASSES / self.halves
+        if denoising is not None:
+            return passes * batch * denoising
+        return passes * (LEAST_STEP + batch * self.step / ATTENTION_AND_PRODUCTS)
+
+    def learning_rest_seconds(self, views: int) -> float:
+        """Before the first training step and after the last: so many views are encoded, at about
+        what decoding one video takes."""
+        return 1.0 + views * (self.rest_seconds - 1.0)
 
 
 def pass_operations(geometry: ModelGeometry, weights: int) -> float:

@@ -119,17 +119,19 @@ def learn(
     limits: Limits,
     on_progress: Callable[[TrainingReport], bool | None] | None = None,
     on_saving: Callable[[], None] = lambda: None,
+    by: Callable[..., Motion] = train,
 ) -> Motion:
     """``train`` into ``file``, or what is left of it after a kill, and from there into ``library``
     with its preview, as the motion of ``owner``, a browser's token; under another name where its
     own was taken meanwhile. ``private`` shows it to nobody else.
 
     The library is written when the motion is finished, and not before. ``on_saving`` is called
-    then. Raises what ``train`` and ``Library.import_file`` raise.
+    then; ``by`` takes the place of ``train``. Raises what ``train`` and ``Library.import_file``
+    raise.
     """
     learned = _finished(file)
     if learned is None:
-        learned = train(inputs, config, file, engine, mark, on_progress=on_progress)
+        learned = by(inputs, config, file, engine, mark, on_progress=on_progress)
     on_saving()
     # Where a kill came between this and the end of the job. Two motions learned from the same clip
     # have the same numbers, and are told apart by their time.

@@ -32,7 +32,7 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs.folder import JobRow
-from motion_app.jobs.kinds import generate, learn
+from motion_app.jobs.kinds import generate, learn, train
 from motion_app.jobs.progress import KeptInputs, WaitForEngine, Work, engine_for
 from motion_app.jobs.timings import JobPart, JobSize
 from motion_app.library.library import AwaitedLibrary, Library
@@ -49,9 +49,9 @@ from motion_app.request.request import (
     request_to_json,
     with_motions,
 )
-from motion_app.scene import Click, GenerationRequest, StepReport
+from motion_app.scene import Click, GenerationRequest, Motion, StepReport
 from motion_app.settings import DEFAULT_LIMITS, Limits
-from motion_app.training.config import own_steps
+from motion_app.training.config import ClipTraining, own_steps
 from motion_app.training.inputs import TrainingInputs
 
 if TYPE_CHECKING:
@@ -261,7 +261,8 @@ class TrainingRunner:
     """``segmenter`` gives one that follows what a person pointed at; ``defaults`` the checkpoint's
     own settings; ``tokenizer`` what counts the caption, None where only the engine can; ``enabled``
     False refuses every training, with the words ``turned_off``; ``private`` shows what is learned
-    to its owner alone."""
+    to its owner alone. ``train`` is ``kinds.train`` or takes its place, and ``check_cost`` refuses
+    what is too long for a device that is lent."""
 
     wait_for_engine: WaitForEngine
     library: Library
@@ -272,6 +273,8 @@ class TrainingRunner:
     turned_off: str = TURNED_OFF
     private: bool = False
     limits: Limits = DEFAULT_LIMITS
+    train: Callable[..., Motion] = train
+    check_cost: Callable[[ClipTraining], None] = lambda config: None
 
     def check(
         self, inputs: Mapping[str, Any], files: Sequence[str], *, owner: str = ""
@@ -287,6 +290,7 @@ class TrainingRunner:
         self.library.new_path(asked.name)  # raises where the name is taken or cannot be
         self.library.check_room(token_of(owner))
         config = asked.config(self.defaults().training_of(asked.method))
+        self.check_cost(config)
         tokenizer = self.tokenizer()
         if tokenizer is not None:
             tokenizer.check(config.caption)
@@ -325,6 +329,7 @@ class TrainingRunner:
             limits=self.limits,
             on_progress=steps,
             on_saving=lambda: work.enter("saving"),
+            by=self.train,
         )
         return {
             "motion": str(motion.path),

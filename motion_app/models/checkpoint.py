@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from motion_app.models.hub import (
     OnBytes,
     checkpoint_folder,
     config_folder,
+    weight_digests,
     weight_header,
 )
 from motion_app.text_files import listed
@@ -153,7 +154,9 @@ class Checkpoint:
         """What a motion belongs to: sha256 over the transformer, read when first asked for.
 
         Its config, keys sorted and diffusers' own notes (``_class_name`` …) left out, then the
-        bytes of its weight files in the order of their names. CheckpointError where there are none.
+        bytes of its weight file; of several files their sha256 in hexadecimal, in the order of
+        their names, so that what the hub tells of them is enough (``base_of``). CheckpointError
+        where there are none.
         """
         files = list(listed(self.folder / "transformer", "*.safetensors"))
         if not files:
@@ -161,13 +164,32 @@ class Checkpoint:
                 "the checkpoint's transformer folder holds no safetensors weights; a motion cannot "
                 "be tied to it. Save it with save_pretrained"
             )
+        if len(files) > 1:
+            return self._fingerprint_of([_digest(path, hashlib.sha256()) for path in files])
+        return _digest(files[0], hashlib.sha256(self._kept_config))
+
+    @property
+    def _kept_config(self) -> bytes:
         kept = {key: entry for key, entry in self.transformer.items() if not key.startswith("_")}
-        digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-        for path in files:
-            with path.open("rb") as file:
-                while chunk := file.read(2**22):
-                    digest.update(chunk)
-        return digest.hexdigest()
+        return json.dumps(kept, sort_keys=True).encode()
+
+    def _fingerprint_of(self, digests: Sequence[str]) -> str:
+        return hashlib.sha256(self._kept_config + "".join(digests).encode()).hexdigest()
+
+    @classmethod
+    def base_of(cls, path_or_hub_id: str | Path) -> tuple[Checkpoint, str]:
+        """A checkpoint and its fingerprint. Of one on the hub whose transformer lies in several
+        files, as CogVideoX does, no weight is fetched, nor read where it is here. CheckpointError.
+        """
+        try:
+            digests = weight_digests(path_or_hub_id, "transformer")
+        except CheckpointError:
+            digests = None  # the weights may be here all the same
+        if digests is not None and len(digests) > 1:
+            checkpoint = cls.find_configs(path_or_hub_id)
+            return checkpoint, checkpoint._fingerprint_of(digests)
+        checkpoint = cls.find(path_or_hub_id)
+        return checkpoint, checkpoint.fingerprint
 
     def segmenter(self, *, default: str | None = None) -> str:
         """The SAM 2 model that the checkpoint names, which may be a folder inside it: a path or a
@@ -180,3 +202,11 @@ class Checkpoint:
             )
         inside = self.folder / named
         return str(inside) if inside.is_dir() else named
+
+
+def _digest(path: Path, digest: Any) -> str:
+    """In hexadecimal, with the file's bytes after what ``digest`` has taken."""
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return str(digest.hexdigest())

@@ -46,6 +46,15 @@ def large_files(
     name: str, revision: str | None, patterns: Sequence[str], *, endpoint: str | None
 ) -> list[LargeFile]:
     """The large files of a repository that fit ``patterns``. Raises what the hub's client does."""
+    found = digested_files(name, revision, patterns, endpoint=endpoint)
+    return [file for file in found if file.size >= LARGE]
+
+
+def digested_files(
+    name: str, revision: str | None, patterns: Sequence[str], *, endpoint: str | None = None
+) -> list[LargeFile]:
+    """The files of a repository that fit ``patterns`` and of which the hub knows the digest, which
+    it does of weights of any size. Raises as ``large_files``."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import filter_repo_objects
 
@@ -54,8 +63,7 @@ def large_files(
     wanted = filter_repo_objects(
         stored, allow_patterns=list(patterns), key=lambda sibling: sibling.rfilename
     )
-    files = (LargeFile(one.rfilename, one.lfs.size, one.lfs.sha256) for one in wanted)
-    return [file for file in files if file.size >= LARGE]
+    return [LargeFile(one.rfilename, one.lfs.size, one.lfs.sha256) for one in wanted]
 
 
 def blob_folder(name: str, cache: Path | None) -> Path:

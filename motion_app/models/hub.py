@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from motion_app.errors import CheckpointError
-from motion_app.models.downloads import blob_folder, check_digest, fetch_file, large_files
+from motion_app.models.downloads import (
+    blob_folder,
+    check_digest,
+    digested_files,
+    fetch_file,
+    large_files,
+)
 from motion_app.text_files import is_leftover
 
 logger = logging.getLogger(__name__)
@@ -317,6 +323,20 @@ def checkpoint_folder(path_or_hub_id: str | Path, *, on_bytes: OnBytes | None = 
             "image-to-video model such as zai-org/CogVideoX-5b-I2V"
         )
     return fetched
+
+
+def weight_digests(path_or_hub_id: str | Path, part: str) -> list[str] | None:
+    """The sha256 of each of a part's weight files in the order of their names, as the hub tells
+    them: none is fetched. None for what is a folder here. CheckpointError where the hub cannot be
+    asked."""
+    _, repository = _where(path_or_hub_id)
+    if repository is None:
+        return None
+    found = _of_hub(
+        repository,
+        lambda: digested_files(repository.name, repository.revision, [f"{part}/*.safetensors"]),
+    )
+    return [file.sha256 for file in sorted(found, key=lambda file: file.path)]
 
 
 def config_folder(path_or_hub_id: str | Path) -> Path:

@@ -133,9 +133,15 @@ class TrainingInputs:
             "validate_every": self.validate_every,
             **given,
         }
-        if self.method == "synmotion":
-            return SynMotionTraining.for_checkpoint(defaults, **chosen)
-        return MotionTraining.by(self.method, defaults, **chosen)
+        return training_config(self.method, defaults, **chosen)
+
+
+def training_config(method: str, defaults: Mapping[str, Any], **given: Any) -> ClipTraining:
+    """The settings of a training by ``method``: a checkpoint's own ``defaults`` under what is
+    ``given``, of which None means not given."""
+    if method == "synmotion":
+        return SynMotionTraining.for_checkpoint(defaults, **given)
+    return MotionTraining.by(method, defaults, **given)
 
 
 def _column(entries: Mapping[str, Any], key: str, count: int) -> list[Any]:

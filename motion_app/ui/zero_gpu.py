@@ -4,11 +4,6 @@ The weights are "moved" to the GPU while the app is imported, on the main thread
 function that ``spaces.GPU`` decorated runs in a forked process, where they really are on one; what
 goes in and comes out is pickled. So all that needs the GPU is one function, ``worker_steps``, and
 this process, which serves the pages, computes on its CPU alone: clicks, previews, files.
-
-Jobs that are done inside the call that follows them, where the device is lent to each call.
-
-On ZeroGPU a call brings its visitor's own share of the GPU with it, and gives it back when it ends:
-there is no line of ours, and no thread of ours that could work on after the visitor has left.
 """
 
 from __future__ import annotations
@@ -18,9 +13,8 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,26 +27,35 @@ import numpy as np
 from motion_app.errors import GenerationCancelled, MotionAppError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs.models import Models
-from motion_app.jobs.progress import JobProgress, Work, attempt
-from motion_app.jobs.queue import JobQueue
-from motion_app.jobs.runners import GENERATE
+from motion_app.jobs.progress import Runner
+from motion_app.jobs.runners import GENERATE, TRAIN
 from motion_app.jobs.timings import JobSize, Measurement, Timings
 from motion_app.media import sandbox
 from motion_app.methods import METHOD_TABLE
-from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
+from motion_app.scene import GeneratedVideo, GenerationRequest
 from motion_app.settings import TOO_LONG_FOR_ZERO_GPU, Settings
+from motion_app.training.config import ClipTraining
+from motion_app.training.inputs import training_config
+from motion_app.ui.call_queue import CallQueue
+from motion_app.ui.lent_training import (
+    OnProgress,
+    TrainingOrder,
+    check_lent_seconds,
+    learning_seconds,
+    train_lent,
+)
 
 if TYPE_CHECKING:
     from motion_app.acceleration import Acceleration
     from motion_app.engine.footprint import Workload
     from motion_app.engine.pipeline import MotionEngine
     from motion_app.engine.run import OnStep
+    from motion_app.training.trainer import TrainingReport
 
 logger = logging.getLogger(__name__)
 ROOM = 1.3  # a call that outlasts what it asked for is stopped; one that asks for less comes sooner
 LEAST_SECONDS = 10
 RESIDENT = ("resident", "resident-tiled")  # a lent GPU has room, and no time to move weights
-LEFT_ALONE_SECONDS = 120.0  # nobody waits before following: who has not come by then has left
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,26 +67,26 @@ class CallStarted:
 
 @dataclass(frozen=True, eq=False)
 class CallEnded:
-    """The last news of a call: the ``video``, or why there is none, and the seconds it took."""
+    """The last news of a call: the ``video``, None of a training, or why there is none, and the
+    seconds it took."""
 
     seconds: float
     video: GeneratedVideo | None = None
     error: MotionAppError | None = None
 
 
-CallReport = CallStarted | StepReport | CallEnded
+Order = GenerationRequest | TrainingOrder
 
 
-def worker_steps(
-    engine: MotionEngine, request: GenerationRequest
-) -> Generator[CallReport, None, None]:
-    """The one thing that is done on the GPU: the video of ``request``, a step at a time. Closing
-    the generator stops it before the next step; nothing of a request stays with the engine."""
+def worker_steps(engine: MotionEngine, order: Order) -> Generator[Any, None, None]:
+    """The one thing that is done on the GPU: the video of a request, or a training, with the news
+    of each step between a ``CallStarted`` and a ``CallEnded``. Closing the generator stops it
+    before the next step; nothing of an order stays with the engine."""
     started = time.monotonic()
-    news: SimpleQueue[CallReport | BaseException] = SimpleQueue()
+    news: SimpleQueue[Any] = SimpleQueue()
     turn, left = threading.Semaphore(0), threading.Event()
 
-    def on_step(report: StepReport) -> bool:
+    def on_step(report: Any) -> bool:
         news.put(report)
         turn.acquire()  # the next step begins when this one was taken
         return not left.is_set()
@@ -91,7 +94,11 @@ def worker_steps(
     def work() -> None:
         try:
             news.put(CallStarted(engine.colours))
-            video = engine.generate(request, on_step)
+            video = None
+            if isinstance(order, TrainingOrder):
+                order.made_by(engine, on_step)
+            else:
+                video = engine.generate(order, on_step)
             news.put(CallEnded(time.monotonic() - started, video))
         except MotionAppError as error:
             news.put(CallEnded(time.monotonic() - started, error=error))
@@ -108,7 +115,7 @@ def worker_steps(
             yield item
             if isinstance(item, CallEnded):
                 return
-            if isinstance(item, StepReport):
+            if not isinstance(item, CallStarted):
                 turn.release()
     finally:
         left.set()
@@ -130,22 +137,34 @@ class ZeroGpuEngine:
         self._colours: np.ndarray | None = None
         self._timings = Timings()
 
-        def generate(request: GenerationRequest) -> Generator[CallReport, None, None]:
-            yield from worker_steps(engine, request)
+        def generate(order: Order) -> Generator[Any, None, None]:
+            yield from worker_steps(engine, order)
 
         self.call = lend(duration=self.seconds_for)(generate)
 
-    def seconds_for(self, request: GenerationRequest) -> int:
-        """How long a call for ``request`` asks for the GPU: by the last such call that was timed,
+    def seconds_for(self, order: Order) -> int:
+        """How long a call for ``order`` asks for the GPU: by the last such call that was timed,
         else by how much there is to compute."""
-        size, work = self._size(request), self.workload
+        if isinstance(order, TrainingOrder):
+            return self.learning_seconds(order.config)
+        size, work = self._size(order), self.workload
         measured = self._timings.nearest(GENERATE, size)
         if measured is None:
             each = work.step_seconds * METHOD_TABLE[size.method].work
             making = work.rest_seconds + size.steps * each
         else:
             making = measured.seconds_for(size.steps)
-        return max(LEAST_SECONDS, math.ceil(ROOM * (work.loading_seconds + making)))
+        return self._asked(making)
+
+    def learning_seconds(self, config: ClipTraining) -> int:
+        """The same for a training."""
+        size = JobSize(config.steps, 1, config.method)
+        timed = self._timings.nearest(TRAIN, size)
+        video = self._timings.nearest(GENERATE, JobSize(self.defaults.steps, 1, "fleximmt"))
+        return self._asked(learning_seconds(config, self.workload, timed=timed, video=video))
+
+    def _asked(self, seconds: float) -> int:
+        return max(LEAST_SECONDS, math.ceil(ROOM * (self.workload.loading_seconds + seconds)))
 
     def _size(self, request: GenerationRequest) -> JobSize:
         chosen = request.options
@@ -155,34 +174,64 @@ class ZeroGpuEngine:
     def generate(self, request: GenerationRequest, on_step: OnStep | None = None) -> GeneratedVideo:
         """As ``MotionEngine.generate``, on a GPU that is lent for it. RequestError says in words
         why none was, or that it was taken back."""
+        ended, times = self._told(request, on_step, "video")
+        if ended.video is None:
+            raise RuntimeError("a call ended without a video and without a reason")
+        step = sum(times) / len(times)
+        size = self._size(request)
+        self._remember(GENERATE, size, ended.seconds, step)
+        return ended.video
+
+    def train(self, order: TrainingOrder, on_progress: OnProgress | None = None) -> None:
+        """Learn what ``order`` says, on a GPU that is lent for it; the motion lies in its file
+        then. Raises as ``train_motion``, and RequestError as ``generate``."""
+        before = [0.0]
+
+        def seconds(report: TrainingReport) -> float:
+            before.append(report.seconds)
+            return before[-1] - before[-2]
+
+        ended, times = self._told(order, on_progress, "training", seconds)
+        if times:  # none were left to learn where it goes on from the last of them
+            size = JobSize(order.config.steps, 1, order.config.method)
+            step = sum(times) / len(times)
+            whole = ended.seconds + (size.steps - len(times)) * step  # of one that goes on
+            self._remember(TRAIN, size, whole, step)
+
+    def _told(
+        self,
+        order: Order,
+        on_step: Callable[[Any], bool | None] | None,
+        what: str,
+        seconds_of: Callable[[Any], float] = lambda report: report.seconds,
+    ) -> tuple[CallEnded, list[float]]:
+        """Make the call and hand its news on; its end, and the seconds of each step."""
         ended: CallEnded | None = None
         times: list[float] = []
         try:
-            with closing(self.call(request)) as news:
+            with closing(self.call(order)) as news:
                 for item in news:
                     if isinstance(item, CallStarted):
                         self._colours = item.colours
                     elif isinstance(item, CallEnded):
                         ended = item
                     else:
-                        times.append(item.seconds)
+                        times.append(seconds_of(item))
                         if on_step is not None and on_step(item) is False:
                             raise GenerationCancelled(
                                 f"stopped after step {item.step} of {item.steps}, as asked"
                             )
         except gr.Error as error:
-            raise RequestError(refusal_words(error, self.seconds_for(request))) from error
+            raise RequestError(refusal_words(error, self.seconds_for(order), what)) from error
         if ended is None:
-            raise RequestError("the GPU was taken back before the video was finished; try again")
-        if ended.video is not None:
-            self._remember(self._size(request), ended.seconds, times)
-            return ended.video
-        raise ended.error or RuntimeError("a call ended without a video and without a reason")
+            raise RequestError(f"the GPU was taken back before the {what} was finished; try again")
+        if ended.error is not None:
+            raise ended.error
+        return ended, times
 
-    def _remember(self, size: JobSize, seconds: float, times: Sequence[float]) -> None:
-        step_seconds = sum(times) / len(times)
-        measured = Measurement(seconds, size.steps, size.objects, step_seconds, method=size.method)
-        self._timings.remember(GENERATE, measured)
+    def _remember(self, kind: str, size: JobSize, seconds: float, step: float) -> None:
+        measured = Measurement(seconds, size.steps, size.objects, step, method=size.method)
+        self._timings.remember(kind, measured)
 
     def preview(self, latents: np.ndarray) -> np.ndarray:
         """As ``MotionEngine.preview``, on this process's CPU."""
@@ -222,13 +271,44 @@ class ZeroGpuHost(ModelHost):
     be the one that imported ``spaces``."""
 
     lent = True
-    no_training = TOO_LONG_FOR_ZERO_GPU
 
     def __init__(self, settings: Settings, *, lend: Callable[..., Any]) -> None:
         self._lend = lend
         super().__init__(settings)
         self._started = time.monotonic()
         self._load()
+
+    @property
+    def no_training(self) -> str:  # type: ignore[override]
+        """Why no motion is learned, where it is not by the settings."""
+        return TOO_LONG_FOR_ZERO_GPU if self.settings.training else ""
+
+    @property
+    def learns(self) -> bool:
+        """Where a motion can be learned within what a visitor is lent."""
+        seconds = self.lent_seconds() if self.settings.training else None
+        return seconds is not None and seconds <= self.settings.lent_seconds
+
+    def lent_seconds(self, method: str = "fleximmt", steps: int | None = None) -> float | None:
+        """As ``ModelHost.lent_seconds``; None where the model could not be loaded."""
+        if self._engine is None:
+            return None
+        training = self.defaults().training_of(method)
+        config = training_config(method, training, name="a motion", steps=steps)
+        return self._lent_engine.learning_seconds(config)
+
+    @property
+    def _lent_engine(self) -> ZeroGpuEngine:
+        return cast("ZeroGpuEngine", self.engine())
+
+    def _check_cost(self, config: ClipTraining) -> None:
+        seconds = self._lent_engine.learning_seconds(config)
+        check_lent_seconds(seconds, self.settings.lent_seconds)
+
+    def _runners(self) -> dict[str, Runner]:
+        known = super()._runners()
+        training = replace(known[TRAIN], train=train_lent, check_cost=self._check_cost)
+        return {GENERATE: replace(known[GENERATE], training=training), TRAIN: training}
 
     def start(self) -> None:
         """Begin to take jobs."""
@@ -243,7 +323,7 @@ class ZeroGpuHost(ModelHost):
         return CallQueue(settings.outputs, self._runners(), limits=settings.limits)
 
     def _new_engine(self, folder: Path) -> MotionEngine:
-        """What does here for the page and for generating; nothing is learned."""
+        """What does here for the page, for generating and for learning."""
         from motion_app.engine.footprint import Workload
 
         engine = super()._new_engine(folder)
@@ -256,95 +336,31 @@ def _differences(asked: Acceleration, had: Acceleration) -> str:
     return ", ".join(f"{name}={getattr(asked, name)}" for name in names)
 
 
-def refusal_words(error: gr.Error, seconds: int) -> str:
-    """What a visitor is told where ``spaces`` refused a call that asked for so many ``seconds``.
-    Its own sentence is kept: it says how much is left, and until when."""
+def refusal_words(error: gr.Error, seconds: int, what: str = "video") -> str:
+    """What a visitor is told where ``spaces`` refused a call that asked for so many ``seconds``,
+    for a "video" or a "training". Its own sentence is kept: it says how much is left, and until
+    when."""
     title = str(getattr(error, "title", "")).lower()
     said = " ".join(re.sub(r"<[^>]+>", " ", str(error.message)).split()).rstrip(".")
-    fewer = "choose the preset draft or fewer steps"
+    draft = "the preset draft or " if what == "video" else ""
+    fewer = f"choose {draft}fewer steps"
     if "illegal duration" in title:
         return (
-            f"this video would hold the GPU for about {seconds} s, longer than a visitor may ask "
+            f"this {what} would hold the GPU for about {seconds} s, longer than a visitor may ask "
             f"for at once; {fewer}, or duplicate the Space onto a GPU of your own ({said})"
         )
     if "quota" in title or "credits" in title:
         return (
-            f"your share of the GPU is used up for now, and this video needs about {seconds} s of "
+            f"your share of the GPU is used up for now, and this {what} needs about {seconds} s of "
             f"it; sign in to Hugging Face for more, {fewer}, or come back later ({said})"
         )
     if "queue" in title or "no gpu" in said.lower():
         return f"no GPU is free at the moment; try again in a minute ({said})"
     if "aborted" in said.lower():
         return (
-            f"the GPU was taken back after {seconds} s, before the video was finished; {fewer} and "
-            "try again"
+            f"the GPU was taken back after {seconds} s, before the {what} was finished; {fewer} "
+            "and try again"
         )
     if "proxy token" in said.lower():
         return "the page was open for too long to be lent a GPU; reload it and try again"
     return f"the lent GPU answered with an error; try again ({said})"
-
-
-class CallQueue(JobQueue):
-    """A JobQueue without a worker: the first who follows a waiting job does it, in the context of
-    their own call, and stops it by leaving."""
-
-    def start(self) -> None:
-        """Open the folder, so that a mistake is told now."""
-        with self._changed:
-            self._stopping = False
-            self.store  # noqa: B018
-
-    def follow(self, job_id: str, *, every: float = 1.0) -> Generator[JobProgress, None, None]:
-        """Do the job if it waits, telling of it as ``watch`` does; closing the iterator stops the
-        job within one step. One that somebody else does is only watched."""
-        work = self._claim(job_id)
-        if work is None:
-            yield from self.watch(job_id, every=every)
-            return
-        # The caller's context says whose share of the GPU is used.
-        context = copy_context()
-        threading.Thread(target=context.run, args=(self._do, work), name="attended-job").start()
-        try:
-            yield from self.watch(job_id, every=every)
-        finally:
-            work.ask_to_stop("cancelled")  # nothing to one that has ended
-
-    def check_unattended(self) -> None:
-        """RequestError always: a job is done only while somebody follows it."""
-        raise RequestError(
-            "a GPU is lent to a call only while it is open, so that no job can run behind it; use "
-            "generate, which waits for the video"
-        )
-
-    def _check_quota(self, owner: str, address: str = "") -> None:
-        """Jobs that nobody came to follow make room first; no worker would ever take them."""
-        with self._changed:
-            self.store  # noqa: B018  what waits from before counts
-            for work in list(self._works.values()):
-                waited = work.progress(None).elapsed
-                if work.row.state == "queued" and waited > LEFT_ALONE_SECONDS:
-                    self._end(work, "interrupted", message="its page was left; run it again")
-            super()._check_quota(owner, address)
-
-    def _claim(self, job_id: str) -> Work | None:
-        """The job, if it waits, as begun; None for any other."""
-        with self._changed:
-            row = self.row(job_id)
-            work = self._works.get(job_id)
-            if work is None or row.state != "queued" or self._stopping:
-                return None
-            work.begin(self.store.update(job_id, state="running", started=time.time()))
-            return work
-
-    def _do(self, work: Work) -> None:
-        self._settle(work, attempt(self._runner(work.row.kind), work))
-
-    def _moved(self) -> None:
-        """Nobody waits for anybody else."""
-        for work in self._works.values():
-            if work.row.state == "queued":
-                work.placed(0, self.timings)
-        self._changed.notify_all()
-
-    def _seconds_left(self, work: Work) -> float | None:
-        return work.seconds_left()

@@ -148,13 +148,15 @@ def test_a_video_on_the_picture_asks_for_whom_and_the_cards_take_one_too(
     browser: Browser, learning_app: RunningApp, clip: Path
 ) -> None:
     page = ready_page(browser, learning_app, PHONE)
-    pick_example(page)
-    drop_clip(page, "#stage .stage-frame", clip)
+    drop_clip(page, "#upload button", clip)  # the box for a picture
     dialog = page.locator(".clip-dialog")
-    expect(dialog).to_contain_text("Mark an object")
+    expect(dialog).to_contain_text("it gets the video")
     page.keyboard.press("Escape")
+    pick_example(page)
     click_object(page, example_boxes()[0])
-    objects_are(page, 1)
+    lessons_are(page, 1)  # it was kept for the first object
+    page.locator(".lesson .clip-remove").click()
+    lessons_are(page, 0)
     drop_clip(page, "#stage .stage-frame", clip)
     check_accessible(page)
     dialog.get_by_role("button", name="Object 1").click()

@@ -146,7 +146,7 @@ def test_a_motion_of_the_hub_is_brought_in(page: Page, app_hub: FakeHub, tmp_pat
     expect(hub.locator("li:has-text('hub hop')")).to_be_visible()
     expect(hub.locator("li:has-text('jump')")).to_contain_text("in the library")
     expect(hub.locator("li:has-text('far')")).to_contain_text("for another model")
-    expect(hub.locator(".motion-problems")).to_contain_text("1 files cannot be used")
+    expect(hub.locator(".motion-problems")).to_contain_text("cannot be used: 1")
     expect(hub.locator("[data-file]")).to_have_count(1)
     check_accessible(page)
     hub.get_by_role("button", name="Bring in the motion hub hop").click()

@@ -220,7 +220,13 @@ def test_on_a_phone_the_page_fits_in_both_languages(
     take_part(study, screens=1)
     for locale in ("en-GB", "zh-CN"):
         page = open_admin(browser, address, viewport=PHONE, locale=locale, color_scheme="dark")
+        check_accessible(page)
         sign_in(page)
         expect(page.locator(".release")).to_have_count(1)
+        check_accessible(page)
+        for name in ("#open-unblind", ".release"):
+            page.locator(name).click()
+            check_accessible(page)
+            page.keyboard.press("Escape")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         assert page.faults == []

@@ -227,14 +227,24 @@ def test_axe_finds_nothing_wrong_with_the_demo_and_its_report(
     expect(page.locator("#consent-facts")).not_to_be_empty()
     check_accessible(page)
     home, token = page.evaluate("document.baseURI"), urlsplit(page.url).path.rpartition("/")[2]
+    page.locator("#agree").check()
+    page.locator("#begin").click()
+    expect(page.locator("#questions fieldset").first).to_be_visible()
+    check_accessible(page)
+    for name in ("keys", "delete"):
+        page.locator(f"#open-{name}").click()
+        check_accessible(page)
+        page.keyboard.press("Escape")
     with httpx.Client(base_url=home, timeout=60) as client:
         visitor = Caller(client, token)
-        visitor.post("/api/consent", {"agreed": True})
         session = visitor.get("/api/session").json()
         for number in range(session["practice"] + session["items"]):
             for question in session["questions"]:
                 visitor.answer(number, question["id"], 1, coverage=[1.0] * 6)
         assert visitor.post("/api/finish", {}).json()["report"] == "report"
+    page.reload()
+    expect(page.locator("#report")).to_be_visible()
+    check_accessible(page)
     page.goto(f"{home}report?lang={language}")
     expect(page.locator("#results .question")).to_have_count(4)
     check_accessible(page)

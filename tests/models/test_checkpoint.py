@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from fake_hub import running_hub, send_client_to
+from huggingface_hub import constants
 from PIL import Image
+from tiny_models import tiny_pipeline
 
 from motion_app.cli.main import main
 from motion_app.errors import CheckpointError
+from motion_app.library.motion_file import read_motion
 from motion_app.models import checkpoint as checkpoint_module
 from motion_app.models.checkpoint import Checkpoint, PartWeights
 
@@ -62,6 +68,49 @@ def test_a_checkpoint_without_weights_has_sizes_and_no_fingerprint(
     assert empty.weights["transformer"] == PartWeights(0, 0, 0)
     with pytest.raises(CheckpointError, match="holds no safetensors weights"):
         empty.fingerprint  # noqa: B018
+
+
+@pytest.fixture
+def in_parts(tmp_path: Path) -> Path:
+    """A checkpoint whose transformer lies in several files."""
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole" / "transformer")
+    pipeline.transformer.save_pretrained(tmp_path / "whole" / "transformer", max_shard_size="60KB")
+    assert len(list((tmp_path / "whole" / "transformer").glob("*.safetensors"))) > 1
+    return tmp_path / "whole"
+
+
+def test_the_hubs_digests_tell_the_fingerprint_of_a_model_in_parts(
+    in_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a published motion is bound to it without its weights."""
+    files = {
+        str(path.relative_to(in_parts)): path.read_bytes()
+        for path in in_parts.rglob("*")
+        if path.is_file()
+    }
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    tokens = {
+        f"transformer_blocks.{layer}.attn1.processor.motion_inversion_tokens": torch.ones(1, 4, 32)
+        for layer in range(2)
+    }
+    torch.save(tokens, tmp_path / "pytorch_model.pt")
+    asked = ["--name", "dance", "--phrase", "is moving", "--out", str(tmp_path / "a.safetensors")]
+    with running_hub() as hub:
+        send_client_to(hub.url, monkeypatch)
+        hub.add("lab/tiny", files)
+        file = str(tmp_path / "pytorch_model.pt")
+        assert main(["import-motion", file, "--model", "lab/tiny", *asked]) == 0
+        assert not [line for line in hub.asked if "resolve" in line and "safetensors" in line]
+    here = Checkpoint.read(in_parts)
+    assert read_motion(tmp_path / "a.safetensors").base == here.fingerprint
+    assert Checkpoint.base_of(in_parts)[1] == here.fingerprint
+    changed = next((in_parts / "transformer").glob("*.safetensors"))
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    assert Checkpoint.read(in_parts).fingerprint != here.fingerprint
 
 
 def test_the_segmenter_is_the_named_one_a_folder_inside_or_the_default(

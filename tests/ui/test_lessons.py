@@ -66,11 +66,12 @@ def site(
     upload = tmp_path / "uploads" / "abc" / "Red_box-slides.mp4"
     upload.parent.mkdir(parents=True)
     upload.write_bytes(clip.read_bytes())
-    settings = SimpleNamespace(limits=Limits(), training=True)
+    settings = SimpleNamespace(limits=Limits())
     host = SimpleNamespace(
         settings=settings,
         library=Library([tmp_path / "motions"]),
         geometry=lambda: GEOMETRY,
+        learns=True,
         no_training="",
         motions=lambda user=None: [JUMP],
         knows_when_ready=None,
@@ -324,7 +325,7 @@ def test_a_row_has_the_entrance_and_the_panel_or_why_there_is_none(site, languag
 
 
 def test_where_nothing_is_learned_a_clip_is_refused_with_the_reason(site) -> None:
-    site.host.settings.training = False
+    site.host.learns = False
     with pytest.raises(RequestError, match="MOTION_APP_TRAINING"):
         site.bring()
     site.host.no_training = "the GPU is lent"

@@ -260,6 +260,7 @@ class Host:
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.settings, self.no_training = Settings(motions=(folder,), **settings), ""
+        self.learns = self.settings.training
         self.library = Library([POCKET / "motions", folder])
         self.jobs = Line()
 

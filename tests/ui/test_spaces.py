@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextvars
 import json
+import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,18 +31,32 @@ from test_pipeline import motions, scene  # noqa: F401
 from motion_app.engine.footprint import Workload
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import MotionFileError, RequestError
+from motion_app.jobs.kinds import train
 from motion_app.jobs.progress import KeptInputs
 from motion_app.jobs.timings import JobPart, JobSize
 from motion_app.library.library import Library
+from motion_app.library.motion_file import numbers_digest
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.pocket.shipped import renew_results
 from motion_app.request.request import build_request, parse_request
-from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits
+from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits, Settings
+from motion_app.training.config import MotionTraining
+from motion_app.training.inputs import ClipSelection, TrainingInputs
+from motion_app.ui.call_queue import CallQueue
+from motion_app.ui.lent_training import train_lent
 from motion_app.ui.markup import Texts
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer import stream as stream_module
 from motion_app.ui.transfer.gallery import shipped_html, shipped_results
-from motion_app.ui.zero_gpu import CallEnded, CallQueue, ZeroGpuEngine, refusal_words, worker_steps
+from motion_app.ui.transfer.lesson_panel import LearningOffer
+from motion_app.ui.zero_gpu import (
+    ROOM,
+    CallEnded,
+    ZeroGpuEngine,
+    ZeroGpuHost,
+    refusal_words,
+    worker_steps,
+)
 
 POCKET = ROOT / "checkpoints" / "pocket"
 SPACE = {"SPACE_ID": "someone/motions", "SYSTEM": "spaces"}
@@ -76,7 +92,11 @@ def test_a_space_serves_everybody_and_does_not_learn_unless_it_is_told_to(monkey
     assert hosted.settings(host="127.0.0.1").host == "127.0.0.1"
     monkeypatch.setenv("MOTION_APP_TRAINING", "true")
     assert hosted.settings().training
-    assert not Hosting("someone/motions", zero_gpu=True).settings().training
+    monkeypatch.delenv("MOTION_APP_TRAINING")
+    lent = Hosting("someone/motions", zero_gpu=True)
+    assert lent.settings().training, "each visitor has a share of their own"
+    monkeypatch.setenv("MOTION_APP_TRAINING", "false")
+    assert not lent.settings().training
 
 
 # what is done on the GPU ------------------------------------------------------------------------
@@ -301,7 +321,7 @@ def test_jobs_that_nobody_came_for_make_room_for_others_and_can_be_run_again(
     left = jobs.submit("generate", {}, owner="ann")
     with pytest.raises(RequestError, match="1 jobs are waiting already"):
         jobs.submit("generate", {}, owner="bob")
-    monkeypatch.setattr("motion_app.ui.zero_gpu.LEFT_ALONE_SECONDS", 0.0)
+    monkeypatch.setattr("motion_app.ui.call_queue.LEFT_ALONE_SECONDS", 0.0)
     *_, last = jobs.follow(jobs.submit("generate", {}, owner="bob").id)
     assert last.row.state == "done" and jobs.row(left.id).state == "interrupted"
     jobs.again(left.id)
@@ -361,8 +381,9 @@ def test_no_model_of_the_gpu_computes_outside_of_a_call(visits) -> None:
 
 def test_each_call_asks_for_seconds_and_more_steps_ask_for_more(visits) -> None:
     asked = [entry["asked"] for entry in visits.log if "asked" in entry]
-    assert len(asked) == 4 and all(isinstance(seconds, int) for seconds in asked)
+    assert len(asked) == 5 and all(isinstance(seconds, int) for seconds in asked)
     assert asked[2] > max(asked[0], asked[1], asked[3])  # 200 steps, the others 3
+    assert asked[4] >= 10  # a training
 
 
 def test_a_visitor_gets_previews_and_the_video_of_their_own_request(visits) -> None:
@@ -396,9 +417,77 @@ def test_a_visitor_who_leaves_stops_the_gpu_within_a_step(visits) -> None:
     assert 2 <= step <= 5  # the page hears of a step after it was made
 
 
-def test_learning_is_refused_with_its_reason(visits) -> None:
-    assert visits.training == TOO_LONG_FOR_ZERO_GPU
+def test_a_visitor_learns_a_motion_on_the_gpu_that_is_lent_to_them(visits) -> None:
+    learned = visits.learned
+    assert learned["state"] == "done", learned["message"]
+    assert (learned["seen"], learned["steps"], learned["whose"]) == (4, 4, "mine")
+    assert learned["has_mover"], "it was pointed at"
+    assert 10 <= visits.cost <= visits.most
+
+
+def test_what_would_take_longer_than_is_lent_is_refused_with_its_cost(visits) -> None:
+    assert "a visitor is lent 120 s; choose fewer steps" in visits.training
     assert "use generate" in visits.unattended
+
+
+def test_a_large_model_learns_elsewhere_and_says_so(engine, tiny_checkpoint: Path) -> None:
+    host = ZeroGpuHost.__new__(ZeroGpuHost)  # without loading anything
+    host.settings, host._error = Settings(), None
+    host.__dict__["_checkpoint"] = Checkpoint.read(tiny_checkpoint)
+    host._engine_done = threading.Event()
+    host._engine_done.set()
+    config = MotionTraining("hop", steps=20)
+    host._engine = lent(engine)
+    assert host.lent_seconds(steps=20) < host.lent_seconds(steps=200)
+    host._check_cost(config)
+    host._engine = lent(engine, step=7e14, decoding=2e14, weights=22 * 10**9)
+    assert not host.learns and host.no_training == TOO_LONG_FOR_ZERO_GPU
+    offer = LearningOffer.of(host, Texts("en"))
+    assert "takes longer than the minutes of GPU" in offer.refusal and offer.command
+    with pytest.raises(RequestError, match="a visitor is lent"):
+        host._check_cost(MotionTraining("hop", steps=2000))
+
+
+def test_a_timed_training_and_a_timed_video_replace_what_was_guessed(engine, motions) -> None:  # noqa: F811
+    here, config = lent(engine, step=1e15), MotionTraining("hop", steps=300, batch=2)
+    guessed = here.learning_seconds(config)
+    alone = replace(scene(motions), objects=scene(motions).objects[:1])
+    here.generate(alone)
+    by_video = here.learning_seconds(config)
+    assert by_video < guessed / 4
+    here._remember("train", JobSize(300, 1, "fleximmt"), 64.0, 0.2)
+    assert here.learning_seconds(config) == math.ceil(ROOM * (here.workload.loading_seconds + 64))
+    longer = replace(config, steps=600)
+    assert here.learning_seconds(longer) > here.learning_seconds(config) + 60
+
+
+def test_learning_on_a_lent_gpu_gives_the_motion_that_learning_here_gives(
+    engine, tmp_path: Path
+) -> None:
+    clip = sorted((ROOT / "assets" / "clips").glob("*.mp4"))[0]
+    inputs = TrainingInputs("hop", "hops", "fox", (ClipSelection(clip),), steps=3)
+    given = {"tokens": 4, "views": 2, "checkpoint_every": 2}
+    config = inputs.config({}, **given)
+    told: list[int] = []
+    here = train(inputs, config, tmp_path / "here.safetensors", engine, mark=None)
+    there = train_lent(
+        inputs,
+        config,
+        tmp_path / "there.safetensors",
+        lent(engine),
+        None,
+        on_progress=lambda report: told.append(report.step),
+    )
+    assert told == [1, 2, 3] and numbers_digest(here.path) == numbers_digest(there.path)
+
+    def refuse(order: Any) -> Iterator[Any]:
+        raise gr.Error("The requested GPU duration (90s)", title="ZeroGPU illegal duration")
+        yield
+
+    broke = lent(engine)
+    broke.call = refuse
+    with pytest.raises(RequestError, match=r"this training would hold the GPU.*choose fewer steps"):
+        train_lent(inputs, config, tmp_path / "none.safetensors", broke, None)
 
 
 # over HTTP --------------------------------------------------------------------------------------
@@ -427,12 +516,12 @@ def test_a_video_that_is_too_long_for_a_visitor_is_refused_with_what_to_do(clien
         client.predict(request_of(motion, 4, steps=999), api_name="/generate")
 
 
-def test_the_page_says_why_nothing_is_learned_here(client: Client) -> None:
+def test_the_page_says_what_learning_costs_a_visitor(client: Client) -> None:
     import urllib.request
 
     page = urllib.request.urlopen(client.src, timeout=20).read().decode()
-    assert "minutes of GPU that are lent" in page
-    with pytest.raises(AppError, match="ZeroGPU lends"):
+    assert "of your share of the GPU" in page and "minutes of GPU that are lent" not in page
+    with pytest.raises(AppError, match="only while it is open"):
         client.predict([], "x", "is moving", "cat", api_name="/train_motion")
 
 

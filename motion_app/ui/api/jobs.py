@@ -126,6 +126,7 @@ class JobEndpoints:
         Returns:
             {"job": 32 hexadecimal digits that only the caller knows, "state"}
         """
+        self.host.jobs.check_unattended()
         megabytes = self.limits.clip_megabytes
         files = {
             f"{number}{_suffix(clip)}": received(clip, most_megabytes=megabytes)

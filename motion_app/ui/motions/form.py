@@ -20,7 +20,7 @@ from motion_app.methods import LEARNED, methods_there
 from motion_app.training.config import own_steps, training_caption
 from motion_app.training.inputs import MOST_STEPS, TrainingInputs
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import Texts, note_html, script
+from motion_app.ui.markup import Texts, in_words, note_html, script
 from motion_app.ui.motions.clips import (
     DraftClip,
     changed_clips,
@@ -80,6 +80,11 @@ class TrainingForm:
         self._build_clips()
         self._build_words()
         self._build_settings()
+        self.cost = gr.HTML(
+            self.cost_html(self.method.value, self.steps.value),
+            apply_default_css=False,
+            elem_id="training-cost",
+        )
         self.train = gr.Button(texts("motions.train"), variant="primary", elem_id="train")
 
     @property
@@ -193,6 +198,14 @@ class TrainingForm:
             inputs=[self.method],
             outputs=[self.steps],
         )
+        if self.host.lent:
+            listen(
+                partial(gr.on, [self.method.change, self.steps.change]),
+                self.cost_html,
+                inputs=[self.method, self.steps],
+                outputs=[self.cost],
+                trigger_mode="always_last",
+            )
         # One event for both fields: the answers of two might come in the other order.
         listen(
             partial(gr.on, [self.noun.change, self.phrase.change]),
@@ -201,6 +214,16 @@ class TrainingForm:
             outputs=[self.caption],
             trigger_mode="always_last",
         )
+
+    def cost_html(self, method: str, steps: float) -> str:
+        """What it costs a visitor who is lent a GPU; "" where none is."""
+        seconds = self.host.lent_seconds(method, int(steps or 0) or None)
+        if seconds is None:
+            return ""
+        most = self.host.settings.lent_seconds
+        told = {"seconds": in_words(seconds, self.texts), "most": in_words(most, self.texts)}
+        kind = "quiet" if seconds <= most else "warning"
+        return note_html(self.texts("motions.lent_cost", **told), kind=kind)
 
     def add_clips(self, state: TrainingState, files: list[str] | None) -> list[Any]:
         """Uploaded clips join those there are; one that cannot be read takes none with it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class MotionsTab:
     def _build_training(self) -> None:
         texts = self.texts
         gr.HTML(titled_html(texts("motions.train_title"), texts("motions.train_help")))
-        if not self.host.settings.training:
+        if not self.host.learns:
             command = html.escape(training_command())
             why = texts("motions.train_off_lent" if self.host.lent else "motions.train_off")
             gr.HTML(
@@ -74,9 +74,9 @@ class MotionsTab:
                 apply_default_css=False,
                 elem_id="training-off",
             )
-        with gr.Column(visible=self.host.settings.training):
+        with gr.Column(visible=self.host.learns):
             self.form = TrainingForm(self.host, texts, self.clips)
-        with gr.Column(visible=self.host.settings.training):
+        with gr.Column(visible=self.host.learns):
             self.status = gr.HTML(apply_default_css=False, elem_id="training-status")
             self.cancel = gr.Button(
                 texts("motions.cancel"), size="sm", visible=False, elem_id="training-cancel"
@@ -145,6 +145,9 @@ class MotionsTab:
         self._listen_for_news(self.timer.tick, self.ask, visit, queue=False)
 
     def _follow_after(self, event: Any, visit: gr.State, *, only_success: bool = False) -> None:
+        if self.host.lent:
+            once = {"concurrency_limit": None, "trigger_mode": "multiple"}
+            listen(event.success, self.attend, inputs=[visit, self.state], **once)
         self._listen_for_news(event.success if only_success else event.then, self.follow, visit)
 
     def _listen_for_news(
@@ -212,6 +215,14 @@ class MotionsTab:
         *panel, timer = self.ask(visit, state)
         return [*panel, timer if timer != gr.skip() else gr.Timer(active=True)]
 
+    def attend(self, visit: PageVisit, state: TrainingState) -> Iterator[None]:
+        """Where a GPU is lent to a call: the training on show is done in this one, and stopped when
+        its page is left."""
+        rows = self.host.jobs.rows(visit.owner, kind="train")
+        if any(row.id == state.job and row.active for row in rows):
+            for _ in self.host.jobs.follow(state.job):
+                yield None
+
     def ask(self, visit: PageVisit, state: TrainingState) -> list[Any]:
         """What is new of the training on show."""
         serial = state.serial
@@ -265,7 +276,9 @@ class LibraryPanel:
         self.cards = new_cards()
         self.download = gr.DownloadButton("download", visible="hidden", elem_id="motion-download")
         with gr.Accordion(texts("motions.import"), open=False, elem_id="motion-import"):
-            gr.HTML(note_html(texts("motions.import_help")))
+            seen = "private" if host.settings.private_motions else "shared"
+            told = f"{texts('motions.import_help')} {texts(f'motions.import_{seen}')}"
+            gr.HTML(note_html(told))
             self.notes = FieldNotes()
             self.import_file = gr.File(
                 label=texts("motions.import_file"),

@@ -44,7 +44,7 @@ def submit_training(
     Raises RequestError where training is off, for too many clips and over a quota, MotionFileError
     for a name that is taken, and what the queue refuses.
     """
-    if not host.settings.training:
+    if not host.learns:
         raise RequestError(
             host.no_training
             or "training is off on this server; learn the motion on your own machine and import it"

@@ -9,6 +9,7 @@ picker.accept = props.endings.join(",");
 element.append(picker);
 const brought = new Set(); // the objects whose panel is to open when it comes
 let wanted = null; // the object that the picker is open for
+let waiting = null; // a clip that came before any object: the first one gets it
 
 function pickClip(object) {
   wanted = object;
@@ -84,6 +85,7 @@ listenWhileHere(document, "clip-dropped", (event) => {
     return button;
   }));
   clipDialog.querySelector(".note").hidden = rows.length > 0;
+  waiting = rows.length ? null : event.detail;
   clipDialog.showModal();
   const selected = rows.findIndex((row) => row.classList.contains("selected"));
   targets.children[Math.max(0, selected)]?.focus();
@@ -119,8 +121,17 @@ function openBrought() {
   }
 }
 
+function giveWaiting() {
+  const row = waiting && element.querySelector(".object-row");
+  if (!row) return;
+  const clip = waiting;
+  waiting = null;
+  giveClip(row.dataset.object, clip);
+}
+
 function drawLessons() {
   openBrought();
+  giveWaiting();
   for (const place of mount.querySelectorAll(".preview-clip")) {
     const card = place.closest(".object-row").querySelector(".clip");
     const [columns, rows] = [10, Math.ceil(Number(card.dataset.count) / 10)];

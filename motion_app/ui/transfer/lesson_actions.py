@@ -73,7 +73,7 @@ class LessonActions:
 
     def check_enabled(self) -> None:
         """RequestError where nothing is learned here."""
-        if not self.host.settings.training:
+        if not self.host.learns:
             raise RequestError(self.host.no_training or runners.TURNED_OFF)
 
     def teach(self, draft: SceneDraft, read: ReadClip) -> tuple[SceneDraft, int]:

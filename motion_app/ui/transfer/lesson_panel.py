@@ -5,8 +5,9 @@ elsewhere."""
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from motion_app.geometry import ModelGeometry
 from motion_app.host import ModelHost
@@ -25,7 +26,8 @@ from motion_app.world.clips import ExampleClip
 class LearningOffer:
     """What this deployment has for a clip: ``steps`` the checkpoint's own number, ``measured`` the
     last training here of one motion, None before; ``examples``: clips to try it with. ``refusal``:
-    why nothing is learned, and then the ``command`` that learns it elsewhere."""
+    why nothing is learned, and then the ``command`` that learns it elsewhere. ``cost``: seconds of
+    the GPU that a visitor is lent, None where none is."""
 
     geometry: ModelGeometry
     steps: int = 0
@@ -33,6 +35,7 @@ class LearningOffer:
     refusal: str = ""
     command: str = ""
     examples: tuple[ExampleClip, ...] = ()
+    cost: Callable[[int | None], float | None] = lambda steps: None
 
     @classmethod
     def of(
@@ -41,8 +44,9 @@ class LearningOffer:
         """That of this deployment, as it is now."""
         steps = own_steps("fleximmt", host.defaults().training_of("fleximmt"))
         measured = host.jobs.timings.nearest(runners.TRAIN, JobSize(steps, 1))
-        if host.settings.training:
-            return cls(host.geometry(), steps, measured, examples=tuple(examples))
+        if host.learns:
+            cost = partial(host.lent_seconds, "fleximmt")
+            return cls(host.geometry(), steps, measured, examples=tuple(examples), cost=cost)
         refusal = texts("motions.train_off_lent" if host.lent else "motions.train_off")
         return cls(host.geometry(), steps, measured, refusal, training_command())
 
@@ -95,6 +99,9 @@ def lesson_html(
 
 def _time(lesson: SceneLesson, offer: LearningOffer, texts: Texts) -> str:
     steps, seconds = lesson.steps or offer.steps, offer.seconds(lesson.steps)
+    cost = offer.cost(lesson.steps)
+    if cost is not None:
+        return texts("transfer.lesson_cost", steps=steps, seconds=in_words(cost, texts))
     if seconds is None:
         return texts("transfer.lesson_unmeasured", steps=steps)
     return texts("transfer.lesson_time", steps=steps, seconds=in_words(seconds, texts))

@@ -27,7 +27,7 @@ class MotionDialog:
             motions,
             self.texts,
             self.host.library.seen_by(user).whose,
-            learning=self.host.settings.training,
+            learning=self.host.learns,
             private=hidden_ones(motions),
         )
 
