@@ -209,7 +209,13 @@ class ModelHost:
         """Whether motions are learned here."""
         return self.settings.training
 
-    def lent_seconds(self, method: str = "fleximmt", steps: int | None = None) -> float | None:
+    def lent_seconds(
+        self,
+        method: str = "fleximmt",
+        steps: int | None = None,
+        *,
+        validate_every: int | None = None,
+    ) -> float | None:
         """What learning a motion costs a visitor of the GPU that is lent to them, in seconds;
         ``steps`` None is the checkpoint's own number. None where none is lent."""
         return None

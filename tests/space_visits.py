@@ -80,7 +80,7 @@ def leave_early(host: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 def lesson(*, steps: int) -> TrainingInputs:
     """A motion of a clip that ships, with its mover pointed at."""
-    clip = ClipSelection(sorted(CLIPS.glob("*.mp4"))[0], mover=(0.5, 0.5))
+    clip = ClipSelection(sorted(CLIPS.glob("*.mp4"))[0], mover=(0.66, 0.6))
     return TrainingInputs(
         name="lent hop", phrase="is moving", noun="cat", clips=(clip,), steps=steps
     )

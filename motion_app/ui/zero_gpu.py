@@ -289,12 +289,19 @@ class ZeroGpuHost(ModelHost):
         seconds = self.lent_seconds() if self.settings.training else None
         return seconds is not None and seconds <= self.settings.lent_seconds
 
-    def lent_seconds(self, method: str = "fleximmt", steps: int | None = None) -> float | None:
+    def lent_seconds(
+        self,
+        method: str = "fleximmt",
+        steps: int | None = None,
+        *,
+        validate_every: int | None = None,
+    ) -> float | None:
         """As ``ModelHost.lent_seconds``; None where the model could not be loaded."""
         if self._engine is None:
             return None
         training = self.defaults().training_of(method)
-        config = training_config(method, training, name="a motion", steps=steps)
+        given = {"name": "a motion", "steps": steps, "validate_every": validate_every}
+        config = training_config(method, training, **given)
         return self._lent_engine.learning_seconds(config)
 
     @property

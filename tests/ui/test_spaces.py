@@ -33,7 +33,7 @@ from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.jobs.kinds import train
 from motion_app.jobs.progress import KeptInputs
-from motion_app.jobs.timings import JobPart, JobSize
+from motion_app.jobs.timings import JobPart, JobSize, Timings
 from motion_app.library.library import Library
 from motion_app.library.motion_file import numbers_digest
 from motion_app.models.checkpoint import Checkpoint
@@ -442,6 +442,7 @@ def test_a_large_model_learns_elsewhere_and_says_so(engine, tiny_checkpoint: Pat
     host._check_cost(config)
     host._engine = lent(engine, step=7e14, decoding=2e14, weights=22 * 10**9)
     assert not host.learns and host.no_training == TOO_LONG_FOR_ZERO_GPU
+    host.jobs = SimpleNamespace(timings=Timings())
     offer = LearningOffer.of(host, Texts("en"))
     assert "takes longer than the minutes of GPU" in offer.refusal and offer.command
     with pytest.raises(RequestError, match="a visitor is lent"):

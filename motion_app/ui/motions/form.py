@@ -81,7 +81,7 @@ class TrainingForm:
         self._build_words()
         self._build_settings()
         self.cost = gr.HTML(
-            self.cost_html(self.method.value, self.steps.value),
+            self.cost_html(self.method.value, self.steps.value, self.validate.value),
             apply_default_css=False,
             elem_id="training-cost",
         )
@@ -199,10 +199,11 @@ class TrainingForm:
             outputs=[self.steps],
         )
         if self.host.lent:
+            fields = [self.method, self.steps, self.validate]
             listen(
-                partial(gr.on, [self.method.change, self.steps.change]),
+                partial(gr.on, [field.change for field in fields]),
                 self.cost_html,
-                inputs=[self.method, self.steps],
+                inputs=fields,
                 outputs=[self.cost],
                 trigger_mode="always_last",
             )
@@ -215,9 +216,11 @@ class TrainingForm:
             trigger_mode="always_last",
         )
 
-    def cost_html(self, method: str, steps: float) -> str:
+    def cost_html(self, method: str, steps: float, validate: bool) -> str:
         """What it costs a visitor who is lent a GPU; "" where none is."""
-        seconds = self.host.lent_seconds(method, int(steps or 0) or None)
+        count = int(steps or 0) or None
+        every = _every(count or 0) if validate else None
+        seconds = self.host.lent_seconds(method, count, validate_every=every)
         if seconds is None:
             return ""
         most = self.host.settings.lent_seconds
@@ -314,9 +317,14 @@ class TrainingForm:
             clips=tuple(clip.selection for clip in state.clips),
             method=method,
             steps=count,
-            validate_every=max(1, count // VALIDATIONS) if validate else None,
+            validate_every=_every(count) if validate else None,
             still=bool(still),
         )
+
+
+def _every(steps: int) -> int:
+    """After how many of so many steps a video is made."""
+    return max(1, steps // VALIDATIONS)
 
 
 def caption_html(noun: str, phrase: str, texts: Texts) -> str:
