@@ -219,7 +219,7 @@ def new_cards() -> gr.HTML:
     "delete") and the motion's ``digest``; ``restore`` with the ``token`` of a deleted one."""
     return gr.HTML(
         "",
-        js_on_load=script("search", "own_motions", "library_cards"),
+        js_on_load=script("in_view", "search", "own_motions", "library_cards"),
         elem_id="library-cards",
         apply_default_css=False,
     )
@@ -235,10 +235,12 @@ def library_html(
     problems: Sequence[str],
     previews: Previews,
     texts: Texts,
+    brought: str = "",
 ) -> str:
     """The grid. ``base``: the loaded model's fingerprint, None while it loads; ``whose`` each is,
     by digest: one's own may be changed; ``private``: of those that somebody made, whether nobody
-    else sees them; ``deleted``: the one to offer back."""
+    else sees them; ``deleted``: the one to offer back; ``brought``: the digest of the one that was
+    just brought in, which comes into view."""
     search = html.escape(texts("motions.search"))
     cards = "".join(
         _library_card(
@@ -252,7 +254,7 @@ def library_html(
         f' placeholder="{search}" aria-label="{search}"><span class="quiet" aria-live="polite"'
         f' data-count="{html.escape(texts("motions.count"))}"></span></div>'
         f"{whose_html(texts)}{empty}"
-        f'<ul class="motion-grid">{cards}</ul>'
+        f'<ul class="motion-grid" data-brought="{brought}">{cards}</ul>'
         f'<p class="quiet motion-unfound" hidden>{html.escape(texts("motions.unfound"))}</p>'
         f"{_problems_html(problems, texts)}"
     )

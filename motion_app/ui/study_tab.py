@@ -39,7 +39,7 @@ from motion_app.study.unblinding import overview
 from motion_app.study.upload import read_upload
 from motion_app.ui.boundary import in_one_line, listen
 from motion_app.ui.form_faults import FormFaults
-from motion_app.ui.markup import Texts
+from motion_app.ui.markup import Texts, script
 from motion_app.ui.study_form import (
     LEAST_RESULTS,
     NO_TITLE,
@@ -196,7 +196,11 @@ class StudyTab:
                 )
             with gr.Column(elem_classes="step"):
                 gr.Markdown(f"### {texts('study.yours')}")
-                self.studies = gr.HTML(apply_default_css=False, elem_id="studies")
+                self.studies = gr.HTML(
+                    js_on_load=script("in_view", "studies"),
+                    apply_default_css=False,
+                    elem_id="studies",
+                )
 
     def wire(self, visit: gr.State, tab: gr.Tab) -> None:
         """``tab``: looked at whenever it is opened."""
@@ -268,7 +272,8 @@ def _study_html(study: MadeStudy, texts: Texts, *, is_new: bool) -> str:
     count = html.escape(texts("study.count", finished=study.finished, raters=study.raters))
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(study.created))
     return (
-        f'<article class="study-card"><h3>{html.escape(study.title)}</h3>'
+        f'<article class="study-card"{" data-new" if is_new else ""}>'
+        f"<h3>{html.escape(study.title)}</h3>"
         f'<p class="quiet">{made} · {count}</p>'
         f'<progress max="{study.raters}" value="{study.finished}" aria-label="{count}"></progress>'
         f'<form method="post" action="./study/{study.name}/admin/login?lang={texts.language}"'

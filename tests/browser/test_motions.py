@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_hub import FakeHub
 from playwright.sync_api import Browser, Page, expect
-from visits import DESKTOP, PATIENCE, ROOT, check_accessible, open_page
+from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, open_page
 from walk import fill_training, mark_two, open_tab, pick_example, upload_clip, write_clip
 
 from motion_app.library.motion_parcel import replace_bytes
@@ -187,6 +187,20 @@ def test_what_is_wrong_with_a_form_stands_beside_its_fields_until_it_is_mended(
     expect(notes).to_have_count(1)
     expect(notes).to_contain_text("two results or more")
     check_accessible(page)
+
+
+def test_on_a_phone_what_was_brought_in_comes_into_view(
+    browser: Browser, server: str, tmp_path: Path
+) -> None:
+    page = open_page(browser, server, PHONE)
+    open_tab(page, "motions")
+    expect(page.locator(".motion-card").first).to_be_visible()
+    import_again(page, tmp_path, "pocket hop")
+    card = page.locator(".motion-card", has_text="pocket hop")
+    expect(card).to_be_in_viewport(ratio=0.5)
+    check_accessible(page)
+    card.locator("[data-what=delete]").click()  # as the next one found it
+    expect(card).to_have_count(0)
 
 
 def test_handles_trim_and_a_drag_crops(page: Page, clip: Path):

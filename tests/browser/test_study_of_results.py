@@ -293,7 +293,7 @@ def test_a_zip_makes_a_study_with_what_was_chosen_for_it(
             write_video(folder / f"{clip}.mp4", frames, 8)
     upload = shutil.make_archive(str(tmp_path / "items"), "zip", tmp_path / "items")
     before = set((host.settings.outputs / "studies").iterdir())
-    page = open_tab(browser, server)
+    page = open_tab(browser, server, viewport=PHONE)
     page.get_by_role("radio", name="A ZIP of items").check()
     with page.expect_file_chooser() as chooser:
         page.locator("#study-file button").first.click()
@@ -306,6 +306,7 @@ def test_a_zip_makes_a_study_with_what_was_chosen_for_it(
     page.locator("#study-create").click()
     card = page.locator(".study-card", has_text="Rolling animals")
     expect(card).to_contain_text("0 of 20 raters finished")
+    expect(card).to_be_in_viewport(ratio=0.5)  # what was just made comes into view
     (made,) = set((host.settings.outputs / "studies").iterdir()) - before
     study = Study.open(made)
     config = study.archive.config

@@ -47,14 +47,16 @@ def new_editor() -> gr.HTML:
 
 class TrainingState(BrowserState):
     """Of one browser tab: the clips so far, the training on show (its ``job`` id), the motion it
-    deleted last, and who the ``user`` of the library is. ``serial`` counts who follows a job: an
-    older follower stops when a newer one begins. ``pictured`` is when (``time.monotonic``) the job
-    was last drawn, 0 before, and ``video_step`` the step of the video on show."""
+    deleted last, the digest of the one it ``brought`` in last, and who the ``user`` of the library
+    is. ``serial`` counts who follows a job: an older follower stops when a newer one begins.
+    ``pictured`` is when (``time.monotonic``) the job was last drawn, 0 before, and ``video_step``
+    the step of the video on show."""
 
     def __init__(self) -> None:
         self.clips: tuple[DraftClip, ...] = ()
         self.job = ""
         self.deleted: DeletedMotion | None = None
+        self.brought = ""
         self.user = LibraryUser()
         self.serial = 0
         self.pictured = 0.0

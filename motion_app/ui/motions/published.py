@@ -60,6 +60,7 @@ class HubPanel:
         except MotionFileError as error:
             return self._framed(_alert(error), self.texts("motions.hub_look"))
         gr.Info(self.texts("motions.imported", name=html.escape(motion.name)))
+        state.brought = motion.digest
         return self._listed(listing, state)
 
     def _listed(self, listing: RepositoryListing, state: TrainingState) -> str:

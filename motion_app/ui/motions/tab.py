@@ -339,6 +339,7 @@ class LibraryPanel:
             problems=self.host.library.problems(),
             previews=self.previews,
             texts=self.texts,
+            brought=state.brought,
         )
 
     def act(self, state: TrainingState, event: gr.EventData) -> list[Any]:
@@ -378,6 +379,7 @@ class LibraryPanel:
         except MotionAppError as error:
             return [*[gr.skip()] * 4, *self.notes.shown({"file": in_one_line(error)})]
         gr.Info(self.texts("motions.imported", name=html.escape(motion.name)))
+        state.brought = motion.digest
         return [state, self.show_cards(state), None, "", *self.notes.shown({})]
 
     def _checked(self, file: str | None, name: str, phrase: str) -> Path:

@@ -43,6 +43,18 @@ root.addEventListener("click", (event) => {
   }
 });
 
+// What was just brought in is shown once.
+let shownLast = "";
+function showBrought() {
+  const digest = root.querySelector(".motion-grid")?.dataset.brought ?? "";
+  const card = digest && root.querySelector(`.motion-card[data-digest="${digest}"]`);
+  if (card && digest !== shownLast) bringIntoView(card);
+  shownLast = digest;
+}
+
 listenForNames(root, ".motion-card", (asked) => trigger("act", asked));
-watch("value", filter);
+watch("value", () => {
+  filter();
+  showBrought();
+});
 filter();

@@ -116,7 +116,7 @@ class TransferTab:
         event is "act", with what a person did."""
         return gr.HTML(
             **{"html_template": MOUNT, **options},
-            js_on_load=script(*scripts),
+            js_on_load=script("in_view", *scripts),
             elem_id=name,
             apply_default_css=False,
             markup=markup,
