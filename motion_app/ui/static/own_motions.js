@@ -21,7 +21,8 @@ function listenForNames(root, cards, send) {
   });
   root.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || !event.target.closest(".motion-rename")) return;
-    event.preventDefault(); // a dialog stays open
+    event.preventDefault(); // what it stands in stays open
+    event.stopPropagation();
     rename(event.target.closest(cards), false);
   });
   root.addEventListener("click", (event) => {
