@@ -80,11 +80,9 @@ class HostStatus:
 
 class ModelHost:
     """Loads one checkpoint and its segmenter on a thread; whoever needs them waits. ``lent``: the
-    device is lent to a call at a time (``zero_gpu``); ``no_training``: why motions are not learned
-    here, where the settings alone do not say it."""
+    device is lent to a call at a time (``zero_gpu``)."""
 
     lent = False
-    no_training = ""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -203,6 +201,11 @@ class ModelHost:
     def methods(self) -> tuple[str, ...]:
         """Those that can be used with this checkpoint as it is."""
         return offered_methods(self._checkpoint)
+
+    @property
+    def no_training(self) -> str:
+        """Why motions are not learned here, where the settings alone do not say it."""
+        return ""
 
     @property
     def learns(self) -> bool:

@@ -7,15 +7,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.jobs.kinds import Mark
 from motion_app.jobs.timings import Measurement
-from motion_app.library.motion_file import read_motion
-from motion_app.scene import Motion
 from motion_app.training.config import ClipTraining, MotionTraining
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from motion_app.engine.footprint import Workload
     from motion_app.engine.pipeline import MotionEngine
     from motion_app.training.trainer import TrainingReport
-    from motion_app.ui.zero_gpu import ZeroGpuEngine
 
 OnProgress = Callable[["TrainingReport"], bool | None]
 
@@ -90,22 +87,6 @@ def learning_seconds(
     denoising = None if video is None else video.step_seconds
     step = work.learning_step_seconds(config.batch, denoising=denoising)
     return shown + work.learning_rest_seconds(config.views) + config.steps * step
-
-
-def train_lent(
-    inputs: TrainingInputs,
-    config: ClipTraining,
-    out: Path,
-    engine: ZeroGpuEngine,
-    mark: Mark,
-    *,
-    on_progress: OnProgress | None = None,
-    **_: Any,
-) -> Motion:
-    """As ``kinds.train``, on a GPU that is lent for it."""
-    order = TrainingOrder.of(inputs, config, out, mark, fps=engine.geometry.fps)
-    engine.train(order, on_progress)
-    return read_motion(out)
 
 
 def check_lent_seconds(seconds: float, most: float) -> None:

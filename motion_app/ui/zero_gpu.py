@@ -26,23 +26,24 @@ import numpy as np
 
 from motion_app.errors import GenerationCancelled, MotionAppError, RequestError
 from motion_app.host import ModelHost
+from motion_app.jobs.kinds import Mark
 from motion_app.jobs.models import Models
 from motion_app.jobs.progress import Runner
-from motion_app.jobs.runners import GENERATE, TRAIN
+from motion_app.jobs.runners import GENERATE, TRAIN, GenerationRunner, TrainingRunner
 from motion_app.jobs.timings import JobSize, Measurement, Timings
+from motion_app.library.motion_file import read_motion
 from motion_app.media import sandbox
 from motion_app.methods import METHOD_TABLE
-from motion_app.scene import GeneratedVideo, GenerationRequest
+from motion_app.scene import GeneratedVideo, GenerationRequest, Motion
 from motion_app.settings import TOO_LONG_FOR_ZERO_GPU, Settings
 from motion_app.training.config import ClipTraining
-from motion_app.training.inputs import training_config
+from motion_app.training.inputs import TrainingInputs, training_config
 from motion_app.ui.call_queue import CallQueue
 from motion_app.ui.lent_training import (
     OnProgress,
     TrainingOrder,
     check_lent_seconds,
     learning_seconds,
-    train_lent,
 )
 
 if TYPE_CHECKING:
@@ -242,6 +243,21 @@ class ZeroGpuEngine:
         return draw_preview(latents, self._colours, self.geometry)
 
 
+def train_lent(
+    inputs: TrainingInputs,
+    config: ClipTraining,
+    out: Path,
+    engine: ZeroGpuEngine,
+    mark: Mark,
+    *,
+    on_progress: OnProgress | None = None,
+) -> Motion:
+    """As ``kinds.train``, on a GPU that is lent for it."""
+    order = TrainingOrder.of(inputs, config, out, mark, fps=engine.geometry.fps)
+    engine.train(order, on_progress)
+    return read_motion(out)
+
+
 class ZeroGpuModels(Models):
     """What is loaded on ZeroGPU."""
 
@@ -279,7 +295,7 @@ class ZeroGpuHost(ModelHost):
         self._load()
 
     @property
-    def no_training(self) -> str:  # type: ignore[override]
+    def no_training(self) -> str:
         """Why no motion is learned, where it is not by the settings."""
         return TOO_LONG_FOR_ZERO_GPU if self.settings.training else ""
 
@@ -314,8 +330,10 @@ class ZeroGpuHost(ModelHost):
 
     def _runners(self) -> dict[str, Runner]:
         known = super()._runners()
-        training = replace(known[TRAIN], train=train_lent, check_cost=self._check_cost)
-        return {GENERATE: replace(known[GENERATE], training=training), TRAIN: training}
+        training = cast(TrainingRunner, known[TRAIN])
+        training = replace(training, train=train_lent, check_cost=self._check_cost)
+        generation = replace(cast(GenerationRunner, known[GENERATE]), training=training)
+        return {GENERATE: generation, TRAIN: training}
 
     def start(self) -> None:
         """Begin to take jobs."""

@@ -43,7 +43,6 @@ from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits, Se
 from motion_app.training.config import MotionTraining
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.ui.call_queue import CallQueue
-from motion_app.ui.lent_training import train_lent
 from motion_app.ui.markup import Texts
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer import stream as stream_module
@@ -55,6 +54,7 @@ from motion_app.ui.zero_gpu import (
     ZeroGpuEngine,
     ZeroGpuHost,
     refusal_words,
+    train_lent,
     worker_steps,
 )
 
