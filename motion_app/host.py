@@ -10,6 +10,7 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -34,6 +35,7 @@ from motion_app.media import sandbox
 from motion_app.media.provenance import certificate_of
 from motion_app.models.adapters import offered_methods
 from motion_app.models.checkpoint import Checkpoint, FamiliarPictures
+from motion_app.models.stock_files import StockModel
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.scene import Click, Motion
 from motion_app.settings import Settings
@@ -143,6 +145,8 @@ class ModelHost:
             training=training,
             badge=settings.badge,
             certificate=certificate_of(settings),
+            stock=self.stock,
+            open_stock=self.models.stock,
             **shared,
         )
         return {runners.GENERATE: generation, runners.TRAIN: training}
@@ -201,6 +205,18 @@ class ModelHost:
     def methods(self) -> tuple[str, ...]:
         """Those that can be used with this checkpoint as it is."""
         return offered_methods(self._checkpoint)
+
+    def stock(self) -> Mapping[str, StockModel]:
+        """The models of others that may be asked for a video, by name: what they make where nothing
+        else is asked; none where one of them is not here, which loading refuses in words."""
+        return self._stock
+
+    @cached_property
+    def _stock(self) -> Mapping[str, StockModel]:
+        try:
+            return {name: self.models.stock_files(name).model for name in self.models.stock_models}
+        except CheckpointError:
+            return {}
 
     @property
     def no_training(self) -> str:

@@ -18,6 +18,7 @@ ABLATIONS = (
 PACK_ABLATIONS = ("mot", "sub", "refiner", "lora")  # parts of what SynMotion learned
 SCOPES = ("released", "paper")  # what free video tokens may see: as the release, as the equations
 TOKENS, CLIPS, STOCK = "tokens", "clips", "stock"
+STOCK_METHOD = "none"  # the one of the family STOCK
 FAMILIES = (TOKENS, CLIPS, STOCK)  # learned beforehand, told a clip, told nothing of a motion
 
 
@@ -55,7 +56,7 @@ METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
     {
         "fleximmt": Method("FlexiMMT", tokens=True, without=frozenset(ABLATIONS)),
         "concat": Method("Concatenation", tokens=True, everywhere=True),
-        "none": Method("None: the stock model", told="caption"),
+        STOCK_METHOD: Method("None: the stock model", told="caption"),
         "synmotion": Method(
             "SynMotion",
             pack=True,

@@ -29,6 +29,7 @@ from motion_app.methods import (
     PACK_ABLATIONS,
     PACK_METHODS,
     SCOPES,
+    STOCK_METHOD,
     TOKEN_METHODS,
 )
 from motion_app.wording import NEUTRAL_PHRASE, as_read
@@ -116,7 +117,9 @@ class Options:
     ``steps`` of denoising and ``guidance``, the scale of classifier-free guidance: None takes the
     checkpoint's own. ``prompt`` None composes the objects' sentences. ``method`` is one of
     ``methods.METHODS``, ``without`` names ablations (docs/method.md, section 3), ``scope`` is one
-    of ``methods.SCOPES``. Raises RequestError for a value that cannot be.
+    of ``methods.SCOPES``. ``stock``: another model that is to make it, with the method "none"
+    alone, as ``models.stock_files`` knows it; None is the checkpoint; its own settings count then.
+    Raises RequestError for a value that cannot be.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -126,6 +129,7 @@ class Options:
     method: str = "fleximmt"
     without: tuple[str, ...] = Field(default=(), strict=False)
     scope: str = "released"
+    stock: str | None = Field(default=None, min_length=1, max_length=LONGEST_TEXT)
 
     @field_validator("method")
     @classmethod
@@ -146,14 +150,24 @@ class Options:
     @classmethod
     def _in_words(cls, given: Any, handler: ModelWrapValidatorHandler[Options]) -> Options:
         try:
-            return handler(given)
+            options = handler(given)
         except ValidationError as error:
             told = [fault_in_words(fault, option_names()) for fault in error.errors()]
             raise RequestError("; ".join(told)) from error
+        if options.stock is not None and options.method != STOCK_METHOD:
+            raise RequestError(
+                f'"stock" is "{options.stock}" with the method "{options.method}"; a model of '
+                f'others is told no motion: choose "{STOCK_METHOD}", or leave "stock" out'
+            )
+        return options
 
     def to_json(self) -> dict[str, Any]:
-        """All of them as plain JSON, ``without`` in order."""
-        return asdict(self) | {"without": sorted(self.without)}
+        """All of them as plain JSON, ``without`` in order; ``stock`` where there is one, so that
+        what is older stays as it is."""
+        entries = asdict(self) | {"without": sorted(self.without)}
+        if self.stock is None:
+            del entries["stock"]
+        return entries
 
 
 def option_names() -> tuple[str, ...]:
@@ -250,8 +264,9 @@ class GeneratedVideo:
 @dataclass(frozen=True, eq=False)
 class StepReport:
     """What one denoising step tells the outside. ``step`` counts from 1 to ``steps``; ``latents``
-    is the step's estimate of the clean latents, (F, C, H', W') float32; ``masks`` (N, F, h, w) bool
-    are those the *next* step will use; ``masks_settled`` says that RMPM has stopped for good."""
+    is the step's estimate of the clean latents, (F, C, H', W') float32, F = 0 where it is not the
+    checkpoint's and cannot be drawn; ``masks`` (N, F, h, w) bool are those the *next* step will
+    use; ``masks_settled`` says that RMPM has stopped for good."""
 
     step: int
     steps: int

@@ -124,10 +124,12 @@ class Settings(BaseSettings):
     beside the model's own, and new ones go into the first; ``motion_repo`` is the repository of the
     hub, "owner/name", whose motions the library offers, "" none; ``segmenter`` is a SAM-2 folder or
     hub id, None the one the model names; ``finder`` a Grounding DINO or SAM 3 folder or hub id,
-    which finds things by words, None for none. ``outputs`` holds the database of jobs and a folder
-    for each; ``badge`` puts a visible "AI-generated" on every video, whatever its maker chose;
-    ``training`` False turns learning motions off in the page; ``lent_seconds``: how long a training
-    on ZeroGPU may hold the GPU, which is what visitors are lent; ``private_motions`` shows what a
+    which finds things by words, None for none; ``stock_models`` folders or hub ids of models of
+    others, Wan and HunyuanVideo, that may be asked for a video. ``outputs`` holds the database of
+    jobs and a folder for each; ``badge`` puts a visible "AI-generated" on every video, whatever its
+    maker chose; ``training`` False turns learning motions off in the page; ``lent_seconds``: how
+    long a training on ZeroGPU may hold the GPU, which is what visitors are lent;
+    ``private_motions`` shows what a
     browser learns or imports to nobody else until its owner shares it. ``single_user`` False: the
     server is on this machine's own address and others come to it all the same, through a proxy;
     then nobody is taken for the machine's user, who may change motions that nobody in particular
@@ -148,6 +150,7 @@ class Settings(BaseSettings):
     model: str = str(ROOT / "checkpoints" / "pocket")
     segmenter: str | None = None
     finder: str | None = None
+    stock_models: tuple[str, ...] = ()
     device: str | None = None
     acceleration: Acceleration = STOCK
     host: str = "127.0.0.1"

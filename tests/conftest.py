@@ -45,6 +45,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def stock_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Models of others with random weights: a Wan and a HunyuanVideo folder. Do not write into
+    them."""
+    from tiny_stock import save_hunyuan, save_wan
+
+    folder = tmp_path_factory.mktemp("stock")
+    return save_wan(folder / "tiny-wan"), save_hunyuan(folder / "tiny-hunyuan")
+
+
+@pytest.fixture(scope="session")
 def app_hub() -> Iterator[FakeHub]:
     """The hub that the app below asks, with an empty repository ``OFFERED``."""
     with running_hub() as hub:

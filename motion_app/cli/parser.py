@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from motion_app.errors import RequestError
+from motion_app.methods import METHODS, STOCK_METHOD
 
 if TYPE_CHECKING:
     from motion_app.jobs.models import Models
@@ -54,6 +55,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model, on which device."""
     parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video model")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """How the video is made, and by a model of others."""
+    parser.add_argument("--method", help="one of " + ", ".join(METHODS))
+    parser.add_argument(
+        "--stock",
+        metavar="MODEL",
+        help="folder or hub id of a Wan or HunyuanVideo model that makes it, told no motion",
+    )
+
+
+def method_of(options: argparse.Namespace) -> dict[str, str | None]:
+    """The method and the model of others that were asked for, by their names in a request; {} for
+    neither. One of them chooses both anew."""
+    if options.stock is not None:
+        return {"method": options.method or STOCK_METHOD, "stock": options.stock}
+    return {} if options.method is None else {"method": options.method, "stock": None}
 
 
 def numbers(text: str, count: int) -> list[float]:

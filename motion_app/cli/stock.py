@@ -28,20 +28,18 @@ def make_stock(options: argparse.Namespace, settings: Settings) -> Result:
     told = _scenes(options)
     models = models_for(options, settings)
 
-    from motion_app.models.devices import device_named
-    from motion_app.models.stock import StockGenerator, StockOptions
+    from motion_app.models.stock import StockOptions
 
     names = {item.name for item in fields(StockOptions)}
     given = {name: value for name, value in vars(options).items() if name in names}
     asked = StockOptions(**{name: value for name, value in given.items() if value is not None})
-    device = device_named(models.device)
     out = make_folder(options.out)
     waiting = {name: scene for name, scene in told.items() if not (out / f"{name}.mp4").exists()}
     made, certificate = [], certificate_of(settings)
-    generator = StockGenerator.load(options.model, device=device) if waiting else None
     for name, (picture, prompt) in waiting.items():
         image = read_picture(picture, limits=settings.limits).pixels
-        video = generator.generate(image, prompt, asked, partial(_told, name))
+        with models.stock(options.model) as generator:
+            video = generator.generate(image, prompt, asked, partial(_told, name))
         if options.cases is not None:
             height, width = (side // 2 * 2 for side in image.shape[:2])
             video = video.resampled(

@@ -10,7 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from motion_app.cli.parser import Result, add_command, add_model, models_for, numbers, show_progress
+from motion_app.cli.parser import (
+    Result,
+    add_command,
+    add_method,
+    add_model,
+    method_of,
+    models_for,
+    numbers,
+    show_progress,
+)
 from motion_app.errors import RequestError
 from motion_app.geometry import FIT_MODES
 from motion_app.jobs import kinds
@@ -19,7 +28,6 @@ from motion_app.library.motion_file import SUFFIX
 from motion_app.media.files import read_picture
 from motion_app.media.provenance import certificate_of
 from motion_app.media.results import make_folder
-from motion_app.methods import METHODS
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import checked_request, with_motions
 from motion_app.scene import Click, GenerationRequest, Options, StepReport
@@ -98,7 +106,7 @@ def transfer(options: argparse.Namespace, settings: Settings) -> Result:
         library=library,
         limits=limits,
     )
-    chosen = {"seed": options.seed, "steps": options.steps, "method": options.method}
+    chosen = {"seed": options.seed, "steps": options.steps, **method_of(options)}
     asked = Options(**{name: value for name, value in chosen.items() if value is not None})
     lessons = [lesson.inputs() for lesson in draft.lessons]
     request = checked_request(
@@ -109,16 +117,16 @@ def transfer(options: argparse.Namespace, settings: Settings) -> Result:
         library=AwaitedLibrary(library, [lesson.awaited() for lesson in lessons]),
     )
     out = make_folder(options.out)
-    engine = models.engine(model)
+    frame = models.frame(model, asked)
     started = time.perf_counter()
     learned, called = [], {}
     for number, lesson in enumerate(lessons, start=1):
-        config = lesson.config(engine.defaults.training_of(lesson.method))
+        config = lesson.config(frame.defaults.training_of(lesson.method))
         motion = kinds.learn(
             lesson,
             config,
             out / f"motion-{number}{SUFFIX}",
-            engine,
+            models.engine(model),
             models.mark(model),
             library,
             limits=limits,
@@ -127,10 +135,11 @@ def transfer(options: argparse.Namespace, settings: Settings) -> Result:
         called[lesson.name] = motion.name
         learned.append({"name": motion.name, "motion": str(motion.path), "steps": config.steps})
     made = kinds.generate(
-        with_motions(_renamed(request, called), library, base=engine.fingerprint),
+        with_motions(_renamed(request, called), library, base=frame.fingerprint),
         out,
-        engine,
+        frame,
         _show_step,
+        open_stock=models.stock,
         badge=settings.badge,
         certificate=certificate_of(settings),
     )
@@ -193,7 +202,7 @@ def add_commands(actions: Any) -> None:
     )
     parser.add_argument("--steps", type=int, help="of denoising, 1 to 1000")
     parser.add_argument("--seed", type=int, help="0 or more")
-    parser.add_argument("--method", help="one of " + ", ".join(METHODS))
+    add_method(parser)
     parser.add_argument("--segmenter", help="folder or hub id of a SAM-2 model")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     add_model(parser)

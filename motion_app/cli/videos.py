@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from motion_app.cli.parser import (
     Result,
     add_command,
+    add_method,
     add_model,
     box,
     click,
+    method_of,
     models_for,
     show_progress,
 )
@@ -24,7 +26,7 @@ from motion_app.library.library import Library
 from motion_app.media.files import read_image
 from motion_app.media.provenance import certificate_of, verify_video
 from motion_app.media.results import make_folder, save_mask
-from motion_app.methods import ABLATIONS, METHODS, PACK_ABLATIONS
+from motion_app.methods import ABLATIONS, PACK_ABLATIONS
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import build_request, parse_request, with_motions
 from motion_app.scene import StepReport
@@ -41,11 +43,11 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
     given = {
         "steps": options.steps,
         "seed": options.seed,
-        "method": options.method,
         "model": options.model,
         "without": None if options.without is None else options.without.split(","),
     }
     overrides = {key: value for key, value in given.items() if value is not None}
+    overrides |= method_of(options)
     request_file = parse_request(options.request)
     request_file = parse_request({**request_file.model_dump(), **overrides})
     model = request_file.model or settings.model
@@ -63,23 +65,26 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
     )
     certificate = certificate_of(settings)
     out = make_folder(options.out)
-    _foretell(models, model, request)
-    engine = models.engine(model)
+    if request.options.stock is None:
+        _foretell(models, model, request)
+    frame = models.frame(model, request.options)
     # Only whether its motions were made for this model was still to be seen.
-    request = with_motions(request, sources["library"], base=engine.fingerprint)
+    request = with_motions(request, sources["library"], base=frame.fingerprint)
     started = time.perf_counter()
     ended: list[float] = []
     made = kinds.generate(
         request,
         out,
-        engine,
+        frame,
         _show_step,
+        open_stock=models.stock,
         badge=settings.badge,
         certificate=certificate,
         on_saving=lambda: ended.append(time.perf_counter()),
     )
-    if engine.profile.too_large:
-        print(_stepped_down(engine.profile), file=sys.stderr)
+    profile = getattr(frame, "profile", None)  # of a model of others its recipe tells it
+    if profile is not None and profile.too_large:
+        print(_stepped_down(profile), file=sys.stderr)
     return {
         "video": str(out / made["video"]),
         "gif": str(out / made["gif"]),
@@ -88,7 +93,7 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
         "seconds": round(ended[0] - started, 2),
         "masks": [str(out / "masks" / f"{k}.png") for k in range(len(request.objects))],
         "frames": str(out / made["frames"]),
-        "profile": engine.profile.placement.name,
+        **({} if profile is None else {"profile": profile.placement.name}),
     }
 
 
@@ -161,7 +166,7 @@ def add_commands(actions: Any) -> None:
     parser.add_argument("--seed", type=int, help="0 or more")
     parts = ", ".join((*ABLATIONS, *PACK_ABLATIONS))
     parser.add_argument("--without", help=f"ablations, with commas between: {parts}")
-    parser.add_argument("--method", help="one of " + ", ".join(METHODS))
+    add_method(parser)
     add_model(parser)
     parser = add_command(
         actions, "verify", verify, "look for the marks of a video that was generated here"

@@ -163,6 +163,15 @@ class Backbone:
         self.transformer.disable_gradient_checkpointing()
         self.profile = self.profile.place(self.pipe)
 
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """All models in main memory while inside, and the device for others."""
+        Placing(self.pipe, self.profile.device).release()
+        try:
+            yield
+        finally:
+            self.profile = self.profile.place(self.pipe)
+
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[Tensor]:
         """The states of each prompt, (1, L, text width), as the stock pipeline computes them."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,12 @@ class MotionEngine:
                     full = error.with_traceback(None)  # its frames hold what must be freed
                 self.backbone.step_down(full)
 
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """The device is another model's while inside; what is asked of this one waits."""
+        with self._busy, self.backbone.set_aside():
+            yield
+
     def _generate(self, request: GenerationRequest, on_step: OnStep | None) -> GeneratedVideo:
         backbone, chosen = self.backbone, request.options
         steps, guidance = chosen.steps, chosen.guidance
@@ -185,6 +192,8 @@ class MotionEngine:
 
     def _resolve(self, request: GenerationRequest) -> GenerationRequest:
         """``request`` checked, with the checkpoint's defaults filled in."""
+        if request.options.stock is not None:
+            raise ValueError("the request asks for another model; jobs.kinds.generate opens it")
         if request.checked:
             check_sizes(request, self.geometry)
         else:

@@ -321,13 +321,15 @@ def read_request(path: Path) -> dict[str, Any]:
 def item_of_result(
     folder: Path, *, name: str, video: str, recipe: str, frames: str = "", method: str = ""
 ) -> EvaluationItem:
-    """The result in ``folder`` whose files have these names; its method is the recipe's own unless
-    given. A recipe that is gone is told when the item is opened, as for any other video."""
+    """The result in ``folder`` whose files have these names; its method is the recipe's own, or the
+    model of others that made it, unless given. A recipe that is gone is told when the item is
+    opened, as for any other video."""
     kept = folder / frames if frames else None
     request: Mapping[str, Any] | Path = folder / recipe
     try:
         request = read_request(folder / recipe)
-        method = method or (request.get("request") or {}).get("method", "")
+        own = (request.get("request") or {}).get("method", "")
+        method = method or (request.get("title") if request.get("stock") else "") or own
     except RequestError:
         kept = None
     return EvaluationItem(

@@ -28,6 +28,7 @@ from motion_app.library.library import Library
 from motion_app.library.motion_file import file_digest
 from motion_app.media.files import decode_data_uri
 from motion_app.models.checkpoint import Checkpoint
+from motion_app.models.stock_files import StockFiles
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import ObjectEntry, RequestFile, build_request, parse_request
 from motion_app.scene import Options
@@ -83,6 +84,7 @@ class Ingredients:
         self._settings = settings
         self._digests = Digests(remembered)
         self._model = cache(self._read_model)
+        self._stock = cache(self._read_stock)
         self._library = cache(lambda model: Library(settings.motion_folders(model)))
         self._fitting: set[str] = set()
         running = running_of(settings)
@@ -164,8 +166,17 @@ class Ingredients:
         kept = request.model_dump(exclude={"image", "objects", "model"})
         # An option that came after this FORMAT counts where it is chosen: older results stay known.
         usual = Options().to_json()
-        kept = {n: value for n, value in kept.items() if n in KEYED or value != usual[n]}
+        kept = {n: value for n, value in kept.items() if n in KEYED or value != usual.get(n)}
+        if request.options.stock is not None:
+            kept["stock"] = self._stock(request.options.stock)
         return kept | {"image": self._picture(request.image), "objects": objects}
+
+    def _read_stock(self, name: str) -> str:
+        """The digest of all files of a model of others."""
+        folder = StockFiles.find(name, among=self._settings.stock_models).folder
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        named = {str(path.relative_to(folder)): path for path in files}
+        return _key({n: self._digests.of(p) for n, p in named.items() if not is_leftover(Path(n))})
 
     def _picture(self, source: str) -> str:
         if source.startswith("data:"):

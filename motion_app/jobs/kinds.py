@@ -7,10 +7,10 @@ batch. Checked inputs come in, files are written, and the outcome is plain JSON.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from motion_app.errors import GenerationCancelled, MotionFileError
 from motion_app.jobs.content_keys import lossless_frames, training_inputs
 from motion_app.jobs.manifest import Item
 from motion_app.jobs.models import Models
+from motion_app.jobs.stock_videos import OpenStock, generate_stock
 from motion_app.library.library import Library
 from motion_app.library.motion_file import SUFFIX, numbers_digest, read_motion
 from motion_app.media.provenance import Certificate, certificate_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
     from motion_app.evaluation.report import Report
     from motion_app.evaluation.scoring import ScoreProgress, Scores
     from motion_app.evaluation.videos import EvaluationItem
+    from motion_app.models.checkpoint import Checkpoint
     from motion_app.training.config import ClipTraining
     from motion_app.training.processes import Share
     from motion_app.training.trainer import TrainingReport
@@ -52,9 +54,10 @@ Mark = Callable[[np.ndarray, Sequence[Click]], np.ndarray]  # image and clicks t
 def generate(
     request: GenerationRequest,
     folder: Path,
-    engine: MotionEngine,
+    engine: MotionEngine | Checkpoint,
     on_step: Callable[[StepReport], bool | None] | None = None,
     *,
+    open_stock: OpenStock,
     badge: bool = False,
     certificate: Certificate | None = None,
     on_saving: Callable[[], None] = lambda: None,
@@ -62,14 +65,19 @@ def generate(
     """The video of ``request`` into ``folder``, as ``save_result`` writes it.
 
     Returns the names of FILES, relative to ``folder``, with "seed", "steps" and "guidance".
-    ``on_step`` as of ``MotionEngine.generate``, ``on_saving`` is called when the video is made;
-    ``badge`` and ``certificate`` as of ``save_result``. Raises what those two raise.
+    ``engine``: the one of its checkpoint, or, where its options name a model of others, that
+    checkpoint; ``open_stock``, ``Models.stock``, opens such a model. ``on_step`` as of
+    ``MotionEngine.generate``, ``on_saving`` is called when the video is made; ``badge`` and
+    ``certificate`` as of ``save_result``. Raises what those two raise.
     """
-    video = engine.generate(request, on_step=on_step)
+    if request.options.stock is None:
+        export = engine.defaults.export
+        video = cast("MotionEngine", engine).generate(request, on_step=on_step)
+    else:
+        export = None  # it has the size it has
+        video = generate_stock(request, engine, open_stock, on_step)
     on_saving()
-    saved = save_result(
-        video, folder, export=engine.defaults.export, badge=badge, certificate=certificate
-    )
+    saved = save_result(video, folder, export=export, badge=badge, certificate=certificate)
     named = {name: str(getattr(saved, name).relative_to(folder)) for name in FILES}
     return named | {name: video.recipe[name] for name in ("seed", "steps", "guidance")}
 
@@ -186,6 +194,13 @@ def evaluate(
     )
 
 
+def _made_by(request: Mapping[str, Any] | None) -> str:
+    """What a video is called in a report: its method, or the model of others that made it."""
+    if request is None:
+        return "video"
+    return str(request.get("stock") or request["method"])
+
+
 def write_scores(report: Report, folder: Path) -> dict[str, str]:
     """``report.csv``, ``.md`` and ``.tex`` in ``folder``; their names by ending."""
     folder = make_folder(folder)
@@ -228,7 +243,7 @@ class Workshop:
 
     def _generate(self, item: Item, folder: Path, go_on: GoOn) -> dict[str, Any]:
         file = parse_request(item.entries)
-        engine = self._models.engine(file.model)
+        engine = self._models.frame(file.model, file.options)
         request = build_request(
             file,
             geometry=engine.geometry,
@@ -245,6 +260,7 @@ class Workshop:
             folder,
             engine,
             on_step,
+            open_stock=self._models.stock,
             badge=self._settings.badge,
             certificate=self._certificate,
         )
@@ -283,7 +299,7 @@ class Workshop:
         scores = evaluate(
             EvaluationItem(
                 item.id,
-                entries["method"] or (request["method"] if request else "video"),
+                entries["method"] or _made_by(request),
                 video,
                 frames=lossless_frames(video),
                 request=request,

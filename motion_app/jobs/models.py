@@ -1,4 +1,5 @@
-"""The one place where a deployment's models are loaded: engine, segmenter, finder and judges.
+"""The one place where a deployment's models are loaded: engine, segmenter, finder, judges, and the
+models of others.
 
 Commands, workers and the page all come here, so that a setting (``Settings``) holds for all of them
 or is refused by all in the same words. Nothing is imported or loaded before it is asked for.
@@ -6,8 +7,10 @@ or is refused by all in the same words. Nothing is imported or loaded before it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,21 +21,31 @@ from motion_app.acceleration import Acceleration, StepCache
 from motion_app.errors import RequestError
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.hub import OnBytes, checkpoint_folder, config_folder
-from motion_app.scene import Click
+from motion_app.models.stock_files import (
+    RESIDENT,
+    StockFiles,
+    StockOutlook,
+    check_names,
+    stock_name,
+)
+from motion_app.scene import Click, Options
 from motion_app.settings import Settings
 
 if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
+    import torch
+
     from motion_app.engine.memory import Outlook
     from motion_app.engine.pipeline import MotionEngine
     from motion_app.evaluation.networks import Judges
     from motion_app.models.clicks import PictureSegmenter
+    from motion_app.models.stock import StockGenerator
     from motion_app.models.words import ObjectFinder
 
 
 class Models:
-    """What ``settings`` say is loaded, each when it is first asked for; the last engine and the
-    last segmenter are kept. ``device`` in place of the settings' own; ``threads`` of the CPU for
-    the whole process, None leaves PyTorch's.
+    """What ``settings`` say is loaded, each when it is first asked for; the last engine, the last
+    segmenter and the last model of others are kept. ``device`` in place of the settings' own;
+    ``threads`` of the CPU for the whole process, None leaves PyTorch's.
 
     Whatever is loaded, ``check`` comes first: CheckpointError or RequestError for a setting that
     cannot hold here.
@@ -49,10 +62,12 @@ class Models:
         self._engine: tuple[str, MotionEngine] | None = None
         self._segmenter: tuple[str, PictureSegmenter] | None = None
         self._judges: tuple[str, Judges] | None = None
+        self._stock: _OpenStock | None = None
 
     def check(self) -> None:
         """Refuse, before anything is loaded, settings that cannot hold on this machine: an unknown
-        or missing device, kernel, memory profile or cache, a segmenter that is not there."""
+        or missing device, kernel, memory profile or cache, a segmenter or another model that is not
+        there."""
         if self._checked:
             return
         if self._needs_look:
@@ -64,6 +79,9 @@ class Models:
             from motion_app.models.clicks import check_source
 
             check_source(self.settings.segmenter)
+        check_names(self.settings.stock_models)
+        for source in self.settings.stock_models:
+            StockFiles.find(source)
         self._checked = True
 
     @property
@@ -134,7 +152,77 @@ class Models:
 
     def forget(self) -> None:
         """Let go of what was loaded, and its memory."""
-        self._engine = self._segmenter = self._judges = None
+        self._engine = self._segmenter = self._judges = self._stock = None
+
+    @property
+    def stock_models(self) -> tuple[str, ...]:
+        """The names of the models of others that the settings offer."""
+        return tuple(stock_name(source) for source in self.settings.stock_models)
+
+    def stock_files(self, name: str) -> StockFiles:
+        """What the files of a model of others say: one that the settings offer by its ``name``, or
+        any folder or fetched hub id. CheckpointError."""
+        return StockFiles.find(name, among=self.settings.stock_models)
+
+    def stock_outlook(self, name: str) -> StockOutlook:
+        """What that model takes, beside what is loaded now. CheckpointError."""
+        from motion_app.models.devices import device_named
+        from motion_app.models.stock import stock_outlook
+
+        files, opened = self.stock_files(name), self._stock
+        if opened is not None and opened.folder == files.folder and opened.generator is not None:
+            return opened.generator.outlook
+        return stock_outlook(files, device_named(self.device))
+
+    def frame(self, model: str | Path | None, options: Options) -> MotionEngine | Checkpoint:
+        """What a video with ``options`` is asked of: the engine of ``model``, or where a model of
+        others makes it, only the checkpoint whose frame its picture has."""
+        if options.stock is None:
+            return self.engine(model)
+        return self.checkpoint(model, weights=True)
+
+    @contextmanager
+    def stock(self, name: str, engine: MotionEngine | None = None) -> Iterator[StockGenerator]:
+        """The model of others with that name, for one video. It is kept, and the memory of the last
+        one is let go before another is read. Where it does not fit beside an engine, that is let go
+        too; ``engine``, which others hold, is set aside meanwhile. CheckpointError for what is not
+        here, or takes more than this machine has."""
+        files = self.stock_files(name)
+        self._prepare()
+        from motion_app.models.devices import device_named
+
+        device = device_named(self.device)
+        if self._stock is None or self._stock.folder != files.folder:
+            self._stock = None
+            self._stock = self._opened(files, device, engine)
+        opened = self._stock
+        with engine.set_aside() if engine is not None and opened.alone else nullcontext():
+            if opened.generator is None:
+                from motion_app.models.stock import StockGenerator
+
+                opened.generator = StockGenerator.load(files, device=device)
+            opened.generator.move(device)
+            try:
+                yield opened.generator
+            finally:
+                if opened.alone:
+                    opened.generator.move("cpu")
+                    _empty(device)
+
+    def _opened(
+        self, files: StockFiles, device: torch.device, engine: MotionEngine | None
+    ) -> _OpenStock:
+        """A place for it, and nothing loaded yet."""
+        from motion_app.models.stock import stock_outlook
+
+        _empty(device)
+        outlook = stock_outlook(files, device)
+        crowded = not outlook.fits or outlook.where != RESIDENT
+        if crowded and engine is None:
+            self._engine = None
+            _empty(device)
+        alone = crowded and engine is not None and device.type != "cpu"
+        return _OpenStock(files.folder, alone)
 
     def segmenter(
         self,
@@ -200,6 +288,25 @@ class Models:
 
             self._judges = (device, Judges(WeightStore(self.settings.judges), device=device))
         return self._judges[1]
+
+
+@dataclass(eq=False)
+class _OpenStock:
+    """A model of others: its ``generator``, None before it is loaded, and whether it needs the
+    device ``alone``."""
+
+    folder: Path
+    alone: bool
+    generator: StockGenerator | None = None
+
+
+def _empty(device: torch.device) -> None:
+    """What nobody holds any more is the device's again."""
+    gc.collect()
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def running_of(settings: Settings) -> dict[str, Any]:

@@ -34,10 +34,12 @@ from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.kinds import generate, learn, train
 from motion_app.jobs.progress import KeptInputs, WaitForEngine, Work, engine_for
+from motion_app.jobs.stock_videos import OpenStock, no_stock
 from motion_app.jobs.timings import JobPart, JobSize
 from motion_app.library.library import AwaitedLibrary, Library
 from motion_app.library.owners import LibraryUser, token_of
 from motion_app.media.provenance import Certificate
+from motion_app.models.stock_files import StockModel
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import (
     RequestFile,
@@ -116,7 +118,8 @@ class GenerationRunner:
     """``geometry`` and ``defaults`` ask for the model's, which may be known before it is loaded;
     ``base`` for its fingerprint, None until then; ``tokenizer`` for what counts a prompt, None
     where only the engine can; ``training`` learns what a request's motions still lack; ``badge``
-    puts the badge on every video and ``certificate`` a signature."""
+    puts the badge on every video and ``certificate`` a signature. ``stock`` asks what the models of
+    others that are offered take where nothing is asked, by name; ``open_stock`` opens one."""
 
     wait_for_engine: WaitForEngine
     library: Library
@@ -127,6 +130,8 @@ class GenerationRunner:
     tokenizer: Callable[[], PromptTokenizer | None] = lambda: None
     badge: bool = False
     certificate: Certificate | None = None
+    stock: Callable[[], Mapping[str, StockModel]] = dict
+    open_stock: OpenStock = no_stock
     limits: Limits = DEFAULT_LIMITS
 
     def check(
@@ -146,6 +151,7 @@ class GenerationRunner:
             tokenizer=self.tokenizer(),
             limits=self.limits,
         )
+        self._check_stock(checked.options.stock)
         wanted = {item.motion.name for item in checked.objects if item.motion is not None}
         unused = [lesson.name for lesson in lessons if lesson.name.strip() not in wanted]
         if unused:
@@ -155,6 +161,15 @@ class GenerationRunner:
             )
         row = {**inputs, "request": request_to_json(checked, picture=KEPT_REQUEST), "badge": badge}
         return KeptInputs(row, {KEPT_REQUEST: request_bytes(checked)})
+
+    def _check_stock(self, name: str | None) -> None:
+        known = self.stock()
+        if name is not None and name not in known:
+            offered = f"choose one of {', '.join(known)}, or " if known else ""
+            raise RequestError(
+                f'the model "{name[:80]}" is not offered here; {offered}leave "stock" out for the '
+                "checkpoint itself"
+            )
 
     def _lessons(
         self, inputs: Mapping[str, Any], files: Sequence[str], owner: str
@@ -182,8 +197,10 @@ class GenerationRunner:
 
     def parts(self, inputs: Mapping[str, Any]) -> tuple[JobPart, ...]:
         request = inputs["request"]
-        steps = request["steps"] or self.defaults().steps
-        size = JobSize(steps, len(request["objects"]), request["method"])
+        stock = request.get("stock")
+        defaults = self.stock().get(stock) or self.defaults()
+        method = request["method"] if stock is None else f"{request['method']}: {stock}"
+        size = JobSize(request["steps"] or defaults.steps, len(request["objects"]), method)
         lessons = inputs.get("learn") or ()
         learning = (part for lesson in lessons for part in self.training.parts(lesson))
         return (*learning, JobPart(GENERATE, size))
@@ -230,6 +247,7 @@ class GenerationRunner:
             work.folder,
             engine,
             on_step,
+            open_stock=self.open_stock,
             badge=self.badge or bool(work.row.inputs.get("badge")),
             certificate=self.certificate,
             on_saving=on_saving,

@@ -2,16 +2,15 @@
 
 They are rows to compare with. Each is one of diffusers' own pipelines, chosen by a checkpoint's
 ``model_index.json``; sizes come from its configs, settings are its authors'. Nothing is fetched.
+Where the weights lie is chosen by ``StockOutlook``.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -22,37 +21,9 @@ from PIL import Image
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import fit_frames
 from motion_app.models.hub import one_line
-from motion_app.text_files import listed
+from motion_app.models.stock_files import BY_PART, RESIDENT, StockFiles, StockOutlook
 
-ROOM = 0.8  # of a GPU's free memory, that weights may take; activations need the rest
 OnStep = Callable[[int, int], bool | None]  # a step from 1, and how many; False cancels
-
-
-@dataclass(frozen=True)
-class StockModel:
-    """What a published model makes where nothing else is asked: ``frames`` of ``height`` ×
-    ``width`` px at ``fps`` in ``steps`` at ``guidance``. ``title`` and ``licence`` as people read
-    them."""
-
-    title: str
-    height: int
-    width: int
-    frames: int
-    fps: float
-    steps: int
-    guidance: float
-    licence: str
-
-
-WAN = StockModel("Wan 2.1 image-to-video", 480, 832, 81, 16.0, 50, 5.0, "Apache 2.0")
-WAN_DENSE = StockModel("Wan 2.2 TI2V", 704, 1280, 121, 24.0, 50, 5.0, "Apache 2.0")
-HUNYUAN = StockModel(
-    *("HunyuanVideo image-to-video", 720, 1280, 129, 24.0, 50, 6.0),
-    "Tencent Hunyuan Community, which does not hold in the EU, the UK and South Korea",
-)
-STOCK_PIPELINES: Mapping[str, StockModel] = MappingProxyType(
-    {"WanImageToVideoPipeline": WAN, "HunyuanVideoImageToVideoPipeline": HUNYUAN}
-)
 
 
 @dataclass(frozen=True)
@@ -77,11 +48,13 @@ class StockOptions:
 
 @dataclass(frozen=True, eq=False)
 class StockVideo:
-    """``frames`` (T, H, W, 3) uint8 at ``fps``; ``recipe``: plain JSON of how it was made."""
+    """``frames`` (T, H, W, 3) uint8 at ``fps``; ``recipe``: plain JSON of how it was made;
+    ``calls``: videos that the transformer saw for it."""
 
     frames: np.ndarray
     fps: float
     recipe: dict[str, Any]
+    calls: int = 0
 
     def resampled(self, *, count: int, fps: float, height: int, width: int) -> StockVideo:
         """``count`` frames at ``fps``, each the nearest in time, the last one held where there are
@@ -95,34 +68,42 @@ class StockVideo:
 
 
 class StockGenerator:
-    """One loaded model; ``model`` is what its authors say of it."""
+    """One loaded model; ``model`` is what its authors say of it, ``outlook`` where it lies."""
 
-    def __init__(self, pipe: Any, model: StockModel, name: str) -> None:
-        self.pipe, self.model, self.name = pipe, model, name
+    def __init__(self, pipe: Any, files: StockFiles, outlook: StockOutlook) -> None:
+        self.pipe, self.files, self.model, self.outlook = pipe, files, files.model, outlook
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str | torch.device = "cpu") -> StockGenerator:
-        """The model in a folder, or one that the hub's client has fetched. CheckpointError for
-        what is not here, is none of ``STOCK_PIPELINES`` or cannot be read."""
-        folder, device = stock_folder(source), torch.device(device)
-        model = stock_model(folder)
-        kind = getattr(diffusers, _index(folder)["_class_name"])
+    def load(cls, files: StockFiles, *, device: str | torch.device = "cpu") -> StockGenerator:
+        """The model in ``files``, placed by its outlook on ``device``. CheckpointError for what
+        does not fit or cannot be read."""
+        device = torch.device(device)
+        outlook = stock_outlook(files, device)
+        outlook.check()
+        kind = getattr(diffusers, files.kind)
         try:
             pipe = kind.from_pretrained(
-                folder,
+                files.folder,
                 dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
                 local_files_only=True,
             )
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{folder.name} cannot be loaded: {one_line(error)}") from error
+            raise CheckpointError(
+                f"{files.folder.name} cannot be loaded: {one_line(error)}"
+            ) from error
         pipe.set_progress_bar_config(disable=True)
-        if device.type != "cpu":
-            free, _ = torch.cuda.mem_get_info(device)
-            if weight_bytes(folder) < ROOM * free:
-                pipe.to(device)
-            else:
-                pipe.enable_model_cpu_offload(device=device)
-        return cls(pipe, model, str(source))
+        place(pipe, outlook.where, device)
+        return cls(pipe, files, outlook)
+
+    @property
+    def name(self) -> str:
+        """What it is known by."""
+        return self.files.name
+
+    def move(self, device: str | torch.device) -> None:
+        """All of one that is RESIDENT to another device; of others nothing stays on one."""
+        if self.outlook.where == RESIDENT:
+            self.pipe.to(device)
 
     def generate(
         self,
@@ -143,7 +124,7 @@ class StockGenerator:
             return {}
 
         picture = fit_frames(image[None], asked.height, asked.width)[0]
-        with torch.no_grad():
+        with torch.no_grad(), self._counted() as calls:
             made = self.pipe(
                 image=Image.fromarray(picture),
                 **self._words(prompt, guided=asked.guidance > 1),
@@ -159,13 +140,32 @@ class StockGenerator:
         frames = (np.asarray(made) * 255).round().clip(0, 255).astype(np.uint8)
         recipe = {
             "model": self.name,
+            "title": self.model.title,
             "kind": type(self.pipe).__name__,
             "licence": self.model.licence,
+            "model_sha256": self.files.fingerprint,
             "prompt": prompt,
             **asdict(asked),
+            "device": str(self.pipe._execution_device),
+            "dtype": str(self.pipe.transformer.dtype).removeprefix("torch."),
+            "profile": self.outlook.where,
             "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         }
-        return StockVideo(frames, asked.fps, recipe)
+        return StockVideo(frames, asked.fps, recipe, sum(calls))
+
+    @contextmanager
+    def _counted(self) -> Iterator[list[int]]:
+        """The videos that the transformer sees while inside, call by call."""
+        calls: list[int] = []
+
+        def seen(network: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            calls.append(len(named["hidden_states"] if "hidden_states" in named else given[0]))
+
+        hook = self.pipe.transformer.register_forward_pre_hook(seen, with_kwargs=True)
+        try:
+            yield calls
+        finally:
+            hook.remove()
 
     @property
     def multiple(self) -> int:
@@ -227,59 +227,36 @@ class StockGenerator:
         return states * mask[..., None].to(states)
 
 
-def stock_folder(source: str | Path) -> Path:
-    """The folder of a model, by path or hub id; CheckpointError where it is not here."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(source), local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
-        titles = " or ".join(f"{model.title} ({model.licence})" for model in (WAN, HUNYUAN))
-        raise CheckpointError(
-            f'"{source}" is no folder, and nobody fetched a model of that name; get {titles} with: '
-            "hf download, for example Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
-        ) from error
-
-
-def stock_model(folder: Path) -> StockModel:
-    """Which model a folder holds; CheckpointError for one that is not known."""
-    index = _index(folder)
-    kind = index.get("_class_name")
-    if kind not in STOCK_PIPELINES:
-        raise CheckpointError(
-            f'{folder.name} is a "{kind}"; this command runs {", ".join(STOCK_PIPELINES)}'
-        )
-    return WAN_DENSE if index.get("expand_timesteps") else STOCK_PIPELINES[kind]
-
-
-def _index(folder: Path) -> dict[str, Any]:
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder.name} has no model_index.json that can be read: {error}"
-        ) from error
-    if not isinstance(index, dict):
-        raise CheckpointError(f"model_index.json of {folder.name} must hold one JSON object")
-    return index
-
-
-def weight_bytes(folder: Path) -> int:
-    """Of all weight files of a model."""
-    return sum(
-        file.stat().st_size
-        for part in folder.iterdir()
-        if part.is_dir()
-        for file in listed(part, "*.safetensors")
-    )
-
-
 def near_size(aspect: float, area: int, multiple: int) -> tuple[int, int]:
     """Height and width, multiples of ``multiple``, of about ``area`` px in the ``aspect`` (width by
     height) of a picture."""
     height = (area / aspect) ** 0.5
     sides = (height, height * aspect)
     return tuple(max(multiple, round(side / multiple) * multiple) for side in sides)
+
+
+def stock_outlook(files: StockFiles, device: torch.device) -> StockOutlook:
+    """What a model takes on ``device``, beside what is there now: in 16 bits on a GPU, in 32 on a
+    CPU."""
+    import psutil
+
+    on_cpu = device.type == "cpu"
+    return files.outlook(
+        item=4 if on_cpu else 2,
+        device_free=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
+        main_free=psutil.virtual_memory().available,
+    )
+
+
+def place(pipe: Any, where: str, device: torch.device) -> None:
+    """Bring the networks of a pipeline to ``device`` as an outlook says."""
+    if where == RESIDENT:
+        pipe.to(device)
+        return
+    pipe.vae.enable_tiling()  # where weights are short of room, decoded frames are too
+    if where == BY_PART:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.enable_group_offload(
+            onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda"
+        )

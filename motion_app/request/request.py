@@ -90,7 +90,10 @@ class RequestFile(_Entry):
     @model_serializer(mode="wrap")
     def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         entries = handler(self)
-        return entries | entries.pop("options", {})
+        options = entries.pop("options", {})
+        if options.get("stock", "") is None:  # as ``Options.to_json`` has it
+            del options["stock"]
+        return entries | options
 
 
 def request_names() -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def _read_row(path: Path, row: CsvRow, methods: Sequence[str], within: Path | No
 @dataclass(frozen=True)
 class ResultFolder:
     """A result made in the app: a folder with ``video.mp4`` and ``recipe.json``. ``label`` is the
-    name it is compared under; None takes the recipe's method and ablations."""
+    name it is compared under; None takes the recipe's own, see ``method_label``."""
 
     path: Path
     label: str | None = None
@@ -227,7 +227,9 @@ def _scene(recipe: Mapping[str, Any]) -> str:
 
 def method_label(recipe: Mapping[str, Any]) -> str:
     """What a result is compared under: the method of its recipe or request, and what it went
-    without."""
+    without; or the model of others that made it."""
+    if recipe.get("stock"):
+        return str(recipe.get("title") or recipe["stock"])
     without = recipe.get("without") or []
     ending = f" without {', '.join(without)}" if without else ""
     return str(recipe.get("method", "fleximmt")) + ending

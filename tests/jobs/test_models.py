@@ -35,6 +35,7 @@ from motion_app.jobs.workers import attempt
 from motion_app.media.files import write_video
 from motion_app.models import clicks
 from motion_app.models.clicks import ClickSegmenter
+from motion_app.models.stock import StockGenerator
 from motion_app.settings import ROOT, Settings, load_settings
 
 POCKET = ROOT / "checkpoints" / "pocket"
@@ -115,6 +116,7 @@ WRONG = {
     "PROFILE": ("no-such-profile", 'unknown memory profile "no-such-profile"; choose one of '),
     "CACHE_STEPS": ("no-such-cache", 'unknown cache "no-such-cache"; choose one of '),
     "SECOND_DEVICE": ("gpu one", 'unknown device "gpu one"; choose cpu, cuda, cuda:1 …'),
+    "STOCK_MODELS": ('["gone/away"]', '"gone/away" is no folder, and nobody fetched a model of '),
     "SEGMENTER": ("gone.pt", "there is no SAM 2 checkpoint gone.pt; check the path"),
 }
 
@@ -124,7 +126,7 @@ def refusal(request, place: Path, monkeypatch) -> str:
     """What a wrong setting is told as; from here on nothing can be loaded."""
     value, words = WRONG[request.param]
     monkeypatch.setenv(f"MOTION_APP_{request.param}", value)
-    for loader in (MotionEngine, ClickSegmenter, clicks.OriginalSegmenter):
+    for loader in (MotionEngine, ClickSegmenter, clicks.OriginalSegmenter, StockGenerator):
         monkeypatch.setattr(loader, "load", None)
     with pytest.raises(MotionAppError) as caught:
         Models(load_settings()).check()
@@ -303,6 +305,7 @@ def test_nothing_is_imported_for_settings_that_need_no_look():
 def test_nobody_else_loads_a_model():
     """Two ways to load are two sets of settings that count."""
     loaders = {"MotionEngine", "ClickSegmenter", "OriginalSegmenter", "ObjectFinder"}
+    loaders.add("StockGenerator")
     found = set()
     for path in (ROOT / "motion_app").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

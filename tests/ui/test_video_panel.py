@@ -35,6 +35,7 @@ from motion_app.media.results import save_result
 from motion_app.methods import ENCODED, FAMILIES, METHOD_TABLE, METHODS, REFINED, methods_there
 from motion_app.models.adapters import find_adapter, offered_methods
 from motion_app.models.checkpoint import Checkpoint
+from motion_app.models.stock_files import HUNYUAN, WAN, StockOutlook, StockPart
 from motion_app.request.request import parse_request
 from motion_app.scene import GeneratedVideo, Options, StepReport
 from motion_app.settings import ROOT, Limits
@@ -62,6 +63,7 @@ from motion_app.ui.transfer.gallery import (
     gallery_html,
     when,
 )
+from motion_app.ui.transfer.replay import Environment, installed_versions, replay_of
 from motion_app.ui.transfer.result import (
     DOWNLOADS,
     OverlayVideos,
@@ -73,12 +75,9 @@ from motion_app.ui.transfer.result import (
 from motion_app.ui.transfer.settings import (
     BIGGEST_SEED,
     Chosen,
-    Environment,
     GenerationSettings,
-    installed_versions,
     preset_of,
     presets,
-    replay_of,
 )
 from motion_app.ui.transfer.stream import (
     DRAWN_JOBS,
@@ -559,6 +558,82 @@ def test_every_method_is_found_in_its_family_with_what_it_is_told_and_costs() ->
     restored = dict(zip(settings.restorable, settings.restored(request), strict=True))
     assert restored[settings.family] == "clips"
     assert restored[settings.method]["value"] == "time-to-move"
+
+
+OFFERED = {"tiny-wan": WAN, "lab/hunyuan": HUNYUAN}
+
+
+def offering(free: float = 139.0, texts: Texts = EN) -> GenerationSettings:
+    """Settings of a page that offers two models of others, with so many GB free."""
+
+    def outlook(name: str) -> StockOutlook:
+        parts = {"transformer": StockPart(16 * 10**9, 10**9), "vae": StockPart(10**9, 10**7)}
+        taken = {"item": 2, "device_free": int(free * 1e9), "main_free": 40 * 10**9}
+        return StockOutlook.of(OFFERED[name].title, parts, **taken)
+
+    with gr.Blocks():
+        return GenerationSettings(
+            GenerationDefaults(steps=12),
+            texts,
+            badge_forced=False,
+            stock=OFFERED,
+            outlook=outlook,
+        )
+
+
+def test_a_page_that_offers_no_model_of_others_shows_no_choice() -> None:
+    with gr.Blocks():
+        settings = GenerationSettings(GenerationDefaults(), EN, badge_forced=False)
+    assert settings.stock is None and "stock" not in settings.controls
+    assert settings.chosen([True, False, *FIELDS.values()]).options.stock is None
+
+
+def test_a_model_of_others_is_chosen_where_no_motion_is_told_and_brings_its_numbers() -> None:
+    settings = offering()
+    assert settings.stock.list.visible is False, "the methods' first is told motions"
+    shown, *untouched = settings.leave_stock("stock", "")
+    assert shown["visible"] and shown["value"] == "" and len(untouched) == 3
+    shown, steps, guidance, preset = settings.choose_stock("tiny-wan")
+    assert shown["value"] == "tiny-wan" and "Apache 2.0" in shown["info"]
+    assert "81 frames at 16 per second, about 832×480" in shown["info"]
+    assert "34.0 GB of weights, 139.0 GB are free" in shown["info"]
+    assert (steps["value"], guidance["value"], preset) == (50, 5.0, None)
+    hidden, steps, _, preset = settings.leave_stock("tokens", "tiny-wan")
+    assert hidden["visible"] is False and hidden["value"] == ""
+    assert (steps["value"], preset) == (12, "standard"), "the checkpoint's own again"
+    values = {**FIELDS, "method": "none", "stock": "tiny-wan"}
+    assert settings.chosen([True, False, *values.values()]).options.stock == "tiny-wan"
+    values["stock"] = ""
+    assert settings.chosen([True, False, *values.values()]).options.stock is None
+
+
+@pytest.mark.parametrize("texts", [EN, ZH])
+@pytest.mark.parametrize(("free", "key"), [(139.0, "fits"), (24.0, "waits"), (1.0, "too_large")])
+def test_licence_regions_and_memory_are_said_beside_it(free, key, texts) -> None:
+    told = offering(free, texts).stock.about("lab/hunyuan")
+    assert told.startswith(texts("video.stock_licence_hunyuan"))
+    assert told.endswith(texts(f"video.stock_{key}", taken="34.0", free=f"{free:.1f}"))
+    assert "South Korea" in texts("video.stock_licence_hunyuan") or texts is ZH
+
+
+def test_a_recipe_of_another_model_is_restored_where_it_is_offered_and_noted_where_not() -> None:
+    request = parse_request(entries(method="none", stock="tiny-wan", steps=50, guidance=5.0))
+    settings = offering()
+    restored = dict(zip(settings.restorable, settings.restored(request), strict=True))
+    assert restored[settings.stock.list]["value"] == "tiny-wan"
+    assert restored[settings.stock.list]["visible"] and restored[settings.family] == "stock"
+    named = {"lock": True, "badge": False, **FIELDS, "method": "none", "stock": "tiny-wan"}
+    returned = dict(zip(settings.returnable, settings.returned(named), strict=True))
+    assert returned[settings.stock.list]["value"] == "tiny-wan"
+    returned = settings.returned({"lock": True, "badge": False, **FIELDS})
+    assert returned[0] is True, "of a page that was left before there were any"
+    recipe = {"request": entries(method="none", stock="tiny-wan"), "base": "b", "model": WAN.title}
+    here = Environment("pocket", "other", "cpu", {})
+    library = Library([])
+    (note,) = replay_of(recipe, library=library, environment=here).notes
+    assert note.kind == "warning" and "Wan 2.1" in note.text(EN) and "not offered" in note.text(EN)
+    here = replace(here, stock=("tiny-wan",))
+    assert not replay_of(recipe, library=library, environment=here).notes
 
 
 def test_what_lacks_its_weights_is_no_choice_but_a_recipe_may_name_it() -> None:

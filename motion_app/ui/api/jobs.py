@@ -49,8 +49,9 @@ class JobEndpoints:
                 the object, "sentence", "phrase": its words in the sentence, "motion": a name of
                 ``motions`` or null, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
                 more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
-                "crop", "pad" or "stretch", "method", "without", "scope"}; all but the picture, the
-                masks and the sentences may be left out
+                "crop", "pad" or "stretch", "method", "without", "scope", "stock": with the method
+                none, the one of ``model``'s others that makes it}; all but the
+                picture, the masks and the sentences may be left out
             badge: a visible "AI-generated" in a corner
 
         Returns:
@@ -74,8 +75,9 @@ class JobEndpoints:
                 the object, "sentence", "phrase": its words in the sentence, "motion": a name of
                 ``motions`` or null, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
                 more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
-                "crop", "pad" or "stretch", "method", "without", "scope"}; all but the picture, the
-                masks and the sentences may be left out
+                "crop", "pad" or "stretch", "method", "without", "scope", "stock": with the method
+                none, the one of ``model``'s others that makes it}; all but the
+                picture, the masks and the sentences may be left out
             badge: a visible "AI-generated" in a corner
 
         Returns:

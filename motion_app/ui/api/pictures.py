@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from typing import Any
 
 import gradio as gr
@@ -40,7 +40,8 @@ class PictureEndpoints:
             "height" of a video in pixels, "frames" of a video, "fps": frames a second,
             "text_tokens": the most of a prompt, "steps" and "guidance" where a request names none,
             "limits", "profile", "memory": what it is estimated to take, in GB, null until its files
-            are there}
+            are there, "stock": the models of others that a request may name, each with title,
+            licence, and what it makes where nothing else is asked}
         """
         status, geometry = self.host.status(), self.host.geometry()
         defaults = self.host.defaults()
@@ -59,6 +60,7 @@ class PictureEndpoints:
             "limits": self.limits.model_dump(),
             "profile": status.profile,
             "memory": None if status.memory is None else status.memory.to_json(),
+            "stock": {name: asdict(model) for name, model in self.host.stock().items()},
         }
 
     def segment(

@@ -74,8 +74,9 @@ def _shown(value: Any, texts: Texts) -> str:
 
 
 def method_words(row: JobRow, texts: Texts) -> str:
-    """The method of a job as the page's list names it."""
-    return texts(f"video.method_{row.inputs['request'].get('method', 'fleximmt')}")
+    """The method of a job as the page's list names it, or the model of others that makes it."""
+    request = row.inputs["request"]
+    return request.get("stock") or texts(f"video.method_{request.get('method', 'fleximmt')}")
 
 
 def differing_facts(a: JobRow, b: JobRow, texts: Texts) -> dict[str, tuple[str, str]]:

@@ -1,31 +1,25 @@
-"""How a video shall be made, and how that is read back.
-
-Seed, preset, steps, guidance, method, badge; a preset is a named pair of steps and guidance. A
-recipe, or a video that carries one, brings back what a person chose, with a word on everything that
-may make the new video differ from the old one."""
+"""How a video shall be made: seed, preset, steps, guidance, method, badge; a preset is a named pair
+of steps and guidance."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import gradio as gr
 
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults
-from motion_app.library.library import Library
-from motion_app.media.provenance import read_recipe
-from motion_app.methods import FAMILIES, METHOD_TABLE, METHODS
-from motion_app.request.request import ObjectEntry, RequestFile, parse_request
-from motion_app.scene import Motion, Options
-from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.methods import FAMILIES, METHOD_TABLE, METHODS, STOCK, STOCK_METHOD
+from motion_app.models.stock_files import StockModel, StockOutlook
+from motion_app.request.request import RequestFile
+from motion_app.scene import Options
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts
+from motion_app.ui.transfer.stock_choice import OWN, StockChoice
 
 MOST_STEPS = 100
 WHOLE_NUMBERS = ("seed", "steps")  # a browser may send 12.0
@@ -33,7 +27,6 @@ MOST_GUIDANCE = 15.0
 PresetName = Literal["draft", "standard", "paper"]
 DRAFT_SHARE = 2  # a draft takes one step where the checkpoint's own setting takes two
 BIGGEST_SEED = 2**53 - 1  # what JavaScript keeps exactly
-SHORT_DIGEST = 12  # letters of a digest that are shown
 
 
 @dataclass(frozen=True)
@@ -49,11 +42,12 @@ class Chosen:
         """``values``: what stands in the fields, by the names of ``Options``; RequestError for an
         empty one."""
         chosen = dict(values) if locked else {**values, "seed": new_seed()}
+        stock = chosen.pop("stock", None) or None
         for name, value in chosen.items():
             if value is None:
                 raise RequestError(f"the {name} is empty; fill in a number")
         whole = {name: int(chosen[name]) for name in WHOLE_NUMBERS}
-        return cls(Options(**{**chosen, **whole}), badge=badge)
+        return cls(Options(**{**chosen, **whole}, stock=stock), badge=badge)
 
 
 def new_seed() -> int:
@@ -63,7 +57,8 @@ def new_seed() -> int:
 
 class GenerationSettings:
     """The components; build it inside ``gr.Blocks``. ``badge_forced``: every video carries the
-    visible badge, whatever is chosen. ``methods``: those that are offered."""
+    visible badge, whatever is chosen. ``methods``: those that are offered; ``stock``: models of
+    others by name, () none, and ``outlook`` tells what one takes here."""
 
     def __init__(
         self,
@@ -72,7 +67,10 @@ class GenerationSettings:
         *,
         badge_forced: bool,
         methods: Sequence[str] = METHODS,
+        stock: Mapping[str, StockModel] = MappingProxyType({}),
+        outlook: Callable[[str], StockOutlook] | None = None,
     ) -> None:
+        self._stock_models, self._outlook = stock, outlook
         self.texts, self.badge_forced, self.methods = texts, badge_forced, methods
         self.presets = presets(defaults)
         with gr.Row(elem_classes="seed-row"):
@@ -127,6 +125,9 @@ class GenerationSettings:
             label=texts("video.method"),
             elem_id="method",
         )
+        self.stock = None
+        if self._stock_models and self._outlook is not None:
+            self.stock = StockChoice(texts, self._stock_models, self._outlook)
         self.badge = gr.Checkbox(
             value=badge_forced,
             interactive=not badge_forced,
@@ -155,6 +156,7 @@ class GenerationSettings:
             "steps": self.steps,
             "guidance": self.guidance,
             "method": self.method,
+            **({} if self.stock is None else {"stock": self.stock.list}),
         }
 
     @property
@@ -193,9 +195,9 @@ class GenerationSettings:
             return nothing
         try:
             badge = self.badge_forced or bool(named["badge"])
-            options = Chosen.of(
-                {name: named[name] for name in self.controls}, locked=True, badge=badge
-            )
+            values = {name: named[name] for name in self.controls if name != "stock"}
+            values["stock"] = named.get("stock") if self.stock is not None else None
+            options = Chosen.of(values, locked=True, badge=badge)
         except (KeyError, MotionAppError):
             return nothing
         return [bool(named.get("lock")), *self._shown(options.options)[1:], badge]
@@ -206,6 +208,11 @@ class GenerationSettings:
         listen(self.dice.click, new_seed, outputs=[self.seed])
         listen(self.family.input, self.open_family, inputs=[self.family], outputs=[self.method])
         listen(self.method.input, self.tell_method, inputs=[self.method], outputs=[self.method])
+        if self.stock is not None:
+            chosen = [self.stock.list, *numbers, self.preset]
+            given = [self.family, self.stock.list]
+            listen(self.family.input, self.leave_stock, inputs=given, outputs=chosen)
+            listen(self.stock.list.input, self.choose_stock, inputs=chosen[:1], outputs=chosen)
         listen(self.preset.input, self.apply_preset, inputs=[self.preset], outputs=numbers)
         for slider in numbers:
             for event in (slider.input, slider.release):
@@ -220,6 +227,28 @@ class GenerationSettings:
         """The list of the methods of a family, its first one chosen."""
         first = next(name for name in self.methods if METHOD_TABLE[name].family == family)
         return gr.update(**self._method(first))
+
+    def choose_stock(self, name: str) -> list[Any]:
+        """A model of others with its own steps and guidance, or the checkpoint with its standard
+        ones; updates of the list, both numbers and the preset."""
+        model = self._stock_models.get(name)
+        own = model or next(preset for preset in self.presets if preset.name == "standard")
+        numbers = [
+            gr.update(value=own.steps, maximum=max(MOST_STEPS, own.steps)),
+            gr.update(value=own.guidance, maximum=max(MOST_GUIDANCE, own.guidance)),
+        ]
+        preset = preset_of(self.presets, steps=own.steps, guidance=own.guidance)
+        return [self._stock_update(name, STOCK_METHOD), *numbers, preset]
+
+    def leave_stock(self, family: str, name: str) -> list[Any]:
+        """The checkpoint again, where another family of methods is opened; the list is shown with
+        the family that is told no motion."""
+        method = STOCK_METHOD if family == STOCK else ""
+        left = self.choose_stock(OWN) if name != OWN else [gr.skip()] * 4
+        return [self._stock_update(None, method), *left[1:]]
+
+    def _stock_update(self, name: str | None, method: str) -> Any:
+        return gr.skip() if self.stock is None else self.stock.update(name, method=method)
 
     def tell_method(self, name: str) -> dict[str, Any]:
         """What a method is told and what it costs."""
@@ -239,6 +268,8 @@ class GenerationSettings:
         guidance = standard.guidance if chosen.guidance is None else chosen.guidance
         values = {name: getattr(chosen, name) for name in self.controls}
         values["method"] = gr.update(**self._method(chosen.method))
+        if self.stock is not None:
+            values["stock"] = self._stock_update(chosen.stock, chosen.method)
         values["steps"] = gr.update(value=steps, maximum=max(MOST_STEPS, steps))
         values["guidance"] = gr.update(value=guidance, maximum=max(MOST_GUIDANCE, guidance))
         preset = preset_of(self.presets, steps=steps, guidance=guidance)
@@ -272,154 +303,3 @@ def preset_of(known: Sequence[Preset], *, steps: float, guidance: float) -> Pres
         if (preset.steps, preset.guidance) == (steps, guidance):
             return preset.name
     return None
-
-
-@dataclass(frozen=True)
-class Note:
-    """A line about a recipe. ``key`` is that of its text, ``values`` fill it in; a "warning" says
-    that another video comes out, "quiet" that it may."""
-
-    kind: Literal["warning", "quiet"]
-    key: str
-    values: tuple[tuple[str, str], ...] = ()
-
-    def text(self, texts: Texts) -> str:
-        return texts(self.key, **dict(self.values))
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What a video is made with here: the model's ``name``, the fingerprint of its ``base`` (None
-    before it is loaded), the ``device``, and the ``versions`` of the packages that compute."""
-
-    name: str
-    base: str | None
-    device: str
-    versions: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Replay:
-    """``request`` with its numbers filled in: ``seed``, ``steps`` and ``guidance`` are never
-    None where the recipe knew them. ``notes``: what differs here."""
-
-    request: RequestFile
-    notes: tuple[Note, ...]
-
-
-def installed_versions(names: Sequence[str] = ("torch", "diffusers")) -> dict[str, str]:
-    """Versions of packages as installed, none of them imported; one that is not there is left
-    out."""
-    found = {}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def read_replay(
-    path: Path, *, library: Library, environment: Environment, limits: Limits = DEFAULT_LIMITS
-) -> Replay:
-    """The request inside a recipe, a request file, or a video made here.
-
-    Raises MediaError for a video without a recipe, RequestError for JSON that is no request, and
-    MotionFileError for a motion that is not in the ``library`` or belongs to another base model.
-    """
-    return replay_of(read_recipe(path, limits=limits), library=library, environment=environment)
-
-
-def replay_of(recipe: Mapping[str, Any], *, library: Library, environment: Environment) -> Replay:
-    """As ``read_replay``, for JSON that was read already."""
-    request = parse_request(recipe)
-    _check_complete(request)
-    known = recipe if "base" in recipe else {}
-    motions = [
-        None if item.motion is None else library.find(_motion_name(item), base=environment.base)
-        for item in request.objects
-    ]
-    notes = [
-        *_model_notes(known, environment),
-        *_motion_notes(known, motions),
-        *_ablation_notes(request),
-        *_environment_notes(known, environment),
-    ]
-    return Replay(request, tuple(notes))
-
-
-def _check_complete(request: RequestFile) -> None:
-    """A page reads no files by name: the picture and the masks must be inside."""
-    pictures = [("image", request.image)]
-    pictures += [
-        (f"mask of object {number}", item.mask)
-        for number, item in enumerate(request.objects, start=1)
-    ]
-    for what, source in pictures:
-        if not source.startswith("data:"):
-            raise RequestError(
-                f'the {what} is the file "{Path(source).name}", which is not in the recipe; drop '
-                "the recipe.json that was written beside the video, it holds its pictures"
-            )
-    seed = request.options.seed
-    if seed > BIGGEST_SEED:
-        raise RequestError(
-            f"the seed {seed} is above {BIGGEST_SEED}, the most that a browser keeps "
-            "exactly; replay this recipe with the command line"
-        )
-
-
-def _motion_name(item: ObjectEntry) -> str:
-    """A motion that was given as a file is looked for in the library by its name."""
-    return Path(str(item.motion)).name.removesuffix(".safetensors")
-
-
-def _model_notes(recipe: Mapping[str, Any], environment: Environment) -> list[Note]:
-    base = recipe.get("base")
-    if not base or environment.base is None or base == environment.base:
-        return []
-    names = (("there", str(recipe.get("model", ""))), ("here", environment.name))
-    return [Note("warning", "video.replay_base", names)]
-
-
-def _motion_notes(recipe: Mapping[str, Any], motions: Sequence[Motion | None]) -> list[Note]:
-    """One warning for each motion that has changed under its name since."""
-    notes = []
-    for made, motion in zip(recipe.get("objects", []), motions, strict=False):
-        digest = made.get("motion_sha256", "") if isinstance(made, dict) else ""
-        if motion is None or not digest or digest == motion.digest:
-            continue
-        values = (
-            ("motion", motion.name),
-            ("there", str(digest)[:SHORT_DIGEST]),
-            ("here", motion.digest[:SHORT_DIGEST]),
-        )
-        notes.append(Note("warning", "video.replay_motion", values))
-    return notes
-
-
-def _ablation_notes(request: RequestFile) -> list[Note]:
-    chosen = request.options
-    if not chosen.without and chosen.scope == Options().scope:
-        return []
-    parts = ", ".join([*chosen.without, f"scope {chosen.scope}"])
-    return [Note("warning", "video.replay_ablation", (("parts", parts),))]
-
-
-def _environment_notes(recipe: Mapping[str, Any], environment: Environment) -> list[Note]:
-    versions = recipe.get("versions")
-    there = versions if isinstance(versions, dict) else {}
-    pairs = [
-        (name, str(there[name]), here)
-        for name, here in sorted(environment.versions.items())
-        if name in there
-    ]
-    if "device" in recipe and environment.device:  # which is not known before the model is loaded
-        pairs.append(("device", str(recipe["device"]), environment.device))
-    changed = [f"{name} {old} → {new}" for name, old, new in pairs if _plain(old) != _plain(new)]
-    if not changed:
-        return []
-    return [Note("quiet", "video.replay_versions", (("changes", ", ".join(changed)),))]
-
-
-def _plain(version: str) -> str:
-    """Without the build's own part: PyTorch calls itself 2.11.0+cpu, its package 2.11.0."""
-    return version.partition("+")[0]

@@ -317,7 +317,7 @@ class FollowedJob:
         """The step to draw: a preview is worth its time at a new one, and not too soon after the
         last."""
         now = time.monotonic()
-        if not isinstance(news, StepReport) or news is self._drawn:
+        if not isinstance(news, StepReport) or news is self._drawn or not len(news.latents):
             return None
         if now - self._last < PREVIEW_SECONDS:
             return None

@@ -24,16 +24,10 @@ from motion_app.ui.transfer.compare import ComparedJob
 from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.ui.transfer.gallery import GalleryPanel, shipped_results
 from motion_app.ui.transfer.lessons import asked_of_job
+from motion_app.ui.transfer.replay import Environment, Replay, installed_versions, read_replay
 from motion_app.ui.transfer.result import OverlayVideos, Result, ResultPanel
 from motion_app.ui.transfer.session import Session
-from motion_app.ui.transfer.settings import (
-    Chosen,
-    Environment,
-    GenerationSettings,
-    Replay,
-    installed_versions,
-    read_replay,
-)
+from motion_app.ui.transfer.settings import Chosen, GenerationSettings
 from motion_app.ui.transfer.stream import ASK_SECONDS, KIND, FollowedJobs, JobStream, PanelChange
 
 ReadRows = Callable[[Session, Sequence[Any]], SceneDraft]
@@ -52,7 +46,12 @@ class VideoPanel:
         self.followed = gr.State(FollowedJobs())
         gr.HTML(step_heading(4, texts("video.heading"), texts("video.heading_help")))
         self.settings = GenerationSettings(
-            host.defaults(), texts, badge_forced=host.settings.badge, methods=host.methods()
+            host.defaults(),
+            texts,
+            badge_forced=host.settings.badge,
+            methods=host.methods(),
+            stock=host.stock(),
+            outlook=host.models.stock_outlook,
         )
         self.notes = gr.HTML(apply_default_css=False, elem_id="restore-notes")
         with gr.Row():
@@ -366,7 +365,8 @@ class VideoPanel:
         status = self.host.status()
         engine = self.host.wait_for_engine(0.0) if status.state == "ready" else None
         base = None if engine is None else engine.fingerprint
-        return Environment(status.name, base, status.device, installed_versions())
+        versions, stock = installed_versions(), tuple(self.host.stock())
+        return Environment(status.name, base, status.device, versions, stock)
 
     # updates
 
