@@ -154,7 +154,7 @@ class Models:
         """Let go of what was loaded, and its memory."""
         self._engine = self._segmenter = self._judges = self._stock = None
 
-    @property
+    @cached_property
     def stock_models(self) -> tuple[str, ...]:
         """The names of the models of others that the settings offer."""
         return tuple(stock_name(source) for source in self.settings.stock_models)

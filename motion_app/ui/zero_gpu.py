@@ -266,6 +266,13 @@ class ZeroGpuModels(Models):
         return "cpu"  # a click takes a moment, and would cost a visitor seconds of GPU
 
     @cached_property
+    def stock_models(self) -> tuple[str, ...]:
+        """None: nothing but the checkpoint is moved to a lent GPU."""
+        if super().stock_models:
+            logger.warning("ZeroGPU has no models of others: left out")
+        return ()
+
+    @cached_property
     def acceleration(self) -> Acceleration:
         """What of the settings can be had here."""
         asked = super().acceleration
