@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ from motion_app.library.motion_file import file_digest
 from motion_app.methods import METHOD_TABLE, PACK_METHODS, REFINED
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.devices import device_named
+from motion_app.models.stock_files import StockFiles
 from motion_app.scene import Motion
 from motion_app.settings import Settings
 from motion_app.text_files import listed
@@ -127,6 +128,7 @@ class _CampaignRun:
         self.ids = metric_ids(WeightStore(campaign.settings.judges), rendered=campaign.data is None)
         self.gaps: list[str] = []
         self._digests: dict[Path, str] = {}
+        self._stock_files: dict[str, StockFiles] = {}
 
     def _made_with(self) -> dict[str, Any]:
         """Everything but case, variant and motions that a video depends on."""
@@ -356,10 +358,12 @@ class _CampaignRun:
                 **(self._encoder() if METHOD_TABLE[variant.method].encoder else {}),
                 "case": case.digest(),
                 "variant": [variant.method, *sorted(variant.without), rule],
+                **({"stock": self._stock(variant.stock)} if variant.stock else {}),
                 "motions": [self._digest(motion.path) for motion in motions],
             }
         )
-        name = " ".join([case.id, variant.method, *sorted(variant.without), rule])
+        made_by = variant.name if variant.stock else variant.method
+        name = " ".join([case.id, made_by, *sorted(variant.without), rule])
         video = self.store.path("videos", name, key, ".npz")
         scores = self._score_path(case, variant.name, key)
         return VideoTask(case, variant, motions, self.ids, video, scores, self.campaign.steps)
@@ -376,6 +380,14 @@ class _CampaignRun:
         """What the rows of the checkpoint's encoder are made with beside what all are."""
         files = listed(self.folder / Checkpoint.ENCODER)
         return {"encoder": [self._digest(file) for file in files]}
+
+    def _stock(self, name: str) -> dict[str, Any]:
+        """A model of others, and what it makes where nothing is asked."""
+        if name not in self._stock_files:
+            named = self.campaign.settings.stock_models
+            self._stock_files[name] = StockFiles.find(name, among=named)
+        files = self._stock_files[name]
+        return {"weights": files.fingerprint, **asdict(files.model)}
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:

@@ -83,13 +83,16 @@ class BenchmarkCase:
         method: str = "fleximmt",
         without: Collection[str] = (),
         steps: int | None = None,
+        stock: str | None = None,
     ) -> GenerationRequest:
-        """What a method is asked: ``motions`` holds each object's file, in order."""
+        """What a method is asked, or a model of others: ``motions`` holds each object's file, in
+        order."""
         objects = tuple(
             SceneObject(thing.mask, thing.sentence, thing.phrase, motion, name=thing.name)
             for thing, motion in zip(self.objects, motions, strict=True)
         )
-        chosen = Options(seed=self.seed, steps=steps, method=method, without=tuple(sorted(without)))
+        left_out = tuple(sorted(without))
+        chosen = Options(seed=self.seed, steps=steps, method=method, without=left_out, stock=stock)
         return GenerationRequest(self.image, objects, chosen)
 
     def chosen(self, motions: Iterable[Motion]) -> tuple[Motion, ...]:

@@ -95,7 +95,7 @@ def heading(metric: str) -> str:
 def told(suite: Suite, row: str) -> str:
     """What the method of a ``row`` is told of the motions; nobody here knows of another's."""
     drawn = {STILL: "nothing", TRUTH: "the answer"}
-    methods = {variant.name: METHOD_TABLE[variant.method].told for variant in suite.variants}
+    methods = {v.name: v.note or METHOD_TABLE[v.method].told for v in suite.variants}
     return drawn.get(row) or methods.get(row, NOTHING)
 
 

@@ -30,6 +30,7 @@ from motion_app.evaluation.trackers import FlowPair
 from motion_app.jobs.kinds import WorkerConfig
 from motion_app.jobs.models import Models
 from motion_app.jobs.results import write_arrays, write_json
+from motion_app.jobs.stock_videos import generate_stock
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, read_clip
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject, StepReport
@@ -222,7 +223,10 @@ class MethodRunner:
         *,
         steps: int | None = None,
     ) -> MadeVideo:
-        """The video of ``case`` by ``variant``; raises as ``MotionEngine.generate`` does."""
+        """The video of ``case`` by ``variant``; raises as ``MotionEngine.generate`` does. One that
+        a model of others makes is brought to the case's size, rate and length."""
+        if variant.stock:
+            return self._make_stock(case, variant, motions, steps)
         request = case.request(motions, method=variant.method, without=variant.without, steps=steps)
         settled = []
 
@@ -243,6 +247,28 @@ class MethodRunner:
             seconds=seconds,
             calls=video.calls,
         )
+
+    def _make_stock(
+        self, case: BenchmarkCase, variant: Variant, motions: Sequence[Motion], steps: int | None
+    ) -> MadeVideo:
+        from motion_app.models.stock import resampled
+
+        request = case.request(motions, method=variant.method, steps=steps, stock=variant.stock)
+        with self.models.stock(variant.stock, self.engine):
+            started = time.perf_counter()  # it is loaded now
+        video = generate_stock(request, self.engine, self.models.stock)
+        seconds = time.perf_counter() - started
+        geometry = self.engine.geometry
+        height, width = case.image.shape[:2]
+        frames = resampled(
+            video.frames,
+            video.fps,
+            count=geometry.frames,
+            fps=geometry.fps,
+            height=height,
+            width=width,
+        )
+        return MadeVideo(frames, video.masks, geometry.fps, 0, seconds, video.calls)
 
     @contextmanager
     def _rule(self, rule: str) -> Iterator[None]:

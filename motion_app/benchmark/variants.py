@@ -112,13 +112,16 @@ RULE_NAMES = ("paper", "released", "competing")
 @dataclass(frozen=True)
 class Variant:
     """One row of a table. ``tokens``: which set of motion files; ``rule``: RMPM's, "" for the
-    checkpoint's own."""
+    checkpoint's own; ``stock``: a model of others that makes the videos, "" for the checkpoint, and
+    ``note`` what is said of that in the row."""
 
     name: str
     method: str = "fleximmt"
     without: tuple[str, ...] = ()
     tokens: str = LIBRARY
     rule: str = ""
+    stock: str = ""
+    note: str = ""
 
     @property
     def reduced(self) -> bool:
@@ -135,13 +138,14 @@ def choose_variants(
     *,
     unmasked: bool = False,
     reduced: Sequence[str] = (),
+    stock: Sequence[Variant] = (),
 ) -> tuple[Variant, ...]:
     """The rows of the main table, full FlexiMMT first, as all others are compared with it.
 
     ``unmasked``: there are motion files learned without masks; ``concat`` then takes those, and
     "w/o train mask" joins. ``reduced``: names of sets that SynMotion learned with less than all of
-    itself, a row "synmotion: NAME" each. RequestError for an unknown method or ablation, and for
-    one name twice.
+    itself, a row "synmotion: NAME" each. ``stock``: the rows of models of others. RequestError for
+    an unknown method or ablation, and for one name twice.
     """
     for names, known, what in ((methods, METHODS, "method"), (without, ABLATIONS, "ablation")):
         for name in names:
@@ -159,6 +163,7 @@ def choose_variants(
     if len(set(rows)) < len(rows):
         raise RequestError(f"two reduced sets have one name among {', '.join(reduced)}; rename one")
     variants += [Variant(row, PACK_METHOD, tokens=row) for row in rows]
+    variants += stock
     return tuple(variants)
 
 
@@ -299,7 +304,7 @@ def _strata(
     geometry: ModelGeometry,
 ) -> list[Suite]:
     count = options.strata_cases
-    plain = [v for v in variants if v.method in REFERENCE_METHODS and not v.without]
+    plain = [v for v in variants if v.method in REFERENCE_METHODS and not (v.without or v.stock)]
     suites = []
     for stratum in options.strata if count else ():
         cases: Sequence[BenchmarkCase] = ()
@@ -360,7 +365,7 @@ def _packs(
     counts = {n: count for n, count in PACK_COUNTS.items() if n <= len(shared)}
     cases = draw_cases(shared, counts, geometry=geometry, prefix="packs-", seed=PACK_SEED)
     methods = {"none"} | {variant.method for variant in usable}
-    whole = (v for v in variants if v not in usable and not v.without)
+    whole = (v for v in variants if v not in usable and not (v.without or v.stock))
     plain = [v for v in whole if v == FULL or v.method in methods]
     about = f"scenes of the motions that all of these have: {', '.join(shared)}"
     return Suite(PACKS, about, tuple(cases), (*plain, *usable))

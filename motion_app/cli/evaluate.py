@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from motion_app.benchmark.published import parse_external, parse_folder
 from motion_app.benchmark.strata import STRATA
-from motion_app.benchmark.variants import DEFAULT_WITHOUT, SuiteOptions, choose_variants
+from motion_app.benchmark.variants import DEFAULT_WITHOUT, SuiteOptions, Variant, choose_variants
 from motion_app.cli.parser import (
     add_command,
     add_group,
@@ -24,8 +24,9 @@ from motion_app.jobs import kinds
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
 from motion_app.media.results import make_folder
-from motion_app.methods import METHODS, methods_there
+from motion_app.methods import METHODS, STOCK_METHOD, methods_there
 from motion_app.models.checkpoint import Checkpoint
+from motion_app.models.stock_files import StockFiles, stock_name
 from motion_app.request.request import parse_request
 from motion_app.settings import Settings
 
@@ -179,6 +180,13 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         help="another method's videos, one file for each case id",
     )
     parser.add_argument(
+        "--stock",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="a Wan or HunyuanVideo model as a row: folder or hub id; each process loads it",
+    )
+    parser.add_argument(
         "--data", type=Path, metavar="DIR", help="the authors' benchmark instead of drawn scenes"
     )
     parser.add_argument(
@@ -261,6 +269,7 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         DEFAULT_WITHOUT if options.without is None else parse_names(options.without),
         unmasked=options.unmasked is not None or options.learn,
         reduced=[name for name, _ in reduced],
+        stock=[stock_row(source, settings) for source in options.stock],
     )
     external = tuple(parse_external(text) for text in options.external)
     _check_rows([variant.name for variant in variants] + [method.name for method in external])
@@ -289,6 +298,14 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         propagation_cases=options.rmpm_cases,
         learn=options.learn,
     )
+
+
+def stock_row(source: str, settings: Settings) -> Variant:
+    """The row of a model of others, which says what it makes. CheckpointError."""
+    files = StockFiles.find(source, among=settings.stock_models)
+    own = files.model
+    note = f"caption; {own.frames} frames at {own.fps:g}, resampled"
+    return Variant(stock_name(files.name), STOCK_METHOD, stock=files.name, note=note)
 
 
 def _own_methods(model: str) -> tuple[str, ...]:

@@ -59,12 +59,9 @@ class StockVideo:
     def resampled(self, *, count: int, fps: float, height: int, width: int) -> StockVideo:
         """``count`` frames at ``fps``, each the nearest in time, the last one held where there are
         no more; cut to ``height`` × ``width``."""
-        nearest = np.round(np.arange(count) / fps * self.fps).astype(int)
-        frames = self.frames[np.minimum(nearest, len(self.frames) - 1)]
+        frames = resampled(self.frames, self.fps, count=count, fps=fps, height=height, width=width)
         told = {"resampled": {"frames": count, "fps": fps, "made_at_fps": self.fps}}
-        return replace(
-            self, frames=fit_frames(frames, height, width), fps=fps, recipe={**self.recipe, **told}
-        )
+        return replace(self, frames=frames, fps=fps, recipe={**self.recipe, **told})
 
 
 class StockGenerator:
@@ -260,3 +257,13 @@ def place(pipe: Any, where: str, device: torch.device) -> None:
         pipe.enable_group_offload(
             onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda"
         )
+
+
+def resampled(
+    frames: np.ndarray, made_at: float, *, count: int, fps: float, height: int, width: int
+) -> np.ndarray:
+    """``count`` of ``frames`` (T, H, W, 3) uint8 that were ``made_at`` so many a second, at
+    ``fps``: each the nearest in time, the last one held where there are no more; cut to ``height``
+    × ``width``."""
+    nearest = np.round(np.arange(count) / fps * made_at).astype(int)
+    return fit_frames(frames[np.minimum(nearest, len(frames) - 1)], height, width)

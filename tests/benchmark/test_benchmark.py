@@ -673,9 +673,29 @@ def test_one_command_learns_what_the_library_lacks(pocket, tmp_path, capsys):
     assert (tmp_path / "sheets" / "of w o train mask.png").is_file()
 
 
+def test_a_model_of_others_is_a_row_at_the_cases_rate_and_length(
+    pocket, tmp_path, capsys, stock_models
+):
+    options = ["--cases", "1:1", "--movements", "jump", "--stock", str(stock_models[0])]
+    options += ["--study", "1"]
+    answer = benchmark(capsys, tmp_path, *options)
+    assert answer["videos"] == 3 and answer["not_measured"] == 0
+    report = (tmp_path / "report.md").read_text()
+    assert "| tiny-wan | caption; 9 frames at 16, resampled | 1 |" in report
+    (made,) = tmp_path.glob("videos/*tiny-wan*.npz")
+    with np.load(made) as kept, np.load(next(tmp_path.glob("videos/*none*.npz"))) as other:
+        assert kept["frames"].shape == other["frames"].shape and kept["fps"] == other["fps"]
+        assert kept["calls"] == 2, "one step, both halves of the guidance"
+    assert list(tmp_path.glob("study_items/*/tiny-wan.mp4"))
+    written = made.stat().st_mtime_ns
+    benchmark(capsys, tmp_path, *options)
+    assert made.stat().st_mtime_ns == written
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (["--stock", "gone/away"], "nobody fetched a model of that name"),
         (["--learn", "--data", "."], "leave it out with --data"),
         (["--movements", "jump,hover"], "the library has no motion hover; choose from circle,"),
         (["--movements", "jump", "--data", "."], "leave it out with --data"),
