@@ -4,6 +4,7 @@ databases a study may lie in."""
 from __future__ import annotations
 
 import gc
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,11 +64,14 @@ def app_hub() -> Iterator[FakeHub]:
 
 
 @pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory, app_hub: FakeHub) -> Iterator[RunningApp]:
+def app(
+    tmp_path_factory: pytest.TempPathFactory, app_hub: FakeHub, stock_models: tuple[Path, Path]
+) -> Iterator[RunningApp]:
     """The app with a folder of its own, for all tests that need no other settings. They share its
     line of jobs and its library; each comes as somebody who was never there before."""
     offered = {"MOTION_APP_MOTION_REPO": OFFERED, "HF_ENDPOINT": app_hub.url}
     offered["HF_HUB_DISABLE_XET"] = "1"  # which that hub does not speak
+    offered["MOTION_APP_STOCK_MODELS"] = json.dumps([str(folder) for folder in stock_models])
     with RunningApp(tmp_path_factory.mktemp("app"), "--mcp", **offered) as running:
         yield running
 
