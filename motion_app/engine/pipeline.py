@@ -30,7 +30,12 @@ from motion_app.engine.systems.table import system_settings
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.request import check_sizes, checked_request, request_to_json
+from motion_app.request.request import (
+    check_sizes,
+    checked_request,
+    request_to_json,
+    told_objects,
+)
 from motion_app.scene import GeneratedVideo, GenerationRequest
 from motion_app.settings import Limits
 
@@ -249,17 +254,7 @@ def recipe_of(
         "request": request_to_json(request, model=engine.defaults.name),
         **request.options.to_json(),
         "prompt": request.full_prompt(),
-        "objects": [
-            {
-                "sentence": item.sentence,
-                "phrase": item.phrase,
-                "name": item.name,
-                "motion": None if item.motion is None else item.motion.name,
-                "motion_sha256": digest,
-                "strength": item.strength,
-            }
-            for item, digest in zip(request.objects, digests, strict=True)
-        ],
+        "objects": told_objects(request, digests),
         "model": engine.defaults.name,
         "base": engine.fingerprint,
         "motion_in_unconditional": engine.defaults.motion_in_unconditional,

@@ -18,7 +18,7 @@ import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.geometry import fit_image, mask_to_grid
-from motion_app.request.request import checked_request, request_to_json
+from motion_app.request.request import checked_request, request_to_json, told_objects
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 
 if TYPE_CHECKING:  # torch is imported by whoever computes, when it does
@@ -97,23 +97,13 @@ def stock_recipe(request: GenerationRequest, made: StockVideo, frame: Frame) -> 
         request,
         options=replace(request.options, steps=told["steps"], guidance=told["guidance"]),
     )
-    motions = [item.motion for item in request.objects]
+    digests = ["" if item.motion is None else item.motion.digest for item in request.objects]
     return {
         "request": request_to_json(request, model=frame.defaults.name),
         **told,
         **request.options.to_json(),
         "prompt": request.full_prompt(),
-        "objects": [
-            {
-                "sentence": item.sentence,
-                "phrase": item.phrase,
-                "name": item.name,
-                "motion": None if motion is None else motion.name,
-                "motion_sha256": "" if motion is None else motion.digest,
-                "strength": item.strength,
-            }
-            for item, motion in zip(request.objects, motions, strict=True)
-        ],
+        "objects": told_objects(request, digests),
         "model": told["title"],
         "base": frame.fingerprint,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -343,6 +343,21 @@ def request_to_json(
         **request.options.to_json(),
         "model": model,
     }
+
+
+def told_objects(request: GenerationRequest, digests: Sequence[str]) -> list[dict[str, Any]]:
+    """What a recipe says of each object: its words, its motion, and the motion's digest."""
+    return [
+        {
+            "sentence": item.sentence,
+            "phrase": item.phrase,
+            "name": item.name,
+            "motion": None if item.motion is None else item.motion.name,
+            "motion_sha256": digest,
+            "strength": item.strength,
+        }
+        for item, digest in zip(request.objects, digests, strict=True)
+    ]
 
 
 def with_motions(

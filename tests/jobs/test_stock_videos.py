@@ -124,6 +124,20 @@ def test_one_of_them_is_kept_and_an_engine_makes_room_for_one_that_needs_it(sett
     assert models._engine is None
 
 
+def test_an_engine_comes_back_as_it_was(models):
+    request = build_request(
+        parse_request(entries(steps=1)),
+        geometry=models.checkpoint().geometry,
+        library=Library([]),
+        base=None,
+    )
+    engine = models.engine()
+    before = engine.generate(request)
+    with engine.set_aside():
+        assert not engine._busy.acquire(blocking=False), "who asks it for a video waits"
+    assert np.array_equal(engine.generate(request).frames, before.frames)
+
+
 # the line of jobs -------------------------------------------------------------------------------
 
 

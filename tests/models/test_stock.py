@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_stock import SIZES
 
@@ -13,8 +14,15 @@ from motion_app.cli.main import main
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.media.files import read_clip
 from motion_app.media.provenance import read_recipe, verify_video
-from motion_app.models.stock import StockGenerator, StockOptions, StockVideo, near_size
+from motion_app.models.stock import (
+    StockGenerator,
+    StockOptions,
+    StockVideo,
+    near_size,
+    place,
+)
 from motion_app.models.stock_files import (
+    BY_LAYER,
     HUNYUAN,
     WAN,
     WAN_DENSE,
@@ -85,6 +93,16 @@ def test_cancelling_stops_within_the_step(generator):
     hook.remove()
     assert len(passes) == 2, "both halves of the guidance, of one step"
     assert generator.generate(picture(), PROMPT, SMALL).frames.any()
+
+
+def test_layers_that_come_and_go_make_the_same_video(stock_models):
+    for folder in stock_models:
+        whole = StockGenerator.load(StockFiles.find(folder))
+        video = whole.generate(picture(), PROMPT, SMALL)
+        whole.pipe.vae.enable_tiling()  # as ``place`` does where room is short
+        assert np.array_equal(whole.generate(picture(), PROMPT, SMALL).frames, video.frames)
+        place(whole.pipe, BY_LAYER, torch.device("cpu"))
+        assert np.array_equal(whole.generate(picture(), PROMPT, SMALL).frames, video.frames)
 
 
 def test_sizes_are_near_the_models_own_in_the_pictures_shape(generator):
