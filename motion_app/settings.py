@@ -129,11 +129,10 @@ class Settings(BaseSettings):
     jobs and a folder for each; ``badge`` puts a visible "AI-generated" on every video, whatever its
     maker chose; ``training`` False turns learning motions off in the page; ``lent_seconds``: how
     long a training on ZeroGPU may hold the GPU, which is what visitors are lent;
-    ``private_motions`` shows what a
-    browser learns or imports to nobody else until its owner shares it. ``single_user`` False: the
-    server is on this machine's own address and others come to it all the same, through a proxy;
-    then nobody is taken for the machine's user, who may change motions that nobody in particular
-    made.
+    ``private_motions`` shows what a browser learns or imports to nobody else until its owner shares
+    it. ``single_user`` False: the server is on this machine's own address and others come to it all
+    the same, through a proxy; then nobody is taken for the machine's user, who may change motions
+    that nobody in particular made.
     ``c2pa_certificate``, a chain, and ``c2pa_key``, both PEM files, sign every video; they need the
     extra ``c2pa``. ``study_database``: the PostgreSQL address of studies that are not kept in
     SQLite. ``root_path``, "/motion" or "https://lab.example/motion", is where browsers find the app

@@ -19,7 +19,9 @@ def test_the_page_lets_a_model_of_others_make_the_video(page: Page) -> None:
     expect(choice).to_contain_text("The loaded checkpoint, without motions")
     choice.locator("input").click()
     page.get_by_role("option", name=re.compile("tiny-wan")).click()
-    expect(choice).to_contain_text("Licence: Apache 2.0. 9 frames at 16 per second")
+    expect(choice).to_contain_text(
+        "Wan 2.1 image-to-video: licence Apache 2.0. 9 frames at 16 per second"
+    )
     expect(page.locator(f"#steps-count {NUMBER}")).to_have_value("2")  # its own
     expect(page.locator(f"#guidance {NUMBER}")).to_have_value("3")
     start(page)

@@ -611,7 +611,7 @@ def test_a_model_of_others_is_chosen_where_no_motion_is_told_and_brings_its_numb
 @pytest.mark.parametrize(("free", "key"), [(139.0, "fits"), (24.0, "waits"), (1.0, "too_large")])
 def test_licence_regions_and_memory_are_said_beside_it(free, key, texts) -> None:
     told = offering(free, texts).stock.about("lab/hunyuan")
-    assert told.startswith(texts("video.stock_licence_hunyuan"))
+    assert told.startswith(f"{HUNYUAN.title}: {texts('video.stock_licence_hunyuan')}")
     assert told.endswith(texts(f"video.stock_{key}", taken="34.0", free=f"{free:.1f}"))
     assert "South Korea" in texts("video.stock_licence_hunyuan") or texts is ZH
 

@@ -27,7 +27,7 @@ class StockChoice:
         outlook: Callable[[str], StockOutlook],
     ) -> None:
         self.texts, self.models, self.outlook = texts, models, outlook
-        choices = [(f"{model.title} · {name}", name) for name, model in models.items()]
+        choices = [(name, name) for name in models]
         self.list = gr.Dropdown(
             choices=[(texts("video.stock_own"), OWN), *choices],
             label=texts("video.stock"),
@@ -45,12 +45,13 @@ class StockChoice:
         return gr.update(**self._values(name, method=method))
 
     def about(self, name: str) -> str:
-        """Licence and the regions it leaves out, what is made, and the memory that takes."""
+        """Title, licence and the regions it leaves out, what is made, and the memory that takes."""
         if name == OWN:
             return self.texts("video.stock_own_info")
         model = self.models[name]
         return " ".join(
             (
+                f"{model.title}:",
                 self.texts(f"video.stock_licence_{model.rights}"),
                 self.texts(
                     "video.stock_makes",
