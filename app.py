@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from motion_app.errors import MotionAppError
 from motion_app.settings import Hosting, Settings
-from motion_app.study.site.address import listener
+from motion_app.study.site.address import believe_private_networks, listener
 from motion_app.ui.launch import PreparedApp, UploadFolder, prepare_app, prepare_space
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from motion_app.study.site.app import StudySettings
 
 HOSTING = Hosting.detect()
+if HOSTING.space:  # else all its visitors have the address of its proxy
+    believe_private_networks()
 # A Space makes its page, and on ZeroGPU loads its model, while this file is imported.
 PREPARED = prepare_space(HOSTING) if HOSTING.space else None
 demo = PREPARED.page if PREPARED is not None else None
@@ -128,6 +130,7 @@ def _study_settings(settings: Settings) -> StudySettings:
         port=settings.port,
         public=_public(settings),
         frames=settings.frames,
+        raters_per_address=settings.limits.raters_per_address,
     )
 
 

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -293,6 +294,29 @@ def listed(folder: Path, pattern: str = "*") -> Iterator[Path]:
     """What lies in ``folder`` and fits ``pattern``, in the order of the names, leftovers left out.
     OSError where the folder cannot be read."""
     return (path for path in sorted(folder.glob(pattern)) if not is_leftover(path.name))
+
+
+class Reserve:
+    """Room that is held back on the disk of ``file``, ``most`` bytes, for what must go on where the
+    disk is full: it is given back ``step`` by ``step``."""
+
+    def __init__(self, file: Path, *, most: int, step: int) -> None:
+        self.file, self.most, self.step = file, most, step
+
+    def hold(self) -> None:
+        """Take as much as there is, up to ``most``."""
+        with suppress(OSError), self.file.open("ab", buffering=0) as file:
+            while (missing := self.most - file.tell()) > 0:
+                file.write(bytes(missing))
+
+    def free(self) -> bool:
+        """A part of it back to the disk; False where nothing is left."""
+        try:
+            held = self.file.stat().st_size
+            os.truncate(self.file, max(0, held - self.step))
+        except OSError:
+            return False
+        return held > 0
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, ending: str = ".part") -> None:

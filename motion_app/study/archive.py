@@ -6,6 +6,7 @@ disk when it restarts."""
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -14,14 +15,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from motion_app.errors import RequestError
 from motion_app.study.database import (
+    AWAY,
     connect,
     events,
+    is_full,
     items,
     presentations,
     raters,
@@ -31,10 +35,14 @@ from motion_app.study.database import (
 from motion_app.study.links import LinkSigner, new_id, new_secret
 from motion_app.study.plan import Plan, StudyConfig, StudyItem, draw_plan
 from motion_app.study.records import PlannedScreen, VideoFormat
-from motion_app.text_files import json_text, write_whole
+from motion_app.text_files import Reserve, json_text, write_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitScheduler
+logger = logging.getLogger(__name__)
+RESERVE = "study.reserve"  # a file of zeros that goes where the disk is full
+RESERVE_BYTES, RESERVE_STEP = 512 * 1024, 128 * 1024
+Changed = TypeVar("Changed")
 SLOTS_KEPT = 512  # plans in memory, of at most some 100 KB each
 
 
@@ -123,6 +131,7 @@ class StudyArchive:
     ) -> None:
         self.folder, self.id, self.sink = folder, study, sink
         self.media = folder / "media"
+        self._reserve = Reserve(folder / RESERVE, most=RESERVE_BYTES, step=RESERVE_STEP)
         self.engine, self._reading = engine, reading_engine(engine)
         self.clock: Callable[[], float] = time.time
         self._screens: dict[int, tuple[PlannedScreen, ...]] = {}
@@ -171,8 +180,14 @@ class StudyArchive:
         folder.mkdir(parents=True, exist_ok=True)
         engine = connect(database or folder / "study.sqlite")
         study = new_id()
-        with engine.begin() as connection:
-            _insert_study(connection, study, config, items, video, plan)
+        try:
+            with engine.begin() as connection:
+                _insert_study(connection, study, config, items, video, plan)
+        except AWAY as error:
+            engine.dispose()
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            reason = " ".join(str(cause).split())
+            raise RequestError(f"the study cannot be stored: {reason}; try again later") from error
         note = {
             "study": study,
             "database": "elsewhere" if database else "study.sqlite",
@@ -214,6 +229,22 @@ class StudyArchive:
         """A connection that takes no lock: ``with archive.reading() as connection``."""
         return self._reading.connect().execution_options(reads=True)
 
+    def change(self, work: Callable[[sa.Connection], Changed]) -> Changed:
+        """What ``work`` gives, in one transaction. Where the disk is full it takes the room that is
+        held in reserve: whose data it is may take it back at any time."""
+        while True:
+            try:
+                with self.engine.begin() as connection:
+                    return work(connection)
+            except OperationalError as error:
+                if not (is_full(error) and self._reserve.free()):
+                    raise
+
+    def hold_reserve(self) -> None:
+        """Hold room back beside an SQLite file, so that on a full disk data can be deleted."""
+        if self.engine.dialect.name == "sqlite":
+            self._reserve.hold()
+
     def media_path(self, name: str) -> Path:
         """The file of a name that belongs to the study; RequestError for any other name."""
         if name not in self._media:
@@ -230,8 +261,12 @@ class StudyArchive:
 
     def tell(self, row: Mapping[str, Any]) -> None:
         """Hand ``row``, plain JSON, to whoever keeps a copy of the answers."""
-        if self.sink is not None:
+        if self.sink is None:
+            return
+        try:
             self.sink.append({"study": self.id, **row})
+        except OSError as error:  # the database has it all the same
+            logger.error("the copy of the answers lacks a row: %s", error.strerror)
 
     def screens(self, connection: sa.Connection, slot: int) -> tuple[PlannedScreen, ...]:
         """Everything the rater in ``slot`` sees, in order. Read once: a plan never changes."""

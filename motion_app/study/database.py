@@ -140,6 +140,12 @@ latest_answers = sa.Table(
 )
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a statement found no room on the disk of an SQLite file."""
+    cause = error.orig if isinstance(error, OperationalError) else None
+    return getattr(cause, "sqlite_errorname", "") == "SQLITE_FULL"
+
+
 def connect(address: str | Path) -> sa.Engine:
     """An engine with its tables at ``HEAD``. ``address``: the path of an SQLite file, or
     ``postgresql://user@host/name``. RequestError where it cannot be used."""

@@ -225,10 +225,12 @@ class Raters:
     def delete(self, rater: str) -> int:
         """Delete everything about a rater and free the slot for somebody else; how many answers
         went. The link is worth nothing afterwards."""
-        with self.archive.engine.begin() as connection:
-            row = self.row(connection, rater, lock=True)
-            gone = self._vacate(connection, row, "rater deleted")
-        self.archive.tell({"deleted_rater": row.id})
+
+        def vacate(connection: sa.Connection) -> int:
+            return self._vacate(connection, self.row(connection, rater, lock=True), "rater deleted")
+
+        gone = self.archive.change(vacate)
+        self.archive.tell({"deleted_rater": rater})
         return gone
 
     def release(self, number: int, *, joined: float | None) -> int:
@@ -239,7 +241,8 @@ class Raters:
         now.
         """
         query = sa.select(raters).where(raters.c.study == self.archive.id, raters.c.slot == number)
-        with self.archive.engine.begin() as connection:
+
+        def vacate(connection: sa.Connection) -> tuple[str, int]:
             row = connection.execute(query.with_for_update()).first()
             if row is None or (row.joined is None and row.handed_out is None):
                 raise RequestError(f"place {number} is free already; nothing was released")
@@ -250,8 +253,10 @@ class Raters:
                     f"rater {number} has finished and keeps the place; to leave the answers out, "
                     f"report with --without {number}"
                 )
-            gone = self._vacate(connection, row, "place released")
-        self.archive.tell({"deleted_rater": row.id})
+            return row.id, self._vacate(connection, row, "place released")
+
+        rater, gone = self.archive.change(vacate)
+        self.archive.tell({"deleted_rater": rater})
         return gone
 
     def _vacate(self, connection: sa.Connection, row: sa.Row[Any], kind: str) -> int:

@@ -354,7 +354,9 @@ def attend(descriptor: int) -> None:
     until the input ends."""
     given = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
-    settings = StudySettings(Path(given["folder"]), database=given["database"])
+    folder, database = Path(given["folder"]), given["database"]
+    everybody = sys.maxsize  # they all come from this machine
+    settings = StudySettings(folder, database, raters_per_address=everybody)
     serve(settings, listener=socket.socket(fileno=descriptor))
 
 

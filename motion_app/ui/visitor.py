@@ -11,9 +11,9 @@ from typing import Any, Self
 
 from motion_app.library.owners import ADDRESS, LibraryUser, token_of
 from motion_app.settings import Settings
+from motion_app.study.site.address import visitor_network
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "x-forwarded-host")
-IPV6_OF_ONE = 64  # bits of an IPv6 address that name a household
 TOKEN = re.compile("[0-9a-f]{32}")  # 128 random bits
 
 
@@ -60,13 +60,7 @@ def address_of(request: Any) -> str:
     all. ``request``: gradio's or Starlette's, None for none. Behind a proxy that is believed it is
     the visitor's own, as the server was told."""
     host = str(getattr(getattr(request, "client", None), "host", "") or "")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if address.version == 4:
-        return host
-    return str(ipaddress.ip_network((address, IPV6_OF_ONE), strict=False))
+    return visitor_network(host)
 
 
 def client_of(request: Any) -> str:
@@ -90,16 +84,18 @@ def library_user(owner: str, request: Any, settings: Settings) -> LibraryUser:
     nobody else, where ``settings.single_user`` does not say otherwise.
     """
     if request is None or not settings.single_user or not _loopback(settings.host):
-        return LibraryUser(owner)
+        return LibraryUser(owner, address=address_of(request))
     headers = {name.lower(): value for name, value in dict(request.headers).items()}
     address = getattr(request.client, "host", "") or ""
     local = _loopback(address) and _named_locally(headers)
-    return LibraryUser(owner, local=local and not any(name in headers for name in FORWARDED))
+    if local and not any(name in headers for name in FORWARDED):
+        return LibraryUser(owner, local=True)
+    return LibraryUser(owner, address=address_of(request))
 
 
 def quota_address(request: Any, settings: Settings) -> str:
     """The address that a quota counts for; "" for who sits at this machine."""
-    return "" if library_user("", request, settings).local else address_of(request)
+    return library_user("", request, settings).address
 
 
 def _named_locally(headers: Mapping[str, str]) -> bool:

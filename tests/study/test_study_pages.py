@@ -358,6 +358,38 @@ def test_a_page_of_another_site_can_change_nothing(rater: Caller, study: Study) 
     assert rater.client.post("/api/finish", headers=own, json={}).status_code == 409
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(
+            "application/json",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+        ),
+        *(
+            "text/plain",
+            "application/octet-stream",
+            "video/mp4",
+            "APPLICATION/JSON; charset=utf-16",
+        ),
+        *("x/y", ""),
+    ],
+)
+def test_a_body_is_limited_whatever_it_calls_itself_and_whoever_sends_it(
+    admin: TestClient, rater: Caller, kind: str
+) -> None:
+    stranger = TestClient(admin.app)  # before the login
+    paths = ("/api/answers", "/api/enter", "/admin/login", "/admin/api/unblind", "/r/x", "/nothing")
+    for path in paths:
+        for caller, headers in ((stranger, {}), (admin, {}), (admin, rater.headers)):
+            whole = b"A" * (MAX_BODY_BYTES + 1)
+            pieces = (b"A" * 1000 for _ in range(MAX_BODY_BYTES // 1000 + 2))
+            for body in (whole, pieces):
+                sent = caller.post(path, content=body, headers={**headers, "Content-Type": kind})
+                assert sent.status_code == 413 and "64 KB" in sent.json()["error"]
+
+
 def test_a_large_body_is_refused_with_and_without_a_stated_length(rater: Caller) -> None:
     large = b"x" * (MAX_BODY_BYTES + 1)
     stated = rater.client.post("/api/answers", headers=rater.headers, content=large)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from serving import RunningApp
-from tiny_study import make_study
+from tiny_study import SECRET, make_study
 
 from motion_app.study.answers import Study
+from motion_app.study.site.app import StudySettings, build_study_app
 
 NAME = "0123456789abcdef"  # as the Study tab names a study's folder
 HEAVY = ("torch", "gradio", "diffusers", "transformers", "plotly", "statsmodels")
@@ -59,6 +62,23 @@ def test_studies_made_in_the_app_are_served_and_nobody_is_told_which_there_are(
         assert fetch(f"{running.url}favicon.ico")[0] == 200
     told = running.log.read_text()
     assert "Studies on" in told and "Traceback" not in told
+
+
+def test_a_study_that_takes_the_name_of_one_that_was_deleted_answers_as_itself(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "studies" / "balls"
+    folder.parent.mkdir()
+    settings, titles = StudySettings(folder.parent, admin_secret=SECRET), []
+    with TestClient(build_study_app(settings)) as client:
+        for title in ("One", "Another"):
+            study = make_study(folder, raters=1, title=title)
+            entry = {"open": study.archive.links.open_token()}
+            titles.append(client.post("/balls/api/enter", json=entry).json()["session"]["title"])
+            study.close()
+            shutil.rmtree(folder)
+            assert client.post("/balls/api/enter", json=entry).status_code == 404
+    assert titles == ["One", "Another"]
 
 
 def test_it_starts_in_three_seconds_and_loads_neither_model_nor_page(study: Study) -> None:

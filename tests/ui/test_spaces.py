@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import json
 import math
@@ -27,6 +28,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 from serving import RunningApp
 from test_pipeline import motions, scene  # noqa: F401
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from motion_app.engine.footprint import Workload
 from motion_app.engine.pipeline import MotionEngine
@@ -40,6 +42,7 @@ from motion_app.models.checkpoint import Checkpoint
 from motion_app.pocket.shipped import renew_results
 from motion_app.request.request import build_request, parse_request
 from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits, Settings
+from motion_app.study.site.address import believe_private_networks
 from motion_app.training.config import MotionTraining
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.ui.call_queue import CallQueue
@@ -362,6 +365,22 @@ def space_environment(folder: Path) -> dict[str, str]:
             "MOTION_APP_MOTIONS": f'["{folder / "motions"}"]',
         }
     )
+
+
+def test_a_spaces_visitors_are_told_apart_by_what_its_proxy_says() -> None:
+    told: list[str] = []
+    said: dict[str, str] = {}
+    believe_private_networks(said)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told.append(scope["client"][0])
+
+    behind = ProxyHeadersMiddleware(app, trusted_hosts=said["FORWARDED_ALLOW_IPS"])
+    for way in ("203.0.113.9", "192.0.2.1, 203.0.113.9", "10.1.2.3, 203.0.113.9, 10.4.5.6"):
+        headers = [(b"x-forwarded-for", way.encode())]
+        scope = {"type": "http", "client": ("10.16.0.7", 1), "headers": headers, "scheme": "http"}
+        asyncio.run(behind(scope, None, None))
+    assert told == ["203.0.113.9"] * 3  # and not what a visitor wrote before
 
 
 def test_importing_the_app_loads_the_model_and_decorates_one_function(visits) -> None:

@@ -8,7 +8,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -26,6 +26,8 @@ PORT_FAULTS = {
     errno.EADDRNOTAVAIL: "this machine has no address {host}; check --host",
 }
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+# Of a Space's proxy, and of no visitor's: what the last of them has added to the way is believed.
+PRIVATE_NETWORKS = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"
 PROXIES = "FORWARDED_ALLOW_IPS"  # as uvicorn calls it, which believes X-Forwarded-Proto and -For
 
 
@@ -54,6 +56,7 @@ class PublicAddress:
         return self.origin + self.path
 
 
+IPV6_OF_ONE = 64  # bits of an IPv6 address that name a household, of which one visitor has all
 DIRECT = PublicAddress()  # no proxy, or one that changes neither path nor Host
 
 
@@ -89,6 +92,23 @@ class TrustedProxies:
         except ValueError:
             return False
         return any(address in network for network in self.networks)
+
+
+def believe_private_networks(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Where nothing is said of proxies, those of private networks are believed."""
+    environment.setdefault(PROXIES, PRIVATE_NETWORKS)
+
+
+def visitor_network(address: str) -> str:
+    """What a visitor's ``address`` is counted by: of IPv6 the network; of what is no address, as a
+    server's own name for a caller, itself."""
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if number.version == 4:
+        return address
+    return str(ipaddress.ip_network((number, IPV6_OF_ONE), strict=False))
 
 
 def same_origin(scope: Scope, public: PublicAddress, proxies: TrustedProxies) -> bool:

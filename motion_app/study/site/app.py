@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from motion_app.errors import MotionAppError, RequestError, server_fault
+from motion_app.settings import DEFAULT_LIMITS
 from motion_app.study.answers import Study
 from motion_app.study.database import AWAY
 from motion_app.study.demo import demo_visits, preview_visits
@@ -36,27 +37,44 @@ from motion_app.study.site.admin import admin_router
 from motion_app.study.site.demo import NAME as DEMO
 from motion_app.study.site.demo import PREVIEW, DemoHall, PreviewHall
 from motion_app.study.site.documents import PageFiles, asks_for_page, notice
-from motion_app.study.site.guard import SHORTEST_SECRET, Door, Gate
+from motion_app.study.site.guard import SHORTEST_SECRET, Crowded, Door, Gate, Newcomers
 from motion_app.study.site.rater import rater_router
 
 logger = logging.getLogger(__name__)
 RETRY_SECONDS = "2"
 SECRET_FILE = "admin-secret"
+Mark = tuple[int, int]
 
 
-def build_site(study: Study, *, admin_secret: str, public: PublicAddress = DIRECT) -> FastAPI:
+def build_site(
+    study: Study,
+    *,
+    admin_secret: str,
+    public: PublicAddress = DIRECT,
+    raters_per_address: int = DEFAULT_LIMITS.raters_per_address,
+) -> FastAPI:
     """The rater's page, the administrator's, and their calls. ``admin_secret`` has 12 letters or
-    more; ``public`` is where browsers find the site, if it is not where the server is."""
-    return _site(study, Door(admin_secret, name=study.archive.id), public=public)
+    more; ``public`` is where browsers find the site, if it is not where the server is;
+    ``raters_per_address`` take a place by the open link in a day."""
+    door, newcomers = Door(admin_secret, name=study.archive.id), Newcomers(raters_per_address)
+    return _site(study, door, newcomers, public=public)
 
 
-def _site(study: Study, door: Door, *, public: PublicAddress, trial: str | None = None) -> FastAPI:
+def _site(
+    study: Study,
+    door: Door,
+    newcomers: Newcomers,
+    *,
+    public: PublicAddress,
+    trial: str | None = None,
+) -> FastAPI:
     """``trial``: what the pages say of themselves where nothing is kept, "demo" or "preview"."""
     site = FastAPI(title="Study", docs_url=None, redoc_url=None, openapi_url=None)
     site.add_middleware(Gate, public=public)
     site.add_middleware(WholePath, path=public.path)
     site.add_exception_handler(MotionAppError, _mistake)
     site.add_exception_handler(LinkError, _closed)
+    site.add_exception_handler(Crowded, _crowded)
     site.add_exception_handler(PlainHTTPException, _refusal)
     site.add_exception_handler(RequestValidationError, _malformed)
     for kind in AWAY:
@@ -71,11 +89,11 @@ def _site(study: Study, door: Door, *, public: PublicAddress, trial: str | None 
 
     previews = None
     if trial is None:
-        build = partial(_site, public=public, trial="preview")
+        build = partial(_site, newcomers=newcomers, public=public, trial="preview")
         previews = PreviewHall(preview_visits(study.archive), build)
         site.mount(f"/{PREVIEW}", previews)
     site.include_router(admin_router(study, door, trial=trial, previews=previews))
-    site.include_router(rater_router(study, trial=trial))
+    site.include_router(rater_router(study, newcomers, trial=trial))
     return site
 
 
@@ -98,6 +116,12 @@ async def _mistake(request: Request, error: Exception) -> Response:
 async def _closed(request: Request, error: Exception) -> Response:
     status = 410 if isinstance(error, LinkEnded | PlaceGone) else 401
     return _error(status, str(error), reason=getattr(error, "reason", None))
+
+
+async def _crowded(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Crowded)  # what it was registered for
+    headers = {"retry-after": str(round(error.seconds) + 1)}
+    return _error(429, str(error), headers, reason=error.reason)
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
@@ -136,7 +160,8 @@ class StudySettings:
     folder's name. ``database``: a PostgreSQL address, for studies that were made with one.
     ``admin_secret`` None: each study's own, in its file ``admin-secret``. ``public``: the path all
     addresses begin with and the name people type, where a proxy stands in front. ``frames``: the
-    sites that may show the app in a frame, and so the demo in it.
+    sites that may show the app in a frame, and so the demo in it. ``raters_per_address`` take a
+    place by a study's open link in a day.
     """
 
     folder: Path
@@ -146,6 +171,7 @@ class StudySettings:
     port: int = 7860
     public: PublicAddress = DIRECT
     frames: tuple[str, ...] = ()
+    raters_per_address: int = DEFAULT_LIMITS.raters_per_address
 
 
 def build_study_app(settings: StudySettings) -> FastAPI:
@@ -174,8 +200,14 @@ def build_study_app(settings: StudySettings) -> FastAPI:
 def open_site(folder: Path, settings: StudySettings) -> FastAPI:
     """One study's application."""
     study = Study.open(folder, database=settings.database)
+    study.archive.hold_reserve()
     secret = settings.admin_secret or study_secret(folder)
-    return build_site(study, admin_secret=secret, public=settings.public)
+    return build_site(
+        study,
+        admin_secret=secret,
+        public=settings.public,
+        raters_per_address=settings.raters_per_address,
+    )
 
 
 def study_secret(folder: Path) -> str:
@@ -208,9 +240,10 @@ class StudyHall:
     def __init__(self, settings: StudySettings) -> None:
         self.settings = settings
         self._files = PageFiles()
-        build = partial(_site, public=settings.public, trial="demo")
+        newcomers = Newcomers(settings.raters_per_address)
+        build = partial(_site, newcomers=newcomers, public=settings.public, trial="demo")
         self.demo = DemoHall(demo_visits(), build, frames=settings.frames)
-        self._sites: dict[str, FastAPI] = {}
+        self._sites: dict[str, tuple[Mark, FastAPI]] = {}
         self._lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -249,12 +282,24 @@ class StudyHall:
         """The application of the study in the folder ``name``; None where there is none."""
         folder = self.settings.folder / name
         known = {path.name for path in self.settings.folder.iterdir()}  # a name, never a path
-        if name not in known or not (folder / "study.json").is_file():
-            return None
+        mark = _mark(folder / "study.json") if name in known else None
         with self._lock:
+            if mark is None or self._sites.get(name, (mark,))[0] != mark:  # another one, or none
+                self._sites.pop(name, None)
+            if mark is None:
+                return None
             if name not in self._sites:
-                self._sites[name] = open_site(folder, self.settings)
-            return self._sites[name]
+                self._sites[name] = mark, open_site(folder, self.settings)
+            return self._sites[name][1]
+
+
+def _mark(file: Path) -> Mark | None:
+    """By which a file is known again; None where there is none."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _refused(request: Request, status: int, page: str, why: str) -> Response:

@@ -3,25 +3,31 @@
 What every request passes on its way in, and every response on its way out.
 
 The administrator's door: one secret, a signed cookie for who knew it, and patience for who did
-not.
+not. The open link's: so many places a day for one address.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import json
 import secrets
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from motion_app.study.site.address import DIRECT, PublicAddress, TrustedProxies, same_origin
+from motion_app.errors import RequestError
+from motion_app.study.site.address import (
+    DIRECT,
+    PublicAddress,
+    TrustedProxies,
+    same_origin,
+    visitor_network,
+)
 
 MAX_BODY_BYTES = 64 * 1024  # an answer has some 500 bytes
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -46,8 +52,8 @@ OPEN_SECONDS = 12 * 3600
 KNOWN_SECONDS = 365 * 86_400  # for which a browser that opened the door is known again
 TRIES, TRIES_SECONDS = 5, 60.0  # wrong secrets of one address
 TRIES_IN_ALL = 60  # of all addresses, in the same time; then each has one more, that has had none
-NETWORK = 64  # bits of an IPv6 address that tell one visitor from another
 SHORTEST_SECRET = 12
+PLACES_SECONDS = 86_400.0  # in which one address takes so many places
 
 
 class Gate:
@@ -217,13 +223,7 @@ class Door:
         signed = self._signed(text, "known").encode()
         if text and hmac.compare_digest(signed, known.encode("utf-8", "replace")):
             return f"known {text}"
-        try:
-            number = ipaddress.ip_address(address)
-        except ValueError:  # a name that a server has for its own
-            return address
-        if number.version == 4:
-            return address
-        return str(ipaddress.ip_network((number, NETWORK), strict=False))
+        return visitor_network(address)
 
     def _signed(self, text: str, kind: str = "cookie") -> str:
         mac = hmac.digest(self._keys[kind], text.encode("utf-8", "replace"), hashlib.sha256)
@@ -235,3 +235,68 @@ class Door:
                 times.popleft()
             if not times:
                 del self._wrong[caller]
+
+
+class Crowded(RequestError):
+    """One address has taken as many places as it may; ``seconds`` until it may take the next."""
+
+    reason = "crowded"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            "as many people as may have begun from your network today; come back tomorrow, or ask "
+            "whoever invited you for a link of your own"
+        )
+        self.seconds = seconds
+
+
+class Newcomers:
+    """How many places of one study the open link gives to one address: ``most`` in a day, so that
+    nobody takes them all. Who has a link of one's own, or came before, is not counted.
+
+    Addresses are counted under a hash that lives as long as the program, and are written nowhere.
+    """
+
+    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most, self._clock = most, clock
+        self._salt = secrets.token_bytes(16)
+        self._taken: dict[bytes, dict[str, float]] = defaultdict(dict)  # when, by place
+        self._coming: Counter[bytes] = Counter()
+        self._lock = threading.Lock()
+
+    def check(self, address: str) -> None:
+        """Crowded where the address may take no place now."""
+        with self._lock:
+            self._check(self._hashed(address))
+
+    def seat(self, address: str, take: Callable[[], str]) -> str:
+        """What ``take`` gives, the token of a place: counted once, however many tabs ask for it.
+        Crowded, and nothing is taken, where the address has had its share."""
+        caller = self._hashed(address)
+        with self._lock:
+            self._check(caller)
+            self._coming[caller] += 1
+        try:
+            token = take()
+            with self._lock:
+                self._taken[caller].setdefault(token, self._clock())
+            return token
+        finally:
+            with self._lock:
+                self._coming[caller] -= 1
+                self._coming += Counter()  # those that are at 0 go
+
+    def _check(self, caller: bytes) -> None:
+        now = self._clock()
+        for known, places in list(self._taken.items()):
+            fresh = {token: at for token, at in places.items() if at > now - PLACES_SECONDS}
+            if fresh:
+                self._taken[known] = fresh
+            else:
+                del self._taken[known]
+        times = self._taken.get(caller, {}).values()
+        if len(times) + self._coming[caller] >= self.most:
+            raise Crowded(min(times, default=now) + PLACES_SECONDS - now)
+
+    def _hashed(self, address: str) -> bytes:
+        return hmac.digest(self._salt, visitor_network(address).encode(), hashlib.sha256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ from motion_app.study.site.documents import (
     notice,
     question_text,
 )
+from motion_app.study.site.guard import Newcomers
 
 BACK = 5  # screens a rater may go back from the furthest one
 BREAK_EVERY = 25  # screens between two offers of a break
@@ -128,9 +130,9 @@ def _token(authorization: str) -> str:
     return token
 
 
-def rater_router(study: Study, *, trial: str | None = None) -> APIRouter:
-    """The routes of one study's raters. ``trial``: "demo" or "preview", of which nothing is kept
-    and whose report they find in the end."""
+def rater_router(study: Study, newcomers: Newcomers, *, trial: str | None = None) -> APIRouter:
+    """The routes of one study's raters. ``newcomers`` counts who takes a place; ``trial``: "demo"
+    or "preview", of which nothing is kept and whose report they find in the end."""
     router = APIRouter()
 
     def anybody(authorization: Annotated[str, Header()] = "") -> Rater:
@@ -155,7 +157,7 @@ def rater_router(study: Study, *, trial: str | None = None) -> APIRouter:
             return notice("identity", request, status=400, given=shown(given))
         return document("rater", request)
 
-    _add_visit(router, study, known, anybody, trial)
+    _add_visit(router, study, known, anybody, newcomers, trial)
     _add_answers(router, study, known, trial)
 
     async def media(request: Request) -> Response:
@@ -170,6 +172,7 @@ def _add_visit(
     study: Study,
     known: Callable[..., Rater],
     anybody: Callable[..., Rater],
+    newcomers: Newcomers,
     trial: str | None,
 ) -> None:
     def described(request: Request, rater: Rater | None) -> dict[str, Any]:
@@ -180,8 +183,12 @@ def _add_visit(
         """Whoever came before finds the same place again; others take one when they agree."""
         if not study.archive.links.is_open(entry.open):
             raise HTTPException(401, "this link is not valid; ask for your link again")
-        visitor = entry.visitor()
-        token = study.raters.enter(visitor) if entry.agreed else study.raters.find(visitor)
+        visitor, address = entry.visitor(), request.client.host if request.client else ""
+        token = study.raters.find(visitor)
+        if token is None and entry.agreed:
+            token = newcomers.seat(address, partial(study.raters.enter, visitor))
+        elif token is None:  # told before the consent is read
+            newcomers.check(address)
         rater = None if token is None else study.raters.join(token)
         if rater is not None and entry.agreed:
             rater = study.raters.consent(rater.id)

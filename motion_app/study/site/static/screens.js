@@ -28,7 +28,7 @@ export function showProblem(message) {
 
 /** A refusal in the rater's language where it has a reason known here, else in the server's words. */
 export function explain(refused) {
-  const known = ["full", "identity", "begun", "place_gone"].includes(refused.reason);
+  const known = ["full", "identity", "begun", "place_gone", "crowded"].includes(refused.reason);
   return known ? text(`problem.${refused.reason}`) : refused.message;
 }
 

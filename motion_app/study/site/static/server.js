@@ -43,7 +43,8 @@ export class Server {
     });
     const answer = await response.json().catch(() => null);
     if (response.ok && answer) return answer;
-    if (response.status >= 400 && response.status < 500 && answer && response.status !== 429) {
+    const busy = response.status === 429 && !answer?.reason; // a proxy's own: it passes
+    if (response.status >= 400 && response.status < 500 && answer && !busy) {
       throw new Refused(response.status, answer.error, answer.reason);
     }
     throw new TypeError(`the server answered ${response.status}`);
