@@ -265,30 +265,35 @@ class ModelHost:
         return motions if base is None else [item for item in motions if item.base == base]
 
     def import_motion(
-        self, file: Path, *, name: str = "", phrase: str = "", owner: str = ""
+        self, file: Path, *, name: str = "", phrase: str = "", by: LibraryUser = LibraryUser()
     ) -> Motion:
-        """Check ``file`` against the loaded model and put it into the library as ``owner``'s.
+        """Check ``file`` against the loaded model and put it into the library as ``by``'s.
 
         ``name`` "" keeps its own; a published ``.pt`` knows no name and no ``phrase`` of its own:
         its file's name and the neutral phrase are taken. Raises MotionFileError.
         """
         if file.suffix.lower() == ".pt":
-            return self._import_published(file, name=name, phrase=phrase, owner=owner)
+            return self._import_published(file, name=name, phrase=phrase, by=by)
         if phrase.strip():
             raise RequestError(KEEPS_PHRASE)
-        return self._bring(file, name=name, owner=owner)
+        return self._bring(file, name=name, by=by)
 
     def import_published_motion(
-        self, repository: MotionRepository, entry: PublishedMotion, revision: str, *, owner: str
+        self,
+        repository: MotionRepository,
+        entry: PublishedMotion,
+        revision: str,
+        *,
+        by: LibraryUser,
     ) -> Motion:
         """``entry`` of the hub's ``repository`` at the commit ``revision`` into the library as
-        ``owner``'s, checked as an upload is. MotionFileError."""
+        ``by``'s, checked as an upload is. MotionFileError."""
         with TemporaryDirectory() as folder:
             limits = self.settings.limits
             file = repository.fetch(entry, revision, Path(folder), limits=limits)
-            return self._bring(file, name="", owner=owner, yielding=True)
+            return self._bring(file, name="", by=by, yielding=True)
 
-    def _bring(self, file: Path, *, name: str, owner: str, yielding: bool = False) -> Motion:
+    def _bring(self, file: Path, *, name: str, by: LibraryUser, yielding: bool = False) -> Motion:
         geometry = self.geometry()
         return self.library.import_file(
             file,
@@ -297,13 +302,14 @@ class ModelHost:
             layers=geometry.layers,
             width=geometry.width_tokens,
             limits=self.settings.limits,
-            owner=owner,
+            owner=by.owner,
+            address=by.address,
             private=self.settings.private_motions,
             yielding=yielding,
             counted=True,
         )
 
-    def _import_published(self, file: Path, *, name: str, phrase: str, owner: str) -> Motion:
+    def _import_published(self, file: Path, *, name: str, phrase: str, by: LibraryUser) -> Motion:
         """The authors' file, bound to the loaded model."""
         from motion_app.engine.motion_tokens import convert_published
 
@@ -320,7 +326,7 @@ class ModelHost:
                 phrase=phrase.strip() or NEUTRAL_PHRASE,
                 most_megabytes=self.settings.limits.motion_megabytes,
             )
-            return self._bring(parcel, name="", owner=owner)
+            return self._bring(parcel, name="", by=by)
 
     def base(self) -> str | None:
         """The loaded model's fingerprint, to which motions belong; None while it is loading."""

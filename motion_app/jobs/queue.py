@@ -240,10 +240,10 @@ class JobQueue:
                 row = self._end(work, "cancelled", message="stopped before it began, as asked")
             return row
 
-    def again(self, job_id: str) -> JobRow:
+    def again(self, job_id: str, *, address: str = "") -> JobRow:
         """A job that was interrupted, failed or cancelled back into the line, last, with the same
         id, inputs and files; what it had done already is not done again where its kind can go on.
-        RequestError for any other, and over a quota."""
+        ``address`` as of ``submit``. RequestError for any other, and over a quota."""
         with self._changed:
             row = self.row(job_id)
             if row.active:
@@ -254,11 +254,11 @@ class JobQueue:
                 raise RequestError("this job is done; hand it in as a new one to repeat it")
             if row.message == DAMAGED:
                 raise RequestError(DAMAGED)
-            self._check_line(row)
+            self._check_line(row, address)
             row = self.store.update(
                 job_id, state="queued", started=None, finished=None, message="", last_in_line=True
             )
-            self._join(row)
+            self._join(row, address)
             return row
 
     def delete(self, job_id: str) -> None:

@@ -306,7 +306,7 @@ class TrainingRunner:
         if missing:
             raise RequestError(f"the clip {missing[0]} did not come; upload it with the training")
         self.library.new_path(asked.name)  # raises where the name is taken or cannot be
-        self.library.check_room(token_of(owner))
+        self.library.check_room(LibraryUser(token_of(owner)))
         config = asked.config(self.defaults().training_of(asked.method))
         self.check_cost(config)
         tokenizer = self.tokenizer()

@@ -43,7 +43,7 @@ from motion_app.library.owners import (
     owner_file,
     show_to_all,
 )
-from motion_app.library.quota import check_room
+from motion_app.library.quota import Origins, check_room
 from motion_app.library.trash import NOT_IN_TRASH, TRASH, TRASH_DAYS, DeletedMotion, Trash
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
@@ -75,7 +75,9 @@ class Library:
     def __init__(self, folders: Sequence[Path | str], *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.folders = tuple(Path(folder) for folder in folders)
         self.limits = limits
-        self._trash = Trash([folder for folder in self.folders if not is_shipped(folder)])
+        self._origins = Origins()
+        own = [folder for folder in self.folders if not is_shipped(folder)]
+        self._trash = Trash(own, self._origins)
         self._cache: dict[Path, tuple[tuple[int, int], Motion]] = {}
         self._user: LibraryUser | None = None
 
@@ -177,9 +179,9 @@ class Library:
             if (free := name[: longest - len(ending)] + ending) not in taken
         )
 
-    def check_room(self, owner: str) -> None:
-        """MotionFileError where ``owner``, a browser's token, has as much as one may keep here."""
-        check_room(self.home, owner, 0, self.limits)
+    def check_room(self, user: LibraryUser) -> None:
+        """MotionFileError where ``user`` has as much as one may keep here."""
+        check_room(self.home, user, 0, self.limits, self._origins)
 
     def new_path(self, name: str) -> Path:
         """Where a new motion of this name is to be written. MotionFileError for a name that is
@@ -211,6 +213,7 @@ class Library:
         width: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
         owner: str = "",
+        address: str = "",
         private: bool = False,
         yielding: bool = False,
         counted: bool = False,
@@ -220,8 +223,8 @@ class Library:
         ``base``, ``layers`` and ``width`` are the loaded model's; None leaves that check out.
         ``owner``: the token of the browser it belongs to from now on, "" for nobody's; ``private``
         shows it to no other. A name that is taken is refused, or ``yielding`` it gets a number.
-        ``counted`` refuses what is more than its owner may keep here: not what was learned, whose
-        training would be lost.
+        ``counted`` refuses what is more than its owner, or who comes from the same ``address``, may
+        keep here: not what was learned, whose training would be lost.
         Every number in the file is looked at first. Raises MotionFileError; nothing is written
         then.
         """
@@ -233,12 +236,14 @@ class Library:
         self._check_name(chosen, taken=set() if yielding else self.names())
         with self._changing(self.home) as home, _staging(home) as staged:
             if counted:
-                check_room(home, owner, source.stat().st_size, limits)
+                user = LibraryUser(owner, address=address)
+                check_room(home, user, source.stat().st_size, limits, self._origins)
             chosen = self.free_name(chosen) if yielding else chosen
             out = self.new_path(chosen)  # again: others may have been quicker
             unpack_motion(source, staged / out.name, name=chosen)
             keep_owner(staged / out.name, owner, private=private)
             owner_file(out).unlink(missing_ok=True)  # of one that was taken away by hand
+            self._origins.note(out, address)
             _move(staged, home)
         return read_motion(out)
 
@@ -285,6 +290,9 @@ class Library:
             place = motion.path.parent / TRASH / f"{int(now)}-{token}"
             going = (motion.path, motion.preview, owner_file(motion.path))  # listed no more first
             kept = self._trash.made_room_for(place)
+            self._origins.moved(motion.path, place if kept else None)
+            if kept and by is not None and by.address:
+                self._origins.note(place, by.address)
             for file in going:
                 if file is not None and file.is_file():
                     file.rename(place / file.name) if kept else file.unlink()
@@ -354,6 +362,7 @@ class Library:
                     f'there is another motion "{motion.name}" by now; delete that one first'
                 )
             _move(place, home)
+            self._origins.moved(place, home / file.name)
             shutil.rmtree(place)  # what an operating system left there goes too
         return read_motion(home / file.name)
 
@@ -374,6 +383,7 @@ class Library:
         for place in places:
             with self._changing(place.parent.parent):
                 shutil.rmtree(place, ignore_errors=True)
+                self._origins.moved(place, None)
 
     def _scan(self) -> tuple[list[Motion], list[str]]:
         motions: list[Motion] = []
@@ -418,6 +428,7 @@ class AwaitedLibrary(Library):
     def __init__(self, library: Library, awaited: Sequence[Motion]) -> None:
         super().__init__(library.folders, limits=library.limits)
         self._cache, self._user = library._cache, library._user
+        self._origins, self._trash = library._origins, library._trash
         self._awaited = {motion.name: motion for motion in awaited}
 
     def find(self, name_or_path: str | Path, *, base: str | None = None) -> Motion:

@@ -47,10 +47,12 @@ class Ownership:
 @dataclass(frozen=True)
 class LibraryUser:
     """Who asks. ``owner``: the token of a browser or a client's session, "" for one that has none;
-    ``local``: sits at this machine, and nobody else uses the server."""
+    ``local``: sits at this machine, and nobody else uses the server; ``address``: where others come
+    from, for quotas alone."""
 
     owner: str = ""
     local: bool = False
+    address: str = ""
 
     def may_change(self, motion_file: Path) -> bool:
         """Whether the motion in that file is theirs."""

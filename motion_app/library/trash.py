@@ -16,6 +16,7 @@ from pathlib import Path
 from motion_app.errors import MotionFileError
 from motion_app.library.motion_file import SUFFIX
 from motion_app.library.owners import Ownership
+from motion_app.library.quota import Origins
 from motion_app.settings import Limits
 from motion_app.text_files import listed
 
@@ -38,8 +39,8 @@ class DeletedMotion:
 class Trash:
     """That of some folders of the library. Whoever changes it holds the lock of the folder."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = folders
+    def __init__(self, folders: Sequence[Path], origins: Origins) -> None:
+        self._folders, self._origins = folders, origins
 
     def places(self) -> list[Path]:
         """The folder of each deleted motion, the oldest first."""
@@ -74,15 +75,24 @@ class Trash:
 
     def overfull(self, newest: Path, limits: Limits) -> list[Path]:
         """What must go so that ``newest``, which was just deleted, can stay: first the oldest of
-        its owner, where one has more than one may have, then the oldest of all."""
+        its owner, where one has more than one may have, and of the address it was deleted from,
+        then the oldest of all."""
         places = [place for place in self.places() if place != newest]
-        owner = _owner(newest)
-        own = [place for place in places if _owner(place) == owner]
-        too_many = len(own) + 1 - limits.trash_per_owner
-        going = own[:too_many] if too_many > 0 else []
+        owner, address = _owner(newest), self._origins.of(newest)
+        own = {place for place in places if _owner(place) == owner}
+        near = {place for place in places if address and self._origins.of(place) == address}
+        going: list[Path] = []
+        for alike, most in ((own, limits.trash_per_owner), (near, limits.trash_per_address)):
+            there = [place for place in places if place in alike and place not in going]
+            too_many = len(there) + 1 - most
+            going += there[: max(too_many, 0)]
         sizes = {place: _size(place) for place in places if place not in going}
         left = sum(sizes.values()) + _size(newest) - limits.trash_gigabytes * 2**30
-        for place in sorted(sizes, key=lambda place: (_owner(place) != owner, _deleted(place))):
+
+        def turn(place: Path) -> tuple[bool, bool, float]:
+            return place not in own, place not in near, _deleted(place)
+
+        for place in sorted(sizes, key=turn):
             if left <= 0:
                 break
             going.append(place)

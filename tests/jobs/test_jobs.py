@@ -379,6 +379,24 @@ def test_more_jobs_than_allowed_are_refused_and_leave_nothing(tmp_path: Path) ->
         queue.again(mine[0])
 
 
+def test_stopped_jobs_do_not_come_back_past_the_quota_of_an_address(tmp_path: Path) -> None:
+    few = Limits(jobs_per_session=1, jobs_per_address=2)
+    queue = JobQueue(tmp_path, {"steps": Steps()}, limits=few)
+    here, there = "198.51.100.7", "203.0.113.9"
+    jobs = []
+    for owner in "abcd":  # who calls oneself something new each time
+        jobs.append(queue.submit("steps", {}, owner=owner, address=here).id)
+        queue.cancel(jobs[-1])
+    queue.again(jobs[0], address=here)
+    queue.again(jobs[1], address=here)
+    for job in jobs[2:]:
+        with pytest.raises(RequestError, match="2 jobs of your address"):
+            queue.again(job, address=here)
+    with pytest.raises(RequestError, match="2 jobs of your address"):
+        queue.submit("steps", {}, owner="e", address=here)
+    queue.again(jobs[2], address=there)
+
+
 @pytest.mark.parametrize(
     ("kind", "inputs", "files"),
     [

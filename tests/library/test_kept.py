@@ -20,7 +20,6 @@ from motion_app.library.library import MODEL_FILE, Library
 from motion_app.library.motion_file import check_motion_file, numbers_digest
 from motion_app.library.owners import LibraryUser
 from motion_app.library.trash import TRASH
-from motion_app.settings import Limits
 
 WRITERS = 16
 ME, YOU = LibraryUser("1" * 32), LibraryUser("2" * 32)
@@ -351,72 +350,3 @@ def test_a_broken_file_hides_no_other(tmp_path, parcel):
     assert len(library.problems()) == 3
     assert not ME.may_change(folder / "jump.safetensors")  # somebody's, who cannot prove it
     assert library.delete("jump").name == "jump"
-
-
-def sized(megabytes: float) -> float:
-    """As a limit in gigabytes."""
-    return megabytes / 1024
-
-
-def test_one_browser_may_keep_so_many_motions_and_so_many_bytes(tmp_path, parcel):
-    size = parcel.stat().st_size / 2**20
-    few = Limits(motions_per_owner=2)
-    library = Library([tmp_path / "own"])
-
-    def bring_one(owner: LibraryUser, limits: Limits, **how: bool) -> None:
-        library.import_file(parcel, owner=owner.owner, yielding=True, limits=limits, **how)
-
-    for _ in range(2):
-        bring_one(ME, few, counted=True)
-    before = contents(tmp_path / "own")
-    with pytest.raises(MotionFileError, match="you have 2 motions in this library"):
-        bring_one(ME, few, counted=True)
-    assert contents(tmp_path / "own") == before
-    bring_one(YOU, few, counted=True)  # each has a place of one's own
-    bring_one(ME, few)  # what was learned is never lost
-    bring_one(LibraryUser(local=True), few, counted=True)
-    for limits, whose in (
-        (Limits(motion_gigabytes_per_owner=sized(3.5 * size)), "your motions would fill"),
-        (Limits(library_gigabytes=sized(4.5 * size)), "of all who use this server would fill"),
-    ):
-        with pytest.raises(MotionFileError, match=whose):
-            bring_one(ME, limits, counted=True)
-        assert len(library.list()) == 5
-    bring_one(YOU, Limits(motion_gigabytes_per_owner=sized(3.5 * size)), counted=True)
-
-
-def test_sixteen_at_once_do_not_pass_the_quota(tmp_path, parcel):
-    few = Limits(motions_per_owner=5)
-    library = Library([tmp_path / "own"])
-    bring_one = partial(
-        library.import_file, parcel, owner=ME.owner, yielding=True, counted=True, limits=few
-    )
-    done = all_at_once(*[bring_one] * WRITERS)
-    assert sum(isinstance(one, MotionFileError) for one in done) == WRITERS - 5
-    assert len(library.list()) == 5
-
-
-def test_a_full_trash_lets_the_owners_oldest_go_first(tmp_path, parcel):
-    folder = tmp_path / "own"
-
-    def deleted(library: Library, owner: LibraryUser) -> str:
-        name = library.import_file(parcel, owner=owner.owner, yielding=True).name
-        return library.delete(name, by=owner).token
-
-    def left() -> set[str]:
-        return {place.name.partition("-")[2] for place in (folder / TRASH).iterdir()}
-
-    roomy = Library([folder])
-    yours, *mine = deleted(roomy, YOU), *(deleted(roomy, ME) for _ in range(3))
-    few = Library([folder], limits=Limits(trash_per_owner=2))
-    newest = deleted(few, ME)
-    assert len(left()) == 3 and {yours, newest} <= left() and len(left() & set(mine)) == 1
-    (place,) = (folder / TRASH).glob(f"*-{newest}")
-    size = sum(file.stat().st_size for file in place.iterdir()) / 2**20
-    small = Library([folder], limits=Limits(trash_gigabytes=sized(2.5 * size)))
-    last = deleted(small, ME)
-    assert left() == {yours, last}
-    assert roomy.restore(last, by=ME).name and left() == {yours}
-    tiny = Library([folder], limits=Limits(trash_gigabytes=sized(size / 2)))
-    alone = deleted(tiny, ME)
-    assert left() == {alone}  # the one that was just deleted can be brought back

@@ -194,7 +194,7 @@ class JobEndpoints:
         """
         return {"job": job, "state": self.host.jobs.cancel(job).state}
 
-    def again(self, job: str) -> Json:
+    def again(self, job: str, http: gr.Request | None = None) -> Json:
         """Put a job that was interrupted, failed or cancelled back into the line; a training goes
         on from its last checkpoint.
 
@@ -205,7 +205,8 @@ class JobEndpoints:
             {"job", "state"}
         """
         self.host.jobs.check_unattended()
-        return {"job": job, "state": self.host.jobs.again(job).state}
+        address = quota_address(http, self.host.settings)
+        return {"job": job, "state": self.host.jobs.again(job, address=address).state}
 
     def delete_job(self, job: str) -> Json:
         """Delete a job that is not running, with everything it was given and made.
@@ -284,8 +285,8 @@ class MotionEndpoints:
             the motion, as ``motions`` lists it
         """
         path = received(file, most_megabytes=self.host.settings.limits.motion_megabytes)
-        owner = self._visitor(http).owner
-        return told_of(self.host.import_motion(path, name=name, phrase=phrase, owner=owner))
+        by = self._visitor(http)
+        return told_of(self.host.import_motion(path, name=name, phrase=phrase, by=by))
 
     def export_motion(self, name: str, http: gr.Request | None = None) -> Json:
         """A motion as one file, its preview inside.

@@ -55,7 +55,7 @@ class HubPanel:
             if entry is None:
                 raise MotionFileError(self.texts("motions.hub_gone"))
             motion = self.host.import_published_motion(
-                self.repository, entry, listing.revision, owner=state.user.owner
+                self.repository, entry, listing.revision, by=state.user
             )
         except MotionFileError as error:
             return self._framed(_alert(error), self.texts("motions.hub_look"))

@@ -198,7 +198,7 @@ class MotionsTab:
             state.job = "" if state.job == job_id else state.job
         elif what in ("again", "show"):
             if what == "again":
-                self.host.jobs.again(job_id)
+                self.host.jobs.again(job_id, address=visit.address)
             state.job = job_id
         return self._show_rows(visit, state)
 
@@ -372,8 +372,7 @@ class LibraryPanel:
         """Import an uploaded motion, or tell all that is wrong with what was filled in."""
         try:
             chosen = self._checked(file, name, phrase)
-            owner = state.user.owner
-            motion = self.host.import_motion(chosen, name=name, phrase=phrase, owner=owner)
+            motion = self.host.import_motion(chosen, name=name, phrase=phrase, by=state.user)
         except FormFaults as error:
             return [*[gr.skip()] * 4, *self.notes.shown(error.faults)]
         except MotionAppError as error:

@@ -285,7 +285,7 @@ class VideoPanel:
             yield self._updates(PanelChange(gallery=self.stream.gallery(owner, followed)))
             return
         if action == "again":
-            row = self.host.jobs.again(row.id)
+            row = self.host.jobs.again(row.id, address=session.address)
         if row.active:
             yield from self._followed(owner, followed, row.id)
         else:
