@@ -53,12 +53,23 @@ def log_under_mark(
     return mark
 
 
+def disk_trouble(error: BaseException) -> str | None:
+    """What an error of the disk's, or one that was made of it, means to a person, without a path;
+    None for any other."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in DISK_TROUBLE:
+            return DISK_TROUBLE[cause.errno]
+        cause = cause.__cause__
+    return None
+
+
 def server_fault(
     logger: logging.Logger, error: BaseException, what: str = "unexpected error"
 ) -> str:
     """The line for an ``error`` that is nobody's but the program's, which is logged."""
     mark = log_under_mark(logger, error, what)
-    trouble = DISK_TROUBLE.get(error.errno or 0) if isinstance(error, OSError) else None
+    trouble = disk_trouble(error)
     if trouble is not None:
         return f"{trouble}; its log says where, under {mark}"
     return f"something went wrong on the server; its log says what, under {mark}"

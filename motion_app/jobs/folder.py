@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from motion_app.errors import MotionAppError, RequestError
+from motion_app.text_files import Reserve
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 ACTIVE: tuple[State, ...] = ("queued", "running")
@@ -124,8 +125,8 @@ class JobStore:
                 f"the folder {self.path.parent} cannot be made: {error.strerror}; choose another "
                 "with MOTION_APP_OUTPUTS"
             ) from error
-        self._reserve = self.path.with_name(RESERVE)
-        self._free_reserve()  # for what opening writes
+        self._reserve = Reserve(self.path.with_name(RESERVE), most=RESERVE_BYTES, step=RESERVE_STEP)
+        self._reserve.free()  # for what opening writes
         with self._explained():
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -139,18 +140,7 @@ class JobStore:
 
     def hold_reserve(self) -> None:
         """Hold room back on the disk, so that on a full one jobs can still end and be deleted."""
-        with contextlib.suppress(OSError), self._reserve.open("ab", buffering=0) as file:
-            while (missing := RESERVE_BYTES - file.tell()) > 0:
-                file.write(bytes(missing))
-
-    def _free_reserve(self) -> bool:
-        """A part of it back to the disk; False where nothing is left."""
-        try:
-            held = self._reserve.stat().st_size
-            os.truncate(self._reserve, max(0, held - RESERVE_STEP))
-        except OSError:
-            return False
-        return held > 0
+        self._reserve.hold()
 
     def close(self) -> None:
         with self._lock:
@@ -276,7 +266,7 @@ class JobStore:
                     database.execute(statement, values)
                 return
             except MotionAppError:
-                if not self._free_reserve():
+                if not self._reserve.free():
                     raise
 
     @contextlib.contextmanager

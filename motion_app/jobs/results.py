@@ -54,7 +54,8 @@ class Ledger:
         return self.results / item.name
 
     def log(self, item: Item) -> Path:
-        return make_folder(self.out / "logs") / f"{item.name}.log"
+        """Where the log of ``item`` lies, or would."""
+        return self.out / "logs" / f"{item.name}.log"
 
     def record(self, item: Item) -> dict[str, Any] | None:
         """What is known of a finished item; None where it is not finished."""

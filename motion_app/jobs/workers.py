@@ -21,14 +21,21 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import dataclass
 from functools import cache, partial
+from io import RawIOBase, TextIOBase
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
-from motion_app.errors import GenerationCancelled, MotionAppError, one_line
+from motion_app.errors import GenerationCancelled, MotionAppError, disk_trouble, one_line
 from motion_app.jobs.batch import Attempt, Done, Ending, Lost
 from motion_app.jobs.kinds import GoOn, Make, WorkerConfig
 from motion_app.jobs.manifest import Item
@@ -270,15 +277,15 @@ def handle(item: Item, ledger: Ledger, make: Make, go_on: GoOn) -> Attempt:
     if ledger.record(item) is not None:
         return Attempt(item, "found")
     try:
-        with captured(ledger.log(item)) as log:
+        with captured(item, ledger) as log:
             ending, message = _attempt(item, ledger, make, go_on, log)
-    except OSError as error:  # the log itself, on a full disk
-        ending, message = "fault", one_line(error)
+    except OSError as error:  # what cannot be cleared away, on a disk that is gone
+        ending, message = "fault", disk_trouble(error) or one_line(error)
     return Attempt(item, ending, message, round(time.time() - started, 3))
 
 
 def _attempt(
-    item: Item, ledger: Ledger, make: Make, go_on: GoOn, log: IO[str]
+    item: Item, ledger: Ledger, make: Make, go_on: GoOn, log: LogLines
 ) -> tuple[Ending, str]:
     started = time.time()
     log.write(f"{_clock()} {item.kind} {item.id}, by process {os.getpid()} of {_host()}\n")
@@ -309,7 +316,9 @@ def _attempt(
         traceback.print_exc(file=log)
         mistake = isinstance(error, MotionAppError) and not is_passing(error)
         named = "" if isinstance(error, MotionAppError) else f"{type(error).__name__}: "
-        return "mistake" if mistake else "fault", named + one_line(error)
+        trouble = disk_trouble(error) if is_passing(error) else None
+        message = trouble or named + one_line(error)
+        return "mistake" if mistake else "fault", message
     log.write(f"{_clock()} {'committed' if first else 'another worker was first'}\n")
     return "made" if first else "found", ""
 
@@ -327,24 +336,51 @@ def is_passing(error: BaseException) -> bool:
     return False
 
 
+class LogLines(TextIOBase):
+    """Lines of a log. What the disk has no room for is left out: an item that can be made without
+    its log is made."""
+
+    def __init__(self, file: RawIOBase | None) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """As a text file's; nothing where there is no file."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.write(text.encode("utf-8", "replace"))
+        return len(text)
+
+
 @contextmanager
-def captured(log: Path) -> Iterator[IO[str]]:
-    """What this process writes to standard output and error goes behind ``log``, a crash of
-    compiled code and the package's own log lines included; yields the open file."""
+def captured(item: Item, ledger: Ledger) -> Iterator[LogLines]:
+    """What this process writes to standard output and error goes behind the log of ``item``, a
+    crash of compiled code and the package's own log lines included; yields it. Where it cannot be
+    opened all goes on where it went before."""
+    try:
+        log_file = ledger.log(item)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        file = log_file.open("ab", buffering=0)
+    except OSError as error:
+        told = disk_trouble(error) or one_line(error)
+        logger.warning("%s is made without a log: %s", item.id, told)
+        yield LogLines(None)
+        return
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [(stream, os.dup(stream)) for stream in (1, 2)]
     lines = logging.getLogger("motion_app")
     level = lines.level
-    with log.open("a", buffering=1, encoding="utf-8") as file:
-        handler = logging.FileHandler(log, encoding="utf-8")
+    with file:
+        log = LogLines(file)
+        handler = logging.StreamHandler(log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         lines.addHandler(handler)
         lines.setLevel(logging.INFO)
         for stream, _ in kept:
             os.dup2(file.fileno(), stream)
         try:
-            yield file
+            with redirect_stdout(log), redirect_stderr(log):
+                yield log
         finally:
             lines.setLevel(level)
             lines.removeHandler(handler)

@@ -4,11 +4,12 @@ import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
-from disk_faults import fill, small_disk
+from disk_faults import fill, small_disk, without_rights
 from test_jobs import Steps, end, submit
 
 from motion_app.errors import MotionAppError, RequestError, server_fault
@@ -106,6 +107,27 @@ def test_a_video_that_finds_no_room_fails_in_a_sentence_and_the_next_is_made(
         assert end(queue, submit(queue, steps=1)).row.state == "done"
         queue.delete(full)
         queue.stop()
+
+
+def test_a_folder_that_may_not_be_written_refuses_jobs_in_a_sentence_and_the_line_goes_on() -> None:
+    def refused() -> None:
+        with TemporaryDirectory() as place:
+            outputs = Path(place) / "outputs"
+            queue = JobQueue(outputs, {"steps": Steps(free=True)})
+            queue.start()
+            before = submit(queue, steps=1)
+            assert end(queue, before).row.state == "done"
+            queue.files.chmod(0o555)
+            with pytest.raises(RequestError, match="Permission denied") as told:
+                queue.submit("steps", {"steps": 1}, owner="me", files={"clip.mp4": b"1"})
+            assert place not in str(told.value)
+            assert [row.id for row in queue.rows("me")] == [before]
+            queue.files.chmod(0o755)
+            assert end(queue, submit(queue, steps=1)).row.state == "done"
+            queue.delete(before)
+            queue.stop()
+
+    without_rights(refused)
 
 
 def broken(path: Path, job: str, column: str, value: object) -> None:
