@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ from motion_app.ui.visitor import PageVisit
 logger = logging.getLogger(__name__)
 FOLDER = "studies"  # inside the outputs; the application mounted at /study serves it
 OWNER_FILE = "owner"
+STAGING = ".new-"  # before a folder's name: its study is still being made
+STAGED_SECONDS = 86_400.0  # after which nobody is writing there any more
 STUDY_FILE = "study.json"
 COMMAND = 'python -m motion_app study create ITEMS --out outputs/studies/NAME --title "…"'
 
@@ -102,6 +105,8 @@ class OwnStudies:
         if not asked.title.strip():
             raise RequestError(NO_TITLE)
         folder = self.folder / secrets.token_hex(8)
+        staged = folder.with_name(STAGING + folder.name)
+        self._tidy()
         with tempfile.TemporaryDirectory(prefix="study-items-") as unpacked:
             if asked.upload is not None:
                 sources = read_upload(asked.upload, Path(unpacked), self.host.settings.limits)
@@ -109,22 +114,30 @@ class OwnStudies:
                 sources = self._of_benchmark(asked.benchmark, local=local)
             else:
                 sources = self._of_results(owner, asked.jobs)
-            folder.mkdir(parents=True)
             try:
-                (folder / OWNER_FILE).write_text(owner, encoding="utf-8")
+                staged.mkdir(parents=True)
+                (staged / OWNER_FILE).write_text(owner, encoding="utf-8")
                 made = create_study(
-                    folder,
+                    staged,
                     sources,
                     title=asked.title.strip(),
                     database=self._database,
                     limits=self.host.settings.limits,
                     **asked.options,
                 )
+                made.study.close()
+                staged.rename(folder)  # whole, or not there
             except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(staged, ignore_errors=True)
                 raise
-        made.study.close()
         return self._made(folder)
+
+    def _tidy(self) -> None:
+        """What a program that was killed had begun goes, once nobody is writing there any more."""
+        for staged in self.folder.glob(f"{STAGING}*"):
+            with suppress(OSError):  # it has just gone
+                if staged.stat().st_mtime < time.time() - STAGED_SECONDS:
+                    shutil.rmtree(staged, ignore_errors=True)
 
     def _of_benchmark(self, name: str, *, local: bool) -> list[SourceItem]:
         if name not in self.benchmarks(local=local):  # a name of the list, never a path
@@ -146,6 +159,8 @@ class OwnStudies:
             return []
         made = []
         for path in self.folder.iterdir():
+            if path.name.startswith(STAGING):
+                continue
             try:
                 whose = self._owner(path)
                 if whose == owner or (local and whose is None and (path / STUDY_FILE).is_file()):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import multiprocessing
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +30,7 @@ from motion_app.study.site.app import StudySettings, build_study_app
 from motion_app.ui.form_faults import FormFaults
 from motion_app.ui.markup import Texts
 from motion_app.ui.study_form import StudyRequest, read_form
-from motion_app.ui.study_tab import MadeStudy, OwnStudies, studies_html
+from motion_app.ui.study_tab import STAGING, MadeStudy, OwnStudies, studies_html
 
 
 @pytest.fixture
@@ -98,6 +101,88 @@ def test_sixteen_studies_are_opened_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as makers:
         assert len({id(engine) for engine in makers.map(connect, files)}) == 16
     assert all(file.is_file() for file in files)
+
+
+WRITERS = 16
+TITLE = "The same balls"
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_sixteen_studies_of_one_title_and_one_file_name_are_made_at_once_and_kept_apart(
+    studies: OwnStudies, tmp_path: Path
+) -> None:
+    """Of results and of ZIP files that are all called alike, by browsers that know nothing of each
+    other, in two programs on one folder."""
+    uploads = [zipped(tmp_path / f"{writer}" / "items", f"balls {writer}") for writer in range(8)]
+    jobs = [job for _, job in studies.results("ann")]
+
+    def make(writer: int) -> MadeStudy:
+        bare = {"title": TITLE, "raters": 1, "practice": 0, "gold": 0}
+        if writer % 4 < 2:
+            return create(studies, "ann", jobs, **bare)
+        return create(studies, f"{writer:032d}", upload=uploads[writer % 8], **bare)
+
+    made = in_two_programs(make, range(WRITERS))
+    assert len({study.name for study in made}) == len({study.secret for study in made}) == WRITERS
+    by_name = {study.name: study for study in made}
+    listed = {study.name: study for study in studies.list("ann")}
+    assert listed == {made[n].name: made[n] for n in range(WRITERS) if n % 4 < 2}
+    assert {path.name for path in studies.folder.iterdir()} == by_name.keys()  # nothing half
+    for writer, study in enumerate(made):
+        assert study.title == TITLE
+        if writer % 4 < 2:
+            continue
+        assert studies.list(f"{writer:032d}") == [study]
+        archive = StudyArchive.open(studies.folder / study.name, database=studies._database)
+        captions = {item.caption for item in archive.items.values() if item.kind == "main"}
+        assert captions == {f"balls {writer % 8}"}  # its own, of all that were called alike
+        archive.close()
+
+
+def zipped(folder: Path, caption: str) -> Path:
+    """One item in a file that is called ``items.zip``."""
+    item = folder / "fox"
+    item.mkdir(parents=True)
+    (item / "caption.txt").write_text(caption)
+    cv2.imwrite(str(item / "first_frame.png"), np.full((64, 96, 3), 90, np.uint8))
+    for clip in ("reference", "ours", "theirs"):
+        shutil.copy(folder.parents[1] / "reference.mp4", item / f"{clip}.mp4")
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+def in_two_programs(make: Callable[[int], MadeStudy], writers: Sequence[int]) -> list[MadeStudy]:
+    """Each program's share at once, in threads of its own."""
+
+    def share(which: int, end: Connection) -> None:
+        with ThreadPoolExecutor(len(writers)) as pool:
+            end.send(list(pool.map(make, writers[which::2])))
+
+    context = multiprocessing.get_context("fork")
+    shares = []
+    for which in (0, 1):
+        near, far = context.Pipe(duplex=False)
+        program = context.Process(target=share, args=(which, far))
+        program.start()
+        shares.append((near, program))
+    told = [near.recv() for near, _ in shares]
+    for _, program in shares:
+        program.join()
+    made: list[MadeStudy] = [told[0][0]] * len(writers)
+    made[0::2], made[1::2] = told
+    return made
+
+
+def test_what_a_killed_program_left_of_a_study_is_not_listed_and_goes(studies: OwnStudies) -> None:
+    jobs = [job for _, job in studies.results("ann")]
+    left = studies.folder / f"{STAGING}{'0' * 16}"
+    for folder in (left, studies.folder / f"{STAGING}{'1' * 16}"):
+        (folder / "media").mkdir(parents=True)
+        (folder / "owner").write_text("ann")
+    os.utime(left, (0, 0))
+    made = create(studies, "ann", jobs, title="Balls", raters=1)
+    assert studies.list("ann") == [made]
+    names = {path.name for path in studies.folder.iterdir()}
+    assert names == {made.name, f"{STAGING}{'1' * 16}"}  # somebody may be writing there
 
 
 def test_a_broken_study_hides_no_other_and_a_half_written_secret_is_made_anew(
