@@ -278,47 +278,6 @@ def test_a_data_uri_is_as_good_as_an_upload(client: Client) -> None:
     assert found["score"] > 0.5
 
 
-def links_in(answer: Any) -> list[str]:
-    """Every address of a file in what a call answered."""
-    if isinstance(answer, dict):
-        own = [str(answer["url"])] if "url" in answer and "path" in answer else []
-        return own + [link for value in answer.values() for link in links_in(value)]
-    if isinstance(answer, (list, tuple)):
-        return [link for value in answer for link in links_in(value)]
-    return []
-
-
-def status_of(link: str) -> int:
-    try:
-        with urllib.request.urlopen(link, timeout=30) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        assert "/" not in json.loads(error.read())["detail"]  # no path of the server's
-        return error.code
-
-
-def test_every_link_of_what_was_deleted_is_gone(
-    app: RunningApp, request_json: dict[str, Any], tmp_path: Path
-) -> None:
-    client = Client(app.url, verbose=False, download_files=False)
-    made = client.predict(request_json, api_name="/generate")
-    links = links_in(made)
-    assert len(links) >= 5 and {status_of(link) for link in links} == {200}
-    client.predict(made["job"], api_name="/delete_job")
-    assert {status_of(link) for link in links} == {404}
-    first = client.predict(api_name="/motions")["motions"][0]["name"]
-    exported = client.predict(first, api_name="/export_motion")
-    (link,) = links_in(exported)
-    with urllib.request.urlopen(link, timeout=30) as answer:
-        (tmp_path / "motion.safetensors").write_bytes(answer.read())
-    file = handle_file(str(tmp_path / "motion.safetensors"))
-    brought = client.predict(file, "soon gone", "", api_name="/import_motion")
-    (own,) = links_in(client.predict(brought["name"], api_name="/export_motion"))
-    assert status_of(own) == 200
-    client.predict(brought["name"], api_name="/delete_motion")
-    assert status_of(own) == 404 and status_of(link) == 200
-
-
 def ended(client: Client, job: str) -> dict[str, Any]:
     """What became of a job."""
     state = client.predict(job, api_name="/job")

@@ -82,9 +82,13 @@ def site(
     site = SimpleNamespace(host=host, session=session, upload=upload, kept=kept, lessons=lessons)
     actions = SceneActions(host, [], lessons)
     site.act = lambda **values: actions.begin(session, values)()
-    site.bring = lambda object=0: site.act(
-        kind="clip", object=str(object), path=str(upload), name=upload.name
-    )
+
+    def bring(object: int = 0) -> None:
+        upload.parent.mkdir(exist_ok=True)  # it goes when it has been read
+        upload.write_bytes(clip.read_bytes())
+        site.act(kind="clip", object=str(object), path=str(upload), name=upload.name)
+
+    site.bring = bring
     yield site
 
 
@@ -158,9 +162,9 @@ def test_a_clip_that_ships_is_taken_with_one_press_and_brings_its_words(site) ->
         site.act(kind="clip_example", object="1", name="../spin")
 
 
-def test_the_upload_may_go_and_a_path_of_the_servers_is_no_clip(site) -> None:
+def test_the_upload_goes_and_a_path_of_the_servers_is_no_clip(site) -> None:
     site.bring()
-    site.upload.unlink()
+    assert not site.upload.exists()  # its link opens nothing
     _, files = asked_of_job(site.session.draft.lessons)
     (file,) = files.values()
     assert file.is_file() and site.kept.folder in file.parents

@@ -94,17 +94,31 @@ def _what_is_wrong(endpoint: Callable[..., Any], error: ValidationError) -> str:
     return f"the value {where} of {endpoint.__name__} does not fit: {first['msg'][:200]}"
 
 
+def let_go(upload: Path) -> None:
+    """Delete an upload of which nothing more is needed: its link opens nothing from now on. A file
+    that lies elsewhere stays."""
+    with contextlib.suppress(OSError):  # another one lies beside it, or it has gone by itself
+        if upload.resolve().is_relative_to(_uploads()):
+            upload.unlink()
+            upload.parent.rmdir()
+
+
+def _uploads() -> Path:
+    folder = os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio"
+    return Path(folder).resolve()
+
+
 def received(file: File | None, *, most_megabytes: float) -> Path:
     """The file on disk that an upload or a ``data:`` URI stands for.
 
     Raises MediaError for anything else, for a path outside the folder of uploads, and for more than
     ``most_megabytes``.
     """
-    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
+    folder = _uploads()
     if isinstance(file, Mapping) and isinstance(file.get("path"), str):
         with contextlib.suppress(OSError, ValueError):  # no path at all: too long, a zero byte
             path = Path(file["path"]).resolve()
-            if path.is_relative_to(folder.resolve()) and path.is_file():
+            if path.is_relative_to(folder) and path.is_file():
                 return path
         raise MediaError("that is no uploaded file; upload it first (gradio_client.handle_file)")
     if isinstance(file, str) and file.startswith("data:"):

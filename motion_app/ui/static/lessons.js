@@ -28,7 +28,8 @@ async function giveClip(object, file) {
   row.dataset.bringing = "yes";
   brought.add(object);
   try {
-    const { path } = await upload(file);
+    const own = new File([file], `${Date.now()}-${file.name}`, { type: file.type }); // goes once it is read
+    const { path } = await upload(own);
     act({ kind: "clip", object, path, name: file.name });
   } catch {
     act({ kind: "clip", object, path: "", name: file.name }); // the server says it in words

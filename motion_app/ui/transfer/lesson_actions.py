@@ -13,7 +13,7 @@ from motion_app.host import ModelHost
 from motion_app.jobs import runners
 from motion_app.library.library import Library
 from motion_app.training.suggestion import name_from
-from motion_app.ui.api.files import received
+from motion_app.ui.api.files import let_go, received
 from motion_app.ui.motions.clips import DraftClip
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.lessons import FIELDS, LONGEST_WORDS, NOUN, SceneLesson, free_name
@@ -56,6 +56,7 @@ class LessonActions:
         name = str(values.get("name") or upload.name)[:LONGEST_WORDS]
         clip = DraftClip.read(upload, self.host.geometry(), self.limits, name=name, suggest=True)
         kept = replace(clip.selection, file=self._keep_clip(owner, upload, name))
+        let_go(upload)  # a page uploads it for this alone, under a name of its own
         return ReadClip(item.key, replace(clip, selection=kept))
 
     def read_example(self, owner: str, draft: SceneDraft, values: Values) -> ReadClip:

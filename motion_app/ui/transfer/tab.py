@@ -17,6 +17,7 @@ from motion_app.host import ModelHost
 from motion_app.library.owners import LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES, PICTURE_FILES
 from motion_app.request.request import RequestFile
+from motion_app.ui.api.files import let_go
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import MOUNT, Texts, script, step_heading
 from motion_app.ui.pictures import Previews
@@ -212,6 +213,7 @@ class TransferTab:
             raise MediaError("no picture arrived; choose a PNG, JPEG, WebP or HEIC file")
         with session.lock:
             self.actions.picture(session, Path(path))
+            let_go(Path(path))  # the scene is kept elsewhere, and goes when it is deleted
             shown = self._show(session)
         yield [gr.skip(), *shown]  # after the lock: another thread may close this generator
 
