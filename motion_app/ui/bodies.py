@@ -70,12 +70,16 @@ class BodyLimit:
         body = ArrivingBody(most, self._all(upload=upload), upload=upload, headers=headers)
         # Mutable, since copies of the scope are made on its way; ``FairQueue`` reads it.
         scope["body_bytes"] = body.counted
-        begun = False
+        begun = told = False
 
         async def answer(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
+            nonlocal begun, told
+            if body.refused is None or (begun and not told):
+                begun = True
+                await send(message)
+            elif not told:  # whatever was made of it on its way, as MCP's 500
+                begun = told = True
+                await _refusal(body.refused)(scope, receive, send)
 
         said = self._listening(scope, answer) if upload else answer
         try:
@@ -83,10 +87,14 @@ class BodyLimit:
         except BaseException as error:
             if upload:
                 _forget_half(error)
+            if body.refused is not None and isinstance(error, Exception):
+                if not begun:
+                    await _refusal(body.refused)(scope, receive, send)
+                return
             if begun or not upload or not isinstance(error, OSError):
                 raise
-            told = {"detail": server_fault(logger, error)}
-            await JSONResponse(told, 507)(scope, receive, send)
+            words = {"detail": server_fault(logger, error)}
+            await JSONResponse(words, 507)(scope, receive, send)
         finally:
             self._arriving[upload] -= body.counted.bytes
 
@@ -106,19 +114,27 @@ class BodyLimit:
             if body.whole:
                 return await receive()  # whether the caller has left
             try:
-                message = await asyncio.wait_for(receive(), QUIET_SECONDS)
-            except TimeoutError:
-                raise BodyRefused(
-                    408, f"nothing came for {QUIET_SECONDS:.0f} s; send it again"
-                ) from None
-            before = body.counted.bytes
-            body.take(message, self.limits.call_values)
-            self._arriving[body.upload] += body.counted.bytes - before
-            if self._arriving[body.upload] > body.most_in_all:
-                raise BodyRefused(503, "too much is being sent here at once; try again in a minute")
-            return message
+                return await self._next(body, receive)
+            except BodyRefused as error:
+                body.refused = error
+                raise
 
         return counted
+
+    async def _next(self, body: ArrivingBody, receive: Receive) -> Message:
+        """The next piece. BodyRefused where it is too much, or does not come."""
+        try:
+            message = await asyncio.wait_for(receive(), QUIET_SECONDS)
+        except TimeoutError:
+            raise BodyRefused(
+                408, f"nothing came for {QUIET_SECONDS:.0f} s; send it again"
+            ) from None
+        before = body.counted.bytes
+        body.take(message, self.limits.call_values)
+        self._arriving[body.upload] += body.counted.bytes - before
+        if self._arriving[body.upload] > body.most_in_all:
+            raise BodyRefused(503, "too much is being sent here at once; try again in a minute")
+        return message
 
     def _listening(self, scope: Scope, send: Send) -> Send:
         """``send``, by which an upload's paths are heard of before the caller hears them."""
@@ -136,6 +152,10 @@ class BodyLimit:
             await send(message)
 
         return listening
+
+
+def _refusal(refused: BodyRefused) -> JSONResponse:
+    return JSONResponse({"detail": refused.detail}, refused.status_code)
 
 
 def _forget_half(error: BaseException) -> None:
@@ -166,6 +186,7 @@ class ArrivingBody:
         self.most, self.most_in_all, self.upload = most, most_in_all, upload
         self.counted = Counted()
         self.whole = False
+        self.refused: BodyRefused | None = None
         self._values = 0
         self._fields = FormFields(headers["content-type"]) if upload else None
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +42,9 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """The app with a login, MCP, and a proxy on this machine that is believed."""
     flags = ("--mcp", "--auth", f"{NAME}:{PASSWORD}")
     folder = tmp_path_factory.mktemp("behind")
-    with RunningApp(folder, *flags, MOTION_APP_HOSTS="lab.example") as running:
+    small = {"MOTION_APP_LIMITS__CALL_MEGABYTES": "0.5"}
+    small["MOTION_APP_LIMITS__UPLOAD_GIGABYTES"] = str(0.75 / 1024)
+    with RunningApp(folder, *flags, MOTION_APP_HOSTS="lab.example", **small) as running:
         yield running
 
 
@@ -145,6 +149,68 @@ def test_of_a_strangers_body_nothing_is_waited_for(
     answer = connection.getresponse().status
     assert answer == status or (path == "zh" and answer == 415)  # files are taken elsewhere
     connection.close()
+
+
+KINDS = (
+    *("application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
+    *("text/plain", "application/octet-stream", "image/png", "video/mp4", "text/html", "x/y", ""),
+    *("multipart/mixed; boundary=x", "multipart/form-data", "APPLICATION/JSON; charset=utf-16"),
+)
+CALLS = (MODEL, "gradio_api/queue/join", "gradio_api/run/model", "gradio_api/upload")
+PLACES = (
+    *("gradio_api/component_server", "gradio_api/mcp/", "gradio_api/reset", "zh", "nothing"),
+    *("study/none/api/answers", "study/none/admin/login", "study/~demo/"),
+)
+OVER = 2**20  # bytes, over each of the limits that ``behind`` has
+PIECE = b"A" * 2**15
+
+
+def send_over(port: int, path: str, headers: dict[str, str], *, stated: bool) -> tuple[int, str]:
+    """The answer to a body that is too large, with its length before it or in pieces without."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.putrequest("POST", f"/{path}")
+    length = ("Content-Length", str(OVER)) if stated else ("Transfer-Encoding", "chunked")
+    for name, value in (length, *headers.items()):
+        connection.putheader(name, value)
+    connection.endheaders()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        for _ in range(OVER // len(PIECE)):
+            if select.select([connection.sock], [], [], 0)[0]:
+                break  # it is answered before all of it was sent
+            connection.send(PIECE if stated else b"%x\r\n%s\r\n" % (len(PIECE), PIECE))
+        else:
+            connection.send(b"" if stated else b"0\r\n\r\n")
+    answer = connection.getresponse()
+    text = answer.read(4000).decode("utf-8", "replace")
+    connection.close()
+    return answer.status, text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_body_over_the_limit_is_refused_whatever_it_calls_itself_before_and_after_the_login(
+    behind: RunningApp, ann: httpx.Client, kind: str
+) -> None:
+    cookie = "; ".join(f"{name}={value}" for name, value in ann.cookies.items())
+
+    def refused(path: str, stated: bool, **who: str) -> int:
+        headers = {"Content-Type": kind, **who}
+        status, text = send_over(behind.port, path, headers, stated=stated)
+        assert 400 <= status < 500, (path, who, stated, status, text)
+        assert len(text) < 500 and "Traceback" not in text, (path, text)
+        if status in (413, 415):
+            assert "at most" in text or "alone" in text, text
+        return status
+
+    for stated in (True, False):
+        for path in (*CALLS, *PLACES):
+            before = refused(path, stated)  # of a stranger's nothing is read
+            assert path not in CALLS or before == 401
+            for who in ({"Cookie": cookie}, {"Authorization": BASIC}):
+                after = refused(path, stated, **who)
+                assert path not in CALLS or after in (400, 413, 415)
+        assert refused("login", stated) in (413, 415)
+    assert log_in(ann).is_success  # what was too large counts as a wrong password until this
+    assert '"name": "pocket"' in model_of(ann)  # and it lives
 
 
 def test_a_program_sends_name_and_password_with_each_call(stranger: httpx.Client) -> None:
