@@ -36,6 +36,11 @@ SCENE_BLUR = 1.5  # cells; what is smoother than this belongs to the picture, no
 LEVEL_BLUR = 3.0  # cells; over which the residue is brought to one level
 OUTLIER = 2.5  # deviations; edges of the picture count no more than this
 DETECTED = 6.0  # a false alarm in a billion if Z is normal
+STRIP_FRAMES, STRIP_ROUNDS, STRIPPED = (
+    12,
+    4,
+    0.5,
+)  # tries to take the mark away; the |Z| that is as good as none
 BADGE = "AI-generated"
 
 
@@ -60,11 +65,34 @@ def embed(frames: np.ndarray, payload: int) -> np.ndarray:
     brightness; the colours stay. ValueError for a payload out of range."""
     if not 0 <= payload < 2**PAYLOAD_BITS:
         raise ValueError(f"a payload has {PAYLOAD_BITS} bits, got {payload}")
+    return _with_mark(frames, payload, 1.0)
+
+
+def unmarked(frames: np.ndarray) -> np.ndarray:
+    """``frames`` (T, H, W, 3) uint8 RGB without the mark, as they were where none is detected: for
+    clips that are compared, of which the mark would tell some apart. How much of it an encoder has
+    left is found by the secant method: where Z is 0, it is gone."""
+    found = detect(frames)
+    if found.payload is None:
+        return frames
+    some = frames[:: -(-len(frames) // STRIP_FRAMES)]  # all have the same mark
+    share, z, next_share = 0.0, detect(some).z, -1.0
+    for _ in range(STRIP_ROUNDS):
+        next_z = detect(_with_mark(some, found.payload, next_share)).z
+        if abs(next_z) < STRIPPED or next_z == z:
+            break
+        step = (next_share - share) * next_z / (next_z - z)
+        share, z, next_share = next_share, next_z, next_share - step
+    return _with_mark(frames, found.payload, next_share)
+
+
+def _with_mark(frames: np.ndarray, payload: int, share: float) -> np.ndarray:
+    """``frames`` with that share of the mark added; taken away where it is negative."""
     signs = np.concatenate([_signs(SYNC, SYNC_BITS), _codewords()[payload]])
     mark = np.tensordot(signs, _fields(), 1)  # (h, w)
     height, width = frames.shape[1:3]
     mark = cv2.resize(mark, (width, height), interpolation=cv2.INTER_CUBIC)  # (H, W)
-    mark *= STRENGTH / mark.std()
+    mark *= share * STRENGTH / mark.std()
     return np.stack([_marked(frame, mark) for frame in frames])
 
 

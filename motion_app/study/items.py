@@ -1,5 +1,5 @@
 """Sources → the study's own files: one codec, size, rate and length for every candidate, random
-names, nothing in the metadata.
+names, nothing in the metadata, no mark of this app's, one number of bytes for all of an item.
 
 The rule of length: candidates are sampled at the study's rate, taking the frame nearest in time;
 what is longer than the study's length is cut at its end, what is shorter holds its last frame.
@@ -14,7 +14,7 @@ import os
 import secrets
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from PIL import Image
 
 from motion_app.errors import RequestError
 from motion_app.media.files import read_clip, read_image, upscale, write_video
+from motion_app.media.watermark import unmarked
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.study.links import new_id
 from motion_app.study.plan import Kind, StudyItem
@@ -34,6 +35,7 @@ from motion_app.study.records import VideoFormat
 from motion_app.study.sources import SourceItem
 
 STRETCH = 0.02
+FREE_BOX = 8  # bytes of an empty one
 WORKERS = min(4, os.cpu_count() or 1)  # each holds a clip's frames, and a child that decodes one
 CHECK_CAPTION = "Everything moves just as it does in the reference motion."
 
@@ -175,14 +177,25 @@ class _Files:
     limits: Limits
 
     def read(self, path: Path) -> np.ndarray:
-        """A clip at the study's rate: (T, H, W, 3) uint8."""
-        return read_clip(path, fps=self.video.fps, limits=self.limits).frames
+        """A clip at the study's rate, without the mark that this app's own videos have: it would
+        tell them from others. (T, H, W, 3) uint8."""
+        return unmarked(read_clip(path, fps=self.video.fps, limits=self.limits).frames)
 
     def write(self, frames: np.ndarray) -> str:
         """The new file's name."""
         name = secrets.token_hex(16) + ".mp4"
         write_video(self.media / name, np.ascontiguousarray(frames), self.video.fps, comment="")
         return name
+
+    def level(self, names: Iterable[str]) -> None:
+        """Fill the files up to one size: an encoder takes fewer bytes for a smoother method. What
+        fills them is a box that players skip (ISO/IEC 14496-12, "free")."""
+        paths = [self.media / name for name in names]
+        size = max(path.stat().st_size for path in paths) + FREE_BOX
+        for path in paths:
+            missing = size - path.stat().st_size
+            with path.open("ab") as file:
+                file.write(missing.to_bytes(4, "big") + b"free" + bytes(missing - FREE_BOX))
 
     def write_picture(self, picture: np.ndarray) -> str:
         """The new file's name."""
@@ -204,6 +217,7 @@ def _item(source: SourceItem, files: _Files) -> Made:
         counts["held"] += len(frames) < video.frames
         counts["resized"] += frames.shape[1:3] != (video.height, video.width)
         candidates[method] = files.write(alike(frames, video))
+    files.level(candidates.values())
     picture = read_image(source.first_frame, limits=files.limits)
     item = StudyItem(
         id=new_id(),
@@ -233,6 +247,7 @@ def _check(
         method: files.write(frames if method == intact else damaged(frames, rng))
         for method in methods
     }
+    files.level(candidates.values())
     item = StudyItem(
         id=new_id(),
         name=f"{kind} of {source.name}",
