@@ -1,6 +1,8 @@
 """The lock files: what they pin is what the requirements ask for, by hash, on any machine."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,37 @@ SYSTEMS = {
     "Linux on ARM": {"sys_platform": "linux", "platform_machine": "aarch64"},
     "macOS on ARM": {"sys_platform": "darwin", "platform_machine": "arm64"},
 }
+
+
+SERVICES = {  # what the tool says, its status, and what is said then
+    "clean": ("No known vulnerabilities found", 0, 0, "No known vulnerabilities"),
+    "found": ("Found 2 known vulnerabilities in 1 package\nx 1.0 PYSEC-1", 1, 1, "PYSEC-1"),
+    "away": ("ConnectionError: the service cannot be reached", 1, 3, "nothing was audited"),
+}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_audit_says_what_it_found_or_that_no_service_answers(
+    tmp_path: Path, service: str
+) -> None:
+    said, status, expected, told = SERVICES[service]
+    tool = tmp_path / "uv"
+    tool.write_text(
+        f"#!/bin/sh\ncat <<'END'\n{said}\nEND\necho \"$@\" >>{tmp_path}/asked\nexit {status}\n"
+    )
+    tool.chmod(0o755)
+    done = subprocess.run(
+        ["make", "--silent", "--old-file=.venv/.installed", "audit"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert told in done.stdout + done.stderr, done
+    assert done.returncode == (2 if expected else 0)  # make's own word for any fault
+    assert not expected or f"Error {expected}" in done.stderr
+    asked_for = (tmp_path / "asked").read_text()
+    assert "--requirement requirements-dev.lock --require-hashes" in asked_for
 
 
 def asked(name: str) -> list[Requirement]:

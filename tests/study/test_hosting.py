@@ -290,3 +290,21 @@ def test_the_examples_of_the_guide_hold_the_settings_that_it_names() -> None:
     limits = {limit for field, under, limit in named if under and limit}
     assert limits and limits <= set(Limits.model_fields)
     assert {field for field, under, _ in named if under} == {"limits"}
+
+
+def test_the_table_of_what_is_promised_names_tests_and_limits_that_there_are() -> None:
+    guide = (ROOT / "docs" / "hosting.md").read_text(encoding="utf-8")
+    table = guide.partition("## What is promised, what limits it, what shows it")[2]
+    tests = re.findall(r"`([\w/]+\.py)`", table)
+    assert len(tests) > 40
+    for name in tests:
+        assert (ROOT / "tests" / name).is_file(), name
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "promised" not in line]
+    assert all(row.rstrip(" |").endswith(("`", ")", "visitors")) for row in rows), (
+        "a row has no test"
+    )
+    limits = {name: field.default for name, field in Limits.model_fields.items()}
+    told = re.findall(r"`([a-z]+(?:_[a-z]+)+|jobs|sessions)`[a-z' ]*\(([\d ]+)\)", table)
+    assert len(told) > 15
+    for name, default in told:
+        assert limits[name] == float(default.replace(" ", "")), name
