@@ -320,6 +320,21 @@ async def reads(request: Request) -> JSONResponse:
     return JSONResponse([str(len(await request.body()))])
 
 
+async def swallows(request: Request) -> JSONResponse:
+    """As MCP's own route does."""
+    try:
+        return await reads(request)
+    except Exception:
+        return JSONResponse({"error": "something went wrong"}, 500)
+
+
+async def raises(request: Request) -> JSONResponse:
+    try:
+        return await reads(request)
+    except Exception as error:
+        raise ValueError("a fault of the program's") from error
+
+
 @pytest.fixture
 def heard() -> list[Any]:
     return []
@@ -331,7 +346,12 @@ def client(heard: list[Any]) -> Iterator[TestClient]:
     limit = Middleware(
         BodyLimit, limits=limits, heard=lambda address, paths: heard.append((address, paths))
     )
-    app = Starlette(routes=[Route("/{path:path}", reads, methods=["POST"])], middleware=[limit])
+    routes = [
+        Route("/swallows", swallows, methods=["POST"]),
+        Route("/raises", raises, methods=["POST"]),
+        Route("/{path:path}", reads, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes, middleware=[limit])
     with TestClient(app) as made:
         yield made
 
@@ -353,6 +373,16 @@ def test_a_body_is_limited_whatever_it_calls_itself(
 
     assert send(900_000).status_code == 200
     assert send(1_200_000).status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/swallows", "/raises"])
+def test_a_refusal_is_what_is_answered_whatever_is_made_of_it_on_its_way(
+    client: TestClient, path: str
+) -> None:
+    body = (b"A" * 1000 for _ in range(1200))
+    refused = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 413 and "at most" in refused.json()["detail"]
+    assert client.post(path, content=b"A").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/call/x", "/gradio_api/component_server", "/x"])
