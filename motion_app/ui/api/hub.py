@@ -68,7 +68,7 @@ class HubEndpoints:
         listing = repository.recent()
         entries = [listing.find(name, base=self.host.base()) for name in _checked(names)]
         brought = [
-            self.host.import_published_motion(repository, entry, listing.revision, owner=user.owner)
+            self.host.import_published_motion(repository, entry, listing.revision, by=user)
             for entry in entries
         ]
         told = {"repo": listing.repository, "revision": listing.revision}
