@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ from motion_app.jobs.folder import JobRow, JobStore
 from motion_app.library.library import Library
 
 LANGUAGES = {"en": "", "zh": "zh"}
-QUICK, LONG = 2, 100  # steps
+QUICK, HELD, LONG = 2, 45, 100  # steps; HELD: long enough to be killed in
 
 
 def jobs(app: RunningApp) -> list[JobRow]:
@@ -131,63 +132,68 @@ def test_a_reload_takes_up_the_running_job_and_ends_with_its_video(page: Page) -
     video_plays(page)
 
 
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """An app that may be killed, as long as it is started again."""
+    with RunningApp(tmp_path_factory.mktemp("mortal")) as app:
+        yield app
+
+
 def test_the_page_opens_before_the_model_and_after_a_power_cut_it_has_its_jobs_again(
-    browser: Browser, tmp_path: Path
+    browser: Browser, mortal: RunningApp
 ) -> None:
-    with RunningApp(tmp_path) as app:
-        page = open_page(browser, app.url, DESKTOP)
-        banner = page.locator("#banner")
-        expect(banner).to_contain_text(re.compile("loading|not measured yet"))
-        pick_example(page)
-        expect(banner).to_contain_text("not measured yet", timeout=2 * PATIENCE)
-        drop_request(page, seed=1, steps=60)
-        start(page)
-        expect(page.locator("#live img")).to_be_visible(timeout=PATIENCE)
-        drop_request(page, seed=2, steps=QUICK)
-        start(page)
-        app.kill()
-        app.start()
-        page.goto(app.url)
-        waited, interrupted = (page.locator(".gallery-card").nth(k) for k in (0, 1))
-        expect(interrupted.locator(".state-interrupted")).to_be_visible(timeout=PATIENCE)
-        expect(interrupted).to_contain_text("jump")
-        expect(waited.locator(".state-done")).to_be_attached(timeout=2 * PATIENCE)
-        interrupted.locator("[data-do=again]").click()
-        expect(page.locator(".gallery-card .state-done")).to_have_count(2, timeout=2 * PATIENCE)
-        page.locator(".gallery-card [data-do=show]").nth(1).click()
-        expect(page.locator("#facts")).to_contain_text("60", timeout=PATIENCE)
-        page.locator("#use-again").click()
-        objects_are(page, 2)
-        expect(page.locator("#seed input")).to_have_value("1")
+    page = open_page(browser, mortal.url, DESKTOP)
+    banner = page.locator("#banner")
+    expect(banner).to_contain_text(re.compile("loading|not measured yet"))
+    pick_example(page)
+    expect(banner).to_contain_text("not measured yet", timeout=2 * PATIENCE)
+    drop_request(page, seed=1, steps=HELD)
+    start(page)
+    expect(page.locator("#live img")).to_be_visible(timeout=PATIENCE)
+    drop_request(page, seed=2, steps=QUICK)
+    start(page)
+    mortal.kill()
+    mortal.start()
+    page.goto(mortal.url)
+    waited, interrupted = (page.locator(".gallery-card").nth(k) for k in (0, 1))
+    expect(interrupted.locator(".state-interrupted")).to_be_visible(timeout=PATIENCE)
+    expect(interrupted).to_contain_text("jump")
+    expect(waited.locator(".state-done")).to_be_attached(timeout=2 * PATIENCE)
+    interrupted.locator("[data-do=again]").click()
+    expect(page.locator(".gallery-card .state-done")).to_have_count(2, timeout=2 * PATIENCE)
+    page.locator(".gallery-card [data-do=show]").nth(1).click()
+    expect(page.locator("#facts")).to_contain_text(str(HELD), timeout=PATIENCE)
+    page.locator("#use-again").click()
+    objects_are(page, 2)
+    expect(page.locator("#seed input")).to_have_value("1")
 
 
 def test_a_training_that_was_killed_is_resumed_and_comes_into_the_library(
-    browser: Browser, tmp_path: Path
+    browser: Browser, mortal: RunningApp, tmp_path: Path
 ) -> None:
-    with RunningApp(tmp_path) as app:
-        page = open_page(browser, app.url, DESKTOP)
-        open_tab(page, "motions")
-        fill_training(page, write_clip(tmp_path), name="leap", steps=20)
-        page.locator("#train").click()
-        expect(page.locator("#training-status")).to_contain_text("of 20", timeout=PATIENCE)
-        app.kill()
-        app.start()
-        page.goto(app.url)
-        open_tab(page, "motions")
-        page.locator(".training.interrupted [data-what=again]").click(timeout=PATIENCE)
-        expect(page.locator(".training.done")).to_have_count(1, timeout=3 * PATIENCE)
-        card = page.locator(".motion-card h3").get_by_text("leap", exact=True)
-        expect(card).to_be_visible(timeout=PATIENCE)
-        open_tab(page, "transfer")
-        pick_example(page)
-        mark_two(page)
-        open_tab(page, "motions")
-        page.locator(".training.done [data-what=use]").click()
-        expect(page.locator(".motion-dialog[open] .card:visible")).to_have_count(1)
-        page.keyboard.press("Enter")
-        expect(page.locator(".motion-button[data-number='1']")).to_have_attribute(
-            "data-motion", "leap", timeout=PATIENCE
-        )
+    page = open_page(browser, mortal.url, DESKTOP)
+    open_tab(page, "motions")
+    fill_training(page, write_clip(tmp_path), name="leap", steps=20)
+    page.locator("#train").click()
+    expect(page.locator("#training-status")).to_contain_text("of 20", timeout=PATIENCE)
+    mortal.kill()
+    mortal.start()
+    page.goto(mortal.url)
+    open_tab(page, "motions")
+    page.locator(".training.interrupted [data-what=again]").click(timeout=PATIENCE)
+    expect(page.locator(".training.done")).to_have_count(1, timeout=3 * PATIENCE)
+    card = page.locator(".motion-card h3").get_by_text("leap", exact=True)
+    expect(card).to_be_visible(timeout=PATIENCE)
+    open_tab(page, "transfer")
+    pick_example(page)
+    mark_two(page)
+    open_tab(page, "motions")
+    page.locator(".training.done [data-what=use]").click()
+    expect(page.locator(".motion-dialog[open] .card:visible")).to_have_count(1)
+    page.keyboard.press("Enter")
+    expect(page.locator(".motion-button[data-number='1']")).to_have_attribute(
+        "data-motion", "leap", timeout=PATIENCE
+    )
 
 
 def toast(page: Page) -> str:

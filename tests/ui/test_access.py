@@ -74,9 +74,10 @@ def model_of(client: httpx.Client, **headers: str) -> str:
 
 # behind the login -------------------------------------------------------------------------------
 
-# What gradio's own routes are, and the app's, as the program itself lists them.
-LIST_ROUTES = """
-import json, re
+# What gradio's own routes are, and the app's, as the program itself lists them; whether it needed
+# torch for its page.
+BUILD_PAGE = """
+import json, sys
 from motion_app.settings import Hosting
 from motion_app.ui.launch import UploadFolder, prepare_app
 from pathlib import Path
@@ -84,24 +85,30 @@ import tempfile
 with tempfile.TemporaryDirectory() as folder, UploadFolder(Path(folder), most_bytes=1) as uploads:
     page = prepare_app(Hosting().settings(outputs=Path(folder)), uploads, Hosting()).page
     known = page.app.openapi()["paths"]
-    print(json.dumps({path: list(ways) for path, ways in known.items()}))
+    routes = {path: list(ways) for path, ways in known.items()}
+    print(json.dumps({"routes": routes, "torch": "torch" in sys.modules}))
 """
 
 
 @pytest.fixture(scope="module")
-def routes() -> dict[str, list[str]]:
+def built() -> SimpleNamespace:
     told = subprocess.run(
-        [sys.executable, "-c", LIST_ROUTES], capture_output=True, text=True, check=True
+        [sys.executable, "-c", BUILD_PAGE], capture_output=True, text=True, check=True
     )
-    return json.loads(told.stdout.strip().splitlines()[-1])
+    return SimpleNamespace(**json.loads(told.stdout.strip().splitlines()[-1]))
+
+
+def test_the_page_is_built_without_torch(built: SimpleNamespace) -> None:
+    """Importing it takes longer than opening the page; the loading thread does that."""
+    assert built.torch is False
 
 
 def test_every_route_but_those_listed_is_behind_the_login(
-    stranger: httpx.Client, routes: dict[str, list[str]]
+    stranger: httpx.Client, built: SimpleNamespace
 ) -> None:
-    assert len(routes) > 40
+    assert len(built.routes) > 40
     told = set()
-    for path, ways in routes.items():
+    for path, ways in built.routes.items():
         filled = "".join("x" if part in "{}" else part for part in path)
         if is_listed(filled.lstrip("/"), OPEN):
             continue

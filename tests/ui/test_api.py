@@ -261,16 +261,6 @@ def test_the_same_endpoints_are_tools_of_an_mcp_server(app: RunningApp) -> None:
     assert "pocket" in model
 
 
-def test_a_password_guards_page_api_and_files(tmp_path: Path) -> None:
-    with RunningApp(tmp_path, "--auth", "ada:lovelace") as app:
-        for path in ("config", "gradio_api/info"):
-            with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(app.url + path, timeout=30)
-            assert refused.value.code == 401, path
-        client = Client(app.url, auth=("ada", "lovelace"), verbose=False)
-        assert client.predict(api_name="/model")["name"] == "pocket"
-
-
 def test_a_data_uri_is_as_good_as_an_upload(client: Client) -> None:
     uri = "data:image/png;base64," + base64.b64encode(EXAMPLE.read_bytes()).decode()
     x0, y0, x1, y1 = boxes()[0]

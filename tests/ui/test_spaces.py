@@ -408,12 +408,12 @@ def test_each_call_asks_for_seconds_and_more_steps_ask_for_more(visits) -> None:
 
 def test_a_visitor_gets_previews_and_the_video_of_their_own_request(visits) -> None:
     plain = MotionEngine.load(POCKET, device="cpu")
+    for visit in (visits.first, visits.second, visits.again):
+        assert visit["state"] == "done" and visit["previews"] >= 1, visit["message"]
     for visit, motion, seed in (
         (visits.first, visits.motions[0], 1),
-        (visits.second, visits.motions[1], 2),
-        (visits.again, visits.motions[1], 2),
+        (visits.second, visits.motions[1], 2),  # once more in the next test
     ):
-        assert visit["state"] == "done" and visit["previews"] >= 1, visit["message"]
         request = build_request(
             parse_request(request_of(motion, seed, steps=3)),
             geometry=Checkpoint.read(POCKET).geometry,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -199,12 +197,6 @@ def test_a_fault_of_the_servers_is_told_by_the_mark_in_its_log(
     mark = re.search(r"[0-9a-f]{8}$", line).group()
     assert f"a job failed, {mark}" in caplog.text and "/a/path" in caplog.text
     assert "/a/path" not in line
-
-
-def test_the_page_is_built_without_torch() -> None:
-    """Importing it takes longer than opening the page; the loading thread does that."""
-    script = "import sys, motion_app.ui.page; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=240)
 
 
 def test_a_model_that_is_not_there_is_told_to_whoever_needs_it(tmp_path: Path) -> None:
