@@ -139,10 +139,14 @@ def make_showcase(options: argparse.Namespace, settings: Settings) -> Result:
 
 
 def draw_examples(options: argparse.Namespace, settings: Settings) -> Result:
-    """The pictures that come with the app, drawn anew."""
+    """The pictures and the reference clips that come with the app, drawn anew."""
+    from motion_app.world.clips import render_clips
     from motion_app.world.world import render_examples
 
-    return {"pictures": [str(path) for path in render_examples(options.out)]}
+    return {
+        "pictures": [str(path) for path in render_examples(options.out)],
+        "clips": [str(path) for path in render_clips(options.clips)],
+    }
 
 
 def train_pocket(options: argparse.Namespace) -> Result:
@@ -198,9 +202,10 @@ def add_commands(actions: Any) -> None:
     )
     add_model(showcase)
     examples = add_command(
-        pocket, "examples", draw_examples, "draw the pictures that come with the app anew"
+        pocket, "examples", draw_examples, "draw the pictures and clips that come with the app"
     )
     examples.add_argument("--out", type=Path, default=ASSETS / "examples", metavar="DIR")
+    examples.add_argument("--clips", type=Path, default=ASSETS / "clips", metavar="DIR")
     # Its options are the trainer's own: asking it for them would import torch for every command.
     train = add_command(
         pocket, "train", train_pocket, "train the pocket checkpoint", add_help=False

@@ -293,11 +293,12 @@ def learn_while_drawing(
 def _held_back(
     options: argparse.Namespace, vae: AutoencoderKLCogVideoX, world: WorldConfig
 ) -> HeldBack | None:
+    """Of the easy world at every level, so that figures of one run are of the same scenes."""
     if not options.measure_every:
         return None
     from motion_app.pocket.measure import HeldBack
 
-    return HeldBack(options.runs / "held-back", copy.deepcopy(vae).cpu(), world)
+    return HeldBack(options.runs / "held-back", copy.deepcopy(vae).cpu(), replace(world, level=0))
 
 
 def _backbone_process(

@@ -18,7 +18,7 @@ from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.world import WorldConfig, draw_scene, render
 
 CLIP_SEED = 53_000
-CLIPS = ("spin", "shake", "crouch")  # that the world has and the shipped library has not
+CLIPS = ("spin", "shake", "crouch", "bow")  # that the world has and the shipped library has not
 RESTS = 8  # frames before and after
 
 

@@ -203,11 +203,14 @@ def test_the_pocket_renders_a_scene_with_its_truth(tmp_path, capsys):
 
 
 def test_what_ships_beside_the_checkpoint_is_made_by_commands(tmp_path, capsys):
-    drawn = run(capsys, "pocket", "examples", "--out", tmp_path / "examples")
+    places = ("--out", tmp_path / "examples", "--clips", tmp_path / "clips")
+    drawn = run(capsys, "pocket", "examples", *places)
     shipped = sorted((ROOT / "assets" / "examples").glob("*.png"))
     assert [Path(path).name for path in drawn["pictures"]] == [path.name for path in shipped]
     for path, there in zip(drawn["pictures"], shipped, strict=True):
         assert np.array_equal(Image.open(path), Image.open(there)), there.name
+    films = {path.name for path in (ROOT / "assets" / "clips").glob("*.mp4")}
+    assert {Path(path).name for path in drawn["clips"]} == films
     out = tmp_path / "new" / "moving.gif"
     showcase = ("pocket", "showcase", "--model", ROOT / "checkpoints" / "pocket", "--out", out)
     made = run(capsys, *showcase, "--cases", 1)
