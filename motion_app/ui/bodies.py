@@ -93,8 +93,8 @@ class BodyLimit:
                 return
             if begun or not upload or not isinstance(error, OSError):
                 raise
-            words = {"detail": server_fault(logger, error)}
-            await JSONResponse(words, 507)(scope, receive, send)
+            fault = {"detail": server_fault(logger, error)}
+            await JSONResponse(fault, 507)(scope, receive, send)
         finally:
             self._arriving[upload] -= body.counted.bytes
 
