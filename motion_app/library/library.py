@@ -2,20 +2,15 @@
 
 Listing reads the headers of the files only, so it needs no torch and no weights.
 
-Whoever changes the library holds the kernel's lock on its folder, other programs included. A new
-motion is written in a hidden folder and moved in with its own file last, which is what makes it one
-of the library: a kill at any moment leaves all of it or nothing that is listed.
+Whoever changes the library does it as ``changing`` has it: nobody is there twice, and nothing half.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
-import errno
-import fcntl
 import itertools
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -26,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from motion_app.errors import MotionFileError
+from motion_app.library.changing import changing, move_motion, remove_left, staging
 from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.motion_file import (
     MAX_LETTERS,
@@ -54,11 +50,6 @@ NOT_YOURS = (
     'the motion "{name}" is not yours: only the browser that learned or imported it can change it, '
     "or who runs this server, with: python -m motion_app motions"
 )
-STAGING = ".new-"  # before a folder's name: its motion is still being written
-STAGED_SECONDS = 86_400.0  # after which nobody is writing there any more
-LOCK_SECONDS = 30.0  # that another one may hold the folder, to write a large file
-LOCK_POLL_SECONDS = 0.02
-LOCK = ".lock"  # where a folder cannot be locked itself, as on NFS
 MODEL_FILE = "model_index.json"  # beside a folder of motions: they were shipped with that model
 
 
@@ -234,7 +225,7 @@ class Library:
             read_motion_clip(source, name=checked.name)
         chosen = (name or "").strip() or checked.name
         self._check_name(chosen, taken=set() if yielding else self.names())
-        with self._changing(self.home) as home, _staging(home) as staged:
+        with changing(self.home) as home, staging(home) as staged:
             if counted:
                 user = LibraryUser(owner, address=address)
                 check_room(home, user, source.stat().st_size, limits, self._origins)
@@ -244,7 +235,7 @@ class Library:
             keep_owner(staged / out.name, owner, private=private)
             owner_file(out).unlink(missing_ok=True)  # of one that was taken away by hand
             self._origins.note(out, address)
-            _move(staged, home)
+            move_motion(staged, home)
         return read_motion(out)
 
     def export_file(self, motion: Motion, folder: Path) -> Path:
@@ -305,28 +296,11 @@ class Library:
         """The motion of that name, its folder locked; MotionFileError where it may not be changed
         by whom."""
         path = self._own(name_or_path).path
-        with self._changing(path.parent):
+        with changing(path.parent):
             motion = read_motion(path)  # as it is now
             if by is not None and not by.may_change(path):
                 raise MotionFileError(NOT_YOURS.format(name=motion.name))
             yield motion
-
-    @contextmanager
-    def _changing(self, folder: Path) -> Iterator[Path]:
-        """``folder``, made where it is missing, while nobody else changes it: no thread and no
-        other program. MotionFileError where it cannot be written, or is held for too long."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(folder)
-            try:
-                yield folder
-            finally:
-                os.close(lock)
-        except OSError as error:
-            raise MotionFileError(
-                f"the library cannot be changed: {error.strerror}; who runs this server must see "
-                f"to the folder {folder.name}"
-            ) from error
 
     def _own(self, name_or_path: str | Path) -> Motion:
         """The motion of that name, of several the one that may be written."""
@@ -347,7 +321,7 @@ class Library:
         """Bring a deleted motion back to where it was; MotionFileError where that place is taken,
         the trash has been emptied, or the motion is not of who asks, as in ``delete``."""
         place = self._trash.find(token)
-        with self._changing(place.parent.parent) as home:
+        with changing(place.parent.parent) as home:
             file = next(listed(place, f"*{SUFFIX}"), None)
             if file is None:
                 raise MotionFileError(NOT_IN_TRASH)
@@ -361,7 +335,7 @@ class Library:
                 raise MotionFileError(
                     f'there is another motion "{motion.name}" by now; delete that one first'
                 )
-            _move(place, home)
+            move_motion(place, home)
             self._origins.moved(place, home / file.name)
             shutil.rmtree(place)  # what an operating system left there goes too
         return read_motion(home / file.name)
@@ -373,15 +347,13 @@ class Library:
         old = self._trash.older(before)
         self._throw_away(old)
         for folder in self.folders:
-            for staged in folder.glob(f"{STAGING}*"):
-                if staged.stat().st_mtime < time.time() - STAGED_SECONDS:
-                    shutil.rmtree(staged, ignore_errors=True)
+            remove_left(folder)
         return len(old)
 
     def _throw_away(self, places: Sequence[Path]) -> None:
         """For good; nobody is bringing one of them back meanwhile."""
         for place in places:
-            with self._changing(place.parent.parent):
+            with changing(place.parent.parent):
                 shutil.rmtree(place, ignore_errors=True)
                 self._origins.moved(place, None)
 
@@ -435,43 +407,6 @@ class AwaitedLibrary(Library):
         """As ``Library.find``; one that is awaited is for whichever model learns it."""
         awaited = self._awaited.get(str(name_or_path))
         return super().find(name_or_path, base=base) if awaited is None else awaited
-
-
-def _lock(folder: Path) -> int:
-    """A descriptor that holds ``folder`` until it is closed, or its program is gone. The lock is on
-    the folder itself: no file of it is left in there."""
-    lock = os.open(folder, os.O_RDONLY)
-    until = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except OSError as error:
-            if error.errno == errno.EBADF:  # NFS locks only what is open for writing
-                os.close(lock)
-                lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-                continue
-            if not isinstance(error, BlockingIOError) or time.monotonic() > until:
-                os.close(lock)
-                raise
-        time.sleep(LOCK_POLL_SECONDS)
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder inside ``folder``, which goes with whatever is still in it."""
-    staged = folder / f"{STAGING}{secrets.token_hex(8)}"
-    try:
-        staged.mkdir()
-        yield staged
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def _move(source: Path, out: Path) -> None:
-    """A motion's files from one folder into another; the motion itself last, which lists it."""
-    for file in sorted(listed(source), key=lambda file: file.suffix == SUFFIX):
-        file.rename(out / file.name)
 
 
 def _namesakes(motions: Sequence[Motion]) -> list[str]:
