@@ -9,7 +9,7 @@ const AGAIN_MS = 4000;
 
 export function show(screen) {
   document.body.dataset.screen = screen;
-  const heading = document.querySelector(`[data-for="${screen}"] h2`);
+  const heading = document.querySelector(`[data-for="${screen}"] h2[tabindex]`);
   if (heading) heading.focus();
   else document.activeElement?.blur(); // so that space plays and arrows seek
   scrollTo(0, 0);
