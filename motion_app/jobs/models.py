@@ -134,13 +134,14 @@ class Models:
         on_outlook: Callable[[Outlook], None] | None = None,
     ) -> MotionEngine:
         """The engine of ``model``, a folder or hub id (None: the settings' own). One is kept: the
-        memory of the last is let go before another is read. Raises as ``MotionEngine.load``."""
+        memory of the last, and of a model of others, is let go before another is read. Raises as
+        ``MotionEngine.load``."""
         name = str(model or self.settings.model)
         if self._engine is None or self._engine[0] != name:
             self._prepare()
             from motion_app.engine.pipeline import MotionEngine
 
-            self._engine = None
+            self._engine = self._stock = None
             loaded = MotionEngine.load(
                 self.checkpoint(name, weights=True),
                 device=self.device,
