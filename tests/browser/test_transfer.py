@@ -395,10 +395,10 @@ def test_a_reload_and_a_closed_tab_keep_the_scene_until_one_starts_over(
     pick_example(page)
     mark_two(page)
     choose_motion(page, 1, "jump")
-    set_steps(page, 7)
     sentence = "A red bird is moving far away."
     page.get_by_label("Sentence of object 2").fill(sentence)
     expect(page.locator("#prompt")).to_contain_text("far away", timeout=PATIENCE)
+    set_steps(page, 7)
     while not is_kept(app, sentence, 7):  # each field is told in a call of its own
         page.wait_for_timeout(50)
 

@@ -81,7 +81,7 @@ def frames(page: Page) -> np.ndarray:
 
 
 def test_generate_ends_with_a_video_that_plays_and_its_files(page: Page) -> None:
-    drop_request(page, seed=5, steps=4)
+    drop_request(page, seed=5, steps=24)
     page.locator("#generate").click()
     expect(page.locator("#status")).to_contain_text("step", timeout=PATIENCE)
     expect(page.locator("#live img")).to_be_visible(timeout=PATIENCE)

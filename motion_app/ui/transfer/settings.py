@@ -244,7 +244,7 @@ class GenerationSettings:
         """The checkpoint again, where another family of methods is opened; the list is shown with
         the family that is told no motion."""
         method = STOCK_METHOD if family == STOCK else ""
-        left = self.choose_stock(OWN) if name != OWN else [gr.skip()] * 4
+        left = self.choose_stock(OWN) if name in self._stock_models else [gr.skip()] * 4
         return [self._stock_update(None, method), *left[1:]]
 
     def _stock_update(self, name: str | None, method: str) -> Any:
