@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import io
 import json
 import os
 import re
 import secrets
+import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -294,6 +297,25 @@ def listed(folder: Path, pattern: str = "*") -> Iterator[Path]:
     """What lies in ``folder`` and fits ``pattern``, in the order of the names, leftovers left out.
     OSError where the folder cannot be read."""
     return (path for path in sorted(folder.glob(pattern)) if not is_leftover(path.name))
+
+
+def file_digest(path: Path, before: bytes = b"") -> str:
+    """sha256 of a file, hexadecimal; of what comes ``before`` it too."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha256(before)).hexdigest()
+
+
+STAGING = ".new-"  # before a folder's name: what will lie there is still being made
+STAGED_SECONDS = 86_400.0  # after which nobody is writing there any more
+
+
+def remove_staged(folder: Path) -> None:
+    """What a program that was killed had begun in ``folder`` goes, once nobody writes there any
+    more."""
+    for staged in folder.glob(f"{STAGING}*"):
+        with suppress(OSError):  # it has just gone
+            if staged.stat().st_mtime < time.time() - STAGED_SECONDS:
+                shutil.rmtree(staged, ignore_errors=True)
 
 
 class Reserve:

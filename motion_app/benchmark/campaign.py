@@ -53,14 +53,13 @@ from motion_app.jobs.models import running_of
 from motion_app.jobs.results import ResultStore, content_key, read_json
 from motion_app.jobs.workers import Task, ThisProcess, Workers, run_task
 from motion_app.library.library import Library
-from motion_app.library.motion_file import file_digest
 from motion_app.methods import METHOD_TABLE, PACK_METHODS, REFINED
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.devices import device_named
 from motion_app.models.stock_files import StockFiles
 from motion_app.scene import Motion
 from motion_app.settings import Settings
-from motion_app.text_files import listed
+from motion_app.text_files import file_digest, listed
 from motion_app.world.creatures import MOTIONS, SHAPE_MOTIONS
 
 MODEL_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")

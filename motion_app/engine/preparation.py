@@ -26,7 +26,7 @@ from motion_app.engine.systems.table import SYSTEMS, build_system
 from motion_app.errors import RequestError
 from motion_app.geometry import mask_to_grid
 from motion_app.library.motion_clip import read_motion_clip
-from motion_app.library.motion_file import file_digest, read_motion
+from motion_app.library.motion_file import read_motion
 from motion_app.methods import (
     ABLATIONS,
     CLIP_METHODS,
@@ -37,6 +37,7 @@ from motion_app.methods import (
 )
 from motion_app.request.phrases import find_phrases
 from motion_app.scene import Clause, GenerationRequest, SceneObject
+from motion_app.text_files import file_digest
 
 Learned = TypeVar("Learned")
 

@@ -25,7 +25,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.jobs.models import running_of
 from motion_app.library.library import Library
-from motion_app.library.motion_file import file_digest
 from motion_app.media.files import decode_data_uri
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.stock_files import StockFiles
@@ -33,7 +32,7 @@ from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import ObjectEntry, RequestFile, build_request, parse_request
 from motion_app.scene import Options
 from motion_app.settings import Settings
-from motion_app.text_files import is_leftover, listed, located, write_whole
+from motion_app.text_files import file_digest, is_leftover, listed, located, write_whole
 from motion_app.training.inputs import TrainingInputs
 
 FORMAT = 2  # of results, and of how they are computed; another number makes all of them anew

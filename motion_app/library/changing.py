@@ -19,10 +19,8 @@ from pathlib import Path
 
 from motion_app.errors import MotionFileError
 from motion_app.library.motion_file import SUFFIX
-from motion_app.text_files import listed
+from motion_app.text_files import STAGING, listed
 
-STAGING = ".new-"  # before a folder's name: its motion is still being written
-STAGED_SECONDS = 86_400.0  # after which nobody is writing there any more
 LOCK_SECONDS = 30.0  # that another one may hold the folder, to write a large file
 LOCK_POLL_SECONDS = 0.02
 LOCK = ".lock"  # where a folder cannot be locked itself, as on NFS
@@ -81,10 +79,3 @@ def move_motion(source: Path, out: Path) -> None:
     """A motion's files from one folder into another; the motion itself last, which lists it."""
     for file in sorted(listed(source), key=lambda file: file.suffix == SUFFIX):
         file.rename(out / file.name)
-
-
-def remove_left(folder: Path) -> None:
-    """What a program that was killed while it wrote has left hidden in ``folder``."""
-    for staged in folder.glob(f"{STAGING}*"):
-        if staged.stat().st_mtime < time.time() - STAGED_SECONDS:
-            shutil.rmtree(staged, ignore_errors=True)

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from motion_app.errors import MotionFileError
-from motion_app.library.changing import changing, move_motion, remove_left, staging
+from motion_app.library.changing import changing, move_motion, staging
 from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.motion_file import (
     MAX_LETTERS,
     SUFFIX,
     check_motion_file,
     check_words,
-    file_digest,
     read_motion,
 )
 from motion_app.library.motion_parcel import pack_motion, rename_motion, unpack_motion
@@ -43,7 +42,7 @@ from motion_app.library.quota import Origins, check_room
 from motion_app.library.trash import NOT_IN_TRASH, TRASH, TRASH_DAYS, DeletedMotion, Trash
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
-from motion_app.text_files import listed
+from motion_app.text_files import file_digest, listed, remove_staged
 
 logger = logging.getLogger(__name__)
 NOT_YOURS = (
@@ -347,7 +346,7 @@ class Library:
         old = self._trash.older(before)
         self._throw_away(old)
         for folder in self.folders:
-            remove_left(folder)
+            remove_staged(folder)
         return len(old)
 
     def _throw_away(self, places: Sequence[Path]) -> None:

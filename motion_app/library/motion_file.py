@@ -26,6 +26,7 @@ from motion_app.errors import MotionFileError
 from motion_app.methods import PACK_METHODS
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
+from motion_app.text_files import file_digest
 
 FORMAT = "motion-tokens/1"
 PACK_FORMAT = "motion-pack/1"  # of a file with what SynMotion learned, with or without tokens
@@ -384,9 +385,3 @@ def numbers_digest(path: Path) -> str:
         digest.update(f"{entry.name} {entry.dtype} {entry.shape}".encode())
         digest.update(tensor_bytes(path, header, entry))
     return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

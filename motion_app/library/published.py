@@ -20,11 +20,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from motion_app.errors import MotionFileError, one_line
-from motion_app.library.motion_file import SUFFIX, check_motion_file, file_digest, motion_of
+from motion_app.library.motion_file import SUFFIX, check_motion_file, motion_of
 from motion_app.library.motion_parcel import pack_motion
 from motion_app.library.published_card import CARD, CLIP, card_text
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, MOTION_REPOSITORY, Limits
+from motion_app.text_files import file_digest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -36,11 +36,8 @@ SCENE_BLUR = 1.5  # cells; what is smoother than this belongs to the picture, no
 LEVEL_BLUR = 3.0  # cells; over which the residue is brought to one level
 OUTLIER = 2.5  # deviations; edges of the picture count no more than this
 DETECTED = 6.0  # a false alarm in a billion if Z is normal
-STRIP_FRAMES, STRIP_ROUNDS, STRIPPED = (
-    12,
-    4,
-    0.5,
-)  # tries to take the mark away; the |Z| that is as good as none
+STRIP_FRAMES, STRIP_ROUNDS = 12, 4  # looked at, and tries, to take the mark away
+STRIPPED = 0.5  # the |Z| that is as good as none
 BADGE = "AI-generated"
 
 

@@ -25,7 +25,7 @@ from motion_app.models.hub import (
     weight_digests,
     weight_header,
 )
-from motion_app.text_files import listed
+from motion_app.text_files import file_digest, listed
 
 BLOCK = re.compile(r"(.*?blocks?\.\d+)\.")  # of a tensor's name
 FAMILIAR_FILE = "familiar.json"
@@ -165,8 +165,8 @@ class Checkpoint:
                 "be tied to it. Save it with save_pretrained"
             )
         if len(files) > 1:
-            return self._fingerprint_of([_digest(path, hashlib.sha256()) for path in files])
-        return _digest(files[0], hashlib.sha256(self._kept_config))
+            return self._fingerprint_of([file_digest(path) for path in files])
+        return file_digest(files[0], before=self._kept_config)
 
     @property
     def _kept_config(self) -> bytes:
@@ -202,11 +202,3 @@ class Checkpoint:
             )
         inside = self.folder / named
         return str(inside) if inside.is_dir() else named
-
-
-def _digest(path: Path, digest: Any) -> str:
-    """In hexadecimal, with the file's bytes after what ``digest`` has taken."""
-    with path.open("rb") as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return str(digest.hexdigest())

@@ -8,7 +8,6 @@ client keeps its files, under the same names, so that it takes them over.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import http.client
 import logging
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from motion_app.errors import CheckpointError
+from motion_app.text_files import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -180,9 +180,7 @@ def _address(
 def check_digest(path: Path, sha256: str, *, name: str) -> None:
     """Raises CheckpointError, of the file ``name``, where what lies at ``path`` has another sha256;
     it is removed then."""
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if digest != sha256:
+    if file_digest(path) != sha256:
         path.unlink()
         raise CheckpointError(
             f"{name} is not the file the hub promised, it was removed; fetch it again"

@@ -19,7 +19,7 @@ from typing import Any
 
 from motion_app.errors import CheckpointError
 from motion_app.models.hub import SHA256, weight_header
-from motion_app.text_files import listed
+from motion_app.text_files import file_digest, listed
 
 OWN_SETTINGS = "generation.json"
 GIGABYTE = 1e9
@@ -285,5 +285,4 @@ def _digest(file: Path) -> str:
     kept = file.resolve()
     if SHA256.fullmatch(kept.name):
         return kept.name
-    with kept.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return file_digest(kept)

@@ -27,7 +27,8 @@ from motion_app.media.files import write_gif, write_webp
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import Motion
 from motion_app.text_files import listed
-from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
+from motion_app.training.config import ClipTraining, SynMotionTraining
+from motion_app.training.inputs import training_config
 from motion_app.training.mover import Segment, follow_mover, inner_points
 from motion_app.training.trainer import TrainingReport, train_motion
 from motion_app.world.creatures import SHAPE_MOTIONS
@@ -98,9 +99,9 @@ def keep_followed_clip(
 def _training(engine: MotionEngine, method: str, **given: Any) -> ClipTraining:
     """The checkpoint's own settings of ``method`` under what was ``given``."""
     defaults = engine.defaults.training_of(method)
-    if method == SynMotionTraining.method:
-        return SynMotionTraining.for_checkpoint(defaults, **given)
-    return MotionTraining.by(method, defaults, mask="given", **given)
+    if method != SynMotionTraining.method:
+        given["mask"] = "given"
+    return training_config(method, defaults, **given)
 
 
 def renew_results(folder: Path, engine: MotionEngine, library: Library) -> list[Path]:

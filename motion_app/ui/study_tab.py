@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from motion_app.study.sources import (
 )
 from motion_app.study.unblinding import overview
 from motion_app.study.upload import read_upload
+from motion_app.text_files import STAGING, remove_staged
 from motion_app.ui.boundary import in_one_line, listen
 from motion_app.ui.form_faults import FormFaults
 from motion_app.ui.markup import Texts, script
@@ -54,8 +54,6 @@ from motion_app.ui.visitor import PageVisit
 logger = logging.getLogger(__name__)
 FOLDER = "studies"  # inside the outputs; the application mounted at /study serves it
 OWNER_FILE = "owner"
-STAGING = ".new-"  # before a folder's name: its study is still being made
-STAGED_SECONDS = 86_400.0  # after which nobody is writing there any more
 STUDY_FILE = "study.json"
 COMMAND = 'python -m motion_app study create ITEMS --out outputs/studies/NAME --title "…"'
 
@@ -106,7 +104,7 @@ class OwnStudies:
             raise RequestError(NO_TITLE)
         folder = self.folder / secrets.token_hex(8)
         staged = folder.with_name(STAGING + folder.name)
-        self._tidy()
+        remove_staged(self.folder)
         with tempfile.TemporaryDirectory(prefix="study-items-") as unpacked:
             if asked.upload is not None:
                 sources = read_upload(asked.upload, Path(unpacked), self.host.settings.limits)
@@ -131,13 +129,6 @@ class OwnStudies:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
         return self._made(folder)
-
-    def _tidy(self) -> None:
-        """What a program that was killed had begun goes, once nobody is writing there any more."""
-        for staged in self.folder.glob(f"{STAGING}*"):
-            with suppress(OSError):  # it has just gone
-                if staged.stat().st_mtime < time.time() - STAGED_SECONDS:
-                    shutil.rmtree(staged, ignore_errors=True)
 
     def _of_benchmark(self, name: str, *, local: bool) -> list[SourceItem]:
         if name not in self.benchmarks(local=local):  # a name of the list, never a path

@@ -27,10 +27,11 @@ from motion_app.study.archive import StudyArchive
 from motion_app.study.database import connect
 from motion_app.study.plan import QUESTIONS, StudyConfig
 from motion_app.study.site.app import StudySettings, build_study_app
+from motion_app.text_files import STAGING
 from motion_app.ui.form_faults import FormFaults
 from motion_app.ui.markup import Texts
 from motion_app.ui.study_form import StudyRequest, read_form
-from motion_app.ui.study_tab import STAGING, MadeStudy, OwnStudies, studies_html
+from motion_app.ui.study_tab import MadeStudy, OwnStudies, studies_html
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from motion_app.library.motion_file import file_digest
 from motion_app.media.file_types import CLIP_CHOICES
-from motion_app.text_files import write_whole
+from motion_app.text_files import file_digest, write_whole
 
 CLIPS = "clips"
 MOST_CLIPS = 24  # of one browser, those given last
