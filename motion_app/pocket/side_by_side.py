@@ -4,7 +4,10 @@ than one of several threads, above all where something else runs too."""
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +30,11 @@ class Seat:
     port: int = 0
 
     def take(self, threads: int) -> None:
-        """Its part of so many ``threads`` in all; only the first one tells what happens."""
+        """Its part of so many ``threads`` in all; only the first one tells what happens, and none
+        outlives it."""
         if self.rank:
             logging.basicConfig(level=logging.WARNING)
+            end_with_parent()
         torch.set_num_threads(max(1, threads // self.count))
 
     @contextmanager
@@ -64,6 +69,19 @@ def side_by_side(work: Callable[..., Outcome], *arguments: Any, count: int) -> O
         for other in others:
             other.join(timeout=PATIENCE)
             other.terminate()
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that began it does, also where that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, name="end-with-parent", daemon=True).start()
 
 
 def _free_port() -> int:

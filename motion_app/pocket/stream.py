@@ -18,6 +18,7 @@ import torch.multiprocessing as mp
 from diffusers import AutoencoderKLCogVideoX
 
 from motion_app.pocket.grounding import Caption, drawn_caption
+from motion_app.pocket.side_by_side import end_with_parent
 from motion_app.pocket.vae import (
     CHUNK,
     Sentences,
@@ -135,6 +136,7 @@ def drawn_ahead(
 
 def _draw(ready: Any, world: WorldConfig, seed: int, rank: int, workers: int, count: int) -> None:
     """Chunk after chunk, each level of the world in turn."""
+    end_with_parent()
     torch.set_num_threads(1)
     number = rank
     while True:

@@ -118,7 +118,7 @@ class LanguagePage:
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(texts("page.tab_transfer"), id="transfer"):
                 scenes = (examples, self.session, previews, kept, clips)
-                self.transfer = TransferTab(host, texts, *scenes)
+                self.transfer = TransferTab(host, texts, *scenes, timer=self.timer)
             with gr.Tab(texts("page.tab_motions"), id="motions"):
                 self.motions = MotionsTab(host, texts, previews, clips)
             with gr.Tab(texts("page.tab_study"), id="study") as self.study_tab:

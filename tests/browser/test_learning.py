@@ -150,6 +150,7 @@ def test_a_video_on_the_picture_asks_for_whom_and_the_cards_take_one_too(
     page = ready_page(browser, learning_app, PHONE)
     drop_clip(page, "#upload button", clip)  # the box for a picture
     dialog = page.locator(".clip-dialog")
+    expect(dialog).to_be_visible(timeout=PATIENCE)
     expect(dialog).to_contain_text("it gets the video")
     page.keyboard.press("Escape")
     pick_example(page)

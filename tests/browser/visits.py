@@ -20,6 +20,8 @@ def open_page(browser: Browser, server: str, viewport: dict[str, int]) -> Page:
     page.set_default_timeout(PATIENCE)
     page.goto(server)
     expect(page.locator("#generate")).to_be_visible(timeout=PATIENCE)
+    for panel in ("#sources", "#stage", "#objects"):  # its scripts have drawn it, and listen
+        expect(page.locator(f"{panel} .mount > *").first).to_be_attached(timeout=PATIENCE)
     return page
 
 

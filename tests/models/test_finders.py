@@ -365,7 +365,8 @@ def test_the_field_for_words_is_there_only_where_a_finder_is_set(grounding_dino,
         with gr.Blocks(analytics_enabled=False) as page:
             kept = KeptDrafts(tmp_path, Limits())
             state, previews = gr.State(Session()), Previews(Limits())
-            TransferTab(host_with(finder), Texts("en"), [], state, previews, kept)
+            shown = (Texts("en"), [], state, previews, kept)
+            TransferTab(host_with(finder), *shown, timer=gr.Timer())
         ids = {block.elem_id for block in page.blocks.values()}
         assert ("find" in ids) == there and "fit" in ids
 

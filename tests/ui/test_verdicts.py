@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from test_sessions import draft_of
 
 from motion_app.ui.transfer.session import Action, Session
+from motion_app.ui.transfer.tab import TransferTab
 from motion_app.ui.transfer.verdicts import Verdicts
 
 PATIENCE = 20.0  # s
@@ -51,6 +53,20 @@ def test_a_picture_is_judged_behind_the_calls_while_the_model_is_at_work(model: 
     model.free.set()
     assert all(verdicts.ask(session, wait=PATIENCE) for session in sessions)
     assert all(session.unfamiliar and not verdicts.awaited(session) for session in sessions)
+
+
+def test_a_verdict_that_takes_longer_is_asked_for_by_the_timer(model: BusyModel) -> None:
+    verdicts, session = Verdicts(model), with_picture()
+    actions = SimpleNamespace(
+        encode=lambda session: None, judge=lambda session: verdicts.ask(session, wait=0.01)
+    )
+    tab = SimpleNamespace(actions=actions, _canvas=lambda session: "unfamiliar")
+    *_, (stage, timer) = TransferTab.prepare(tab, session)
+    assert timer.active and "markup" not in stage
+    model.free.set()
+    assert verdicts.ask(session, wait=PATIENCE)
+    *_, (stage, timer) = TransferTab.prepare(tab, session)
+    assert stage["markup"] == "unfamiliar" and not getattr(timer, "active", False)
 
 
 def test_of_a_sessions_pictures_the_last_one_alone_waits(model: BusyModel) -> None:

@@ -328,10 +328,14 @@ listenWhileHere(document, "keydown", (event) => {
 
 // answers
 
-listenWhileHere(document, "scene-answered", () => {
+listenWhileHere(document, "scene-answered", ({ detail: panel }) => {
   // what was wrong with what was asked is mended, or about to be
-  for (const mistake of document.querySelectorAll("#status .mistake")) mistake.hidden = true;
-  waiting = 0;
+  for (const mistake of document.querySelectorAll("#status .mistake[data-met]")) {
+    mistake.hidden = true;
+  }
+  if (panel && !element.closest(`#${panel}`)) return;
+  waiting = panel ? Math.max(0, waiting - 1) : 0;
+  if (waiting) return;
   delete element.dataset.waiting;
   if (!gesture) clearInk();
 });

@@ -17,4 +17,6 @@ form.addEventListener("submit", (event) => {
   waiting(true);
   act({ kind: "find", text: words });
 });
-listenWhileHere(document, "scene-answered", () => waiting(false));
+listenWhileHere(document, "scene-answered", ({ detail: panel }) => {
+  if (!panel || element.closest(`#${panel}`)) waiting(false);
+});

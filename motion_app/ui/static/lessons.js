@@ -151,8 +151,9 @@ function drawLessons() {
   clips.drawAll();
 }
 
-listenWhileHere(document, "scene-answered", () => {
-  unanswered = 0;
+listenWhileHere(document, "scene-answered", ({ detail: panel }) => {
+  if (panel && !element.closest(`#${panel}`)) return;
+  unanswered = panel ? Math.max(0, unanswered - 1) : 0;
   for (const row of element.querySelectorAll("[data-bringing]")) delete row.dataset.bringing;
 });
 watch("sheets", drawLessons);

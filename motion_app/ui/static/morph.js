@@ -79,7 +79,9 @@ function overtaken(html) {
   return false;
 }
 
+// What was found wrong before this is what it may mend: canvas.js takes that away once it is heard.
 function act(action) {
+  for (const mistake of document.querySelectorAll("#status .mistake")) mistake.dataset.met = "yes";
   trigger("act", { action });
 }
 
@@ -111,10 +113,10 @@ function roam(event, buttons, { columns = 1 } = {}) {
   return true;
 }
 
-function listenWhileHere(target, name, listener) {
+function listenWhileHere(target, name, listener, options) {
   const heard = (event) => {
     if (element.isConnected) listener(event);
-    else target.removeEventListener(name, heard);
+    else target.removeEventListener(name, heard, options);
   };
-  target.addEventListener(name, heard);
+  target.addEventListener(name, heard, options);
 }

@@ -1,2 +1,2 @@
-// Runs after every action on the scene, answered or refused.
-() => document.dispatchEvent(new CustomEvent("scene-answered"))
+// Runs after every action of one panel on the scene, answered or refused.
+() => document.dispatchEvent(new CustomEvent("scene-answered", { detail: "PANEL" }))

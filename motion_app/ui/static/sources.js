@@ -39,15 +39,16 @@ listenWhileHere(document, "drop", (event) => {
   // What is no picture goes the same way, which refuses it in words.
   give(pictureOf(event.dataTransfer) ?? event.dataTransfer.files[0]);
 });
-// A video on the box for a picture means the same as one on the picture.
-const box = document.querySelector("#upload");
-box?.addEventListener("drop", (event) => {
+// A video on the box for a picture means the same as one on the picture. Heard before the box hears
+// it, which would refuse it.
+listenWhileHere(document, "drop", (event) => {
+  if (!event.target.closest?.("#upload")) return;
   const video = [...event.dataTransfer.files].find(({ type }) => /^video\//.test(type));
   if (!video) return;
   event.preventDefault();
   event.stopPropagation();
   document.dispatchEvent(new CustomEvent("clip-dropped", { detail: video }));
-}, true);
+}, { capture: true });
 
 function stopCamera() {
   for (const track of video.srcObject?.getTracks() ?? []) track.stop();

@@ -192,9 +192,9 @@ class SceneActions:
                 self._segmenter(session).set_image(session.draft.fitted.image)
 
     def judge(self, session: Session) -> bool:
-        """Find out whether the model knows the picture's like; True where the page has something
-        to say of it. Where that takes longer, what is done next on the picture tells."""
-        return self.verdicts.ask(session) and session.unfamiliar
+        """Find out whether the model knows the picture's like; True where that was done within a
+        moment, else ``session.unfamiliar`` has it later."""
+        return self.verdicts.ask(session)
 
     # words
 

@@ -34,6 +34,13 @@ from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.video import VideoPanel
 from motion_app.world.clips import ExampleClip
 
+
+def answered_js(panel: str) -> str:
+    """What tells the page's scripts that an action of ``panel`` (its elem_id; of none: all that was
+    under way) is answered."""
+    return script("scene_answered").replace("PANEL", panel)
+
+
 EXPORTS = {"export": mask_file, "export_all": masks_file}
 
 
@@ -50,8 +57,11 @@ class TransferTab:
         previews: Previews,
         kept: KeptDrafts,
         clips: Sequence[ExampleClip] = (),
+        *,
+        timer: gr.Timer,
     ) -> None:
         self.host, self.texts, self.session = host, texts, session
+        self.timer = timer  # while it runs, the page asks for what was found out meanwhile
         self.lessons = LessonActions(host, kept.keep_clip, clips)
         self.actions = SceneActions(host, examples, self.lessons)
         self.kept = kept
@@ -135,7 +145,7 @@ class TransferTab:
                 trigger_mode="multiple",
                 concurrency_limit=None,
             )
-            acted.then(None, js=script("scene_answered"), api_visibility="private")
+            acted.then(None, js=answered_js(str(panel.elem_id)), api_visibility="private")
             if panel in (self.picker, self.fit):
                 self._prepare_after(acted.success)
         listen(
@@ -217,16 +227,18 @@ class TransferTab:
             shown = self._show(session)
         yield [gr.skip(), *shown]  # after the lock: another thread may close this generator
 
-    def prepare(self, session: Session) -> Iterator[Any]:
+    def prepare(self, session: Session) -> Iterator[list[Any]]:
         """Encode the picture before the first click needs it, and say where the model does not know
-        its like."""
-        yield gr.skip()
+        its like. Where that takes longer, the timer asks for it: updates of ``canvas`` and it."""
+        yield [gr.skip(), gr.skip()]
         self.actions.encode(session)
-        if self.actions.judge(session):
+        if not self.actions.judge(session):
+            yield [gr.skip(), gr.Timer(active=True)]
+        elif session.unfamiliar:
             with session.lock:
                 session.drawn += 1
                 shown = gr.update(markup=self._canvas(session))
-            yield shown
+            yield [shown, gr.skip()]
 
     def judged_late(self, session: Session) -> tuple[Any, bool]:
         """The update of ``canvas`` with what was found out of a picture behind the calls that
@@ -240,7 +252,8 @@ class TransferTab:
 
     def _prepare_after(self, event: Callable[..., Any]) -> None:
         options = {"trigger_mode": "multiple", "concurrency_limit": None}
-        listen(event, self.prepare, inputs=[self.session], outputs=[self.canvas], **options)
+        outputs = [self.canvas, self.timer]
+        listen(event, self.prepare, inputs=[self.session], outputs=outputs, **options)
 
     def restore(self, session: Session, request_file: RequestFile) -> list[Any]:
         """The scene of a recipe's request, as updates of ``scene_outputs``. Raises RequestError,
@@ -343,7 +356,7 @@ class TransferTab:
             inputs=[self.session],
             outputs=[*self.scene_outputs, *settings.returnable],
         )
-        restored.success(None, js=script("scene_answered"), api_visibility="private")
+        restored.success(None, js=answered_js(""), api_visibility="private")
         self._prepare_after(restored.success)
         listen(
             partial(gr.on, [field.change for field in settings.fields]),
