@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -51,7 +52,9 @@ def is_running(pid: int) -> bool:
 def test_a_killed_training_leaves_no_process_behind(tmp_path: Path, program: str) -> None:
     file = tmp_path / "program.py"
     file.write_text(program)
-    first = subprocess.Popen([sys.executable, file], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    options = {"stdout": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    own = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen([sys.executable, file], env=own, **options)
     try:
         other = 0
         while not other:

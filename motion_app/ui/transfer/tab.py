@@ -34,14 +34,13 @@ from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.video import VideoPanel
 from motion_app.world.clips import ExampleClip
 
+EXPORTS = {"export": mask_file, "export_all": masks_file}
+
 
 def answered_js(panel: str) -> str:
     """What tells the page's scripts that an action of ``panel`` (its elem_id; of none: all that was
     under way) is answered."""
     return script("scene_answered").replace("PANEL", panel)
-
-
-EXPORTS = {"export": mask_file, "export_all": masks_file}
 
 
 class TransferTab:
