@@ -22,6 +22,7 @@ from motion_app.geometry import ModelGeometry, fit_frames, fit_image
 from motion_app.library.motion_file import (
     CLIP_FRAMES,
     CLIP_MASKS,
+    CLIP_OUTLINE,
     CLIP_SIZES,
     MotionHeader,
     TensorEntry,
@@ -29,6 +30,7 @@ from motion_app.library.motion_file import (
     tensor_bytes,
 )
 from motion_app.library.motion_parcel import replace_bytes
+from motion_app.library.outline import outline
 
 MOST_BYTES = 2**29  # of the frames unpacked: 49 of 1920×1080 have 305 million
 MISSING = (
@@ -85,7 +87,10 @@ class MotionClip:
         sizes = {"frames": frames, "height": height, "width": width, "fps": self.fps}
         masks = None if self.masks is None else _packed(np.packbits(self.masks))
         parts = {CLIP_FRAMES: _packed(self.frames), CLIP_MASKS: masks}
-        replace_bytes(motion_file, parts, {CLIP_SIZES: json.dumps(sizes)})
+        told = {CLIP_SIZES: json.dumps(sizes), CLIP_OUTLINE: ""}
+        if self.masks is not None:
+            told[CLIP_OUTLINE] = json.dumps(outline(self.masks).round(2).tolist())
+        replace_bytes(motion_file, parts, told)
 
 
 def read_motion_clip(motion_file: Path, *, name: str) -> MotionClip:

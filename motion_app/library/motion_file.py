@@ -14,7 +14,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -37,9 +37,11 @@ SUFFIX = ".safetensors"
 PREVIEW = "preview"
 CLIP_FRAMES, CLIP_MASKS = "clip.frames", "clip.masks"  # of the reference, see ``motion_clip``
 CLIP_SIZES = "clip"  # the metadata that tell their sizes
+CLIP_OUTLINE = "outline"  # and the mover's outline, as ``outline.outline`` has it
 REQUIRED_KEYS = ("name", "phrase", "method", "base")
 MAX_HEADER_BYTES = 8 * 2**20  # 42 layers need some 6 KB; a longer header is an attack or a mistake
 MAX_LETTERS = {"name": 80, "phrase": 240, "noun": 240, "method": 40, "base": 80, "preview": 120}
+OUTLINE = ("y", "x", "height", "width", "turned", "reshaped")  # of the mover in each frame
 MAX_TRACK = 10_000  # points; a clip has 1,200 frames at most
 ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.motion_tokens")
@@ -197,7 +199,8 @@ def motion_of(path: Path, metadata: Mapping[str, str], tensors: Collection[str])
         path=path,
         base=metadata["base"],
         method=metadata["method"],
-        track=_read_track(path, metadata.get("track") or ""),
+        track=_read_rows(path, "track", metadata.get("track") or "", ("y", "x")),
+        outline=_read_rows(path, CLIP_OUTLINE, metadata.get(CLIP_OUTLINE) or "", OUTLINE),
         created=_read_time(path, metadata.get("created") or ""),
         noun=metadata.get("noun") or "",
         steps=_read_steps(path, metadata.get("config") or "{}"),
@@ -219,16 +222,21 @@ def check_words(file: str, key: str, text: str, most: int) -> None:
         raise MotionFileError(f"the {key} of {file} holds unprintable characters; write it anew")
 
 
-def _read_track(path: Path, text: str) -> tuple[tuple[float, float], ...] | None:
+def _read_rows(
+    path: Path, key: str, text: str, columns: Sequence[str]
+) -> tuple[tuple[float, ...], ...] | None:
+    """Of each frame the numbers ``columns``, from the JSON ``text`` of ``key``; None for ""."""
     if not text:
         return None
     try:
-        track = tuple((float(y), float(x)) for y, x in json.loads(text))  # (T, 2)
-        if len(track) > MAX_TRACK or not all(math.isfinite(v) for point in track for v in point):
-            raise ValueError("too long, or not finite")
+        rows = tuple(tuple(float(value) for value in row) for row in json.loads(text))  # (T, n)
+        finite = all(math.isfinite(value) for row in rows for value in row)
+        if len(rows) > MAX_TRACK or not finite or any(len(row) != len(columns) for row in rows):
+            raise ValueError("too long, not finite, or of another width")
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise MotionFileError(f'the "track" of {path.name} is not a list of [y, x]') from error
-    return track
+        named = ", ".join(columns)
+        raise MotionFileError(f'the "{key}" of {path.name} is not a list of [{named}]') from error
+    return rows
 
 
 def _read_time(path: Path, text: str) -> str:

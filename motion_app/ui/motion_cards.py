@@ -26,6 +26,8 @@ LEAST_PLACES = 3  # of a path that can be told
 CLOSED, FLAT = 0.25, 0.3  # of a path's longer side: it ends where it began; it is a line
 ROUND = 1.25 * np.pi  # radians of turning that make a loop
 HOPS = 2  # turns up and down on the way
+TRAVELS = 0.3  # of its larger side: what moves less keeps its place
+LEANS, RESIZED, RESHAPED = 0.4, 0.2, 0.02  # radians, and shares of its sides and its area
 _TEXTS = (
     *("cards", "cards_title", "cards_search", "cards_none"),
     *("close", "no_motion", "no_motion_name", "no_motion_help"),
@@ -166,6 +168,31 @@ def path_key(track: Sequence[Sequence[float]] | None) -> str:
     return f"{direction}_hops" if hops else direction
 
 
+def shape_key(outline: Sequence[Sequence[float]] | None) -> str:
+    """The text that says in words how a thing changes that keeps its place, from its ``outline``
+    as a motion has it: "spins", "leans", "grows", "shrinks", "ducks", "stretches", "part" of it
+    moves; "" where it goes somewhere, nothing of it changes, or nothing is known."""
+    if outline is None or len(outline) < LEAST_PLACES:
+        return ""
+    values = np.asarray(outline, float)
+    places, sides, turned, reshaped = values[:, :2], values[:, 2:4], values[:, 4], values[:, 5]
+    sizes = sides / np.maximum(sides[0], 1)  # (T, 2)
+    last, tall = float(sizes[-1].mean()), sizes[:, 0]
+    if np.ptp(places, axis=0).max() > TRAVELS * sides[0].max():
+        return ""
+    if abs(turned[-1]) > ROUND:
+        return "spins"
+    if np.ptp(turned) > LEANS:
+        return "leans"
+    if not 1 - RESIZED < last < 1 + RESIZED:
+        return "grows" if last > 1 else "shrinks"
+    if tall.min() < 1 - RESIZED:
+        return "ducks"
+    if tall.max() > 1 + RESIZED:
+        return "stretches"
+    return "part" if reshaped.max() > RESHAPED else ""
+
+
 def _turned(places: np.ndarray) -> float:
     """By how much, in radians, a path turns in all, to one side counted against the other."""
     steps = np.diff(places, axis=0)
@@ -177,10 +204,12 @@ def _turned(places: np.ndarray) -> float:
 def moves_how(motion: Motion, texts: Texts) -> str:
     """What moves how in the clip a motion was learned from: "green cat: goes round in a loop"; ""
     where that is not known."""
-    key = path_key(motion.track)
-    if not key:
+    shape = shape_key(motion.outline)
+    places = motion.track or [(y, x) for y, x, *_ in motion.outline or ()]
+    key = f"shape_{shape}" if shape else f"path_{path_key(places)}"
+    if key == "path_":
         return ""
-    path = texts(f"motions.path_{key}")
+    path = texts(f"motions.{key}")
     return texts("motions.moves_how", noun=motion.noun, path=path) if motion.noun else path
 
 
