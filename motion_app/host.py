@@ -23,8 +23,9 @@ import numpy as np
 from motion_app.errors import CheckpointError, MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.jobs import runners
+from motion_app.jobs.line import DeviceLock
 from motion_app.jobs.models import Models
-from motion_app.jobs.progress import DeviceLock, Runner
+from motion_app.jobs.progress import Runner
 from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.timings import Measurement, Timings
 from motion_app.library.library import Library

@@ -63,7 +63,7 @@ class Motion:
     ``path`` is its safetensors file, ``phrase`` the motion words its training captions used,
     ``base`` the fingerprint of the base model it was learned on, ``track`` the true centroid track
     ``[T, 2]`` in pixels (y, x) where the reference clip was rendered and it is known, ``outline``
-    what the masks of its mover say, ``[T, 6]`` as ``library.outline`` has it. ``created``: ISO
+    what the masks of its mover say, ``[T, 6]`` as ``motion_clip.outline`` has it. ``created``: ISO
     time, ``noun`` what moved in the reference, ``steps`` of its training: "" and 0 where the file
     does not say. ``method``: "fleximmt" for motion tokens, "synmotion" for embeddings and an
     adapter, "both". ``has_clip``: its file holds the reference clip itself, ``has_mover``: and what

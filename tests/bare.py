@@ -64,7 +64,7 @@ def strip() -> set[str]:
 if __name__ == "__main__":
     missing = strip()
     assert {"gradio", "sqlalchemy", "cv2", "psutil", "accelerate"} <= missing
-    from motion_app.cli.main import main
+    from motion_app.__main__ import main
 
     code = main(sys.argv[1:])
     there = {name.split(".")[0] for name in sys.modules} & missing

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from motion_app.cli.main import build_parser
+from motion_app.__main__ import build_parser
 from motion_app.cli.pocket import train_pocket
 
 ROOT = Path(__file__).resolve().parent.parent

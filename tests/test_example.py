@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from motion_app.cli.main import main
+from motion_app.__main__ import main
 from motion_app.media.files import read_clip
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -33,6 +33,18 @@ BARS = (
 )
 HEIGHT = {part: height for height, bar in enumerate(BARS) for part in bar}
 
+# Lines of a file: at most, and fewer than which it lives with its only user.
+MOST, FEW = 450, 120
+# Kinds of small files that live alone all the same, by whom alone they are imported, and why.
+LIVES_ALONE = {
+    "__main__": (set(), "a person starts it"),
+    "cli": (set(), "a noun of the command line, which is read by its name"),
+    "study.migrations": (set(), "Alembic runs it, and it is never changed again"),
+    "engine.systems": ({"engine.systems.table"}, "a row of a table, each from a paper of its own"),
+}
+# What a file that is pure never loads, nor anything that it imports.
+HEAVY = {"torch", "diffusers", "transformers", "gradio"}
+
 # Arrows that the bars forbid and that are still there: (module, module). To be emptied.
 STILL: set[tuple[str, str]] = set()
 # Circles inside a part that are still there. To be emptied.
@@ -40,6 +52,7 @@ STILL_CIRCLES: list[set[str]] = []
 
 # Parts that load without torch, in a blink.
 WITHOUT_TORCH = ("request", "media", "library", "study", "world", "jobs", "cli", "host")
+WITHOUT_TORCH += ("__main__",)
 WITHOUT_TORCH += ("errors", "wording", "methods", "acceleration", "scene")
 WITHOUT_TORCH += ("training.config", "training.inputs", "training.mover", "training.suggestion")
 WITHOUT_TORCH += ("evaluation.metrics", "evaluation.report", "evaluation.figures")
@@ -155,6 +168,79 @@ def circles() -> list[set[str]]:
 
 def test_nothing_imports_itself_through_others():
     assert circles() == STILL_CIRCLES
+
+
+@functools.cache
+def importers() -> dict[str, set[str]]:
+    """Who imports each module; "app" is the file beside the package."""
+    found: dict[str, set[str]] = {module: set() for module in MODULES}
+    for module, path in {**MODULES, "app": ROOT / "app.py"}.items():
+        for other in arrows(module, path):
+            found[other].add(module)
+    return found
+
+
+def loaded(path: Path) -> set[str]:
+    """What a file imports anywhere when it runs: not for type checkers alone."""
+    tree = tree_of(path)
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in for_types:
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and id(node) not in for_types:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@functools.cache
+def pure(module: str) -> bool:
+    """Whether neither ``module`` nor what it imports ever loads what is HEAVY."""
+    names = loaded(MODULES[module])
+    below = {module_of(name) for name in names if name.split(".")[0] == "motion_app"}
+    heavy = HEAVY & {name.split(".")[0] for name in names}
+    return not heavy and all(pure(other) for other in below - {module, ""})
+
+
+def misplaced(module: str, lines: int, users: set[str]) -> str:
+    """Why a file of so many lines that ``users`` import is no file of its own; "" where it is."""
+    if lines > MOST:
+        return f"it has {lines} lines, and {MOST} are the most; part it by what is in it"
+    by_kind = any(within(module, (kind,)) and users <= by for kind, (by, _) in LIVES_ALONE.items())
+    if lines >= FEW or len(users) > 1 or by_kind:
+        return ""
+    if users and pure(module) and not any(pure(user) for user in users & MODULES.keys()):
+        return ""
+    return f"it has {lines} lines; it lives with its only user, {', '.join(users) or 'nobody'}"
+
+
+def test_a_file_is_neither_too_long_nor_too_short_to_live_alone():
+    found = {}
+    for module, path in MODULES.items():
+        if path.name != "__init__.py":
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            found[module] = misplaced(module, lines, importers()[module])
+    assert not {module: why for module, why in found.items() if why}
+
+
+def test_what_is_small_lives_alone_only_for_a_reason():
+    table, row = "engine.systems.table", "engine.systems.paste"
+    assert misplaced("media.files", MOST + 1, {"host", "app"})
+    assert misplaced("media.files", FEW - 1, {"library.library"})
+    assert not misplaced("media.files", FEW, {"library.library"})
+    assert not misplaced("media.files", FEW - 1, {"host", "app"})
+    assert misplaced("study.plan", FEW - 1, set())
+    assert not misplaced(row, FEW - 1, {table}) and misplaced(row, FEW - 1, {"engine.pipeline"})
+    # One that is pure is for whoever is not.
+    assert pure("evaluation.metrics") and not pure("evaluation.networks")
+    assert not misplaced("evaluation.metrics", FEW - 1, {"evaluation.networks"})
+    assert misplaced("evaluation.metrics", FEW - 1, {"evaluation.report"})
+    assert misplaced("evaluation.networks", FEW - 1, {"evaluation.features"})
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if part(module) != "ui"])
@@ -303,7 +389,7 @@ def test_where_a_class_of_another_file_is_changed_its_types_are_checked():
         if derived_elsewhere(path) and not any(path.is_relative_to(place) for place in checked)
     }
     assert there == UNCHECKED
-    assert ("CallQueue", "JobQueue") in derived_elsewhere(PACKAGE / "ui" / "call_queue.py")
+    assert ("CallQueue", "JobQueue") in derived_elsewhere(PACKAGE / "ui" / "lent_jobs.py")
 
 
 def test_these_rules_catch_a_breach(tmp_path):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from motion_app.__main__ import main
 from motion_app.benchmark import campaign
-from motion_app.cli.main import main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError
 from motion_app.jobs import content_keys

@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from motion_app.benchmark.published import ExternalMethod, read_published, write_inputs
+from motion_app.benchmark.exchange import ExternalMethod, read_published, write_inputs
+from motion_app.benchmark.outcome import STILL, TRUTH, Outcome
 from motion_app.benchmark.references import (
     BY_NOUN,
     LEARNED,
@@ -20,7 +21,7 @@ from motion_app.benchmark.references import (
     UNMASKED,
 )
 from motion_app.benchmark.scenes import BenchmarkCase, movements
-from motion_app.benchmark.scores import SCORING, STILL, TRUTH, CaseScores, Outcome, metric_ids
+from motion_app.benchmark.scores import SCORING, CaseScores, metric_ids
 from motion_app.benchmark.tasks import (
     FeatureTask,
     LearnTask,

@@ -20,10 +20,11 @@ from motion_app.benchmark.charts import (
     png_bytes,
     spread,
 )
+from motion_app.benchmark.outcome import Outcome, average, by_case
 from motion_app.benchmark.propagation import NOISE_LEVELS
 from motion_app.benchmark.references import LARGER, MIRRORED, WORDED
 from motion_app.benchmark.scenes import BenchmarkCase
-from motion_app.benchmark.scores import ALL_METRICS, Outcome, average, by_case
+from motion_app.benchmark.scores import ALL_METRICS
 from motion_app.benchmark.strata import LIMITS, MIXED, SHAPES
 from motion_app.benchmark.tables import (
     FOLLOWS,

@@ -1,17 +1,18 @@
-"""Scores of one video of a case, and how rows of scores compare.
-
-One video of a case, judged: the catalogue's metrics, and what only ground truth allows.
+"""One video of a case, judged: the catalogue's metrics, and what only ground truth allows.
 
 The references' tracks and first masks are the renderer's; of the video itself only the first
-frame's masks are used.
+frame's masks are used. The right answer is the target's own creature doing the motion that it was
+given, as the renderer draws it, the scene's other creatures too. Where a video has each object is
+found in the same way in the video and in the answer, so that the answer is equal to itself.
 
-What a benchmark found, and how rows of it compare: paired, scene by scene.
+A track tells only where something goes. Whether it crouches, grows or spins shows in its shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,20 +20,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-from motion_app.benchmark.answer import RightAnswer
-from motion_app.benchmark.scenes import BenchmarkCase, CaseObject
-from motion_app.benchmark.variants import Suite
+from motion_app.benchmark.scenes import BenchmarkCase
 from motion_app.errors import MotionAppError
 from motion_app.evaluation import metrics as m
 from motion_app.evaluation.catalogue import METRICS, Metric, lacking
 from motion_app.evaluation.features import VideoFeatures
-from motion_app.evaluation.metrics import bootstrap_interval
+from motion_app.evaluation.metrics import mask_iou, resample_times
 from motion_app.evaluation.networks import Judges, WeightStore
-from motion_app.evaluation.report import Average
 from motion_app.evaluation.trackers import MOVING_CONTRAST, FlowPair, colour_masks, colour_track
 from motion_app.evaluation.videos import LOSSLESS, EvaluationItem, JudgedObject, OpenedItem
 from motion_app.geometry import ModelGeometry
 from motion_app.training.views import grid_masks
+from motion_app.world.world import RenderedClip, empty_scene
 
 SCORING = 1  # goes up when a measure here or its meaning changes, so that kept scores are redone
 NEARBY = 0.75  # of an object's larger side: what is nearer to its centre is its own affair
@@ -49,9 +48,93 @@ RENDERED = (
 )
 PICTURED = ("TF[dis]", "FF[dis]", "leak_share", "leak_change", "temporal_flickering")
 OF_PAPERS = ("AC", "TC", "TS", "TF[released]", "FF[released]", "TF", "FF")
-TRUTH = "true clip"  # the renderer's own continuation: what a perfect method would get
-STILL = "still picture"  # the first frame held: what doing nothing gets
-Chosen = Callable[[CaseObject], bool]
+LIMB_REACH = 0.45  # of an object's larger side: how far from its body's colour its limbs may be
+
+
+class RightAnswer:
+    """The truth ``rendered`` of a scene whose objects have the first-frame ``masks`` (H, W) bool
+    each, held against videos of it."""
+
+    def __init__(self, rendered: RenderedClip, masks: Sequence[np.ndarray]) -> None:
+        self.rendered, self.first = rendered, list(masks)
+
+    @cached_property
+    def background(self) -> np.ndarray:
+        """(H, W, 3) uint8: the scene without creatures."""
+        return empty_scene(self.rendered.scene)
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """(N, T, H, W) bool: where each object is found in the answer itself."""
+        return self.found(self.rendered.frames)
+
+    def found(self, frames: np.ndarray) -> np.ndarray:
+        """(N, T, H, W) bool: where each object is in ``frames`` (T, H, W, 3) uint8: what is not
+        background, each pixel with the object whose body's colour is nearest to it in the
+        picture."""
+        apart = np.abs(frames.astype(int) - self.background).max(axis=-1) > MOVING_CONTRAST
+        bodies = _bodies(frames, self.first)  # (N, T, H, W)
+        distances = np.stack([[_distance(frame) for frame in body] for body in bodies])
+        nearest = distances.argmin(axis=0)  # (T, H, W)
+        reach = LIMB_REACH * np.array([_side(mask) for mask in self.first])
+        near = distances < reach[:, None, None, None]
+        own = nearest == np.arange(len(self.first))[:, None, None, None]
+        return apart & near & own
+
+    def overlaps(self, frames: np.ndarray) -> tuple[float, ...]:
+        """For each object of a video ``frames`` (T', H, W, 3) uint8: intersection over union with
+        where the answer has it, the mean of frames 2 to T; 0 to 1."""
+        found = self.found(self._timed(frames))
+        pairs = zip(found[:, 1:], self.masks[:, 1:], strict=True)
+        return tuple(frame_overlap(ours, true) for ours, true in pairs)
+
+    def differences(self, frames: np.ndarray) -> tuple[float, ...]:
+        """For each object: how far the colours of ``frames`` (T', H, W, 3) uint8 are from the
+        answer's, 0 to 255, in the pixels where the object really is; the mean of frames 2 to T."""
+        timed, true = self._timed(frames), self.rendered.frames
+        change = np.abs(timed.astype(float) - true).mean(axis=-1)  # (T, H, W)
+        return tuple(inside_mean(change[1:], mask[1:]) for mask in self.rendered.masks)
+
+    def _timed(self, frames: np.ndarray) -> np.ndarray:
+        """``frames`` over the same time span in as many frames as the answer, the nearest each."""
+        count = len(self.rendered.frames)
+        return frames[resample_times(len(frames), count)] if len(frames) != count else frames
+
+
+def frame_overlap(masks: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over frames of the intersection over union of ``masks`` and ``truth`` (T, H, W) bool."""
+    return float(np.mean([mask_iou(a, b) for a, b in zip(masks, truth, strict=True)]))
+
+
+def inside_mean(values: np.ndarray, masks: np.ndarray) -> float:
+    """Mean over frames of the mean of ``values`` (T, H, W) inside ``masks`` (T, H, W) bool; frames
+    whose mask is empty do not count. MotionAppError where all are."""
+    means = [value[mask].mean() for value, mask in zip(values, masks, strict=True) if mask.any()]
+    if not means:
+        raise MotionAppError("the object is hidden in every frame after the first")
+    return float(np.mean(means))
+
+
+def _bodies(frames: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """(N, T, H, W) bool: pixels of each object's median colour near its track, where no other
+    object's is nearer to the pixel's."""
+    colours = [np.median(frames[0][mask].astype(float), axis=0) for mask in masks]
+    far = np.stack([np.linalg.norm(frames.astype(float) - c, axis=-1) for c in colours])
+    best = far.argmin(axis=0) == np.arange(len(masks))[:, None, None, None]
+    return np.stack([colour_masks(frames, mask) for mask in masks]) & best
+
+
+def _distance(body: np.ndarray) -> np.ndarray:
+    """(H, W): pixels from each pixel to the nearest one of ``body`` (H, W) bool; without any, all
+    are out of reach."""
+    if not body.any():
+        return np.full(body.shape, np.inf, np.float32)
+    return cv2.distanceTransform((~body).astype(np.uint8), cv2.DIST_L2, 5)
+
+
+def _side(mask: np.ndarray) -> int:
+    rows, columns = np.nonzero(mask)
+    return int(max(np.ptp(rows), np.ptp(columns))) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +249,7 @@ def _propagated(video: CaseVideo) -> tuple[float, ...]:
     found = np.stack([colour_masks(video.frames, o.mask) for o in video.opened.objects])
     truth = grid_masks(found, video.geometry)  # (N, F, h, w)
     pairs = zip(video.token_masks, truth, strict=True)
-    return tuple(m.mask_iou(mask[1:], true[1:]) for mask, true in pairs)
+    return tuple(mask_iou(mask[1:], true[1:]) for mask, true in pairs)
 
 
 def _answer(video: CaseVideo) -> RightAnswer:
@@ -250,137 +333,3 @@ def fitted_frames(case: BenchmarkCase, frames: np.ndarray) -> np.ndarray:
     if (tall, wide) == (height, width):
         return frames
     return np.stack([cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames])
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one video: the mean of its ``seconds`` on this machine, and the median of its ``calls``,
-    videos that the transformer saw, both halves of the guidance counted; None where an earlier
-    version made them all."""
-
-    seconds: float
-    calls: float | None
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """Everything that was measured.
-
-    ``scores`` and ``videos`` by (case id, row); ``made_with`` what all videos depend on; ``gaps``
-    what is missing and why; ``propagation`` IoU by rule and noise level, scene by scene; ``figure``
-    the picture of features and masks by step.
-    """
-
-    made_with: Mapping[str, Any]
-    model: str
-    motions: tuple[str, ...]
-    ids: tuple[str, ...]
-    suites: tuple[Suite, ...]
-    external: tuple[str, ...]
-    scores: Mapping[tuple[str, str], CaseScores]
-    videos: Mapping[tuple[str, str], Path]
-    gaps: tuple[str, ...]
-    propagation: tuple[Mapping[str, list[float]], ...]
-    figure: Path | None
-
-    def rows(self, suite: Suite) -> tuple[str, ...]:
-        """The rows of a suite's table that have a score, the renderer's own last."""
-        names = [variant.name for variant in suite.variants] + [*self.external, STILL, TRUTH]
-        found = {row for _, row in self.scores}
-        ids = {case.id for case in suite.cases}
-        scored = {row for case, row in self.scores if case in ids} & found
-        return tuple(name for name in names if name in scored)
-
-    def suite(self, name: str) -> Suite | None:
-        return next((suite for suite in self.suites if suite.name == name), None)
-
-
-def by_case(
-    outcome: Outcome,
-    suite: Suite,
-    row: str,
-    metric: str,
-    *,
-    objects: int | None = None,
-    chosen: Chosen | None = None,
-) -> dict[str, float]:
-    """Mean over each case's objects, by case id; a case without a value is left out.
-
-    ``objects``: only cases of so many. ``chosen``: only those of a case's objects; metrics with one
-    value for the whole video have none then.
-    """
-    found = {}
-    for case in suite.cases:
-        scores = outcome.scores.get((case.id, row))
-        values = () if scores is None else scores.values.get(metric, ())
-        if chosen is not None:
-            values = _of_chosen(case, values, chosen)
-        if values and objects in (None, len(case.objects)):
-            found[case.id] = float(np.mean(values))
-    return found
-
-
-def _of_chosen(case: BenchmarkCase, values: tuple[float, ...], chosen: Chosen) -> tuple[float, ...]:
-    if len(values) != len(case.objects):
-        return ()
-    pairs = zip(values, case.objects, strict=True)
-    return tuple(value for value, thing in pairs if chosen(thing))
-
-
-def average(values: Mapping[str, float]) -> Average | None:
-    """Mean over cases with its 95% bootstrap interval; None without any."""
-    if not values:
-        return None
-    numbers = np.array([values[case] for case in sorted(values)])
-    interval = bootstrap_interval(numbers) if len(numbers) > 1 else None
-    return Average(float(numbers.mean()), len(numbers), interval)
-
-
-def paired_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Average | None:
-    """Mean of ours minus theirs over the cases both have, with the 95% bootstrap interval of that
-    mean, cases being resampled; None where they share none."""
-    shared = sorted(set(ours) & set(theirs))
-    return average({case: ours[case] - theirs[case] for case in shared})
-
-
-def share_of_objects(outcome: Outcome, suite: Suite, row: str, metric: str) -> tuple[int, int]:
-    """How many of how many objects have a value above one half."""
-    values = [
-        value
-        for case in suite.cases
-        if (case.id, row) in outcome.scores
-        for value in outcome.scores[case.id, row].values.get(metric, ())
-    ]
-    return sum(value > 0.5 for value in values), len(values)
-
-
-def settled_steps(outcome: Outcome, suite: Suite, row: str) -> list[int]:
-    """The step on which RMPM stopped, for each case's video; 0 where it never did."""
-    steps = []
-    for case in suite.cases:
-        path = outcome.videos.get((case.id, row))
-        if path is not None:
-            with np.load(path, allow_pickle=False) as kept:
-                steps.append(int(kept["settled"]))
-    return steps
-
-
-def costs_by_row(outcome: Outcome) -> dict[str, Cost]:
-    """What a video of each row costs, of the rows that were made here."""
-    seconds: dict[str, list[float]] = {}
-    calls: dict[str, list[int]] = {}
-    for (_, row), path in outcome.videos.items():
-        with np.load(path, allow_pickle=False) as kept:
-            seconds.setdefault(row, []).append(float(kept["seconds"]))
-            if "calls" in kept:  # earlier versions did not count them
-                calls.setdefault(row, []).append(int(kept["calls"]))
-    found = {}
-    for row, values in seconds.items():
-        counted = float(np.median(calls[row])) if row in calls else None
-        found[row] = Cost(round(float(np.mean(values)), 2), counted)
-    return found
-
-
-def seconds_by_row(outcome: Outcome) -> dict[str, float]:
-    """Mean seconds of generating a video, by row."""
-    return {row: cost.seconds for row, cost in costs_by_row(outcome).items()}

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motion_app.benchmark.propagation import NOISE_LEVELS
-from motion_app.benchmark.scenes import COUNT_NAMES, CaseObject
-from motion_app.benchmark.scores import (
-    ALL_METRICS,
+from motion_app.benchmark.outcome import (
     STILL,
     TRUTH,
     Outcome,
@@ -25,6 +22,9 @@ from motion_app.benchmark.scores import (
     settled_steps,
     share_of_objects,
 )
+from motion_app.benchmark.propagation import NOISE_LEVELS
+from motion_app.benchmark.scenes import COUNT_NAMES, CaseObject
+from motion_app.benchmark.scores import ALL_METRICS
 from motion_app.benchmark.variants import (
     FULL,
     MAIN,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from motion_app.benchmark.published import parse_external, parse_folder
+from motion_app.benchmark.exchange import parse_external, parse_folder
 from motion_app.benchmark.strata import STRATA
 from motion_app.benchmark.variants import DEFAULT_WITHOUT, SuiteOptions, Variant, choose_variants
 from motion_app.cli.parser import (
@@ -32,7 +32,7 @@ from motion_app.settings import Settings
 
 if TYPE_CHECKING:  # it brings torch, which the other commands do without
     from motion_app.benchmark.campaign import Campaign
-    from motion_app.benchmark.scores import Outcome
+    from motion_app.benchmark.outcome import Outcome
 
 
 MOST_OBJECTS = 3  # the renderer has colours and room for so many
@@ -210,8 +210,8 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """Methods × ablations × scenes into ``options.out``; run again, it makes what is missing."""
     from motion_app.benchmark.campaign import run_campaign
+    from motion_app.benchmark.outcome import seconds_by_row
     from motion_app.benchmark.report import write_report
-    from motion_app.benchmark.scores import seconds_by_row
 
     campaign = build_campaign(options, settings)
     Models(settings, device=options.device).check()
@@ -236,7 +236,7 @@ def run_benchmark(options: argparse.Namespace, settings: Settings) -> dict[str, 
 
 def _study_items(outcome: Outcome, campaign: Campaign, scenes: int) -> dict[str, Any]:
     """The folder that ``study create`` takes, and how many scenes are in it."""
-    from motion_app.benchmark.study_items import write_study_items
+    from motion_app.benchmark.exchange import write_study_items
     from motion_app.models.checkpoint import Checkpoint
     from motion_app.study.sources import STUDY_ITEMS
 
@@ -315,7 +315,7 @@ def _own_methods(model: str) -> tuple[str, ...]:
 
 def _check_rows(names: Sequence[str]) -> None:
     """RequestError where two methods would share a row of the tables."""
-    from motion_app.benchmark.scores import STILL, TRUTH
+    from motion_app.benchmark.outcome import STILL, TRUTH
 
     names = [*names, STILL, TRUTH]
     twice = next((name for name in names if names.count(name) > 1), None)

@@ -1,52 +1,31 @@
-"""The commands about motions: the library's, and learning one. torch is imported only inside those
-that compute.
+"""The commands about motions: those of the library, and of the Hugging Face Hub. torch is imported
+only where a published file is converted.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import sys
-import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from motion_app.cli.parser import (
-    Result,
-    add_command,
-    add_group,
-    add_model,
-    models_for,
-    shares,
-    show_progress,
-)
-from motion_app.cli.published import REPOSITORY, add_hub_commands, list_published, sizes_of
+from motion_app.cli.parser import Result, add_command, add_group, add_model
+from motion_app.cli.training import add_clip_commands, add_training, check_motion_out, check_there
 from motion_app.errors import RequestError
-from motion_app.jobs import kinds
 from motion_app.library.library import Library, motion_entry
-from motion_app.library.motion_clip import MotionClip
-from motion_app.library.motion_file import SUFFIX, read_motion
-from motion_app.media.results import make_folder
-from motion_app.methods import ENCODED, LEARNED, METHOD_TABLE, REFINED
+from motion_app.library.published import MotionRepository
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.phrases import PromptTokenizer
-from motion_app.scene import StepReport
-from motion_app.settings import Settings
-from motion_app.training.config import training_caption
-from motion_app.training.inputs import ClipSelection, TrainingInputs, read_selection
-from motion_app.training.mover import follow_by_movement, follow_mover
+from motion_app.settings import PREFIX, Settings
 
-if TYPE_CHECKING:
-    from motion_app.training.trainer import TrainingReport
-
-SYNMOTION_OPTIONS = ("alpha", "rank", "parts", "encoding", "spv")
+REPOSITORY = f"{PREFIX}MOTION_REPO"
 
 
 def list_motions(options: argparse.Namespace, settings: Settings) -> Result:
     """The library, and what is wrong with the files in it that cannot be used; with ``--repo`` a
     repository of the hub."""
     if options.repo is not None:
-        return list_published(options, settings)
+        return _list_published(options, settings)
     library = Library(settings.motion_folders(options.model))
     motions = [motion_entry(motion) for motion in library.list()]
     return {"motions": motions, "problems": library.problems()}
@@ -89,7 +68,7 @@ def import_exported(options: argparse.Namespace, settings: Settings) -> Result:
     model = options.model or settings.model
     library = Library(settings.motion_folders(model))
     motion = library.import_file(
-        options.file, name=options.name, limits=settings.limits, **sizes_of(model)
+        options.file, name=options.name, limits=settings.limits, **_sizes_of(model)
     )
     return motion_entry(motion)
 
@@ -97,8 +76,8 @@ def import_exported(options: argparse.Namespace, settings: Settings) -> Result:
 def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
     """The authors' ``pytorch_model.pt`` as safetensors, bound to the model that is named, of which
     the hub's digests are enough."""
-    _readable(options.file)
-    _motion_out(options.out)
+    check_there(options.file)
+    check_motion_out(options.out)
 
     from motion_app.engine.motion_tokens import convert_published
 
@@ -118,188 +97,8 @@ def import_motion(options: argparse.Namespace, settings: Settings) -> Result:
     return {"motion": str(options.out), "name": saved.name, "layers": saved.layers}
 
 
-def add_clip(options: argparse.Namespace, settings: Settings) -> Result:
-    """A reference clip into a motion's file, with what moves in it, for the methods that are told a
-    clip; the motion tokens stay as they are."""
-    _readable(options.clip)
-    model = options.model or settings.model
-    library = Library(settings.motion_folders(options.model))
-    motion = library.find(options.name)
-    if Path(options.name).suffix != SUFFIX and not library.writable(motion):
-        raise RequestError(
-            f'the motion "{motion.name}" ships with its model; name its file to change it all the '
-            "same"
-        )
-    geometry = Checkpoint.find_configs(model).geometry
-    chosen = ClipSelection(
-        options.clip, start=options.start, stop=options.stop, box=options.box, mover=options.mover
-    )
-    selected = read_selection(chosen, fps=geometry.fps)
-    frames = selected.clip.frames
-    if selected.mover is None:
-        masks = follow_by_movement(frames)
-    else:
-        mark = models_for(options, settings).mark(model)
-        masks = follow_mover(frames, selected.mover, mark, name=options.clip.name)
-    clip = MotionClip.fitted(frames, selected.clip.fps, geometry, masks=masks)
-    clip.save_into(motion.path)
-    return motion_entry(read_motion(motion.path))
-
-
-def _readable(path: Path) -> None:
-    if not path.is_file():
-        raise RequestError(f"there is no file {path}; check the path")
-
-
-def _motion_out(path: Path) -> None:
-    if path.suffix != SUFFIX:
-        raise RequestError(f"a motion is saved as {SUFFIX}, got {path.name}")
-    make_folder(path.parent)
-
-
-def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
-    """Learn one motion; the checkpoint's own training settings hold unless told otherwise."""
-    for clip in options.clips:
-        _readable(clip)
-    inputs = TrainingInputs(
-        name=options.name,
-        phrase=options.phrase,
-        noun=options.noun,
-        clips=tuple(
-            ClipSelection(
-                clip, start=options.start, stop=options.stop, box=options.box, mover=options.mover
-            )
-            for clip in options.clips
-        ),
-        method=options.method,
-        steps=options.steps,
-        validate_every=options.validate_every,
-        still=options.still,
-    )
-    inputs.check_count(settings.limits)
-    given = {**_synmotion_settings(options), "sample_latents": options.sample_latents}
-    if options.tokens is not None:
-        _readable(options.tokens)
-    _motion_out(options.out)
-    model = options.model or settings.model
-    _check_caption(inputs, model)
-
-    from motion_app.training.processes import join_processes
-
-    share = join_processes()
-    models = models_for(
-        options, settings, device=options.device or (None if share.count == 1 else share.device)
-    )
-    if options.mover:
-        models.segmenter(model)  # what is wrong with it is told before the large model is read
-    engine = models.engine(model)
-    config = inputs.config(engine.defaults.training_of(inputs.method), **given)
-    started = time.perf_counter()
-    if len(inputs.clips) == 1 and not METHOD_TABLE[inputs.method].encoder:
-        few = (
-            "one clip is easily learned by heart, subject and all; SynMotion wants some 20"
-            if options.method == "synmotion"
-            else "one clip is enough; several of the same motion are learned better"
-        )
-        sys.stderr.write(few + "\n")
-    news = _News(options.out)
-    motion = kinds.train(
-        inputs,
-        config,
-        options.out,
-        engine,
-        models.mark(model),
-        tokens=options.tokens,
-        on_progress=news if share.first else None,
-        share=share,
-    )
-    return {
-        "motion": str(motion.path),
-        "name": motion.name,
-        "steps": config.steps,
-        "effective_batch": config.batch * share.count,
-        "seconds": round(time.perf_counter() - started, 1),
-        "validation": [str(path) for path in news.videos],
-    }
-
-
-def _check_caption(inputs: TrainingInputs, model: str) -> None:
-    """RequestError for words too long for the model, before its weights are read or fetched."""
-    tokenizer = PromptTokenizer.load_if_there(Checkpoint.find_configs(model))
-    if tokenizer is not None:
-        tokenizer.check(training_caption(inputs.noun.strip(), inputs.phrase.strip()))
-
-
-def _synmotion_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that only SynMotion has, where they were given."""
-    settings = {
-        "alpha": options.alpha,
-        "rank": options.rank,
-        "encoding": options.encoding,
-        "spv": None if options.spv is None else str(options.spv),
-        "parts": None if options.parts is None else tuple(options.parts.split(",")),
-    }
-    given = {name: setting for name, setting in settings.items() if setting is not None}
-    named = [*given, *(["tokens"] if options.tokens is not None else [])]
-    if named and options.method != "synmotion":
-        raise RequestError(
-            f"--{named[0]} belongs to --method synmotion, not to {options.method}; leave it out"
-        )
-    return given
-
-
-def make_spv(options: argparse.Namespace, settings: Settings) -> Result:
-    """Subject prior videos from pictures, by the model as it came."""
-    for picture in options.pictures:
-        _readable(picture)
-
-    models = models_for(options, settings)
-
-    from motion_app.training.subject_videos import ACTIONS, make_subjects
-
-    actions = options.actions.split(",") if options.actions else ACTIONS
-    engine = models.engine(options.model)
-    manifest = make_subjects(
-        options.pictures,
-        engine,
-        options.out,
-        actions=[action.strip() for action in actions],
-        steps=options.steps,
-        seed=options.seed,
-        on_step=_generated,
-    )
-    return {"manifest": str(manifest), "clips": len(options.pictures) * len(actions)}
-
-
-def _generated(report: StepReport) -> bool:
-    show_progress(report.step, report.steps, f"{report.seconds:.1f} s")
-    return True
-
-
-class _News:
-    """Shows each step on standard error and keeps the videos made on the way beside ``out``."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.videos: list[Path] = []
-        self._shown = 0
-
-    def __call__(self, report: TrainingReport) -> bool:
-        news = f"loss {report.smoothed:.4f}, {report.seconds_left:.0f} s left"
-        show_progress(report.step, report.steps, news)
-        made = report.validation
-        if made is not None and made.step != self._shown:
-            from motion_app.media.provenance import export_video
-
-            path = self.out.with_name(f"{self.out.stem}-step-{made.step}.mp4")
-            export_video(path, made.frames, made.fps, recipe=None)
-            self.videos.append(path)
-            self._shown = made.step
-        return True
-
-
 def add_commands(actions: Any) -> None:
-    """``motions …`` and ``import-motion``, then what learns."""
+    """``motions …`` and ``import-motion``, then what learns one."""
     listed = add_group(actions, "motions", "the library of motions")
     listing = add_command(listed, "list", list_motions, "list the motions there are")
     listing.add_argument("--model", help="the model whose own motions are listed too")
@@ -330,30 +129,8 @@ def add_commands(actions: Any) -> None:
     importing.add_argument("file", type=Path, metavar="FILE.safetensors")
     importing.add_argument("--name", help="another name, where its own is taken")
     add_model(importing)
-    add_hub_commands(listed)
-    adding = add_command(listed, "add-clip", add_clip, "keep a motion's reference clip in its file")
-    adding.add_argument("name", help="a motion of the library, or its file")
-    adding.add_argument("clip", type=Path, metavar="CLIP")
-    _add_selection(adding)
-    add_model(adding)
-    encoding = add_command(
-        listed, "encode", train_motion, "a motion at one look, where the model has an encoder"
-    )
-    encoding.add_argument("clips", type=Path, nargs=1, metavar="CLIP")
-    _add_words(encoding)
-    encoding.add_argument(
-        "--refine",
-        dest="method",
-        action="store_const",
-        const=REFINED,
-        default=ENCODED,
-        help="learn on from there, in a fifth of the usual steps",
-    )
-    _add_selection(encoding)
-    encoding.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
-    add_model(encoding)
-    unasked = ("steps", "validate_every", "sample_latents", "tokens", *SYNMOTION_OPTIONS)
-    encoding.set_defaults(still=False, **dict.fromkeys(unasked))
+    _add_hub_commands(listed)
+    add_clip_commands(listed)
     parser = add_command(actions, "import-motion", import_motion, "convert a published motion file")
     parser.add_argument("file", type=Path, metavar="pytorch_model.pt")
     parser.add_argument("--name", required=True)
@@ -361,81 +138,77 @@ def add_commands(actions: Any) -> None:
     parser.add_argument("--noun", default="", help="what moves in its reference clip")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
     add_model(parser)
-    _add_training(actions)
+    add_training(actions)
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    """Which part of the clips counts, and what moves in it."""
-    parser.add_argument("--start", type=float, default=0.0, help="seconds; of every clip")
-    parser.add_argument("--stop", type=float, help="seconds; of every clip")
-    parser.add_argument(
-        "--box",
-        type=functools.partial(shares, count=4),
-        metavar="x0,y0,x1,y1",
-        help="the part of every clip that counts, as shares of its width and height, 0 to 1",
-    )
-    parser.add_argument(
-        "--mover",
-        type=functools.partial(shares, count=2),
-        metavar="x,y",
-        help="a point on the moving thing in the first frame that counts, as shares of the whole "
-        "picture's width and height, 0 to 1; where several things move",
-    )
+def _list_published(options: argparse.Namespace, settings: Settings) -> Result:
+    """The motions of a repository of the hub."""
+    listing = _repository(options, settings).list()
+    published = [
+        motion_entry(one.motion) | {"path": one.file, "bytes": one.size} for one in listing.motions
+    ]
+    told = {"repo": listing.repository, "revision": listing.revision}
+    return told | {"motions": published, "problems": list(listing.problems)}
 
 
-def _add_words(parser: argparse.ArgumentParser) -> None:
-    """What a motion is called, in all its ways."""
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--phrase", required=True, help='the motion in words: "walks on snow"')
-    parser.add_argument("--noun", required=True, help="what moves in the clips: tiger")
+def _sizes_of(model: str) -> dict[str, Any]:
+    """What a motion for ``model`` must fit; nothing where its files are not in a folder here."""
+    if not Path(model).is_dir():
+        return {}
+    checkpoint = Checkpoint.read(model)
+    base, geometry = checkpoint.fingerprint, checkpoint.geometry
+    return {"base": base, "layers": geometry.layers, "width": geometry.width_tokens}
 
 
-def _add_training(actions: Any) -> None:
-    parser = add_command(actions, "train-motion", train_motion, "learn a motion from clips")
-    parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP")
-    _add_words(parser)
-    parser.add_argument("--steps", type=int, help="of training, 1 to 20000")
-    parser.add_argument(
-        "--method",
-        choices=tuple(LEARNED),
-        default="fleximmt",
-        help="concat: without masks, for comparison; synmotion: embeddings and an adapter; encoded "
-        "and encoded-refined: by the model's own encoder, where it has one",
+def pull_motions(options: argparse.Namespace, settings: Settings) -> Result:
+    """Motions of a repository of the hub into the library, checked as an import is; all of them are
+    looked up before the first is fetched."""
+    model = options.model or settings.model
+    sizes, repository = _sizes_of(model), _repository(options, settings)
+    listing = repository.list()
+    entries = [listing.find(name, base=sizes.get("base")) for name in options.names]
+    library = Library(settings.motion_folders(model))
+    brought = []
+    for entry in entries:
+        with TemporaryDirectory() as folder:
+            file = repository.fetch(entry, listing.revision, Path(folder), limits=settings.limits)
+            motion = library.import_file(file, limits=settings.limits, **sizes)
+            brought.append(motion_entry(motion))
+    return {"repo": listing.repository, "revision": listing.revision, "motions": brought}
+
+
+def push_motions(options: argparse.Namespace, settings: Settings) -> Result:
+    """Motions of the library to a repository of the hub, in one commit with the card."""
+    library = Library(settings.motion_folders(options.model))
+    motions = [library.find(name) for name in dict.fromkeys(options.names)]
+    done = _repository(options, settings).push(
+        motions, create=options.create, replace=options.replace, limits=settings.limits
     )
-    parser.add_argument(
-        "--tokens",
-        type=Path,
-        metavar="FILE.safetensors",
-        help="synmotion: motion tokens to keep in the same file, for the method both",
+    return asdict(done)
+
+
+def _repository(options: argparse.Namespace, settings: Settings) -> MotionRepository:
+    """The one of ``--repo``, else of the settings."""
+    named = options.repo or settings.motion_repo
+    if not named:
+        raise RequestError("no repository is named; say --repo owner/name, or set " + REPOSITORY)
+    return MotionRepository(named)
+
+
+def _add_hub_commands(listed: Any) -> None:
+    """``motions pull`` and ``motions push``."""
+    pulling = add_command(listed, "pull", pull_motions, "bring in motions of the Hugging Face Hub")
+    pushing = add_command(listed, "push", push_motions, "publish motions on the Hugging Face Hub")
+    for parser in (pulling, pushing):
+        parser.add_argument("names", nargs="+", metavar="NAME")
+        parser.add_argument(
+            "--repo", metavar="OWNER/NAME", help=f"its repository (default: {REPOSITORY})"
+        )
+    add_model(pulling)
+    pushing.add_argument("--model", help="the model whose own motions are meant too")
+    pushing.add_argument(
+        "--create", choices=("private", "public"), help="make the repository if there is none"
     )
-    parser.add_argument(
-        "--sample-latents",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="draw the clips' latents anew at every step, or learn from their means",
+    pushing.add_argument(
+        "--replace", action="store_true", help="also in place of another motion of that name"
     )
-    parser.add_argument("--alpha", type=float, help="synmotion: share of steps on the clips")
-    parser.add_argument("--rank", type=int, help="synmotion: of the adapter")
-    parser.add_argument("--parts", help="synmotion: what is learned, of mot,sub,refiner,lora")
-    parser.add_argument("--encoding", help="synmotion: phrases read jointly (joint) or apart")
-    parser.add_argument(
-        "--spv", type=Path, metavar="DIR", help="synmotion: subject prior videos (make-spv)"
-    )
-    _add_selection(parser)
-    parser.add_argument(
-        "--still", action="store_true", help="the motion is to stand still; nothing moves in a clip"
-    )
-    parser.add_argument(
-        "--validate-every", type=int, metavar="STEPS", help="write a short video on the way"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
-    add_model(parser)
-    parser = add_command(actions, "make-spv", make_spv, "subject prior videos for SynMotion")
-    parser.add_argument(
-        "pictures", type=Path, nargs="+", metavar="PICTURE", help="named by subject: polar-bear.jpg"
-    )
-    parser.add_argument("--actions", help='with commas between: "walks,runs,sits down"')
-    parser.add_argument("--steps", type=int, help="denoising steps of each clip")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    add_model(parser)

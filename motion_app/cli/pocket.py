@@ -110,7 +110,7 @@ def make_demo_study(options: argparse.Namespace, settings: Settings) -> Result:
     models = models_for(options, settings)
 
     from motion_app.library.library import Library
-    from motion_app.pocket.demo_study import make_demo_study as make
+    from motion_app.pocket.shipped import make_demo_study as make
 
     engine = models.engine(options.model)
     motions = Library([engine.backbone.checkpoint.folder / "motions"]).list()

@@ -1,4 +1,4 @@
-"""The text encoder's answers, computed once a prompt."""
+"""The text encoder's answers, computed once a prompt. Pure: what reads them is handed in."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from motion_app.errors import RequestError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from motion_app.scene import Clause
 
 REMEMBERED = 8  # prompts; 1.85 MB each for CogVideoX-5B

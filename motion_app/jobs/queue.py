@@ -1,4 +1,4 @@
-"""The line of jobs: handed in, run one after another on the device, watched by anyone who knows
+"""The queue of jobs: handed in, run one after another on the device, watched by anyone who knows
 their id, and found again after a restart.
 
     <folder>/jobs.sqlite3      the rows; never inside what the page serves
@@ -8,14 +8,12 @@ their id, and found again after a restart.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import re
 import secrets
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,10 +33,10 @@ from motion_app.jobs.folder import (
     size_of,
     write_files,
 )
+from motion_app.jobs.line import DeviceLock, Line
 from motion_app.jobs.progress import (
     INTERRUPTED,
     POLL_SECONDS,
-    DeviceLock,
     JobProgress,
     Runner,
     Work,
@@ -81,10 +79,7 @@ class JobQueue:
         self._runners = dict(runners)
         self._changed = threading.Condition(threading.RLock())
         self._opened: tuple[ClaimedFolder, JobStore] | None = None
-        self._works: dict[str, Work] = {}  # of the queued jobs in their order, and the running one
-        self._addresses: dict[str, str] = {}  # of waiting and running jobs, where one is known
-        self._came: dict[str, int] = {}  # the order in which they came
-        self._turns = itertools.count()
+        self._line = Line()
         self._worker: threading.Thread | None = None
         self._stopping = False
 
@@ -155,9 +150,8 @@ class JobQueue:
         with self._changed:
             self._stopping = True
             worker, self._worker = self._worker, None
-            for work in self._works.values():
-                if work.row.state == "running":
-                    work.ask_to_stop("interrupted")
+            for work in self._line.running:
+                work.ask_to_stop("interrupted")
             self._changed.notify_all()
         if worker is not None:
             worker.join(STOP_SECONDS)
@@ -167,8 +161,7 @@ class JobQueue:
                 store.close()
                 claimed.release()
                 self._opened = None
-                for known in (self._works, self._addresses, self._came):
-                    known.clear()
+                self._line.clear()
 
     def submit(
         self,
@@ -219,7 +212,7 @@ class JobQueue:
     def row(self, job_id: str) -> JobRow:
         """The job as it is; RequestError where there is none."""
         with self._changed:
-            work = self._works.get(job_id)
+            work = self._line.find(job_id)
             return self.store.get(job_id) if work is None else work.row
 
     def rows(self, owner: str, *, kind: str | None = None, limit: int = 50) -> list[JobRow]:
@@ -231,7 +224,7 @@ class JobQueue:
         stays as it is."""
         with self._changed:
             row = self.row(job_id)
-            work = self._works.get(job_id)
+            work = self._line.find(job_id)
             if work is None:
                 return row
             if row.state == "running":
@@ -294,7 +287,7 @@ class JobQueue:
             with self._changed:
                 self._changed.wait_for(lambda: self._version(job_id) != seen, every)  # noqa: B023
                 seen = self._version(job_id)
-                at_work = self._works.get(job_id)
+                at_work = self._line.find(job_id)
                 work = at_work or work
                 if at_work is not None:
                     now = at_work.progress(self._seconds_left(at_work))
@@ -305,20 +298,11 @@ class JobQueue:
                 return
 
     def _version(self, job_id: str) -> int | None:
-        work = self._works.get(job_id)
+        work = self._line.find(job_id)
         return None if work is None else work.version
 
     def _seconds_left(self, work: Work) -> float | None:
-        """To its end, with those before it; None unless all of them were measured."""
-        total = 0.0
-        for before in self._works.values():  # in the line's order, who runs is first
-            left = before.seconds_left()
-            if left is None:
-                return None
-            total += left
-            if before is work:
-                break
-        return total
+        return self._line.seconds_left(work)
 
     # rules
 
@@ -332,30 +316,12 @@ class JobQueue:
     def _check_line(self, row: JobRow, address: str = "") -> None:
         with self._changed:
             self._check_quota(row.owner, address)
-            active = [work.row for work in self._works.values()]
-            self._runner(row.kind).check_line(row.inputs, active)
+            self._runner(row.kind).check_line(row.inputs, self._line.rows)
 
     def _check_quota(self, owner: str, address: str = "") -> None:
         with self._changed:
             self.store  # noqa: B018  what waits from before counts
-            active = [work.row for work in self._works.values()]
-        own = sum(row.owner == owner for row in active)
-        if own >= self.limits.jobs_per_session:
-            raise RequestError(
-                f"{own} of your jobs are waiting or running, and {self.limits.jobs_per_session} is "
-                "the most; wait for one, or cancel it"
-            )
-        near = sum(known == address for known in self._addresses.values()) if address else 0
-        if near >= self.limits.jobs_per_address:
-            raise RequestError(
-                f"{near} jobs of your address are waiting or running, and "
-                f"{self.limits.jobs_per_address} is the most; wait for one, or cancel it"
-            )
-        if len(active) >= self.limits.jobs:
-            raise RequestError(
-                f"{len(active)} jobs are waiting already, and {self.limits.jobs} is the most; try "
-                "again in a while"
-            )
+            self._line.check_quota(owner, address, self.limits)
 
     # the line
 
@@ -364,38 +330,18 @@ class JobQueue:
         with self._changed:
             parts = self._runner(row.kind).parts(row.inputs)
             work = Work(row, self.folder(row.id), parts, self._changed)
-            self._works[row.id] = work
-            self._came[row.id] = next(self._turns)
-            if address:
-                self._addresses[row.id] = address
+            self._line.join(work, address)
             self._moved()
-
-    def _in_turn(self) -> dict[str, Work]:
-        """Who runs, then each visitor's first job in the order they came, then the second ones: a
-        visitor is an address, or an owner where none is known."""
-        before: Counter[str] = Counter()
-        ranks = {}
-        for work in sorted(self._works.values(), key=lambda work: self._came[work.row.id]):
-            waits = work.row.state == "queued"
-            visitor = self._addresses.get(work.row.id) or work.row.owner
-            ranks[work.row.id] = (before[visitor] if waits else -1, self._came[work.row.id])
-            before[visitor] += waits
-        return {job: self._works[job] for job in sorted(ranks, key=lambda job: ranks[job])}
 
     def _moved(self) -> None:
         """The line is another: everyone in it hears their new place."""
-        self._works = self._in_turn()
-        for ahead, work in enumerate(self._works.values()):
-            if work.row.state == "queued":
-                work.placed(ahead, self.timings)
+        self._line.take_turns(self.timings)
         self._changed.notify_all()
 
     def _end(self, work: Work, state: State, **changes: Any) -> JobRow:
         with self._changed:
             row = self.store.update(work.row.id, state=state, finished=time.time(), **changes)
-            self._works.pop(row.id, None)
-            self._addresses.pop(row.id, None)
-            self._came.pop(row.id, None)
+            self._line.leave(row.id)
             work.row = row
             self._moved()
             return row
@@ -419,8 +365,7 @@ class JobQueue:
                     self._changed.wait_for(lambda: self._stopping, HELD_UP_SECONDS)
 
     def _queued(self) -> Work | None:
-        waiting = (work for work in self._works.values() if work.row.state == "queued")
-        return next(waiting, None)
+        return next(iter(self._line.waiting), None)
 
     def _run_next(self) -> None:
         with self._changed:
@@ -470,7 +415,7 @@ class JobQueue:
         )
         for job in going:
             with self._changed:
-                if job.id in self._works:  # somebody has just pressed "again"
+                if self._line.find(job.id) is not None:  # somebody has just pressed "again"
                     continue
                 store.remove(job.id)
             shutil.rmtree(files / job.id, ignore_errors=True)

@@ -287,7 +287,7 @@ class Library:
                 if file is not None and file.is_file():
                     file.rename(place / file.name) if kept else file.unlink()
         if kept:
-            self._throw_away(self._trash.overfull(place, self.limits))
+            self._trash.throw_away(self._trash.overfull(place, self.limits))
         return DeletedMotion(token if kept else "", motion.name, now)
 
     @contextmanager
@@ -344,17 +344,10 @@ class Library:
         program that was killed while it wrote; how many motions."""
         before = time.time() - days * 86_400
         old = self._trash.older(before)
-        self._throw_away(old)
+        self._trash.throw_away(old)
         for folder in self.folders:
             remove_staged(folder)
         return len(old)
-
-    def _throw_away(self, places: Sequence[Path]) -> None:
-        """For good; nobody is bringing one of them back meanwhile."""
-        for place in places:
-            with changing(place.parent.parent):
-                shutil.rmtree(place, ignore_errors=True)
-                self._origins.moved(place, None)
 
     def _scan(self) -> tuple[list[Motion], list[str]]:
         motions: list[Motion] = []

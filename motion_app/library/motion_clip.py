@@ -1,4 +1,6 @@
-"""The reference clip inside a motion file: what systems are told that learn nothing beforehand.
+"""The reference clip inside a motion file: what systems are told that learn nothing beforehand; and
+what the masks of its mover say of the motion: where its middle is, how large it is, and how far it
+has turned.
 
 Frames and the masks of what moves lie in the file as rows of bytes, packed without loss, so that a
 motion that is copied, sent or brought back has them. Files come from strangers: nothing is unpacked
@@ -24,19 +26,21 @@ from motion_app.library.motion_file import (
     CLIP_MASKS,
     CLIP_OUTLINE,
     CLIP_SIZES,
+    OUTLINE,
     MotionHeader,
     TensorEntry,
     read_header,
     tensor_bytes,
 )
 from motion_app.library.motion_parcel import replace_bytes
-from motion_app.library.outline import outline
 
 MOST_BYTES = 2**29  # of the frames unpacked: 49 of 1920×1080 have 305 million
 MISSING = (
     'the motion "{name}" has no reference clip in its file, as motions of earlier versions have '
     "none; give it one with: python -m motion_app motions add-clip"
 )
+BINS = 90  # directions that a silhouette is looked at in
+MOST_TURN = np.pi / 3  # radians from one frame to the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,3 +145,50 @@ def _unpacked(file: Path, header: MotionHeader, entry: TensorEntry, size: int) -
             "get it again"
         )
     return np.frombuffer(content, np.uint8).copy()
+
+
+def outline(masks: np.ndarray) -> np.ndarray:
+    """``masks`` (T, H, W) bool → (T, 6): the middle (y, x), height and width in pixels of the
+    masks, by how much, in radians clockwise, it has turned since the first frame, and which share
+    of it is not where it was, its middle held still. A frame without anything holds what the one
+    before it has; (0, 6) where no frame has anything."""
+    rows: list[tuple[float, ...]] = []
+    first = before = None
+    turned = 0.0
+    for mask in masks:
+        places = np.argwhere(mask)  # (n, 2)
+        if not len(places):
+            if rows:
+                rows.append(rows[-1])
+            continue
+        middle = places.mean(0)
+        sides = places.max(0) - places.min(0) + 1
+        seen = _silhouette(places - middle)
+        turned += 0.0 if before is None else _turn(before, seen)
+        before = seen
+        held = {(y, x) for y, x in np.round(places - middle).astype(int).tolist()}
+        first = held if first is None else first
+        rows.append((*middle, *sides, turned, len(first ^ held) / len(first | held)))
+    missing = len(masks) - len(rows)
+    return np.array([*rows[:1] * missing, *rows], float).reshape(-1, len(OUTLINE))
+
+
+def _silhouette(places: np.ndarray) -> np.ndarray:
+    """How far it reaches from its middle in each direction, (BINS,), as a share of the mean."""
+    angles = np.arctan2(places[:, 0], places[:, 1]) % (2 * np.pi)
+    reach = np.zeros(BINS)
+    np.maximum.at(reach, (angles * BINS / (2 * np.pi)).astype(int) % BINS, np.hypot(*places.T))
+    known = np.flatnonzero(reach)
+    reach = np.interp(np.arange(BINS), known, reach[known], period=BINS)
+    return reach / max(reach.mean(), 1e-9)
+
+
+def _turn(before: np.ndarray, after: np.ndarray) -> float:
+    """The turn of at most ``MOST_TURN`` radians that makes ``before`` most like ``after``; of
+    those that do so equally the smallest."""
+    most = int(MOST_TURN / (2 * np.pi) * BINS)
+    turns = sorted(range(-most, most + 1), key=abs)
+    missed = [float(np.square(np.roll(before, turn) - after).mean()) for turn in turns]
+    bar = 1.02 * min(missed)
+    best = next(turn for turn, miss in zip(turns, missed, strict=True) if miss <= bar)
+    return best * 2 * np.pi / BINS

@@ -1,28 +1,30 @@
 """Motions in a repository of the Hugging Face Hub: listed, fetched, published.
 
 A repository holds packed motion files, beside each its clip for who looks with a browser, and a
-card. What is there is read from the headers of the files themselves, so that no list can lie. The
-hub's own client does the asking; it knows the login (``hf auth login``, ``HF_TOKEN``).
+card: a table between two marks, and around it whatever its owner writes. What is there is read from
+the headers of the files themselves, so that no list can lie. The hub's own client does the asking;
+it knows the login (``hf auth login``, ``HF_TOKEN``).
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import quote
 
 from motion_app.errors import MotionFileError, one_line
 from motion_app.library.motion_file import SUFFIX, check_motion_file, motion_of
 from motion_app.library.motion_parcel import pack_motion
-from motion_app.library.published_card import CARD, CLIP, card_text
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, MOTION_REPOSITORY, Limits
 from motion_app.text_files import file_digest
@@ -39,6 +41,20 @@ BECOMES = ("added", "replaced", "same")  # of a motion that is pushed
 READERS = 8  # headers that are asked for at once
 HOW_TO_LOG_IN = "log in with: hf auth login (or set HF_TOKEN)"
 AS_FILES = "motions travel as files too: motions export, motions import"
+CARD = "README.md"
+CLIP = ".mp4"
+BEGIN, END = "<!-- motions -->", "<!-- /motions -->"
+HEAD = """---
+pipeline_tag: image-to-video
+tags:
+- motion-transfer
+---
+# {title}
+
+Motions for pictures: each was learned from a clip and can be given to any object of a picture,
+by the base model it was learned on.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -378,3 +394,52 @@ def _refusal(name: str, error: Any) -> str:
     if status in (409, 412):
         return f"{name} was changed meanwhile; push again"
     return f"the hub refused for {name}: {one_line(error)[:200]}"
+
+
+def card_text(
+    repository: str, motions: Sequence[tuple[str, Motion]], files: Collection[str], *, told: str
+) -> str:
+    """The card with a table of ``motions``, (path in the repository, motion) each. ``files``: the
+    paths of all that is there; ``told``: the card that is, whose text beside the table stays, ""
+    for none."""
+    table = f"{BEGIN}\n{_table(repository, motions, files)}\n{END}"
+    if not told.strip():
+        return f"{HEAD.format(title=repository.partition('/')[2])}{table}\n"
+    start, stop = told.find(BEGIN), told.find(END)
+    if 0 <= start < stop:
+        return told[:start] + table + told[stop + len(END) :]
+    return f"{told.rstrip()}\n\n{table}\n"
+
+
+def _table(repository: str, motions: Sequence[tuple[str, Motion]], files: Collection[str]) -> str:
+    rows = [
+        "| motion | learned from | words | method | base model | clip |",
+        "|---|---|---|---|---|---|",
+    ]
+    for file, motion in motions:
+        clip = str(PurePosixPath(file).with_suffix(CLIP))
+        link = f"[clip]({quote(clip)})" if clip in files else ""
+        cells = (
+            *(_cell(text) for text in (motion.name, motion.noun, f"… {motion.phrase}")),
+            *(_cell(motion.method), f"`{motion.base[:12]}`", link),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    first = motions[0][1].name.replace('"', "")
+    return "\n".join(
+        (
+            *rows,
+            "",
+            "```",
+            f'python -m motion_app motions pull "{_plain(first)}" --repo {repository}',
+            "```",
+        )
+    )
+
+
+def _cell(text: str) -> str:
+    """Words of strangers as nothing but words."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~!&])", r"\\\1", " ".join(text.split()))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[`$\\]", "", text)

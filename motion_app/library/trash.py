@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motion_app.errors import MotionFileError
+from motion_app.library.changing import changing
 from motion_app.library.motion_file import SUFFIX
 from motion_app.library.owners import Ownership
 from motion_app.library.quota import Origins
@@ -37,7 +38,8 @@ class DeletedMotion:
 
 
 class Trash:
-    """That of some folders of the library. Whoever changes it holds the lock of the folder."""
+    """That of some folders of the library. Whoever puts something in or takes it out holds the lock
+    of the folder."""
 
     def __init__(self, folders: Sequence[Path], origins: Origins) -> None:
         self._folders, self._origins = folders, origins
@@ -98,6 +100,13 @@ class Trash:
             going.append(place)
             left -= sizes[place]
         return going
+
+    def throw_away(self, places: Sequence[Path]) -> None:
+        """For good; nobody is bringing one of them back meanwhile."""
+        for place in places:
+            with changing(place.parent.parent):
+                shutil.rmtree(place, ignore_errors=True)
+                self._origins.moved(place, None)
 
 
 def _deleted(place: Path) -> float:

@@ -20,7 +20,14 @@ from diffusers import CogVideoXDDIMScheduler
 from torch import nn
 
 from motion_app.errors import RequestError
-from motion_app.pocket.averaged import AveragedRun, TrainingRecord
+from motion_app.pocket.averaged import (
+    FOLDERS,
+    AveragedRun,
+    TrainingRecord,
+    load_pieces,
+    save_pieces,
+    saved_folders,
+)
 from motion_app.pocket.grounding import Caption, grounded_bias
 from motion_app.pocket.network import (
     SCHEDULER_CONFIG,
@@ -30,13 +37,40 @@ from motion_app.pocket.network import (
     rotary_embedding,
 )
 from motion_app.pocket.optim import MuonAdam, keep_freed_memory, split_parameters
-from motion_app.pocket.pace import choose_batch, rate_for
-from motion_app.pocket.pieces import FOLDERS, load_pieces, save_pieces, saved_folders
 from motion_app.text_files import write_whole
 from motion_app.world.world import NEUTRAL_SHARE
 
 log = logging.getLogger(__name__)
 SURE = 0.9  # of the pace that a few steps had: clips have to be taken in, too
+SIZES = (32, 64, 128, 256, 512, 1024, 2048)
+GAIN = 1.1  # a batch twice as large must be so much faster, or it only costs steps
+FAMILIAR = 16  # the batch that the learning rates were found at
+MOST_RATE = 2.0
+
+
+def choose_batch(seconds_of: Callable[[int], float]) -> tuple[int, float]:
+    """(clips, clips a second) of the largest of SIZES that fits and still gains by its size;
+    ``seconds_of`` a step with so many raises OutOfMemoryError where they do not fit. RequestError
+    where none does."""
+    found: tuple[int, float] | None = None
+    for size in SIZES:
+        try:
+            pace = size / seconds_of(size)
+        except torch.OutOfMemoryError:
+            break
+        if found is not None and pace < GAIN * found[1]:
+            break
+        found = (size, pace)
+    if found is None:
+        raise RequestError(
+            f"not even {SIZES[0]} clips fit into this device's memory; give a smaller --batch"
+        )
+    return found
+
+
+def rate_for(batch: int) -> float:
+    """The factor on the learning rates: the root of the batch over FAMILIAR, MOST_RATE at most."""
+    return min(MOST_RATE, max(1.0, (batch / FAMILIAR) ** 0.5))
 
 
 @dataclass(frozen=True)
@@ -50,9 +84,9 @@ class BackboneTraining:
     empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``. In a
     ``grounded_share`` of the clips each creature alone sees its motion words (``grounding``).
 
-    ``batch`` 0 is found on the device (``pace``), the learning rates with it; ``samples`` 0 are as
-    many as the minutes allow then. ``pieces``: saved as ``pieces`` has it, else as one file with
-    the optimiser; every ``save_seconds``."""
+    ``batch`` 0 is found on the device (``choose_batch``), the learning rates with it; ``samples`` 0
+    are as many as the minutes allow then. ``pieces``: saved as ``save_pieces`` has it, else as one
+    file with the optimiser; every ``save_seconds``."""
 
     samples: int = 300_000
     minutes: float = 480.0

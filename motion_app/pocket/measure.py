@@ -20,11 +20,11 @@ from PIL import Image
 
 from motion_app.benchmark.campaign import Campaign, run_campaign
 from motion_app.benchmark.charts import line_chart
+from motion_app.benchmark.outcome import Outcome, by_case, paired_difference, seconds_by_row
 from motion_app.benchmark.propagation import NOISE_LEVELS, measure_propagation
 from motion_app.benchmark.references import UNMASKED
 from motion_app.benchmark.report import write_report
 from motion_app.benchmark.scenes import TUNING
-from motion_app.benchmark.scores import Outcome, by_case, paired_difference, seconds_by_row
 from motion_app.benchmark.variants import FULL, SuiteOptions, Variant
 from motion_app.engine.propagation import RULES
 from motion_app.evaluation.metrics import assignment_similarity, follows_own, psnr

@@ -1,12 +1,16 @@
 """What ships beside the checkpoint: its motions, one rendered reference clip each and what is
-learned from it; results, made anew from their recipes after the model has changed; and the moving
-picture at the top of the README, references on the left, what was made of them on the right.
+learned from it; results, made anew from their recipes after the model has changed; the moving
+picture at the top of the README, references on the left, what was made of them on the right. And
+the study that is to be tried before one of one's own is made: cartoon scenes of two creatures, each
+video made with those motions.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -16,27 +20,47 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from motion_app.benchmark.scenes import tuning_cases
+from motion_app.benchmark.scenes import BenchmarkCase, draw_cases, tuning_cases
+from motion_app.benchmark.variants import Variant
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.geometry import fit_frames
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
 from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import read_motion
-from motion_app.media.files import write_gif, write_webp
+from motion_app.media.files import write_gif, write_video, write_webp
+from motion_app.media.results import save_result
+from motion_app.methods import method_title
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import Motion
+from motion_app.study.demo_content import DemoContent, write_demo
+from motion_app.study.items import VideoChoice, prepare_items
+from motion_app.study.plan import StudyConfig
+from motion_app.study.sources import SourceItem
 from motion_app.text_files import listed
 from motion_app.training.config import ClipTraining, SynMotionTraining
 from motion_app.training.inputs import training_config
 from motion_app.training.mover import Segment, follow_mover, inner_points
 from motion_app.training.trainer import TrainingReport, train_motion
-from motion_app.world.creatures import SHAPE_MOTIONS
+from motion_app.wording import NEUTRAL_PHRASE
+from motion_app.world.creatures import MOTIONS, SHAPE_MOTIONS
 from motion_app.world.world import SHIPPED_MOTIONS, Reference, render_reference
 
 log = logging.getLogger(__name__)
 MOVING_WIDTH = 288  # px of the small moving pictures
 GAP = 6  # pixels between pictures
+DEMO_SEED = 5_000_000  # of its scenes; those of the benchmark and of the figures lie elsewhere
+OBJECTS, PRACTICE = 2, 1
+ENLARGED = 4  # times the model's own frame, as the page shows it
+DEMO_TITLE = "Creatures that move"
+COMPARED = (
+    Variant("fleximmt"),
+    Variant("fleximmt w/o m2x", without=("m2x",)),
+    Variant("fleximmt w/o infer_mask", without=("infer_mask",)),
+    Variant("concat", "concat"),
+    Variant("time-to-move", "time-to-move"),
+    Variant("none", "none"),
+)
 
 
 def train_shipped_motions(
@@ -170,3 +194,76 @@ def _panel(references: Sequence[np.ndarray], video: np.ndarray, enlarge: int) ->
 def _resize(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     flags = cv2.INTER_CUBIC
     return np.stack([cv2.resize(frame, (width, height), interpolation=flags) for frame in frames])
+
+
+def make_demo_study(
+    out: Path,
+    engine: MotionEngine,
+    motions: Sequence[Motion],
+    *,
+    scenes: int,
+    steps: int | None = None,
+) -> DemoContent:
+    """Draws the scenes, makes every method's video of each with ``motions`` of ``engine``'s model,
+    and writes the demo into the folder ``out`` in place of the one that was there. ``steps`` None:
+    the model's own."""
+    names = sorted({motion.name for motion in motions} & MOTIONS.keys())
+    cases = draw_cases(names, {OBJECTS: scenes}, geometry=engine.geometry, seed=DEMO_SEED)
+    fps = engine.geometry.fps
+    titles = [_title(variant) for variant in COMPARED]
+    config = StudyConfig.build(title=DEMO_TITLE, methods=tuple(titles), raters=1, repeat_share=0.0)
+    size = (ENLARGED * engine.geometry.width, ENLARGED * engine.geometry.height)
+    choice = VideoChoice(size=size, fps=fps, frames=engine.geometry.frames)
+    with tempfile.TemporaryDirectory() as folder:
+        sources = [
+            _source(case, Path(folder) / case.id, engine, motions, steps=steps) for case in cases
+        ]
+        media = Path(folder) / "media"
+        prepared = prepare_items(
+            sources, media, config.methods, choice=choice, practice=PRACTICE, seed=DEMO_SEED
+        )
+        content = DemoContent(DEMO_TITLE, config.methods, prepared.items, prepared.video)
+        shutil.rmtree(out, ignore_errors=True)
+        write_demo(out, content, media, made_with=engine.fingerprint)
+    return content
+
+
+def _title(variant: Variant) -> str:
+    name = method_title(variant.method).partition(":")[0]
+    return " ".join([name, *(f"without {part}" for part in variant.without)])
+
+
+def _source(
+    case: BenchmarkCase,
+    folder: Path,
+    engine: MotionEngine,
+    motions: Sequence[Motion],
+    *,
+    steps: int | None,
+) -> SourceItem:
+    """The case's files in ``folder``, every method's video among them."""
+    folder.mkdir(parents=True)
+    fps = engine.geometry.fps
+    Image.fromarray(case.image).save(folder / "first_frame.png")
+    references = []
+    for number, thing in enumerate(case.objects, start=1):
+        references.append(folder / f"reference_{number}.mp4")
+        write_video(references[-1], thing.reference.frames, fps, comment="")
+    videos = {}
+    for number, variant in enumerate(COMPARED):
+        request = case.request(
+            case.chosen(motions), method=variant.method, without=variant.without, steps=steps
+        )
+        made = save_result(engine.generate(request), folder / str(number))
+        videos[_title(variant)] = made.video
+    return SourceItem(
+        name=case.id,
+        # The model is told neutral sentences, a rater which motion is meant.
+        caption=" ".join(
+            thing.sentence.replace(NEUTRAL_PHRASE, MOTIONS[thing.motion].words)
+            for thing in case.objects
+        ),
+        first_frame=folder / "first_frame.png",
+        references=tuple(references),
+        videos=videos,
+    )

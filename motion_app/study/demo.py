@@ -1,7 +1,8 @@
 """Studies to be tried: the demo that ships, and previews of real ones.
 
 Every visit has a store of its own, in a temporary folder, and shares nothing but the videos with
-others: nothing of it is kept, and nothing of it is among real answers.
+others: nothing of it is kept, and nothing of it is among real answers. Its other raters are
+simulated and choose by lot, so that its report has something to count and no method is spoken for.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
-from motion_app.study.answers import Study
+from motion_app.errors import RequestError
+from motion_app.study.answers import Sent, Study
 from motion_app.study.archive import StudyArchive
 from motion_app.study.database import raters
 from motion_app.study.demo_content import SHIPPED, SIMULATED, read_demo
 from motion_app.study.links import new_id
-from motion_app.study.plan import DEMO_CONSENT, StudyConfig
+from motion_app.study.plan import DEMO_CONSENT, StudyConfig, StudyItem
+from motion_app.study.records import Answer, VideoFormat
+from motion_app.study.synthetic_raters import DirectClient, SyntheticRater, media_key
 from motion_app.study.unblinding import unblind
 
 MOST_VISITS = 200  # of some 300 KB each
@@ -32,6 +37,7 @@ MOST_PREVIEWS = 8  # of one study
 MOST_SIMULATED = 4000  # answers of simulated raters in a preview
 DEMO_SEED = 1
 VISIT_SECONDS = 2 * 3600.0  # since it was last used
+RATERS_SEED = 1
 
 
 @dataclass
@@ -130,8 +136,6 @@ def demo_visits(source: Path = SHIPPED, **options: Any) -> TrialVisits:
     """Of the demo in the folder ``source``."""
 
     def make(folder: Path) -> None:
-        from motion_app.study.demo_raters import make_pattern  # only who tries it needs them
-
         content = read_demo(source)
         config = StudyConfig.build(
             title=content.title,
@@ -150,8 +154,6 @@ def preview_visits(archive: StudyArchive, **options: Any) -> TrialVisits:
     whose a video is."""
 
     def make(folder: Path) -> None:
-        from motion_app.study.demo_raters import make_pattern
-
         mixed = list(archive.config.methods)
         secrets.SystemRandom().shuffle(mixed)
         names = {method: f"Method {number}" for number, method in enumerate(mixed, start=1)}
@@ -187,3 +189,46 @@ def _opened(folder: Path, media: Path, now: float) -> TrialVisit:
         )
     (token,) = study.raters.hand_out(1)
     return TrialVisit(study, folder, token, now)
+
+
+class _AtOnce(DirectClient):
+    """Hands all answers in together: a commit of its own for each takes seconds on a slow disk."""
+
+    def enter(self) -> None:
+        super().enter()
+        self._given: list[Sent] = []
+
+    def answer(self, answer: Answer) -> None:
+        self._given.append((self.rater, answer))
+
+    def finish(self) -> str:
+        for outcome in self.study.answers.save_all(self._given):
+            if isinstance(outcome, RequestError):
+                raise outcome
+        return super().finish()
+
+
+def make_pattern(
+    folder: Path,
+    config: StudyConfig,
+    items: Sequence[StudyItem],
+    video: VideoFormat,
+    *,
+    simulated: int,
+) -> None:
+    """The study in ``folder``, with as many places as there are simulated raters and one more."""
+    config = config.model_copy(update={"raters": simulated + 1})
+    study = Study(StudyArchive.create(folder, config, items, video=video))
+    even = {question: dict.fromkeys(config.methods, 1.0) for question in config.questions}
+    key = media_key(study.archive)
+    for number in range(simulated):
+        client = _AtOnce(study)
+        client.enter()
+        rater = SyntheticRater(
+            even, key, np.random.default_rng([RATERS_SEED, number]), attention=1.0
+        )
+        rater.take_part(client, config.asked, config.coverage)
+    study.close()
+    # What the database still held beside its file is in it now.
+    for left in folder.glob("study.sqlite-*"):
+        left.unlink()

@@ -2,7 +2,8 @@
 
 A test that takes every vote for independent finds differences where there are none: a rater's votes
 resemble each other. Here an interval comes from drawing raters and items anew, and a p value from
-what each rater as a whole would say were two methods exchangeable for everyone.
+what each rater as a whole would say were two methods exchangeable for everyone. McNemar's test of
+single votes is here too, for comparison with work that reports it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
+from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from motion_app.study.statistics import RESAMPLES, Interval, intervals, resampled_sums
@@ -104,3 +106,31 @@ def leader(
         if (difference.second, difference.first) == (names[first], names[second]):
             return names[first] if difference.interval.high < 0 else None
     return None
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """McNemar's exact test of two methods: of the screens that showed both, ``first_votes`` chose
+    the first and ``second_votes`` the second; ``p_holm`` is corrected for all pairs."""
+
+    first: str
+    second: str
+    first_votes: int
+    second_votes: int
+    p: float
+    p_holm: float
+
+
+def mcnemar_pairs(wins: np.ndarray, methods: tuple[str, ...]) -> list[PairTest]:
+    """McNemar's exact test for every pair of methods, with Holm's correction. ``wins`` (K, K) int:
+    screens that showed both and chose the row's; those that chose a third one say nothing."""
+    pairs = list(combinations(range(len(methods)), 2))
+    ps = []
+    for i, j in pairs:
+        table = np.array([[0, wins[i, j]], [wins[j, i], 0]])
+        ps.append(min(1.0, float(mcnemar(table, exact=True).pvalue)) if table.any() else 1.0)
+    corrected = _holm(ps)
+    return [
+        PairTest(methods[i], methods[j], int(wins[i, j]), int(wins[j, i]), p, holm)
+        for (i, j), p, holm in zip(pairs, ps, corrected, strict=True)
+    ]

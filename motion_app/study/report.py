@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 
 from motion_app.study import statistics as stats
-from motion_app.study.agreement import agreement_intervals
 from motion_app.study.analysis_set import AnalysisSet, analysis_set
 from motion_app.study.archive import StudyArchive
-from motion_app.study.differences import Difference, leader, paired_differences
+from motion_app.study.differences import (
+    Difference,
+    PairTest,
+    leader,
+    mcnemar_pairs,
+    paired_differences,
+)
 from motion_app.study.plan import QUESTIONS, StudyConfig
 from motion_app.study.records import AnswerRow
 from motion_app.study.unblinding import answer_rows, rater_flags, screen_seconds
@@ -33,7 +38,7 @@ class IndependentTests:
     """
 
     cochran_q: stats.Significance
-    mcnemar: tuple[stats.PairTest, ...]
+    mcnemar: tuple[PairTest, ...]
     position_bias: stats.Significance
 
 
@@ -190,7 +195,7 @@ def _question_report(
     settings: dict[str, Any] = {"rng": rng, "resamples": resamples}
     shares = tuple(stats.shares(chosen, shown, methods, **settings))
     differences = paired_differences(*_gains(votes, chosen, shown, config), methods, **settings)
-    kappa, alpha = agreement_intervals(*_units(votes, methods), **settings)
+    kappa, alpha = stats.agreement_intervals(*_units(votes, methods), **settings)
     return QuestionReport(
         id=name,
         text=QUESTIONS[name],
@@ -207,7 +212,7 @@ def _question_report(
         places=tuple(kinds),
         as_if_independent=IndependentTests(
             cochran_q=stats.cochran_q(one_hot[:0] if config.form == "pair" else one_hot),
-            mcnemar=tuple(stats.mcnemar_pairs(wins, methods)),
+            mcnemar=tuple(mcnemar_pairs(wins, methods)),
             position_bias=stats.position_bias(
                 np.array([r.place for r in votes], int), config.shown
             ),

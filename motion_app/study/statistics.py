@@ -3,18 +3,17 @@
 Votes of one question are a count tensor (R, I, K): raters × items × methods, where each cell counts
 how often a rater chose a method for an item. Raters and items are both samples, so intervals come
 from resampling both (the pigeonhole bootstrap of A. B. Owen, 2007); an interval that takes every
-vote for independent is several times too narrow.
+vote for independent is several times too narrow. A rater who is drawn twice agrees with himself,
+which is no agreement between raters: such pairs do not count for κ and α.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from scipy.stats import chisquare
-from statsmodels.stats.contingency_tables import cochrans_q, mcnemar
-from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.contingency_tables import cochrans_q
 from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 4000
@@ -22,6 +21,7 @@ TOGETHER = 256  # resamples in memory at a time
 LEVEL = 0.95
 ROUNDS = 10_000  # of the Bradley–Terry iteration
 PSEUDO_WINS = 0.5
+NEARLY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,6 @@ class Significance:
 
     statistic: float | None
     p: float | None
-
-
-@dataclass(frozen=True)
-class PairTest:
-    """McNemar's exact test of two methods: of the screens that showed both, ``first_votes`` chose
-    the first and ``second_votes`` the second; ``p_holm`` is corrected for all pairs."""
-
-    first: str
-    second: str
-    first_votes: int
-    second_votes: int
-    p: float
-    p_holm: float
 
 
 def two_way_bootstrap(
@@ -169,21 +156,6 @@ def cochran_q(chosen: np.ndarray) -> Significance:
     return Significance(float(result.statistic), float(result.pvalue))
 
 
-def mcnemar_pairs(wins: np.ndarray, methods: tuple[str, ...]) -> list[PairTest]:
-    """McNemar's exact test for every pair of methods, with Holm's correction. ``wins`` (K, K) int:
-    screens that showed both and chose the row's; those that chose a third one say nothing."""
-    pairs = list(combinations(range(len(methods)), 2))
-    ps = []
-    for i, j in pairs:
-        table = np.array([[0, wins[i, j]], [wins[j, i], 0]])
-        ps.append(min(1.0, float(mcnemar(table, exact=True).pvalue)) if table.any() else 1.0)
-    corrected = multipletests(ps, method="holm")[1]
-    return [
-        PairTest(methods[i], methods[j], int(wins[i, j]), int(wins[j, i]), p, float(holm))
-        for (i, j), p, holm in zip(pairs, ps, corrected, strict=True)
-    ]
-
-
 def fleiss_kappa(counts: np.ndarray) -> float | None:
     """Fleiss' κ; ``counts`` (I, K) int: raters of each item who chose each category. Items may have
     different numbers of raters (those with one say nothing); None where agreement is undefined."""
@@ -278,3 +250,61 @@ def _strongly_connected(edge: np.ndarray) -> bool:
     for _ in range(len(edge)):
         reach = (reach.astype(int) @ reach.astype(int)) > 0
     return bool(reach.all())
+
+
+def agreement_intervals(
+    votes: np.ndarray,
+    item: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> tuple[Interval | None, Interval | None]:
+    """κ and α of ``votes`` (R, U, K) int: whether a rater chose each category for each unit;
+    ``item`` (U,) int says which item a unit is of, and units of one item are drawn together. None
+    where agreement is undefined; resamples in which it is undefined are left out."""
+    counts = votes.sum(axis=0)  # (U, K)
+    kappa, alpha = fleiss_kappa(counts), krippendorff_alpha(counts)
+    of_rater, of_item = resampled_weights(
+        len(votes), int(item.max(initial=0)) + 1, rng=rng, resamples=resamples
+    )
+    drawn = [
+        resampled_agreement(
+            votes, of_rater[start : start + TOGETHER], of_item[start : start + TOGETHER, item]
+        )
+        for start in range(0, resamples, TOGETHER)
+    ]
+    return tuple(  # type: ignore[return-value]
+        None if value is None else _interval(value, np.concatenate([part[k] for part in drawn]))
+        for k, value in enumerate((kappa, alpha))
+    )
+
+
+def _interval(value: float, drawn: np.ndarray) -> Interval:
+    return intervals(np.array([value]), drawn[np.isfinite(drawn)][:, None])[0]
+
+
+def resampled_agreement(
+    votes: np.ndarray, of_rater: np.ndarray, of_unit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """κ and α (B,) float, NaN where undefined, with raters counted ``of_rater`` (B, R) times and
+    units ``of_unit`` (B, U) times."""
+    raters, units, kinds = votes.shape
+    flat = votes.reshape(raters, -1).astype(float)  # (R, U * K)
+    counts = (of_rater @ flat).reshape(-1, units, kinds)  # (B, U, K)
+    own = (of_rater**2 @ flat).reshape(-1, units, kinds)  # pairs of a rater with himself
+    there = counts.sum(axis=2)  # (B, U)
+    pairs = there**2 - own.sum(axis=2)  # (B, U) ordered, of different raters
+    told = pairs > 0
+    agreeing = (counts**2 - own).sum(axis=2)  # (B, U)
+    agreed = np.divide(agreeing, pairs, out=np.zeros_like(pairs), where=told)
+    weight = of_unit * told  # (B, U)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.einsum("bu,buk->bk", weight, counts)  # (B, K)
+        total = share.sum(axis=1)  # (B,)
+        chance = ((share / total[:, None]) ** 2).sum(axis=1)
+        observed = (weight * agreed).sum(axis=1) / weight.sum(axis=1)
+        kappa = np.where(chance < 1 - NEARLY, (observed - chance) / (1 - chance), np.nan)
+        missed = (weight * there * (1 - agreed)).sum(axis=1)
+        expected = total**2 - (share**2).sum(axis=1)
+        alpha = np.where(expected > 0, 1 - (total - 1) * missed / expected, np.nan)
+    return kappa, alpha

@@ -38,8 +38,8 @@ from motion_app.scene import GeneratedVideo, GenerationRequest, Motion
 from motion_app.settings import TOO_LONG_FOR_ZERO_GPU, Settings
 from motion_app.training.config import ClipTraining
 from motion_app.training.inputs import TrainingInputs, training_config
-from motion_app.ui.call_queue import CallQueue
-from motion_app.ui.lent_training import (
+from motion_app.ui.lent_jobs import (
+    CallQueue,
     OnProgress,
     TrainingOrder,
     check_lent_seconds,

@@ -6,19 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion_app.benchmark.answer import RightAnswer, frame_overlap, inside_mean
-from motion_app.benchmark.published import ExternalMethod
+from motion_app.benchmark.exchange import ExternalMethod, write_study_items
+from motion_app.benchmark.outcome import STILL, TRUTH, Outcome, costs_by_row
 from motion_app.benchmark.scenes import BenchmarkCase, draw_cases
 from motion_app.benchmark.scores import (
-    STILL,
-    TRUTH,
     CaseScores,
     CaseVideo,
-    Outcome,
-    costs_by_row,
+    RightAnswer,
+    frame_overlap,
+    inside_mean,
     score_case,
 )
-from motion_app.benchmark.study_items import write_study_items
 from motion_app.benchmark.tables import (
     RIGHT,
     cost_table,

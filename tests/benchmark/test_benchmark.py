@@ -24,9 +24,11 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
+from motion_app.__main__ import main
 from motion_app.benchmark import tasks
 from motion_app.benchmark.charts import interval_chart, line_chart
-from motion_app.benchmark.published import parse_external, read_published, write_inputs
+from motion_app.benchmark.exchange import parse_external, read_published, write_inputs
+from motion_app.benchmark.outcome import STILL, TRUTH, Outcome, average, paired_difference
 from motion_app.benchmark.references import LIBRARY, crowded_clip
 from motion_app.benchmark.scenes import (
     BenchmarkCase,
@@ -35,18 +37,7 @@ from motion_app.benchmark.scenes import (
     tuning_cases,
     world_of,
 )
-from motion_app.benchmark.scores import (
-    RENDERED,
-    STILL,
-    TRUTH,
-    CaseScores,
-    CaseVideo,
-    Outcome,
-    average,
-    fitted_frames,
-    paired_difference,
-    score_case,
-)
+from motion_app.benchmark.scores import RENDERED, CaseScores, CaseVideo, fitted_frames, score_case
 from motion_app.benchmark.strata import LIMBED, limbless_cases, stretched_cases
 from motion_app.benchmark.tables import reduced_table, supplement_table
 from motion_app.benchmark.tasks import ScoreTask
@@ -69,7 +60,6 @@ from motion_app.cli.evaluate import (
     parse_counts,
     parse_strata,
 )
-from motion_app.cli.main import main
 from motion_app.engine.motion_tokens import MotionMetadata
 from motion_app.engine.synmotion import MotionPack, SemanticBranch
 from motion_app.errors import MotionAppError, RequestError

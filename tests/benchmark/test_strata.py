@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from motion_app.benchmark.outcome import STILL, Outcome
 from motion_app.benchmark.references import (
     BY_NOUN,
     LARGER,
@@ -22,7 +23,7 @@ from motion_app.benchmark.references import (
     lesson,
 )
 from motion_app.benchmark.scenes import world_of
-from motion_app.benchmark.scores import STILL, CaseScores, Outcome
+from motion_app.benchmark.scores import CaseScores
 from motion_app.benchmark.strata import (
     ARMED,
     MIXED,

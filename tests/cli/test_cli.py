@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from motion_app.cli.main import main
+from motion_app.__main__ import main
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.library.owners import Ownership, keep_owner

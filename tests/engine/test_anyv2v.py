@@ -9,9 +9,15 @@ import torch
 
 from motion_app.engine.layers import System
 from motion_app.engine.pipeline import MotionEngine
-from motion_app.engine.systems.anyv2v import AnyV2V, InjectionSettings
-from motion_app.engine.systems.injection import Stand, attend_stood_in
-from motion_app.engine.systems.inversion import _raised, finer_levels, invert
+from motion_app.engine.systems.anyv2v import (
+    AnyV2V,
+    InjectionSettings,
+    Stand,
+    _raised,
+    attend_stood_in,
+    finer_levels,
+    invert,
+)
 from motion_app.engine.systems.placing import everywhere, regions
 from motion_app.engine.systems.scene import SystemScene, ToldObject, Unsteered
 from motion_app.evaluation.metrics import psnr

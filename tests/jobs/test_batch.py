@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from play_workshop import PlayWorkshop, attempts, broken, play_item
 
-from motion_app.cli.main import main
+from motion_app.__main__ import main
 from motion_app.errors import RequestError
 from motion_app.jobs.batch import Attempt, Backlog, BatchOutcome, Patience, StopRequest, run_batch
 from motion_app.jobs.content_keys import Ingredients

@@ -18,7 +18,8 @@ import pytest
 
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.jobs.folder import JobRow, JobStore
-from motion_app.jobs.progress import DeviceLock, JobProgress, KeptInputs, Work
+from motion_app.jobs.line import DeviceLock
+from motion_app.jobs.progress import JobProgress, KeptInputs, Work
 from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.timings import JobPart, JobSize, Measurement, Timings
 from motion_app.settings import ROOT, Limits

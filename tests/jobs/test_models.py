@@ -20,9 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
+from motion_app.__main__ import build_parser, main
 from motion_app.benchmark.references import MARKED, lesson
 from motion_app.benchmark.tasks import load_runner
-from motion_app.cli.main import build_parser, main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import MotionAppError
 from motion_app.host import ModelHost

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motion_app.cli.main import main
+from motion_app.__main__ import main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.jobs import kinds

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motion_app.cli.main import main
+from motion_app.__main__ import main
 from motion_app.engine.motion_tokens import MotionTokens
 from motion_app.errors import MotionFileError
 from motion_app.library.library import Library

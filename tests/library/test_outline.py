@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from motion_app.errors import MotionFileError
-from motion_app.library.motion_clip import MotionClip, read_motion_clip
+from motion_app.library.motion_clip import MotionClip, outline, read_motion_clip
 from motion_app.library.motion_file import CLIP_OUTLINE, OUTLINE, read_motion
 from motion_app.library.motion_parcel import replace_bytes
-from motion_app.library.outline import outline
 from motion_app.settings import ROOT
 from motion_app.ui.markup import Texts
 from motion_app.ui.motion_cards import moves_how, path_key, shape_key

@@ -12,12 +12,11 @@ from fake_hub import READER, WRITER, FakeHub, running_hub, send_client_to
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from motion_app.cli.main import main
+from motion_app.__main__ import main
 from motion_app.errors import MotionFileError
 from motion_app.library.library import Library
 from motion_app.library.motion_file import read_motion
-from motion_app.library.published import MotionRepository
-from motion_app.library.published_card import card_text
+from motion_app.library.published import MotionRepository, card_text
 from motion_app.settings import Limits
 
 NAME = "lab/motions"

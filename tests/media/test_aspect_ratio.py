@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from motion_app.benchmark.charts import SheetRow, draw_sheet
-from motion_app.benchmark.published import REFERENCE_CLIP, read_reference
+from motion_app.benchmark.exchange import REFERENCE_CLIP, read_reference
 from motion_app.geometry import fit_frames
 from motion_app.library.motion_clip import MotionClip
 from motion_app.media.files import Clip, read_clip, read_image, write_video

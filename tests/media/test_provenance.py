@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
-from motion_app.cli import main
+from motion_app.__main__ import main
 from motion_app.errors import MediaError, MotionAppError, RequestError
 from motion_app.geometry import ExportSize
 from motion_app.media.files import encode_data_uri, read_clip, read_mask, upscale, write_video
@@ -359,9 +359,9 @@ def test_a_result_without_objects_is_saved_as_well(tmp_path):
 
 
 def test_the_command_line_verifies_a_video(exported, tmp_path, capsys):
-    assert main.main(["verify", str(exported)]) == 0
+    assert main(["verify", str(exported)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["detected"] and told["recipe"] and told["c2pa"] == "absent"
     (tmp_path / "a.mp4").write_text("no video")
-    assert main.main(["verify", str(tmp_path / "a.mp4")]) == 2
+    assert main(["verify", str(tmp_path / "a.mp4")]) == 2
     assert "no clip" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from motion_app.benchmark.published import ExternalMethod
+from motion_app.benchmark.exchange import ExternalMethod
 from motion_app.errors import MediaError, RequestError
 from motion_app.media.file_types import CLIP_CHOICES, CLIP_FILES, PICTURE_FILES
 from motion_app.media.files import read_clip, read_image, read_mask, read_picture
@@ -427,9 +427,9 @@ def test_a_clip_of_a_kind_that_is_not_read_is_refused_by_name(tmp_path):
 def test_the_command_line_says_what_was_done_to_a_picture(tmp_path):
     Image.fromarray((256 * RAMP).astype(np.uint16)).save(tmp_path / "dark.png")
     told = subprocess.run(
-        [sys.executable, "-c", "from motion_app.cli import main as cli\n"
+        [sys.executable, "-c", "from motion_app.__main__ import set_logging\n"
          "from motion_app.media.files import read_image\n"
-         "cli.set_logging(verbose=False)\n"
+         "set_logging(verbose=False)\n"
          f"read_image({str(tmp_path / 'dark.png')!r})"],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from PIL import Image
 from tiny_models import tiny_pipeline
 
-from motion_app.cli.main import main
+from motion_app.__main__ import main
 from motion_app.errors import CheckpointError
 from motion_app.library.motion_file import read_motion
 from motion_app.models import checkpoint as checkpoint_module

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tiny_stock import SIZES
 
-from motion_app.cli.main import main
+from motion_app.__main__ import main
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.media.files import read_clip
 from motion_app.media.provenance import read_recipe, verify_video

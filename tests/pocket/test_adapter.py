@@ -12,17 +12,18 @@ from motion_app.errors import RequestError
 from motion_app.models.adapters import offered_methods
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.pocket import adapter as adapter_module
-from motion_app.pocket import adapter_lessons as lessons_module
 from motion_app.pocket import vae as vae_module
-from motion_app.pocket.adapter import AdapterRun, AdapterTraining, train_adapter
-from motion_app.pocket.adapter_lessons import (
+from motion_app.pocket.adapter import (
     LESSONS,
     UNITS,
     AdapterLesson,
+    AdapterRun,
+    AdapterTraining,
     WarpedNoise,
     draw_lesson,
     draw_shares,
     moving_parts,
+    train_adapter,
 )
 from motion_app.pocket.train import ADAPTER_STAGES
 from motion_app.world.world import WorldConfig, draw_scene, render
@@ -43,7 +44,7 @@ def lessons(engine, tmp_path_factory) -> dict[str, AdapterLesson]:
     """Of few clips, drawn once."""
     folder, backbone = tmp_path_factory.mktemp("clips"), engine.backbone
     with pytest.MonkeyPatch.context() as patched:
-        for module in (lessons_module, vae_module):
+        for module in (adapter_module, vae_module):
             patched.setattr(module, "CHUNK", 8)
         yield {
             name: draw_lesson(

@@ -8,7 +8,7 @@ from pathlib import Path
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.library.library import Library
 from motion_app.media.files import read_clip
-from motion_app.pocket.demo_study import COMPARED, make_demo_study
+from motion_app.pocket.shipped import COMPARED, make_demo_study
 from motion_app.settings import ROOT
 from motion_app.study.demo import demo_visits
 from motion_app.study.demo_content import read_demo

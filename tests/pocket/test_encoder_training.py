@@ -28,7 +28,6 @@ from motion_app.pocket.encoder import (
     worn_masks,
     write_encoder,
 )
-from motion_app.pocket.encoder_figures import NOVEL, held_pair
 from motion_app.pocket.encoder_pairs import (
     FULL,
     UNSEEN_KIND,
@@ -39,6 +38,7 @@ from motion_app.pocket.encoder_pairs import (
     pairs_folder,
     read_pairs,
 )
+from motion_app.pocket.encoder_stage import NOVEL, held_pair
 from motion_app.world.creatures import MOTIONS
 from motion_app.world.world import WorldConfig
 

@@ -12,9 +12,9 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXImageToVideoPipeline
 from PIL import Image
 from transformers import Sam2Model
 
+from motion_app.__main__ import main
 from motion_app.benchmark.scenes import tuning_cases
 from motion_app.benchmark.scores import colour_scores
-from motion_app.cli.main import main
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.geometry import fit_image
 from motion_app.jobs.models import Models

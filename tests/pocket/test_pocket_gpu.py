@@ -15,11 +15,10 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 
 from motion_app.errors import RequestError
-from motion_app.pocket import backbone, pace, train
-from motion_app.pocket.averaged import TrainingRecord
+from motion_app.pocket import backbone, train
+from motion_app.pocket.averaged import MOST_BYTES, TrainingRecord, saved_folders
 from motion_app.pocket.backbone import BackboneRun, BackboneTraining, train_backbone
 from motion_app.pocket.network import PocketNetwork
-from motion_app.pocket.pieces import MOST_BYTES, saved_folders
 from motion_app.pocket.stream import Chunk, GrowingClips, drawn_ahead, first_clips
 from motion_app.pocket.vae import chunk_scenes, clip_codes, encode_frames, scene_sentences
 from motion_app.settings import ROOT
@@ -98,16 +97,16 @@ def test_the_batch_is_the_largest_that_fits_and_gains_by_its_size():
             raise torch.OutOfMemoryError
         return 0.1 + size / 1000
 
-    assert pace.choose_batch(seconds) == (512, pytest.approx(512 / 0.612))
-    assert pace.choose_batch(lambda size: size / 1000 if size > 32 else 1.0)[0] == 64
+    assert backbone.choose_batch(seconds) == (512, pytest.approx(512 / 0.612))
+    assert backbone.choose_batch(lambda size: size / 1000 if size > 32 else 1.0)[0] == 64
     with pytest.raises(RequestError, match="32 clips"):
-        pace.choose_batch(lambda size: seconds(9999))
-    assert [pace.rate_for(batch) for batch in (8, 16, 36, 4096)] == [1.0, 1.0, 1.5, 2.0]
+        backbone.choose_batch(lambda size: seconds(9999))
+    assert [backbone.rate_for(batch) for batch in (8, 16, 36, 4096)] == [1.0, 1.0, 1.5, 2.0]
 
 
 def test_a_run_without_a_batch_finds_one_without_moving_a_weight(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(pace, "SIZES", (2, 4))
-    monkeypatch.setattr(pace, "GAIN", 0.0)
+    monkeypatch.setattr(backbone, "SIZES", (2, 4))
+    monkeypatch.setattr(backbone, "GAIN", 0.0)
     moved = []
     update = BackboneRun.update
     monkeypatch.setattr(
@@ -133,7 +132,7 @@ def test_a_run_without_a_batch_finds_one_without_moving_a_weight(clips, tmp_path
 
 
 def test_weights_are_saved_as_small_files_and_gone_on_with(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr("motion_app.pocket.pieces.MOST_BYTES", 200_000)
+    monkeypatch.setattr("motion_app.pocket.averaged.MOST_BYTES", 200_000)
     trained, record = train_backbone(tmp_path, clips, SMALL)
     (folder,) = saved_folders(tmp_path, TrainingRecord.FILE)
     files = list(folder.iterdir())

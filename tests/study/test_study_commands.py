@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_study_items import draw_items
 
-from motion_app.cli import main
+from motion_app.__main__ import main
 from motion_app.study.answers import Study
 from motion_app.study.links import new_id
 from motion_app.study.records import Answer
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def call(capsys, *arguments: object) -> tuple[int, dict, str]:
-    code = main.main([str(argument) for argument in arguments])
+    code = main([str(argument) for argument in arguments])
     came = capsys.readouterr()
     return code, json.loads(came.out.splitlines()[-1]) if code == 0 else {}, came.err
 
@@ -33,7 +33,7 @@ def study(tmp_path_factory) -> Path:
     created = ["study", "create", source, "--out", folder / "study", "--title", "A <study>"]
     created += ["--raters", "2", "--gold", "0", "--practice", "0", "--size", "48x32"]
     created += ["--fps", "8", "--frames", "8", "--questions", "MF,AC", "--seed", "3"]
-    assert main.main([str(argument) for argument in created]) == 0
+    assert main([str(argument) for argument in created]) == 0
     store = Study.open(folder / "study")
     for _ in range(2):
         client = DirectClient(store)
@@ -93,7 +93,7 @@ def test_a_mistake_is_exit_code_2_and_one_line(arguments, said, capsys, tmp_path
 def test_the_study_starts_without_torch_gradio_or_the_statistics():
     heavy = ("torch", "gradio", "statsmodels", "plotly", "pyarrow", "alembic", "pandas")
     code = (
-        "import sys, motion_app.study.answers, motion_app.study.unblinding, motion_app.cli.main;"
+        "import sys, motion_app.study.answers, motion_app.study.unblinding, motion_app.__main__;"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run(

@@ -7,8 +7,8 @@ import pytest
 
 from motion_app.study import differences
 from motion_app.study import statistics as stats
-from motion_app.study.agreement import agreement_intervals, resampled_agreement
-from motion_app.study.differences import leader, paired_differences, permutation_p
+from motion_app.study.differences import leader, mcnemar_pairs, paired_differences, permutation_p
+from motion_app.study.statistics import agreement_intervals, resampled_agreement
 
 
 def seeded(seed: int = 0) -> np.random.Generator:
@@ -77,7 +77,7 @@ def test_of_equal_methods_it_calls_one_in_twenty_different_and_mcnemar_far_more(
     ps = np.array(permutation_p(votes.sum(axis=2), rng=seeded()), float)
     assert 0.04 <= np.mean(ps <= 0.05) <= 0.06
     for_a = (votes > 0).sum(axis=(1, 2))[:300]
-    naive = [stats.mcnemar_pairs(np.array([[0, a], [480 - a, 0]]), ("A", "B"))[0].p for a in for_a]
+    naive = [mcnemar_pairs(np.array([[0, a], [480 - a, 0]]), ("A", "B"))[0].p for a in for_a]
     assert np.mean(np.array(naive) <= 0.05) > 0.2
 
 

@@ -8,7 +8,7 @@ import postgres
 import pytest
 import sqlalchemy as sa
 
-from motion_app.cli import main
+from motion_app.__main__ import main
 from motion_app.errors import RequestError
 from motion_app.study import database as schema
 from motion_app.study.simulate import Crowd, Waits, simulate_study, summary
@@ -35,7 +35,7 @@ def test_the_known_table_comes_back_over_http():
 
 def test_the_command_prints_the_table_and_json_last(capsys):
     given = ["--raters", "2", "--items", "3", "--methods", "2", "--at-once", "2", "--pace", "0.01"]
-    assert main.main(["study", "simulate", *given]) == 0
+    assert main(["study", "simulate", *given]) == 0
     came = capsys.readouterr()
     lines = came.out.splitlines()
     result = json.loads(lines[-1])

@@ -5,6 +5,7 @@ import pytest
 from statsmodels.stats.inter_rater import fleiss_kappa as equal_fleiss_kappa
 
 from motion_app.study import statistics as stats
+from motion_app.study.differences import mcnemar_pairs
 
 METHODS = ("A", "B", "C")
 
@@ -76,7 +77,7 @@ def test_cochran_q_of_single_choices_is_pearsons_statistic_of_the_counts():
 
 def test_mcnemar_is_the_binomial_test_of_the_votes_with_holms_correction():
     wins = np.array([[0, 9, 12], [1, 0, 6], [0, 5, 0]])
-    found = {(p.first, p.second): p for p in stats.mcnemar_pairs(wins, METHODS)}
+    found = {(p.first, p.second): p for p in mcnemar_pairs(wins, METHODS)}
     ab = found["A", "B"]
     assert (ab.first_votes, ab.second_votes) == (9, 1)
     assert ab.p == pytest.approx(22 / 2**10)  # two tails of 10 throws: 1 + 10 of 1,024 each
@@ -87,7 +88,7 @@ def test_mcnemar_is_the_binomial_test_of_the_votes_with_holms_correction():
 
 
 def test_methods_without_votes_do_not_differ():
-    (pair,) = stats.mcnemar_pairs(np.zeros((2, 2), int), ("A", "B"))
+    (pair,) = mcnemar_pairs(np.zeros((2, 2), int), ("A", "B"))
     assert pair.p == pair.p_holm == 1
 
 

@@ -45,7 +45,7 @@ from motion_app.settings import ROOT, TOO_LONG_FOR_ZERO_GPU, Hosting, Limits, Se
 from motion_app.study.site.address import believe_private_networks
 from motion_app.training.config import MotionTraining
 from motion_app.training.inputs import ClipSelection, TrainingInputs
-from motion_app.ui.call_queue import CallQueue
+from motion_app.ui.lent_jobs import CallQueue
 from motion_app.ui.markup import Texts
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer import stream as stream_module
@@ -325,7 +325,7 @@ def test_jobs_that_nobody_came_for_make_room_for_others_and_can_be_run_again(
     left = jobs.submit("generate", {}, owner="ann")
     with pytest.raises(RequestError, match="1 jobs are waiting already"):
         jobs.submit("generate", {}, owner="bob")
-    monkeypatch.setattr("motion_app.ui.call_queue.LEFT_ALONE_SECONDS", 0.0)
+    monkeypatch.setattr("motion_app.ui.lent_jobs.LEFT_ALONE_SECONDS", 0.0)
     *_, last = jobs.follow(jobs.submit("generate", {}, owner="bob").id)
     assert last.row.state == "done" and jobs.row(left.id).state == "interrupted"
     jobs.again(left.id)

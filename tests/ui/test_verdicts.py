@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from test_sessions import draft_of
 
-from motion_app.ui.transfer.session import Action, Session
+from motion_app.ui.transfer.session import Action, Session, Verdicts
 from motion_app.ui.transfer.tab import TransferTab
-from motion_app.ui.transfer.verdicts import Verdicts
 
 PATIENCE = 20.0  # s
 

@@ -7,26 +7,218 @@ its own. AnyV2V does so in layers that see one frame and in layers that see one 
 for different lengths of time; where one attention sees everything, these are the pairs of tokens of
 the same frame and of different ones.
 
+A clip is taken back by DDIM inversion: the deterministic sampler walks down its noise levels; here
+the same steps are walked up. What is not known on the way, the prediction at the noisier end, is
+taken from the latents that are there.
+
 Told several clips, it averages their noise and their features (FlexiMMT, supplement A.2). The
 second way, our own, carries each clip's to the place of its object and leaves the rest alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from motion_app.engine.backbone import Backbone
 from motion_app.engine.layers import AttentionLayer
-from motion_app.engine.systems.companions import Companions
-from motion_app.engine.systems.injection import Stand, Tokens, attend_stood_in
-from motion_app.engine.systems.inversion import inverted
 from motion_app.engine.systems.placing import Region, everywhere, latent_times, regions
-from motion_app.engine.systems.scene import SystemScene, Unsteered
+from motion_app.engine.systems.scene import SystemScene, ToldObject, Unsteered
+
+Tokens = tuple[Tensor, Tensor, Tensor]  # query, key, value (B, heads, L + V, d)
+NOTHING = 1e-6  # of the variance: the noisiest level of a schedule that ends in pure noise
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """A clip at noise levels: ``latents`` by level and its first frame as the ``condition`` that
+    goes with them, (1, F, C, H', W') float32 on the CPU each, padded."""
+
+    latents: Mapping[int, Tensor]
+    condition: Tensor
+
+
+def inverted(scene: SystemScene, thing: ToldObject, *, steps: int) -> Inverted:
+    """The clip of ``thing`` at all noise levels of the ``scene``; computed once a clip. ``steps``:
+    at least so many, the scene's own among them."""
+    levels = finer_levels(scene, steps)
+    base = scene.backbone.checkpoint.fingerprint
+    key = ("inverted", base, thing.clip.digest(), levels, scene.timesteps)
+    if key not in scene.features:
+        found = invert(scene.backbone, thing, levels)
+        kept = {level: found.latents[level] for level in scene.timesteps}
+        scene.features[key] = Inverted(kept, found.condition)
+    return scene.features[key]
+
+
+def finer_levels(scene: SystemScene, steps: int) -> tuple[int, ...]:
+    """The noise levels of the ``scene`` with as many between as make ``steps``, noisiest first; as
+    many as there are where that is fewer."""
+    finer = scene.backbone.timesteps(min(steps, scene.backbone.training_steps))
+    return tuple(sorted({*finer, *scene.timesteps}, reverse=True))
+
+
+@torch.no_grad()
+def invert(backbone: Backbone, thing: ToldObject, levels: tuple[int, ...]) -> Inverted:
+    """The clip of ``thing`` at ``levels``, noisiest first, with its own first frame as the picture
+    and no words."""
+    device = backbone.profile.device
+    frames = thing.clip.frames
+    latents = backbone.padded(backbone.encode_clip(frames)[0]).to(device)  # (1, F, C, H', W')
+    picture = backbone.encode_clip(frames[:1])[0][:, 0].to(device)  # (1, C, H', W')
+    condition = backbone.image_condition(picture, latents)
+    text = backbone.prompts.encode("", guided=False)[0].to(device)
+    found: dict[int, Tensor] = {}
+    before: int | None = None
+    for level in reversed(levels):
+        timestep = torch.tensor([level], device=device)
+        prediction = backbone.predict(latents, condition, text, timestep).float()
+        clean = backbone.clean_estimate(latents, prediction, level)
+        latents = _raised(latents, clean, here=backbone.kept(before), above=backbone.kept(level))
+        found[level] = latents.cpu()
+        before = level
+    return Inverted(found, condition.cpu())
+
+
+def _raised(latents: Tensor, clean: Tensor, *, here: float, above: float) -> Tensor:
+    """``latents``, of which a share ``here`` of the variance is clean, at the share ``above``. The
+    noise in them is what remains beside the estimate ``clean`` when they are read as of there;
+    where nothing clean is left there, what remains beside it here."""
+    if above < NOTHING:
+        return (latents - here**0.5 * clean) / (1 - here) ** 0.5
+    noise = (latents - above**0.5 * clean) / (1 - above) ** 0.5
+    clean = (latents - (1 - here) ** 0.5 * noise) / here**0.5
+    return above**0.5 * clean + (1 - above) ** 0.5 * noise
+
+
+class Companions:
+    """``clips`` at each step's own noise level, with no words; ``joining`` tells from the level
+    whether they come along. ``present``: how many are in the pass under way."""
+
+    def __init__(
+        self, backbone: Backbone, clips: Sequence[Inverted], joining: Callable[[int], bool]
+    ) -> None:
+        self.backbone, self.clips, self.joining = backbone, clips, joining
+        self.text = backbone.prompts.encode("", guided=False)[0]
+        self.present = 0
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """They come along while inside."""
+        network = self.backbone.transformer
+        hooks = (
+            network.register_forward_pre_hook(self._enter, with_kwargs=True),
+            network.register_forward_hook(self._leave),
+        )
+        try:
+            yield
+        finally:
+            self.present = 0
+            for hook in hooks:
+                hook.remove()
+
+    def _enter(
+        self, module: nn.Module, arguments: tuple, options: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | None:
+        level = int(options["timestep"].flatten()[0])
+        self.present = len(self.clips) if self.joining(level) else 0
+        if not self.present:
+            return None
+        states = [torch.cat([clip.latents[level], clip.condition], dim=2) for clip in self.clips]
+        more = {
+            "hidden_states": torch.cat(states),  # (K, F, 2C, H', W')
+            "encoder_hidden_states": self.text.expand(self.present, -1, -1),
+            "timestep": options["timestep"][:1].expand(self.present),
+        }
+        joined = {name: _before(part, options[name]) for name, part in more.items()}
+        return arguments, {**options, **joined}
+
+    def _leave(self, module: nn.Module, arguments: tuple, output: tuple) -> tuple:
+        return (output[0][self.present :], *output[1:])
+
+
+def _before(more: Tensor, part: Tensor) -> Tensor:
+    return torch.cat([more.to(part), part])
+
+
+@dataclass(frozen=True, eq=False)
+class Stand:
+    """Who stands in for the video tokens at ``targets`` (n,) int64 among the video's V: ``query``
+    and ``key`` (1, heads, n, d)."""
+
+    targets: Tensor
+    query: Tensor
+    key: Tensor
+
+
+def attend_stood_in(
+    tokens: Tokens,
+    stands: Sequence[Stand],
+    *,
+    text: int,
+    frames: int,
+    same: bool,
+    across: bool,
+) -> Tensor:
+    """Attention (B, heads, L + V, d) in which the logits of pairs of video tokens of one of
+    ``stands`` are those of who stands in for them: pairs of the ``same`` of the ``frames``, those
+    ``across`` two of them, or both. All other logits, and all values, are the tokens' own.
+
+    Exact and without a mask: the own channels and those of who stands in lie side by side, and of
+    each key one of the two is empty.
+    """
+    query, key, value = tokens
+    output = F.scaled_dot_product_attention(query, key, value)
+    if not (same or across):
+        return output
+    frame_of = torch.arange(key.shape[2] - text, device=key.device) // (
+        (key.shape[2] - text) // frames
+    )  # (V,)
+    for stand in stands:
+        frame = frame_of[stand.targets]  # (n,)
+        # Where both kinds of pairs are stood in for, all rows see the same keys.
+        parts = [slice(None)] if same and across else [frame == f for f in frame.unique()]
+        for part in parts:
+            rows = stand.targets[part]  # (r,)
+            if same and across:
+                replaced = torch.ones_like(frame, dtype=torch.bool)
+            else:
+                replaced = (frame == frame_of[rows[0]]) == same  # (n,)
+            output[:, :, text + rows] = _rows(
+                query[:, :, text + rows], stand.query[:, :, part], key, value, stand, replaced, text
+            )
+    return output
+
+
+def _rows(
+    own: Tensor,
+    other: Tensor,
+    key: Tensor,
+    value: Tensor,
+    stand: Stand,
+    replaced: Tensor,
+    text: int,
+) -> Tensor:
+    """Rows with the queries ``own`` (B, heads, r, d) and ``other`` (1, heads, r, d); the keys of
+    ``stand`` that are ``replaced`` (n,) meet the latter, all others the former."""
+    at = text + stand.targets[replaced]
+    mine = key.index_fill(2, at, 0.0)
+    theirs = torch.zeros_like(key).index_copy(
+        2, at, stand.key[:, :, replaced].to(key).expand(len(key), -1, -1, -1)
+    )
+    width = own.shape[-1]
+    return F.scaled_dot_product_attention(
+        torch.cat([own, other.to(own).expand_as(own)], dim=-1),
+        torch.cat([mine, theirs], dim=-1),  # (B, heads, L + V, 2d)
+        F.pad(value, (0, width)),
+        scale=width**-0.5,
+    )[..., :width]
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,7 @@ from motion_app.ui.transfer.object_draft import (
     stroke_of,
 )
 from motion_app.ui.transfer.picture import Example
-from motion_app.ui.transfer.session import Action, Session
-from motion_app.ui.transfer.verdicts import Verdicts
+from motion_app.ui.transfer.session import Action, Session, Verdicts
 
 if TYPE_CHECKING:
     from motion_app.models.words import FoundObject

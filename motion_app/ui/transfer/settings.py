@@ -1,5 +1,6 @@
 """How a video shall be made: seed, preset, steps, guidance, method, badge; a preset is a named pair
-of steps and guidance."""
+of steps and guidance. And by which model, where no motion is told: the checkpoint itself, or one of
+others that the deployment names."""
 
 from __future__ import annotations
 
@@ -14,12 +15,11 @@ import gradio as gr
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.geometry import GenerationDefaults
 from motion_app.methods import FAMILIES, METHOD_TABLE, METHODS, STOCK, STOCK_METHOD
-from motion_app.models.stock_files import StockModel, StockOutlook
+from motion_app.models.stock_files import GIGABYTE, RESIDENT, StockModel, StockOutlook
 from motion_app.request.request import RequestFile
 from motion_app.scene import Options
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import Texts
-from motion_app.ui.transfer.stock_choice import OWN, StockChoice
 
 MOST_STEPS = 100
 WHOLE_NUMBERS = ("seed", "steps")  # a browser may send 12.0
@@ -27,6 +27,69 @@ MOST_GUIDANCE = 15.0
 PresetName = Literal["draft", "standard", "paper"]
 DRAFT_SHARE = 2  # a draft takes one step where the checkpoint's own setting takes two
 BIGGEST_SEED = 2**53 - 1  # what JavaScript keeps exactly
+OWN = ""  # of the list: the checkpoint itself
+
+
+class StockChoice:
+    """The list of models; build it inside ``gr.Blocks``. ``models`` by name, at least one;
+    ``outlook`` tells what one takes here. Licence, what it makes and its memory are said beside."""
+
+    def __init__(
+        self,
+        texts: Texts,
+        models: Mapping[str, StockModel],
+        outlook: Callable[[str], StockOutlook],
+    ) -> None:
+        self.texts, self.models, self.outlook = texts, models, outlook
+        choices = [(name, name) for name in models]
+        self.list = gr.Dropdown(
+            choices=[(texts("video.stock_own"), OWN), *choices],
+            label=texts("video.stock"),
+            elem_id="stock-model",
+            **self._values(None, method=""),
+        )
+
+    def _values(self, name: str | None, *, method: str) -> dict[str, Any]:
+        known = name if name in self.models else OWN
+        return {"value": known, "visible": method == STOCK_METHOD, "info": self.about(known)}
+
+    def update(self, name: str | None, *, method: str) -> Any:
+        """The list with ``name`` chosen, None for the checkpoint; hidden but where ``method`` is
+        the one that is told no motion."""
+        return gr.update(**self._values(name, method=method))
+
+    def about(self, name: str) -> str:
+        """Title, licence and the regions it leaves out, what is made, and the memory that takes."""
+        if name == OWN:
+            return self.texts("video.stock_own_info")
+        model = self.models[name]
+        return " ".join(
+            (
+                f"{model.title}:",
+                self.texts(f"video.stock_licence_{model.rights}"),
+                self.texts(
+                    "video.stock_makes",
+                    frames=model.frames,
+                    fps=f"{model.fps:g}",
+                    width=model.width,
+                    height=model.height,
+                ),
+                self._memory(name),
+            )
+        )
+
+    def _memory(self, name: str) -> str:
+        try:
+            found = self.outlook(name)
+        except MotionAppError as error:
+            return str(error)
+        kind = "fits" if found.where == RESIDENT else "waits"
+        free = found.main_free if found.device_free is None else found.device_free
+        return self.texts(
+            f"video.stock_{kind if found.fits else 'too_large'}",
+            taken=f"{found.main_bytes / GIGABYTE:.1f}",
+            free=f"{free / GIGABYTE:.1f}",
+        )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from motion_app.request.request import RequestFile
 from motion_app.ui.api.files import let_go
 from motion_app.ui.boundary import listen
 from motion_app.ui.markup import MOUNT, Texts, script, step_heading
+from motion_app.ui.own_motions import MotionDialog
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import SceneActions, serial_of
 from motion_app.ui.transfer.canvas import canvas_html, foreseen_uri, mask_file, masks_file
@@ -27,7 +28,6 @@ from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
 from motion_app.ui.transfer.lesson_actions import LessonActions
 from motion_app.ui.transfer.lesson_panel import LearningOffer, asked_html
-from motion_app.ui.transfer.motion_dialog import MotionDialog
 from motion_app.ui.transfer.picture import Example, examples_html, find_html, fit_html, sources_html
 from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
@@ -272,7 +272,7 @@ class TransferTab:
             for edit in edits:
                 if serial_of(edit) > session.heard:
                     self.actions.act(session, edit)
-            self._settle(session)
+            session.settle(self.host.library)
             draft = session.scene()
             self._tell_problems(draft)
             self._ask_for_names(session, draft)
@@ -305,20 +305,10 @@ class TransferTab:
         """The update of ``objects`` with what the library has now: rows and cards."""
         with session.lock:
             session.drawn += 1
-            self._settle(session)
+            session.settle(self.host.library)
             self._keep(session)
             cards = self.dialog.cards(session.user)
-            return gr.update(markup=self._rows(session), cards=cards, **self._sheets(session))
-
-    def _settle(self, session: Session) -> None:
-        """What was to be learned and is has come into the library, where others may be called
-        otherwise now."""
-        draft = session.draft
-        if draft is None:
-            return
-        settled = draft.settled(self.host.library.seen_by(session.user))
-        if settled is not draft:
-            session.go_on_with(settled)
+            return gr.update(markup=self._rows(session), cards=cards, **session.new_sheets())
 
     def _ask_for_names(self, session: Session, draft: SceneDraft) -> None:
         """RequestError, once, for objects whose sentence says nothing of what they are; whoever
@@ -388,23 +378,13 @@ class TransferTab:
     def _show(self, session: Session, *, picture: bool = True) -> list[Any]:
         """One update for each of ``scene_outputs``; ``picture`` False leaves the fits alone."""
         session.drawn += 1
-        self._settle(session)
+        session.settle(self.host.library)
         self._keep(session)
         fit = gr.skip()
         if picture:
             fit = gr.update(markup=self._fit(session))
         stage, rows = self._canvas(session), self._rows(session)
-        return [gr.update(markup=stage), fit, gr.update(markup=rows, **self._sheets(session))]
-
-    @staticmethod
-    def _sheets(session: Session) -> dict[str, Any]:
-        """The frames of the clips that are learned from, where the page has others."""
-        lessons = [] if session.draft is None else session.draft.lessons
-        sheets = {lesson.clip.key: lesson.clip.sheet for lesson in lessons}
-        if session.sheets == sheets.keys():
-            return {}
-        session.sheets = frozenset(sheets)
-        return {"sheets": sheets}
+        return [gr.update(markup=stage), fit, gr.update(markup=rows, **session.new_sheets())]
 
     def _fit(self, session: Session) -> str:
         geometry, hours = self.host.geometry(), self.host.settings.limits.draft_hours
@@ -456,7 +436,7 @@ class TransferTab:
         other names of what was chosen."""
         with session.lock:
             before = session.draft
-            self._settle(session)
+            session.settle(self.host.library)
             if session.draft is not before:
                 return self.show_learned(session)
             return gr.update(cards=self.dialog.cards(session.user))
