@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import Browser, Page, expect
 from serving import RunningApp
 from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, open_page
@@ -18,11 +20,15 @@ from walk import (
     drop_clip,
     example_boxes,
     objects_are,
+    open_tab,
     pick_example,
     video_is_there,
     video_plays,
     write_clip,
 )
+
+from motion_app.engine.motion_encoder import EncoderConfig, MotionEncoder
+from motion_app.models.checkpoint import Checkpoint
 
 POCKET = ROOT / "checkpoints" / "pocket"
 SPIN = ROOT / "assets" / "clips" / "spin.mp4"
@@ -41,10 +47,19 @@ def quick_checkpoint(folder: Path, *, training: int, steps: int) -> Path:
     return folder
 
 
+def add_encoder(folder: Path) -> None:
+    """A motion encoder of random weights for the checkpoint: it looks, and knows nothing."""
+    torch.manual_seed(0)
+    config = EncoderConfig.of(Checkpoint.find_configs(folder), tokens=5, scale=1.0)
+    small = {"inner": 16, "heads": 2, "seeing": 1, "asking": 1}
+    MotionEncoder(replace(config, still=0.0, moving=0.01, **small)).save(folder)
+
+
 @pytest.fixture(scope="module")
 def learning_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     folder = tmp_path_factory.mktemp("learning")
     model = quick_checkpoint(folder / "quick", training=5, steps=3)
+    add_encoder(model)
     with RunningApp(folder, MOTION_APP_MODEL=str(model)) as running:
         yield running
 
@@ -142,6 +157,29 @@ def test_the_panel_shows_what_is_learned_and_says_beside_its_fields_what_is_wron
     page.locator(".lesson > summary").click()
     page.locator(".lesson .clip-remove").click()
     lessons_are(page, 0)
+
+
+def test_where_the_model_has_an_encoder_one_look_at_the_clip_is_enough(
+    page: Page, clip: Path
+) -> None:
+    pick_example(page)
+    click_object(page, example_boxes()[0])
+    objects_are(page, 1)
+    drop_clip(page, row(1), clip)
+    lessons_are(page, 1)
+    ways = page.locator(".lesson-ways label")
+    expect(ways).to_have_count(3)
+    expect(page.locator(".lesson > summary")).to_contain_text("5 steps")
+    ways.filter(has_text="At one look").first.click()
+    expect(page.locator(".lesson > summary")).to_contain_text("no training", timeout=PATIENCE)
+    check_accessible(page)
+    page.reload()  # how it is learned is kept with the scene
+    expect(page.locator(".lesson-ways input").nth(1)).to_be_checked(timeout=PATIENCE)
+    page.locator("#generate").click()
+    video_is_there(page)
+    lessons_are(page, 0)
+    open_tab(page, "motions")
+    expect(page.locator(".motion-card", has_text="Encoded").first).to_be_visible(timeout=PATIENCE)
 
 
 def test_a_video_on_the_picture_asks_for_whom_and_the_cards_take_one_too(

@@ -19,6 +19,7 @@ from test_kept_drafts import ANN, BOB, FewMotions, found
 from motion_app.errors import RequestError
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
+from motion_app.methods import ENCODED, REFINED
 from motion_app.request.request import request_to_json
 from motion_app.scene import Click, Motion, Options
 from motion_app.settings import ROOT, Limits
@@ -32,7 +33,7 @@ from motion_app.ui.transfer.kept_clips import MOST_CLIPS
 from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
 from motion_app.ui.transfer.lesson_actions import LessonActions
 from motion_app.ui.transfer.lesson_panel import LearningOffer
-from motion_app.ui.transfer.lessons import SceneLesson, asked_of_job
+from motion_app.ui.transfer.lessons import METHODS, SceneLesson, asked_of_job
 from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
 from motion_app.world.clips import load_clips
@@ -72,6 +73,7 @@ def site(
         library=Library([tmp_path / "motions"]),
         geometry=lambda: GEOMETRY,
         learns=True,
+        has_encoder=False,
         no_training="",
         motions=lambda user=None: [JUMP],
         knows_when_ready=None,
@@ -104,6 +106,23 @@ def test_a_clip_for_an_object_is_its_motion_that_is_still_to_be_learned(site) ->
     )
     site.session.undo()
     assert site.session.draft.objects[0].motion is None
+
+
+def test_where_a_model_has_an_encoder_a_lesson_is_one_look_or_more(site) -> None:
+    site.bring()
+    site.bring(1)
+    with pytest.raises(RequestError, match="no motion encoder"):
+        site.act(kind="lesson_method", object="0", text=ENCODED)
+    site.host.has_encoder = True
+    with pytest.raises(RequestError, match="no way to learn"):
+        site.act(kind="lesson_method", object="0", text="concat")
+    site.act(kind="lesson_method", object="0", text=REFINED)
+    one, two = (item.lesson for item in site.session.draft.objects)
+    assert one.method == two.method == REFINED and one.same_as(two)  # learned once for both
+    (asked,), _ = asked_of_job([one])
+    assert TrainingInputs.from_json(asked, one.clip.selection.file.parent).method == REFINED
+    site.session.undo()
+    assert [item.lesson.method for item in site.session.draft.objects] == ["fleximmt"] * 2
 
 
 def test_one_clip_for_two_objects_is_learned_from_once(site) -> None:
@@ -308,7 +327,7 @@ def test_a_row_has_the_entrance_and_the_panel_or_why_there_is_none(site, languag
             draft, problems=problems, heard=0, drawn=0, texts=texts, offer=offer, wrong=wrong
         )
 
-    offer = LearningOffer(GEOMETRY, 150)
+    offer = LearningOffer(GEOMETRY, {METHODS[0]: 150})
     plain = shown(site.session.draft, offer)
     assert plain.count('data-local="clip"') == 2 and "lesson" not in plain
     tried = shown(
@@ -322,6 +341,17 @@ def test_a_row_has_the_entrance_and_the_panel_or_why_there_is_none(site, languag
     assert texts("transfer.lesson_unmeasured", steps=150) in there
     assert texts("transfer.lesson_empty") in there and 'aria-invalid="true"' in there
     assert "<b>slide" not in there and "data:image" not in there  # the frames come once
+    assert "lesson-ways" not in there  # there is one way alone
+    ways = replace(offer, steps={METHODS[0]: 150, ENCODED: 0, REFINED: 30})
+    there = shown(site.session.draft, ways)
+    assert there.count('data-field="lesson_method"') == 3
+    assert f'value="{METHODS[0]}" checked' in there and texts("transfer.lesson_look") not in there
+    site.host.has_encoder = True
+    site.act(kind="lesson_method", object="0", text=ENCODED)
+    there = shown(site.session.draft, ways)
+    assert f'value="{ENCODED}" checked' in there and texts("transfer.lesson_look") in there
+    site.act(kind="lesson_method", object="0", text=REFINED)
+    assert texts("transfer.lesson_unmeasured", steps=30) in shown(site.session.draft, ways)
     closed = replace(offer, refusal="no & never", command="train it")
     refused = shown(site.session.draft, closed)
     assert 'data-local="clip"' not in refused

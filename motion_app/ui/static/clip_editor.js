@@ -62,7 +62,7 @@ function clipEditor(root, tell) {
     const play = card.querySelector(".clip-play");
     play.textContent = state.playing ? "❚❚" : "▶";
     play.setAttribute("aria-label", state.playing ? told.pause : told.play);
-    for (const tool of card.querySelectorAll("[data-tool]")) {
+    for (const tool of card.querySelectorAll("button[data-tool]")) {
       tool.setAttribute("aria-pressed", String(tool.dataset.tool === state.tool));
     }
     const clear = card.querySelector(".clip-clear");

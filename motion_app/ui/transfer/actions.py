@@ -20,7 +20,7 @@ from motion_app.request.request import MAX_STRENGTH, RequestFile, build_request
 from motion_app.scene import Box, Click, Motion
 from motion_app.ui.pictures import COLOURS
 from motion_app.ui.transfer.draft import SceneDraft
-from motion_app.ui.transfer.lesson_actions import LessonActions
+from motion_app.ui.transfer.lesson_actions import METHOD, LessonActions
 from motion_app.ui.transfer.lessons import FIELDS
 from motion_app.ui.transfer.object_draft import (
     LONGEST_NAME,
@@ -82,7 +82,7 @@ class SceneActions:
             "delete": lambda draft, index, values: draft.without(index),
         }
         if lessons is not None:
-            self._on_objects |= {f"lesson_{name}": lessons.write for name in FIELDS}
+            self._on_objects |= {f"lesson_{name}": lessons.write for name in (*FIELDS, METHOD)}
             self._on_objects["clip_choose"] = lessons.choose
 
     def begin(self, session: Session, values: Values) -> Callable[[], None]:

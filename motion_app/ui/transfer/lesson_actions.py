@@ -16,11 +16,18 @@ from motion_app.training.suggestion import name_from
 from motion_app.ui.api.files import let_go, received
 from motion_app.ui.motions.clips import DraftClip
 from motion_app.ui.transfer.draft import SceneDraft
-from motion_app.ui.transfer.lessons import FIELDS, LONGEST_WORDS, NOUN, SceneLesson, free_name
+from motion_app.ui.transfer.lessons import (
+    FIELDS,
+    LONGEST_WORDS,
+    NOUN,
+    SceneLesson,
+    free_name,
+)
 from motion_app.ui.transfer.object_draft import ObjectDraft
 from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.clips import ExampleClip
 
+METHOD = "method"  # what is chosen of a lesson besides its words
 Values = Mapping[str, Any]
 KeepClip = Callable[[str, Path, str], Path]  # of an owner, an upload, what it is called
 
@@ -110,16 +117,19 @@ class LessonActions:
         )
 
     def write(self, draft: SceneDraft, index: int, values: Values) -> SceneDraft:
-        """The text of one of FIELDS, for all objects that are to have the motion."""
+        """The text of one of FIELDS, or the method, for all objects that are to have the motion."""
         name = str(values["kind"]).removeprefix("lesson_")
         text = str(values.get("text") or "")[:LONGEST_WORDS]
-        if name not in FIELDS:
+        if name not in (*FIELDS, METHOD):
             raise RequestError(f"a lesson has no {name[:40]}; reload the page")
+        if name == METHOD and not self.host.has_encoder:
+            raise RequestError("this model has no motion encoder; reload the page")
         lesson = self._lesson(draft.objects[index])
+        told = lesson.learned_by(text) if name == METHOD else lesson.worded(name, text)
         for place, item in enumerate(draft.objects):
             if item.lesson is not None and item.lesson.same_as(lesson):
-                worded = item.lesson.worded(name, text)
-                draft = draft.changed(place, lambda one, worded=worded: one.taught(worded))
+                changed = replace(told, clip=item.lesson.clip, made=item.lesson.made)
+                draft = draft.changed(place, lambda one, changed=changed: one.taught(changed))
         return draft
 
     def problems(self, draft: SceneDraft) -> list[dict[str, str]]:

@@ -7,52 +7,59 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from motion_app.geometry import ModelGeometry
 from motion_app.host import ModelHost
 from motion_app.jobs import runners
 from motion_app.jobs.timings import JobSize, Measurement
+from motion_app.methods import methods_there
 from motion_app.training.config import own_steps, training_caption
 from motion_app.ui.markup import Texts, icon, in_words
 from motion_app.ui.motions.clips import example_clips_html, lone_clip_html
 from motion_app.ui.motions.training import training_command
-from motion_app.ui.transfer.lessons import FIELDS, LONGEST_WORDS, SceneLesson
+from motion_app.ui.transfer.lessons import FIELDS, LONGEST_WORDS, METHODS, SceneLesson
 from motion_app.ui.transfer.object_draft import ObjectDraft
 from motion_app.world.clips import ExampleClip
 
 
 @dataclass(frozen=True)
 class LearningOffer:
-    """What this deployment has for a clip: ``steps`` the checkpoint's own number, ``measured`` the
-    last training here of one motion, None before; ``examples``: clips to try it with. ``refusal``:
-    why nothing is learned, and then the ``command`` that learns it elsewhere. ``cost``: seconds of
-    the GPU that a visitor is lent, None where none is."""
+    """What this deployment has for a clip: ``steps`` the checkpoint's own number by each method
+    that it has, ``measured`` the last training here of one motion, None before; ``examples``: clips
+    to try it with. ``refusal``: why nothing is learned, and then the ``command`` that learns it
+    elsewhere. ``cost``: seconds of the GPU that a visitor is lent for so many steps by a method,
+    None where none is."""
 
     geometry: ModelGeometry
-    steps: int = 0
+    steps: Mapping[str, int]
     measured: Measurement | None = None
     refusal: str = ""
     command: str = ""
     examples: tuple[ExampleClip, ...] = ()
-    cost: Callable[[int | None], float | None] = lambda steps: None
+    cost: Callable[[str, int | None], float | None] = lambda method, steps: None
 
     @classmethod
     def of(
         cls, host: ModelHost, texts: Texts, examples: Sequence[ExampleClip] = ()
     ) -> LearningOffer:
         """That of this deployment, as it is now."""
-        steps = own_steps("fleximmt", host.defaults().training_of("fleximmt"))
-        measured = host.jobs.timings.nearest(runners.TRAIN, JobSize(steps, 1))
+        methods, defaults = methods_there(METHODS, encoder=host.has_encoder), host.defaults()
+        steps = {name: own_steps(name, defaults.training_of(name)) for name in methods}
+        measured = host.jobs.timings.nearest(runners.TRAIN, JobSize(steps[METHODS[0]], 1))
         if host.learns:
-            cost = partial(host.lent_seconds, "fleximmt")
+            cost = host.lent_seconds
             return cls(host.geometry(), steps, measured, examples=tuple(examples), cost=cost)
         refusal = texts("motions.train_off_lent" if host.lent else "motions.train_off")
         return cls(host.geometry(), steps, measured, refusal, training_command())
 
-    def seconds(self, steps: int | None) -> float | None:
+    def steps_of(self, lesson: SceneLesson) -> int:
+        """How many a lesson takes, 0 for one look."""
+        own = self.steps.get(lesson.method, 0)
+        return own if lesson.steps is None or not own else lesson.steps
+
+    def seconds(self, lesson: SceneLesson) -> float | None:
         """How long a lesson takes here; None where nothing was measured."""
-        return None if self.measured is None else self.measured.seconds_for(steps or self.steps)
+        return None if self.measured is None else self.measured.seconds_for(self.steps_of(lesson))
 
 
 def entrance_html(item: ObjectDraft, number: int, offer: LearningOffer, texts: Texts) -> str:
@@ -93,13 +100,33 @@ def lesson_html(
         f"{lone_clip_html(lesson.clip, geometry=offer.geometry, texts=texts)}"
         f"{_wrong_html(wrong, 'clip', texts)}"
         f'<div class="lesson-fields" data-key="fields">{fields}</div>'
+        f"{_method_html(lesson, item.key, offer, texts)}"
         f'<p class="note quiet" data-key="caption">{html.escape(told)}</p></div></details>'
     )
 
 
+def _method_html(lesson: SceneLesson, key: int, offer: LearningOffer, texts: Texts) -> str:
+    """How the tokens come from the clip, where the model has more ways than one."""
+    if len(offer.steps) < 2:
+        return ""
+    ways = "".join(
+        f'<label data-key="{method}"><input type="radio" data-key="way" name="lesson-method-{key}"'
+        f' data-field="lesson_method" data-object="{key}" value="{method}"'
+        f"{' checked' if method == lesson.method else ''}>"
+        f"{html.escape(texts(f'transfer.lesson_by_{method}', steps=steps))}</label>"
+        for method, steps in offer.steps.items()
+    )
+    title = html.escape(texts("transfer.lesson_how"))
+    return (
+        f'<fieldset class="lesson-ways" data-key="ways"><legend>{title}</legend>{ways}</fieldset>'
+    )
+
+
 def _time(lesson: SceneLesson, offer: LearningOffer, texts: Texts) -> str:
-    steps, seconds = lesson.steps or offer.steps, offer.seconds(lesson.steps)
-    cost = offer.cost(lesson.steps)
+    steps, seconds = offer.steps_of(lesson), offer.seconds(lesson)
+    cost = offer.cost(lesson.method, lesson.steps)
+    if not steps and cost is None:
+        return texts("transfer.lesson_look")
     if cost is not None:
         return texts("transfer.lesson_cost", steps=steps, seconds=in_words(cost, texts))
     if seconds is None:

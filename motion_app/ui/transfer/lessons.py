@@ -13,6 +13,7 @@ from typing import Any
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
+from motion_app.methods import ENCODED, REFINED
 from motion_app.scene import Motion
 from motion_app.settings import Limits
 from motion_app.training.inputs import ClipSelection, TrainingInputs
@@ -22,20 +23,22 @@ from motion_app.wording import NEUTRAL_PHRASE
 NOUN = "thing"  # what moves in a clip of which nothing is known, as in ``ClipTraining``
 LONGEST_WORDS = 80  # letters of a field
 FIELDS = ("name", "noun", "phrase")
+METHODS = ("fleximmt", ENCODED, REFINED)  # how a lesson gives motion tokens
 SLACK_SECONDS = 2.0  # a motion's file tells whole seconds
 
 
 @dataclass(frozen=True, eq=False)
 class SceneLesson:
     """What is to be learned: the ``clip`` with what is chosen of it, and what stands in the fields.
-    ``steps`` None is the checkpoint's own number. ``made``: unix seconds; the motion that comes of
-    it is younger."""
+    ``steps`` None is the checkpoint's own number for ``method``, one of METHODS. ``made``: unix
+    seconds; the motion that comes of it is younger."""
 
     clip: DraftClip
     name: str
     noun: str = NOUN
     phrase: str = NEUTRAL_PHRASE
     steps: int | None = None
+    method: str = METHODS[0]
     made: float = field(default_factory=time.time)
 
     @property
@@ -51,6 +54,7 @@ class SceneLesson:
             phrase=self.phrase.strip(),
             noun=self.noun.strip(),
             clips=(self.clip.selection,),
+            method=self.method,
             steps=self.steps,
         )
 
@@ -58,6 +62,14 @@ class SceneLesson:
         """Whether one training gives the motion of both: of one part of one clip, in one word."""
         told, others = self.to_json(), other.to_json()
         return told | {"made": 0} == others | {"made": 0}
+
+    def learned_by(self, method: str) -> SceneLesson:
+        """By another of METHODS; RequestError for any other."""
+        if method not in METHODS:
+            raise RequestError(
+                f'"{method[:40]}" is no way to learn a motion; choose one of {", ".join(METHODS)}'
+            )
+        return self if method == self.method else replace(self, method=method)
 
     def worded(self, name: str, text: str) -> SceneLesson:
         """Another ``name``, ``noun`` or ``phrase``; the same where it is what it was."""
@@ -99,7 +111,7 @@ class SceneLesson:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; the clip by its file's name."""
-        words = {name: getattr(self, name) for name in (*FIELDS, "steps", "made")}
+        words = {name: getattr(self, name) for name in (*FIELDS, "steps", "method", "made")}
         return {**words, "called": self.clip.name, "clip": self.clip.selection.to_json()}
 
     @classmethod
@@ -111,7 +123,8 @@ class SceneLesson:
         selection = ClipSelection.from_json(entries["clip"], folder)
         clip = DraftClip.read(selection.file, geometry, limits, name=str(entries["called"]))
         words = {name: entries[name] for name in (*FIELDS, "steps", "made")}
-        return cls(replace(clip, selection=selection), **words)
+        kept = cls(replace(clip, selection=selection), **words)
+        return kept.learned_by(str(entries.get("method", kept.method)))
 
 
 def free_name(library: Library, others: Sequence[SceneLesson], name: str) -> str:
