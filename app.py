@@ -151,10 +151,12 @@ def _serve(
     login = None if credentials is None else Login(*credentials)
     serving = Serving(page, settings, prepared.uploads, public=studies.public, login=login, mcp=mcp)
     # Served where they lie: of a copy in gradio's folder a link would outlive the job.
-    set_static_paths([host.jobs.files])
+    results = host.jobs.files
+    set_static_paths([results])
     server, _, _ = page.launch(
         server_name=settings.host,
         server_port=settings.port or None,
+        allowed_paths=[str(results)],  # a player takes files of nowhere else, static or not
         auth=credentials,
         max_file_size=int(max(limits.clip_megabytes, limits.motion_megabytes) * 2**20),
         max_threads=PLACES,

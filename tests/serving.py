@@ -32,7 +32,8 @@ def answers(url: str) -> bool:
 
 class RunningApp:
     """``python app.py`` with some ``flags``; ``start`` it again after ``kill`` and it finds what it
-    had in ``folder``."""
+    had in ``folder``. That lies in neither of the two places gradio shows files of by itself, as on
+    a machine where results have a disk of their own."""
 
     def __init__(self, folder: Path, *flags: str, **settings: str) -> None:
         self.folder, self.flags = folder, flags
@@ -44,12 +45,14 @@ class RunningApp:
             "MOTION_APP_CACHE": str(folder / "cache"),
             "MOTION_APP_OUTPUTS": str(folder / "outputs"),
             "MOTION_APP_MOTIONS": f'["{folder / "motions"}"]',
+            "TMPDIR": str(folder / "tmp"),
             **settings,
         }
 
     def start(self) -> RunningApp:
         """Wait until the page answers; the model may still be loading then."""
         began = time.monotonic()
+        Path(self.environment["TMPDIR"]).mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "app.py", "--port", str(self.port), *self.flags],
