@@ -454,6 +454,21 @@ def test_on_a_phone_the_steps_are_stacked_and_nothing_overflows(
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+def test_on_a_phone_the_question_of_a_second_object_is_whole(browser: Browser, server: str) -> None:
+    page = open_page(browser, server, PHONE)
+    pick_example(page)
+    for number, box in enumerate(example_boxes()[:2], start=1):
+        click_object(page, box)
+        expect(page.locator(BADGES)).to_have_count(number, timeout=PATIENCE)
+    question = page.locator(".stage-question")
+    expect(question).to_be_visible(timeout=PATIENCE)
+    inner, outer = question.bounding_box(), frame_of(page)
+    assert outer["x"] <= inner["x"]
+    assert inner["x"] + inner["width"] <= outer["x"] + outer["width"]
+    page.get_by_role("button", name="More of object 1").click()
+    expect(page.locator(BADGES)).to_have_count(1, timeout=PATIENCE)
+
+
 def test_on_a_phone_a_picked_picture_and_a_made_video_come_into_view(
     browser: Browser, server: str
 ) -> None:

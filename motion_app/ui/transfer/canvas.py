@@ -324,7 +324,7 @@ def _question_html(draft: SceneDraft, texts: Texts) -> str:
     x, y, above = _beside(draft.objects[draft.selected].mask)
     return (
         f'<div class="stage-question{" above" if above else ""}" data-key="question" role="group"'
-        f' aria-label="{began}" style="left: {100 * x:.1f}%; top: {100 * y:.1f}%"><span>{began}'
+        f' aria-label="{began}" style="--x: {100 * x:.1f}; top: {100 * y:.1f}%"><span>{began}'
         f'</span><button type="button" class="tool" data-act="more" data-key="more"'
         f' style="--colour: {css_colour(colour)}">{more}</button></div>'
     )
@@ -337,7 +337,7 @@ def _beside(mask: np.ndarray) -> tuple[float, float, bool]:
     if not mask.any():
         return 0.5, 0.5, False
     rows, columns = np.nonzero(mask)
-    x = float(np.clip((columns.min() + columns.max() + 1) / 2 / width, 0.22, 0.78))
+    x = float(columns.min() + columns.max() + 1) / 2 / width
     below = float(rows.max() + 1) / height
     return (x, below, False) if below < LOWEST_QUESTION else (x, float(rows.min()) / height, True)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from motion_app.errors import RequestError
+from motion_app.errors import MediaError, RequestError
 from motion_app.host import ModelHost
 from motion_app.jobs import runners
 from motion_app.library.library import Library
@@ -61,7 +61,12 @@ class LessonActions:
         upload = received({"path": values.get("path")}, most_megabytes=self.limits.clip_megabytes)
         item = draft.objects[self._index(draft, values)]
         name = str(values.get("name") or upload.name)[:LONGEST_WORDS]
-        clip = DraftClip.read(upload, self.host.geometry(), self.limits, name=name, suggest=True)
+        try:
+            clip = DraftClip.read(
+                upload, self.host.geometry(), self.limits, name=name, suggest=True
+            )
+        except MediaError as error:  # the name it was uploaded under is the page's own
+            raise MediaError(str(error).replace(upload.name, name)) from error
         kept = replace(clip.selection, file=self._keep_clip(owner, upload, name))
         let_go(upload)  # a page uploads it for this alone, under a name of its own
         return ReadClip(item.key, replace(clip, selection=kept))
