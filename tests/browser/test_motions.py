@@ -179,6 +179,20 @@ def test_what_is_wrong_with_a_form_stands_beside_its_fields_until_it_is_mended(
     page.click("#motion-import-button")
     expect(notes).to_contain_text("not a safetensors file")
 
+    page.click("#train")
+    notes = page.locator(".motions-training .field-note p")
+    expect(notes).to_have_count(4)
+    expect(notes.nth(0)).to_contain_text("no clip was chosen")
+    expect(notes.nth(1)).to_contain_text("the motion has no name")
+    check_accessible(page)
+    page.locator("#motion-name").locator("input, textarea").fill("jump")
+    expect(notes).to_have_count(3)
+    page.locator("#clip-examples button").first.click()  # a clip with words of its own
+    expect(notes).to_have_count(0)
+    page.locator("#motion-name").locator("input, textarea").fill("jump")
+    page.click("#train")
+    expect(notes).to_contain_text('"jump" already')
+
     open_tab(page, "study")
     page.click("#study-create")
     notes = page.locator("#study-tab .field-note p")

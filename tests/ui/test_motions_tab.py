@@ -24,6 +24,7 @@ from motion_app.settings import Limits, Settings
 from motion_app.training.inputs import ClipSelection, TrainingInputs
 from motion_app.training.mover import moving_share
 from motion_app.training.trainer import TrainingReport, ValidationVideo
+from motion_app.ui.form_faults import FormFaults
 from motion_app.ui.markup import LANGUAGES, Texts
 from motion_app.ui.motion_cards import cards_html, library_html, moves_how, path_key
 from motion_app.ui.motions.clips import (
@@ -317,19 +318,33 @@ def test_two_browsers_share_nothing_and_a_new_follower_ends_the_old_one() -> Non
     assert first.follow() != first.follow()
 
 
-def test_a_clip_in_which_nothing_moves_is_told_when_it_comes_and_refused_when_it_is_to_be_learned():
+def test_a_clip_in_which_nothing_moves_is_told_when_it_comes_and_refused_when_it_is_to_be_learned(
+    tmp_path: Path,
+):
     moving, held = (
         DraftClip.read(MEDIA / name, GEOMETRY, Limits()) for name in ("clip.m4v", "still.mp4")
     )
     assert moving.moving and not held.moving
-    state = TrainingState()
+    state, library = TrainingState(), Library([tmp_path])
     asked = ("stand", "stands still", "ball", "fleximmt", 2, False)
     state.clips = (moving, held)
     with pytest.raises(RequestError, match=r"nothing moves in still\.mp4"):
-        TrainingForm.read(state, *asked, False)
-    assert TrainingForm.read(state, *asked, True).still
+        TrainingForm.read(library, state, *asked, False)
+    assert TrainingForm.read(library, state, *asked, True).still
     state.clips = (moving,)
-    assert not TrainingForm.read(state, *asked, False).still
+    assert not TrainingForm.read(library, state, *asked, False).still
+
+
+def test_all_that_is_wrong_with_a_training_is_told_by_field() -> None:
+    state, library = TrainingState(), Library([POCKET / "motions"])
+    rest = ("fleximmt", 2, False)
+    with pytest.raises(FormFaults) as told:
+        TrainingForm.read(library, state, " ", "", None, *rest)
+    assert set(told.value.faults) == {"clips", "name", "noun", "phrase"}
+    state.clips = (draft_clip(),)
+    with pytest.raises(FormFaults) as told:
+        TrainingForm.read(library, state, "jump", "leaps", "cat", *rest)
+    assert set(told.value.faults) == {"name"} and "already" in told.value.faults["name"]
 
 
 def test_the_stage_of_a_clip_has_the_clips_own_shape() -> None:

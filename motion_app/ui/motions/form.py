@@ -11,8 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from motion_app.errors import RequestError
+from motion_app.errors import MotionFileError, RequestError
 from motion_app.host import ModelHost
+from motion_app.library.library import Library
 from motion_app.library.owners import LibraryUser
 from motion_app.library.trash import DeletedMotion
 from motion_app.media.file_types import CLIP_CHOICES
@@ -20,6 +21,7 @@ from motion_app.methods import LEARNED, methods_there
 from motion_app.training.config import own_steps, training_caption
 from motion_app.training.inputs import MOST_STEPS, TrainingInputs
 from motion_app.ui.boundary import listen
+from motion_app.ui.form_faults import FieldNotes, FormFaults
 from motion_app.ui.markup import Texts, in_words, note_html, script
 from motion_app.ui.motions.clips import (
     DraftClip,
@@ -30,6 +32,12 @@ from motion_app.ui.motions.clips import (
 from motion_app.ui.visitor import BrowserState
 from motion_app.world.clips import ExampleClip
 
+NO_CLIP = "no clip was chosen; drop one on the form"
+NO_WORDS = {
+    "name": "the motion has no name; give it one",
+    "noun": "nothing says what moves; write it down, as in: tiger",
+    "phrase": "nothing says how it moves; put that in words, as in: walks on snow",
+}
 VALIDATIONS = 5  # videos on the way, where they are wanted
 SEEN_WHOLE = 95  # percent of a clip's picture; what is cut below that is told
 
@@ -79,6 +87,7 @@ class TrainingForm:
         self.examples = {clip.name: clip for clip in examples}
         self.texts = texts
         self.limits = host.settings.limits
+        self.notes = FieldNotes()
         self._build_clips()
         self._build_words()
         self._build_settings()
@@ -87,6 +96,7 @@ class TrainingForm:
             apply_default_css=False,
             elem_id="training-cost",
         )
+        self.notes.below("all")
         self.train = gr.Button(texts("motions.train"), variant="primary", elem_id="train")
 
     @property
@@ -118,6 +128,7 @@ class TrainingForm:
         )
         self.editor = new_editor()
         self.clip_note = gr.HTML(apply_default_css=False, elem_id="clip-note")
+        self.notes.below("clips", self.editor)
 
     def _build_words(self) -> None:
         texts = self.texts
@@ -140,6 +151,8 @@ class TrainingForm:
                 min_width=140,
                 elem_id="motion-phrase",
             )
+        for name in NO_WORDS:
+            self.notes.below(name, getattr(self, name))
         self.caption = gr.HTML(
             caption_html("", "", texts), apply_default_css=False, elem_id="motion-caption"
         )
@@ -173,6 +186,7 @@ class TrainingForm:
 
     def wire(self, state: gr.State) -> None:
         """Bind every event but the start."""
+        self.notes.wire()
         clips = [state, self.editor, self.clip_note]
         listen(
             self.upload.upload,
@@ -294,6 +308,7 @@ class TrainingForm:
 
     @staticmethod
     def read(
+        library: Library,
         state: TrainingState,
         name: str,
         phrase: str,
@@ -303,19 +318,30 @@ class TrainingForm:
         validate: bool,
         still: bool = False,
     ) -> TrainingInputs:
-        """What is to be learned, as ``fields`` and the clips of ``state`` say it. RequestError for
-        a clip in which nothing moves, unless the motion is to stand ``still``."""
+        """What is to be learned, as ``fields`` and the clips of ``state`` say it. FormFaults for
+        all that can be told of them at once: a name that ``library`` has, a clip in which nothing
+        moves, unless the motion is to stand ``still``; RequestError for the rest."""
+        words = {"name": name, "noun": noun, "phrase": phrase}
+        words = {key: (text or "").strip() for key, text in words.items()}
+        faults = {key: told for key, told in NO_WORDS.items() if not words[key]}
         held = [clip.name for clip in state.clips if not clip.moving]
-        if held and not still:
-            raise RequestError(
+        if not state.clips:
+            faults["clips"] = NO_CLIP
+        elif held and not still:
+            faults["clips"] = (
                 f"nothing moves in {held[0]}; take another clip, or say in the settings that the "
                 "motion is to stand still"
             )
+        try:
+            if words["name"]:
+                library.new_path(words["name"])
+        except MotionFileError as error:
+            faults["name"] = str(error)
+        if faults:
+            raise FormFaults(faults)
         count = int(steps or 0)
         return TrainingInputs(
-            name=(name or "").strip(),
-            phrase=(phrase or "").strip(),
-            noun=(noun or "").strip(),
+            **words,
             clips=tuple(clip.selection for clip in state.clips),
             method=method,
             steps=count,

@@ -127,7 +127,7 @@ class MotionsTab:
             self.form.train.click,
             self.begin,
             inputs=[visit, self.state, *self.form.fields],
-            outputs=[self.rows],
+            outputs=[self.rows, *self.form.notes.outputs],
         )
         self._follow_after(begun, visit, only_success=True)
         acted = listen(
@@ -176,12 +176,18 @@ class MotionsTab:
         state.job = next((row.id for row in rows if row.active), "")
         return self.library.show_cards(state), rows_html(rows, shown=state.job, texts=self.texts)
 
-    def begin(self, visit: PageVisit, state: TrainingState, *fields: Any) -> str:
-        """Put a training into the line."""
-        inputs = self.form.read(state, *fields)
-        owner, address = visit.owner, visit.address
-        state.job = submit_training(self.host, inputs, owner=owner, address=address).id
-        return self._show_rows(visit, state)
+    def begin(self, visit: PageVisit, state: TrainingState, *fields: Any) -> list[Any]:
+        """Put a training into the line, or tell all that is wrong with what was filled in."""
+        notes = self.form.notes
+        try:
+            inputs = self.form.read(self.host.library, state, *fields)
+            owner, address = visit.owner, visit.address
+            state.job = submit_training(self.host, inputs, owner=owner, address=address).id
+        except FormFaults as error:
+            return [gr.skip(), *notes.shown(error.faults)]
+        except MotionAppError as error:
+            return [gr.skip(), *notes.shown({"all": in_one_line(error)})]
+        return [self._show_rows(visit, state), *notes.shown({})]
 
     def _show_rows(self, visit: PageVisit, state: TrainingState) -> str:
         rows = self.host.jobs.rows(visit.owner, kind="train")
