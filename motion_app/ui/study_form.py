@@ -58,6 +58,12 @@ class StudyForm:
             self.upload = gr.File(
                 label=texts("study.upload"), file_types=[".zip"], height=110, elem_id="study-file"
             )
+            gr.HTML(
+                folder_html(texts),
+                js_on_load=script("morph", "study_folder"),
+                apply_default_css=False,
+                elem_id="study-folder",
+            )
             gr.HTML(layout_html(texts), apply_default_css=False)
         self.notes.below("upload", self.upload)
         self.benchmark = gr.Dropdown(
@@ -165,7 +171,7 @@ def read_form(
     consent, minutes, contact, code, seed = details[9:]
     faults: dict[str, str] = {}
     if source == ZIP and not upload:
-        faults["upload"] = "no ZIP file was chosen; drop one on the form"
+        faults["upload"] = "no ZIP file and no folder was chosen; drop one on the form"
     if source == BENCHMARK and not benchmark:
         faults["benchmark"] = "no benchmark was chosen; run one with: evaluate benchmark --study 12"
     if source == RESULTS and len(jobs or ()) < LEAST_RESULTS:
@@ -214,8 +220,20 @@ def _count(text: str) -> int:
     return int(given)
 
 
+def folder_html(texts: Texts) -> str:
+    """The button that takes a folder, and what became of it."""
+    said = " ".join(
+        f'data-{name}="{html.escape(texts(f"study.folder_{name}"))}"'
+        for name in ("packing", "empty", "unread")
+    )
+    return (
+        f'<button type="button" class="tool">{html.escape(texts("study.folder"))}</button>'
+        f'<input type="file" webkitdirectory hidden><p class="note" role="status" {said}></p>'
+    )
+
+
 def layout_html(texts: Texts) -> str:
-    """What the ZIP file is to hold."""
+    """What the ZIP file or the folder is to hold."""
     return (
         f"<details class='study-layout'><summary>{html.escape(texts('study.layout'))}</summary>"
         f"<pre>{html.escape(LAYOUT)}</pre><p>{html.escape(texts('study.layout_csv'))}</p></details>"

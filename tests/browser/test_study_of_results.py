@@ -28,6 +28,7 @@ from motion_app.media.results import save_result
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import Settings
 from motion_app.study.answers import Study
+from motion_app.study.archive import StudyArchive
 from motion_app.study.site.app import StudySettings, build_study_app
 from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
@@ -280,21 +281,100 @@ def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
     study.close()
 
 
-def test_a_zip_makes_a_study_with_what_was_chosen_for_it(
-    browser: Browser, server: str, host: ModelHost, tmp_path: Path
-) -> None:
+def write_items(items: Path) -> Path:
+    """Two items as a person lays them out: a folder each, a video for each method."""
     for name in ("fox", "cat"):
-        folder = tmp_path / "items" / name
+        folder = items / name
         folder.mkdir(parents=True)
         (folder / "caption.txt").write_text(f"A {name} rolls.")
         Image.new("RGB", (96, 64), "teal").save(folder / "first_frame.png")
         for clip, shade in (("reference", 40), ("ours", 90), ("theirs", 140)):
             frames = np.full((8, 64, 96, 3), shade, np.uint8)
             write_video(folder / f"{clip}.mp4", frames, 8)
-    upload = shutil.make_archive(str(tmp_path / "items"), "zip", tmp_path / "items")
+    return items
+
+
+def made_since(host: ModelHost, before: set[Path]) -> StudyArchive:
+    """The one study that was made; its folder goes."""
+    (made,) = set((host.settings.outputs / "studies").iterdir()) - before
+    archive = StudyArchive.open(made)
+    archive.close()
+    shutil.rmtree(made)
+    return archive
+
+
+@pytest.mark.parametrize("how", ["chosen", "dropped"])
+def test_a_folder_makes_a_study_chosen_or_dropped(
+    browser: Browser, server: str, host: ModelHost, tmp_path: Path, how: str
+) -> None:
+    items = write_items(tmp_path / "Füchse 狐")
+    (items / ".git").mkdir()
+    (items / ".git" / "HEAD").write_text("no item")
+    before = set((host.settings.outputs / "studies").iterdir())
+    page = open_tab(browser, server)
+    page.get_by_role("radio", name="A ZIP or folder of items").check()
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    (nothing / ".hidden").touch()
+    bring_folder(page, nothing, how)
+    expect(page.locator("#study-folder .note")).to_have_text("That folder holds no files.")
+    bring_folder(page, items, how)
+    expect(page.locator("#study-file")).to_contain_text("Füchse 狐")
+    expect(page.locator("#study-folder button")).to_be_hidden()
+    page.locator("#study-title input, #study-title textarea").fill("Foxes and cats")
+    page.locator("#study-create").click()
+    expect(page.locator(".study-card", has_text="Foxes and cats")).to_be_visible()
+    archive = made_since(host, before)
+    assert archive.config.methods == ("ours", "theirs")
+    main = [item for item in archive.items.values() if item.kind == "main"]
+    assert sorted((item.name, item.caption) for item in main) == [
+        ("cat", "A cat rolls."),
+        ("fox", "A fox rolls."),
+    ]
+
+
+def bring_folder(page: Page, folder: Path, how: str) -> None:
+    if how == "chosen":
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Choose a folder").click()
+        chooser.value.set_files(folder)
+        return
+    expect(page.frame_locator("#demo-frame").locator("#begin")).to_be_visible()  # all has its place
+    field = page.locator("#study-file")
+    field.scroll_into_view_if_needed()
+    place = field.bounding_box()
+    x, y = (place[at] + place[size] / 2 for at, size in (("x", "width"), ("y", "height")))
+    devtools = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+
+
+def test_a_folder_that_is_no_study_is_told_beside_its_field(
+    browser: Browser, server: str, host: ModelHost, tmp_path: Path
+) -> None:
+    items = write_items(tmp_path / "items")
+    (items / "cat" / "caption.txt").unlink()
+    page = open_tab(browser, server)
+    page.get_by_role("radio", name="A ZIP or folder of items").check()
+    page.locator("#study-create").click()
+    expect(page.locator(".field-note .note", has_text="no ZIP file and no folder")).to_be_visible()
+    bring_folder(page, items, "chosen")
+    expect(page.locator("#study-file")).to_contain_text("items")
+    page.locator("#study-title input, #study-title textarea").fill("Foxes")
+    page.locator("#study-create").click()
+    lacking = 'the item "cat" has no caption.txt; add one'
+    expect(page.locator(".field-note .note", has_text=lacking)).to_be_visible()
+
+
+def test_a_zip_makes_a_study_with_what_was_chosen_for_it(
+    browser: Browser, server: str, host: ModelHost, tmp_path: Path
+) -> None:
+    items = write_items(tmp_path / "items")
+    upload = shutil.make_archive(str(items), "zip", items)
     before = set((host.settings.outputs / "studies").iterdir())
     page = open_tab(browser, server, viewport=PHONE)
-    page.get_by_role("radio", name="A ZIP of items").check()
+    page.get_by_role("radio", name="A ZIP or folder of items").check()
     with page.expect_file_chooser() as chooser:
         page.locator("#study-file button").first.click()
     chooser.value.set_files(upload)
@@ -307,13 +387,9 @@ def test_a_zip_makes_a_study_with_what_was_chosen_for_it(
     card = page.locator(".study-card", has_text="Rolling animals")
     expect(card).to_contain_text("0 of 20 raters finished")
     expect(card).to_be_in_viewport(ratio=0.5)  # what was just made comes into view
-    (made,) = set((host.settings.outputs / "studies").iterdir()) - before
-    study = Study.open(made)
-    config = study.archive.config
+    config = made_since(host, before).config
     assert (config.methods, config.contact) == (("ours", "theirs"), "me@lab.example")
     assert config.questions == ("MF", "TC", "AC")
-    study.close()
-    shutil.rmtree(made)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
