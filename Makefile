@@ -20,7 +20,7 @@ run: $(VENV)/.installed
 	$(BIN)/python app.py $(ARGS)
 
 # Where PostgreSQL cannot be installed the study's tests run on SQLite alone, and this says so.
-# A test file stays whole on one of the workers, each of which has a server and a browser of its own.
+# A test file stays whole on one of the workers; the first one has those that open a browser.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test test-all: lint $(VENV)/.chromium $(VENV)/.postgres

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import postgres
 import pytest
@@ -17,13 +18,23 @@ from serving import RunningApp
 
 # Tests run in two processes on two cores; what they start inherits it. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# The folders whose files take longest: begun first, two workers end at the same time.
 OFFERED = "lab/motions"
-LONGEST = ("browser", "ui", "engine", "benchmark")
+# The folders whose files take longest: begun first, two workers end at the same time.
+LONGEST = ("browser", "ui", "engine", "benchmark", "pocket", "training")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     fuzz.daily = "not long" in config.getoption("markexpr")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of ``--dist loadfile``."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from apart import BrowserApart
+
+    return BrowserApart(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 from postgres import database_of_pages  # noqa: F401
 from serving import RunningApp
-from visits import DESKTOP, open_page
+from visits import DESKTOP, PATIENCE, open_page
 
 HERE = Path(__file__).parent
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -34,6 +35,7 @@ class OneBrowser:
             self._chromium = self._playwright.chromium.launch(
                 executable_path=CHROMIUM, args=CHROMIUM_FLAGS
             )
+            _make_patient(self._chromium)
         return self._chromium
 
     def close(self) -> None:
@@ -41,6 +43,18 @@ class OneBrowser:
         playwright, self._playwright, self._chromium = self._playwright, None, None
         if playwright is not None:
             playwright.stop()
+
+
+def _make_patient(chromium: Browser) -> None:
+    """No page of it gives up after the library's 30 s."""
+    plain = chromium.new_context
+
+    def new_context(**options: Any) -> BrowserContext:
+        context = plain(**options)
+        context.set_default_timeout(PATIENCE)
+        return context
+
+    chromium.new_context = new_context
 
 
 ONE = OneBrowser()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.request import request_to_json
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import ROOT, Limits, Settings
+from motion_app.ui.evaluate.results import ScoringRun, Steps
 from motion_app.ui.evaluate.tab import EvaluateTab
 from motion_app.ui.markup import Texts
 from motion_app.ui.page import launch_options
@@ -110,9 +112,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, cases: list[BenchmarkCase])
     host.stop()
 
 
-POCKET = ROOT / "checkpoints" / "pocket"
-
-
 def evaluate_page(host: ModelHost, language: str) -> None:
     session = gr.State(KnownVisit())
     gr.Navbar(visible=False)
@@ -129,7 +128,6 @@ def open_tab(browser: Browser, url: str, *, width: int = 1366, dark: bool = Fals
         viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
     )
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
     page.goto(url)
     page.get_by_role("tab", name="Evaluate").click()
     expect(page.locator(".evaluate-card").first).to_be_visible(timeout=PATIENCE)
@@ -216,7 +214,20 @@ def test_nothing_chosen_is_told_in_words(page: Page) -> None:
     expect(page.locator("#evaluate-score")).to_be_enabled()
 
 
-def test_cancel_stops_and_keeps_the_choice(page: Page) -> None:
+def test_cancel_stops_and_keeps_the_choice(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = ScoringRun._work
+
+    def after_cancel(run: ScoringRun, steps: Steps, turn: threading.Semaphore) -> None:
+        """The first measurement ends when it is stopped, however quick the machine is."""
+
+        def held() -> Steps:
+            yield next(steps)
+            assert run._stop.wait(PATIENCE / 1000)
+            return (yield from steps)
+
+        work(run, held(), turn)
+
+    monkeypatch.setattr(ScoringRun, "_work", after_cancel)
     page.get_by_role("button", name="Choose all").click()
     expect(page.locator('.evaluate-card[aria-checked="true"]')).to_have_count(3)
     page.locator("#evaluate-score").click()

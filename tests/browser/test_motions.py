@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_hub import FakeHub
 from playwright.sync_api import Browser, Page, expect
-from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, open_page
+from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, listens, open_page
 from walk import fill_training, mark_two, open_tab, pick_example, upload_clip, write_clip
 
 from motion_app.library.motion_parcel import replace_bytes
@@ -243,6 +243,7 @@ def test_a_reload_finds_the_training_and_it_can_be_cancelled_and_resumed(page: P
     status = page.locator("#training-status")
     expect(status).to_contain_text("step", timeout=PATIENCE)
     page.reload()
+    listens(page)
     open_tab(page, "motions")
     expect(status).to_contain_text("leap · learning", timeout=PATIENCE)
     expect(page.locator(".curve svg")).to_be_visible(timeout=PATIENCE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 from playwright.sync_api import Browser, expect
-from test_video import drop_request
 from visits import DESKTOP, open_page
+from walk import TABS, drop_request, open_tab
 
 UPLOADS = {
     "en": {"#evaluate-videos": "Upload videos", "#clip-upload": "Reference clips"},
@@ -36,9 +36,8 @@ def test_every_button_is_called_what_is_written_on_it(
     if language == "en":
         drop_request(page)
         expect(page.get_by_label("Motion of object 1")).to_contain_text("jump")
-    for tab in page.locator("#tabs [role=tab]").all():
-        tab.click()
-        page.wait_for_timeout(500)
+    for tab in TABS:
+        open_tab(page, tab)
         assert page.evaluate(MISNAMED) == []
     for place, label in UPLOADS[language].items():
         button = page.locator(f"{place} button.upload-container")

@@ -11,10 +11,10 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FrameLocator, Page, expect
 from serving import RunningApp
-from test_video import QUICK, drop_request
-from visits import DESKTOP, PATIENCE, open_page
+from visits import DESKTOP, PATIENCE, listens, open_page
+from walk import QUICK, drop_request
 
 BLOCKED = """
 const refuse = () => { throw new DOMException("Access is denied.", "SecurityError"); };
@@ -46,7 +46,8 @@ def elsewhere(tmp_path: Path, framed: str, server: str) -> Iterator[str]:
     site.server_close()
 
 
-def makes_a_video(page: Page) -> None:
+def makes_a_video(page: Page | FrameLocator) -> None:
+    listens(page)
     drop_request(page, steps=QUICK)
     page.locator("#generate").click()
     expect(page.locator("#video video")).to_be_visible(timeout=2 * PATIENCE)
@@ -59,13 +60,12 @@ def test_with_site_data_blocked_the_page_works_and_says_that_it_forgets(
     context = browser.new_context(viewport=DESKTOP)
     context.add_init_script(BLOCKED)
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
     page.goto(server)
-    expect(page.locator("#forgets")).to_contain_text("keeps nothing", timeout=PATIENCE / 2)
+    expect(page.locator("#forgets")).to_contain_text("keeps nothing")
     expect(page.locator("#forgets")).to_be_visible()
     makes_a_video(page)
     page.goto(f"{server}zh")
-    expect(page.locator("#forgets")).to_contain_text("不为本页保存", timeout=PATIENCE / 2)
+    expect(page.locator("#forgets")).to_contain_text("不为本页保存")
 
 
 def test_in_a_sandboxed_frame_the_page_works_and_says_that_it_forgets(
@@ -74,7 +74,7 @@ def test_in_a_sandboxed_frame_the_page_works_and_says_that_it_forgets(
     page = browser.new_context(viewport=DESKTOP).new_page()
     page.goto(elsewhere)
     frame = page.frame_locator("iframe").first
-    expect(frame.locator("#forgets")).to_be_visible(timeout=PATIENCE / 2)
+    expect(frame.locator("#forgets")).to_be_visible()
     makes_a_video(frame)
     refused = page.frame_locator("iframe").nth(1)
     expect(refused.locator("#transfer, #tabs")).to_have_count(0)

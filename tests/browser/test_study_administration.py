@@ -19,7 +19,6 @@ from motion_app.study.synthetic_raters import DirectClient
 from motion_app.study.unblinding import unblind
 
 FILES = ("answers.csv", "answers.parquet", "results.json", "table.tex", "codebook.md")
-expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -37,7 +36,6 @@ def address(study: Study) -> Iterator[str]:
 
 def open_admin(browser: Browser, address: str, **options: object) -> Page:
     context = browser.new_context(**{"viewport": DESKTOP, "locale": "en-GB", **options})
-    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.faults = []
     page.on("pageerror", lambda error: page.faults.append(str(error)))

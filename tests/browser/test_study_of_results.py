@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 from starlette.routing import Mount
 from tiny_study import Caller
-from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible
+from visits import DESKTOP, PHONE, ROOT, check_accessible
 
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
@@ -38,7 +38,6 @@ from motion_app.ui.visitor import PageVisit
 OWNER = secrets.token_hex(16)
 MOTION = "circle"  # of the pocket checkpoint's library; it has a preview
 TITLE = "Which fox circles best?"
-expect.set_options(timeout=PATIENCE)
 
 
 class KnownVisit(PageVisit):
@@ -120,7 +119,6 @@ def study_page(host: ModelHost, language: str) -> None:
 
 def open_tab(browser: Browser, url: str, **options: Any) -> Page:
     page = browser.new_context(**{"viewport": DESKTOP, "locale": "en-GB", **options}).new_page()
-    page.set_default_timeout(PATIENCE)
     page.goto(url)
     page.get_by_role("tab", name="Study").click()
     expect(page.get_by_role("checkbox")).to_have_count(2)
@@ -159,7 +157,6 @@ def test_a_study_made_in_the_tab_is_answered_and_its_administrator_sees_it(
     with page.expect_popup() as popup:
         card.get_by_role("button").click()  # nothing is to be pasted
     admin = popup.value
-    admin.set_default_timeout(PATIENCE)
     assert secret not in admin.url
     expect(admin.locator("#title")).to_have_text(TITLE)
     expect(admin.locator("#open-link")).not_to_have_value("")
@@ -223,7 +220,6 @@ def test_axe_finds_nothing_wrong_with_the_demo_and_its_report(
     browser: Browser, server: str, host: ModelHost, language: str
 ) -> None:
     page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
-    page.set_default_timeout(PATIENCE)
     page.goto(f"{server}study/~demo/?lang={language}")
     expect(page.locator("#consent-facts")).not_to_be_empty()
     check_accessible(page)
@@ -257,7 +253,6 @@ def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
     study = Study.open(folder)
     right = {item.candidates[item.answer] for item in study.archive.items.values() if item.answer}
     page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
-    page.set_default_timeout(PATIENCE)
     page.goto(link)
     page.locator("#agree").check()
     page.locator("#begin").click()

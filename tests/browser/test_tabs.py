@@ -8,18 +8,15 @@ import re
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
-from test_video import QUICK, drop_request
-from visits import DESKTOP, PATIENCE
+from visits import DESKTOP, PATIENCE, listens
+from walk import QUICK, UNENDING, drop_request, start
 
 TABS = 6
-LONG = 400  # steps: it ends because it is stopped, however slow the machine
 
 
 @pytest.fixture
 def context(browser: Browser) -> BrowserContext:
-    opened = browser.new_context(viewport=DESKTOP)
-    opened.set_default_timeout(PATIENCE)
-    return opened
+    return browser.new_context(viewport=DESKTOP)
 
 
 def open_tabs(context: BrowserContext, server: str, count: int) -> list[Page]:
@@ -27,26 +24,22 @@ def open_tabs(context: BrowserContext, server: str, count: int) -> list[Page]:
     tabs = []
     for _ in range(count):
         tabs.append(context.new_page())
-        tabs[-1].goto(server, timeout=PATIENCE / 4)
-        expect(tabs[-1].locator("#generate")).to_be_visible(timeout=PATIENCE / 4)
-        expect(
-            tabs[-1].locator("#gallery .gallery-empty, #gallery .gallery-card").first
-        ).to_be_attached(timeout=PATIENCE / 4)
+        tabs[-1].goto(server)
+        listens(tabs[-1])
     return tabs
 
 
 def test_with_six_tabs_open_cancel_acts_at_once_and_another_tab_loads(
     context: BrowserContext, server: str
 ) -> None:
-    tabs = open_tabs(context, server, TABS)
-    drop_request(tabs[0], steps=LONG)
-    tabs[0].locator("#generate").click()
-    expect(tabs[0].locator("#live img")).to_be_visible(timeout=PATIENCE)
-    for tab in tabs[1:]:  # each of them follows the job
-        tab.reload()
-        expect(tab.locator("#cancel")).to_be_visible(timeout=PATIENCE / 4)
+    (first,) = open_tabs(context, server, 1)
+    drop_request(first, steps=UNENDING)
+    start(first)
+    tabs = [first, *open_tabs(context, server, TABS - 1)]
+    for tab in tabs:  # each of them follows the job
+        expect(tab.locator("#cancel")).to_be_visible()
     (late,) = open_tabs(context, server, 1)
-    expect(late.locator("#cancel")).to_be_visible(timeout=PATIENCE / 4)
+    expect(late.locator("#cancel")).to_be_visible()
     tabs[3].locator("#cancel").click()
     stopped = re.compile("Stopping|Everything you chose is kept")
     expect(tabs[3].locator("#status")).to_contain_text(stopped)
@@ -61,9 +54,9 @@ def test_a_page_at_rest_keeps_no_connection(context: BrowserContext, server: str
     page.on("requestfinished", lambda request: asked.pop(request.url, None))
     page.on("requestfailed", lambda request: asked.pop(request.url, None))
     page.goto(server)
-    expect(page.locator("#generate")).to_be_visible()
+    listens(page)
     drop_request(page, steps=QUICK)
-    page.locator("#generate").click()
+    start(page)
     expect(page.locator("#video video")).to_be_visible(timeout=2 * PATIENCE)
     page.wait_for_timeout(2000)
     assert not [url for url in asked if "gradio_api" in url and "/file=" not in url]

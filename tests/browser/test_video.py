@@ -2,71 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
-from visits import DESKTOP, PATIENCE, PHONE, ROOT, open_page
-
-from motion_app.library.library import Library
-
-QUICK, LONG = 2, 60  # steps
-READY = re.compile("The recipe is in the page")
-
-
-def png_uri(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def a_request(*, seed: int = 3, steps: int = QUICK) -> dict[str, Any]:
-    """The first example with its two objects as boxes and a motion for each."""
-    notes = sorted((ROOT / "assets" / "examples").glob("*.json"))[0]
-    picture = Image.open(notes.with_suffix(".png")).convert("RGB")
-    objects = []
-    known = json.loads(notes.read_text())["objects"]
-    for item, motion in zip(known, ("jump", "rise"), strict=False):
-        mask = Image.new("L", picture.size)
-        ImageDraw.Draw(mask).rectangle(item["box"], fill=255)
-        phrase = phrase_of(motion)
-        sentence = f"A {item['noun']} {phrase}."
-        entry = {"mask": png_uri(mask), "sentence": sentence, "phrase": phrase, "motion": motion}
-        objects.append({**entry, "name": item["noun"]})
-    numbers = {"seed": seed, "steps": steps, "guidance": 6.0}
-    return {"image": png_uri(picture), "objects": objects, **numbers}
-
-
-def phrase_of(motion: str) -> str:
-    return Library([ROOT / "checkpoints" / "pocket" / "motions"]).find(motion).phrase
-
-
-def drop(page: Page, name: str, content: bytes) -> None:
-    page.locator("#recipe-drop input[type=file]").set_input_files(
-        {"name": name, "mimeType": "application/octet-stream", "buffer": content}
-    )
-    expect(page.locator("#restore-notes")).to_have_text(READY, timeout=PATIENCE)
-
-
-def drop_request(page: Page, **options: Any) -> None:
-    drop(page, "request.json", json.dumps(a_request(**options)).encode())
+from visits import DESKTOP, PATIENCE, PHONE, open_page
+from walk import QUICK, UNENDING, a_request, drop_request, give_file, start, video_is_there
 
 
 def generate(page: Page) -> None:
     """Press Generate and wait for the new video."""
-    cards = page.locator(".gallery-card").count()
-    page.locator("#generate").click()
-    expect(page.locator(".gallery-card")).to_have_count(cards + 1, timeout=PATIENCE)
-    expect(page.locator(".gallery-card").first.locator(".state-done")).to_be_attached(
-        timeout=2 * PATIENCE
-    )
-    expect(page.locator("#video video")).to_be_visible(timeout=PATIENCE)
+    start(page)
+    video_is_there(page)
 
 
 def download(page: Page, button: str) -> bytes:
@@ -81,11 +30,8 @@ def frames(page: Page) -> np.ndarray:
 
 
 def test_generate_ends_with_a_video_that_plays_and_its_files(page: Page) -> None:
-    drop_request(page, seed=5, steps=24)
-    page.locator("#generate").click()
-    expect(page.locator("#status")).to_contain_text("step", timeout=PATIENCE)
-    expect(page.locator("#live img")).to_be_visible(timeout=PATIENCE)
-    expect(page.locator("#video video")).to_be_visible(timeout=2 * PATIENCE)
+    drop_request(page, seed=5)
+    generate(page)
     player = "document.querySelector('#video video')"
     page.wait_for_function(f"{player}.duration > 0.5 && {player}.loop")
     box = f"{player}.getBoundingClientRect()"
@@ -104,42 +50,32 @@ def test_generate_ends_with_a_video_that_plays_and_its_files(page: Page) -> None
     assert "/outputs" not in page.locator("body").inner_text()
 
 
-def test_after_cancel_the_next_video_is_made_at_once(page: Page) -> None:
-    drop_request(page, steps=LONG)
-    page.locator("#generate").click()
-    expect(page.locator("#live img")).to_be_visible(timeout=PATIENCE)
+def test_a_job_is_told_step_by_step_after_a_reload_too_and_after_cancel_the_next_one_is_made(
+    page: Page,
+) -> None:
+    drop_request(page, steps=UNENDING)
+    start(page)
+    expect(page.locator("#status")).to_contain_text("step")
+    expect(page.locator("#live img")).to_be_visible()
+    page.reload()
+    expect(page.locator("#status")).to_contain_text("so far")
+    expect(page.locator("#status .bar")).to_be_visible()
     page.locator("#cancel").click()
     expect(page.locator("#status")).to_contain_text("Everything you chose is kept")
     expect(page.locator("#cancel")).to_have_count(0)
     expect(page.locator(".gallery-card .state")).to_have_text("stopped")
-    drop_request(page)
+    drop_request(page, seed=4)
     generate(page)
     expect(page.locator(".gallery-card")).to_have_count(2)
 
 
-def test_a_reload_finds_the_running_job_and_its_video(page: Page) -> None:
+def test_a_reload_ends_with_the_video_of_the_job_that_was_running(page: Page) -> None:
     drop_request(page, steps=12)
-    page.locator("#generate").click()
-    expect(page.locator("#status")).to_contain_text("step", timeout=PATIENCE)
-    page.reload()
-    expect(page.locator("#status")).to_contain_text("so far", timeout=PATIENCE)
-    expect(page.locator("#cancel")).to_be_visible()
-    expect(page.locator("#video video")).to_be_visible(timeout=3 * PATIENCE)
-    page.reload()
-    expect(page.locator("#video video")).to_be_visible(timeout=PATIENCE)
+    start(page)
+    for _ in range(2):  # on its way at first, or there already
+        page.reload()
+        expect(page.locator("#video video")).to_be_visible(timeout=3 * PATIENCE)
     expect(page.locator(".gallery-card")).to_have_count(1)
-
-
-def test_two_browsers_do_not_see_each_others_videos(
-    browser: Browser, server: str, page: Page
-) -> None:
-    drop_request(page)
-    generate(page)
-    other = open_page(browser, server, DESKTOP)
-    expect(other.locator(".gallery-empty")).to_be_visible(timeout=PATIENCE)
-    expect(other.locator("#video")).to_have_count(0)
-    job = page.locator(".gallery-card").get_attribute("data-id")
-    assert job not in other.content()
 
 
 def test_two_videos_are_compared_in_step_and_deleted_at_the_second_press(page: Page) -> None:
@@ -154,8 +90,9 @@ def test_two_videos_are_compared_in_step_and_deleted_at_the_second_press(page: P
     page.wait_for_function("document.querySelector('#compare-bar input').max > 1")
     both = "[...document.querySelectorAll('#compare video')]"
     page.locator("#compare-bar [data-part=play]").click()
-    page.wait_for_function(f"{both}.every(video => !video.paused && video.currentTime > 0.3)")
-    times = page.evaluate(f"{both}.map(video => video.currentTime)")
+    playing = f"{both}.every(video => !video.paused && video.currentTime > 0.3)"
+    told = page.wait_for_function(f"{playing} && {both}.map(video => video.currentTime)")
+    times = told.json_value()  # of one moment
     assert abs(times[0] - times[1]) < 0.2
     page.wait_for_function(f"{both}.every(video => video.currentTime < 0.25)")  # from the start
     page.locator("#compare-bar [data-part=play]").click()
@@ -192,9 +129,10 @@ def test_a_dropped_recipe_and_a_dropped_video_make_the_same_frames(
     video, recipe = download(page, "#mp4"), download(page, "#recipe")
     for name, content in (("video.mp4", video), ("recipe.json", recipe)):
         other = open_page(browser, server, DESKTOP)
-        drop(other, name, content)
-        expect(other.locator("#restore-notes .warning")).to_have_count(0)
+        give_file(other, "#recipe-drop", name, content)
         expect(other.locator("#seed input")).to_have_value("11")
+        expect(other.locator("#restore-notes")).to_contain_text("The recipe is in the page")
+        expect(other.locator("#restore-notes .warning")).to_have_count(0)
         generate(other)
         assert np.array_equal(frames(other), first)
         other.context.close()

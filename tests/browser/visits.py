@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FrameLocator, Page, expect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 120_000  # ms; on a free machine everything here takes a few seconds
@@ -17,12 +17,25 @@ PHONE = {"width": 390, "height": 844}
 def open_page(browser: Browser, server: str, viewport: dict[str, int]) -> Page:
     """A page of a browser that was never here before."""
     page = browser.new_context(viewport=viewport).new_page()
-    page.set_default_timeout(PATIENCE)
     page.goto(server)
-    expect(page.locator("#generate")).to_be_visible(timeout=PATIENCE)
-    for panel in ("#sources", "#stage", "#objects"):  # its scripts have drawn it, and listen
-        expect(page.locator(f"{panel} .mount > *").first).to_be_attached(timeout=PATIENCE)
+    listens(page)
     return page
+
+
+def listens(page: Page | FrameLocator) -> None:
+    """Wait until the scripts of the app's page have drawn it: before, nobody hears what is done."""
+    expect(page.locator("#generate")).to_be_visible()
+    for panel in ("#sources", "#stage", "#objects"):
+        expect(page.locator(f"{panel} .mount > *").first).to_be_attached()
+    expect(page.locator("#gallery :is(.gallery-empty, .gallery-card)").first).to_be_attached()
+
+
+def console_of(page: Page) -> list[str]:
+    """The errors of its scripts and of its console, as they come."""
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    return faults
 
 
 def check_accessible(page: Page) -> None:

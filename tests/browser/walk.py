@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FrameLocator, Page, expect
 from visits import PATIENCE, ROOT
 
 from motion_app.library.library import Library
@@ -18,7 +18,14 @@ from motion_app.media.files import write_video
 from motion_app.ui.transfer.object_draft import compose_sentence
 from motion_app.world.world import draw_scene, render
 
-TABS = ("transfer", "motions", "study", "evaluate")
+# of each tab what shows that it has come
+TABS = {
+    "transfer": "#generate",
+    "motions": ".motion-card",
+    "study": "#demo-frame",
+    "evaluate": "#evaluate-score",
+}
+QUICK, UNENDING = 2, 400  # steps; UNENDING: it ends because it is stopped, on whatever machine
 Shares = tuple[float, float, float, float]
 DROP = """([place, name, type, content]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
@@ -32,7 +39,8 @@ DROP = """([place, name, type, content]) => {
 
 
 def open_tab(page: Page, name: str) -> None:
-    page.locator("#tabs button[role=tab]:visible").nth(TABS.index(name)).click()
+    page.locator("#tabs button[role=tab]:visible").nth([*TABS].index(name)).click()
+    expect(page.locator(TABS[name]).first).to_be_visible()
 
 
 def example_boxes() -> list[Shares]:
@@ -61,7 +69,7 @@ def click_object(page: Page, box: Shares) -> None:
     stage.click(position={"x": x * frame["width"], "y": y * frame["height"]})
 
 
-def objects_are(page: Page, count: int) -> None:
+def objects_are(page: Page | FrameLocator, count: int) -> None:
     expect(page.locator(".object-row")).to_have_count(count, timeout=PATIENCE)
 
 
@@ -113,17 +121,30 @@ def png_uri(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def give_file(page: Page, place: str, name: str, content: bytes) -> None:
+def give_file(page: Page | FrameLocator, place: str, name: str, content: bytes) -> None:
     """Into the drop zone ``place``, a selector."""
     page.locator(f"{place} input[type=file]").set_input_files(
         {"name": name, "mimeType": "application/octet-stream", "buffer": content}
     )
 
 
-def drop_request(page: Page, **options: Any) -> None:
-    give_file(page, "#recipe-drop", "request.json", json.dumps(a_request(**options)).encode())
+def drop_request(page: Page | FrameLocator, *, seed: int = 3, **options: Any) -> None:
+    """Where one was dropped before, another ``seed`` tells that this one has come."""
+    content = json.dumps(a_request(seed=seed, **options)).encode()
+    give_file(page, "#recipe-drop", "request.json", content)
+    expect(page.locator("#seed input")).to_have_value(str(seed))
     objects_are(page, 2)
-    expect(page.locator("#restore-notes p").first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#restore-notes p").first).to_be_visible()
+
+
+def toast(page: Page) -> str:
+    """The newest toast's words; it is closed again."""
+    message = page.locator(".toast-body:not(.info)").last  # the model may still be loading
+    expect(message).to_be_visible()
+    text = message.inner_text()
+    message.locator(".toast-close").click()
+    expect(message).to_have_count(0)  # it fades out
+    return text
 
 
 def start(page: Page) -> None:

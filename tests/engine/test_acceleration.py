@@ -265,7 +265,12 @@ def uncached() -> np.ndarray:
     return engine.generate(on_the_pocket(engine)).frames.astype(float)
 
 
-@pytest.mark.parametrize("kind", CACHES)
+DAILY = ("first-block", "taylorseer")  # and "mag" in the bench of caches below
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k in DAILY else pytest.mark.long) for k in CACHES]
+)
 def test_every_cache_works_on_the_pocket_by_its_name_alone(kind, uncached):
     """As a deployment sets it, and skipping as much as it can."""
     engine = accelerated(POCKET, cache_steps=StepCache(kind, strength=1.0))

@@ -24,8 +24,8 @@ from motion_app.media.provenance import export_video, read_recipe, verify_video
 from motion_app.settings import Limits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "media"
-SECONDS = 10
-LIMITS = Limits(decode_seconds=8, decode_megabytes=512)
+SECONDS = 60
+LIMITS = Limits(decode_seconds=50, decode_megabytes=512)
 
 
 def picture() -> np.ndarray:

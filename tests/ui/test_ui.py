@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,6 +23,7 @@ from motion_app.ui import markup, pictures
 from motion_app.ui.boundary import CALL_SECONDS, GuardedBlocks
 from motion_app.ui.evaluate.results import EvaluationState
 from motion_app.ui.motions.form import TrainingState
+from motion_app.ui.page import launch_options
 from motion_app.ui.sessions import LEFT_SECONDS
 from motion_app.ui.transfer.object_draft import NamedBox, noun_at
 from motion_app.ui.transfer.picture import load_examples
@@ -35,6 +37,19 @@ ROBOT = NamedBox("red robot", (10, 10, 40, 50))
 
 def picture(height: int = 64, width: int = 96) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def test_an_app_whose_page_takes_long_on_a_busy_machine_is_served_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)
+    with gr.Blocks(analytics_enabled=False) as page:
+        gr.Markdown("Here")
+    _, url, _ = page.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
+    )
+    assert httpx.get(url).status_code == 200
+    page.close()
 
 
 # pictures ---------------------------------------------------------------------------------------

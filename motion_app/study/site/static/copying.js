@@ -3,7 +3,7 @@
 import { pause } from "./clips.js";
 import { text } from "./texts.js";
 
-const SHOWN_MS = 1500;
+const SHOWN_MS = 3000;
 
 /** Copy what `field` holds; `button` says for a moment whether that worked. */
 export async function copyFrom(field, button) {

@@ -31,6 +31,7 @@ export class ItemView {
   #enlarged = null;
   #turn = 0;
   #telling; // the timer of onCoverage
+  #tell = () => this.#coverage.length && this.onCoverage(this.#item, this.seenFrames);
 
   /**
    * `onChoice(question, place)` when a rater chooses, `onCoverage(item, frames)` now and then with
@@ -43,15 +44,14 @@ export class ItemView {
     this.onCoverage = onCoverage;
     this.player = new Player({ fps: session.fps, onTick: (...state) => this.#tick(...state) });
     this.#bindTransport();
-    this.#telling = setInterval(
-      () => this.#item && this.onCoverage(this.#item, this.seenFrames),
-      1000,
-    );
+    this.#telling = setInterval(this.#tell, 1000);
+    addEventListener("pagehide", this.#tell); // a reload loses nothing of the last second
   }
 
   /** Nothing is shown any more, and nothing told of it. */
   leave() {
     clearInterval(this.#telling);
+    removeEventListener("pagehide", this.#tell);
     this.player.unload();
   }
 
