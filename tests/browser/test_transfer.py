@@ -141,8 +141,12 @@ def test_mistakes_are_told_in_words_and_nothing_is_lost(page: Page) -> None:
         {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture at all"}
     )
     assert "notes.png cannot be read as a picture" in toast(page)
+    beside = page.locator("#upload-note .note")
+    expect(beside).to_contain_text("notes.png cannot be read as a picture")
     expect(page.locator(BADGES)).to_have_count(2)
     expect(page.locator("#upload input[type=file]")).to_have_count(1, timeout=PATIENCE)
+    pick_example(page)
+    expect(beside).to_be_hidden()
 
 
 def test_the_keyboard_alone_marks_moves_and_takes_back(page: Page) -> None:

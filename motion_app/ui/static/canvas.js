@@ -330,7 +330,7 @@ listenWhileHere(document, "keydown", (event) => {
 
 listenWhileHere(document, "scene-answered", ({ detail: panel }) => {
   // what was wrong with what was asked is mended, or about to be
-  for (const mistake of document.querySelectorAll("#status .mistake[data-met]")) {
+  for (const mistake of document.querySelectorAll("#status .mistake[data-met], #upload-note .note")) {
     mistake.hidden = true;
   }
   if (panel && !element.closest(`#${panel}`)) return;

@@ -12,14 +12,14 @@ from typing import Any
 
 import gradio as gr
 
-from motion_app.errors import MediaError, RequestError
+from motion_app.errors import MediaError, MotionAppError, RequestError
 from motion_app.host import ModelHost
 from motion_app.library.owners import LibraryUser
 from motion_app.media.file_types import CLIP_CHOICES, PICTURE_FILES
 from motion_app.request.request import RequestFile
 from motion_app.ui.api.files import let_go
-from motion_app.ui.boundary import listen
-from motion_app.ui.markup import MOUNT, Texts, script, step_heading
+from motion_app.ui.boundary import in_one_line, listen
+from motion_app.ui.markup import MOUNT, Texts, note_html, script, step_heading
 from motion_app.ui.own_motions import MotionDialog
 from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import SceneActions, serial_of
@@ -86,6 +86,9 @@ class TransferTab:
             file_types=list(PICTURE_FILES),
             height=110,
             elem_id="upload",
+        )
+        self.refused = gr.HTML(
+            "", elem_classes="field-note", apply_default_css=False, elem_id="upload-note"
         )
         self._panel("sources", ("morph", "sources"), sources_html(texts))
         self.fit = self._panel("fit", ("morph", "fit"), self._fit(Session()))
@@ -160,7 +163,7 @@ class TransferTab:
             self.upload.upload,
             self.upload_picture,
             inputs=[self.session, self.upload],
-            outputs=[self.upload, *show],
+            outputs=[self.upload, self.refused, *show],
         )
         self._prepare_after(uploaded.success)
         self.video.wire(
@@ -216,15 +219,20 @@ class TransferTab:
 
     def upload_picture(self, session: Session, path: str | None) -> Iterator[list[Any]]:
         """A picture file. The upload box is emptied first, so that it takes another one even when
-        this one is refused."""
-        yield [None, *[gr.skip()] * len(self.scene_outputs)]
-        if not path:
-            raise MediaError("no picture arrived; choose a PNG, JPEG, WebP or HEIC file")
-        with session.lock:
-            self.actions.picture(session, Path(path))
-            let_go(Path(path))  # the scene is kept elsewhere, and goes when it is deleted
-            shown = self._show(session)
-        yield [gr.skip(), *shown]  # after the lock: another thread may close this generator
+        this one is refused, which stands below the box."""
+        same = [gr.skip()] * len(self.scene_outputs)
+        yield [None, "", *same]
+        try:
+            if not path:
+                raise MediaError("no picture arrived; choose a PNG, JPEG, WebP or HEIC file")
+            with session.lock:
+                self.actions.picture(session, Path(path))
+                let_go(Path(path))  # the scene is kept elsewhere, and goes when it is deleted
+                shown = self._show(session)
+        except MotionAppError as error:
+            yield [gr.skip(), note_html(in_one_line(error), kind="warning"), *same]
+            raise
+        yield [gr.skip(), "", *shown]  # after the lock: another thread may close this generator
 
     def prepare(self, session: Session) -> Iterator[list[Any]]:
         """Encode the picture before the first click needs it, and say where the model does not know
