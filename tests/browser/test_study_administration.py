@@ -201,7 +201,7 @@ def test_the_page_warns_of_active_raters_shows_codes_and_previews(
         page.get_by_role("button", name="Preview results page").click()
     expect(popup.value.locator("#finished")).to_have_text("7 finished")
     page.locator("#open-unblind").click()
-    expect(page.locator("#unblind-active")).to_contain_text("1 raters are taking part now")
+    expect(page.locator("#unblind-active")).to_contain_text("Raters taking part now: 1")
     page.locator("#confirm").fill("Rolling balls")
     page.locator("#unblind button.danger").click()
     scene = page.locator(".scene").first
