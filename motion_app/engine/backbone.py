@@ -30,6 +30,7 @@ from motion_app.engine.prompts import PromptStates
 from motion_app.errors import CheckpointError
 from motion_app.geometry import ModelGeometry
 from motion_app.models.checkpoint import Checkpoint
+from motion_app.models.devices import READING
 from motion_app.models.hub import one_line
 
 log = logging.getLogger(__name__)
@@ -87,15 +88,14 @@ class Backbone:
     ) -> Backbone:
         """The models of ``checkpoint``, placed by ``profile`` or, where the device runs out of
         memory, by the next smaller one. CheckpointError for what cannot be read as this model."""
-        without: dict[str, Any] = {} if keep_text_encoder else {"text_encoder": None}
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        if not keep_text_encoder:
+            options["text_encoder"] = None
         try:
-            pipe = OpenPipeline.from_pretrained(
-                checkpoint.folder,
-                dtype=profile.dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                **without,
-            )
+            with READING:
+                pipe = OpenPipeline.from_pretrained(
+                    checkpoint.folder, dtype=profile.dtype, **options
+                )
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{checkpoint.folder.name} cannot be loaded as a CogVideoX image-to-video "
@@ -202,9 +202,10 @@ class Backbone:
         log.info("reading the text encoder for a new prompt")
         folder = self.checkpoint.folder
         try:
-            encoder = T5EncoderModel.from_pretrained(
-                folder / "text_encoder", dtype=self.profile.dtype, local_files_only=True
-            )
+            with READING:
+                encoder = T5EncoderModel.from_pretrained(
+                    folder / "text_encoder", dtype=self.profile.dtype, local_files_only=True
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"the text encoder of {folder.name} cannot be read: {one_line(error)}"

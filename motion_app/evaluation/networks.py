@@ -94,8 +94,11 @@ class Judges:
     def network(self, network: type[N]) -> N:
         """The one of that class; its weights must be there (``WeightStore.missing`` tells)."""
         if network not in self._loaded:
+            from motion_app.models.devices import READING
+
             logger.info("loading %s", network.source.name)
-            self._loaded[network] = network(self.store.find(network), device=self.device)
+            with READING:
+                self._loaded[network] = network(self.store.find(network), device=self.device)
         return self._loaded[network]
 
 

@@ -22,7 +22,7 @@ import torch
 from transformers import PreTrainedConfig, Sam2Model, Sam2Processor
 
 from motion_app.errors import CheckpointError, MediaError, RequestError
-from motion_app.models.devices import device_named
+from motion_app.models.devices import READING, device_named
 from motion_app.models.hub import TRANSFORMERS_FILES, Repository, fetch, one_line
 from motion_app.scene import Box, Click
 
@@ -156,9 +156,10 @@ class ClickSegmenter(PictureSegmenter):
         try:
             kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
             if kind in SAM2_MODEL_TYPES:
-                model, report = Sam2Model.from_pretrained(
-                    name, dtype=torch.float32, output_loading_info=True, local_files_only=True
-                )
+                with READING:
+                    model, report = Sam2Model.from_pretrained(
+                        name, dtype=torch.float32, output_loading_info=True, local_files_only=True
+                    )
                 processor = Sam2Processor.from_pretrained(name, local_files_only=True)
         except Exception as error:  # the loaders raise a dozen kinds, each about the same folder
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

@@ -1,11 +1,17 @@
 """What computes: which device a name means on this machine, refused in the same words everywhere,
-and how many threads of the CPU."""
+how many threads of the CPU, and that one model is read at a time."""
 
 from __future__ import annotations
+
+import threading
 
 import torch
 
 from motion_app.errors import CheckpointError
+
+# transformers and diffusers change torch for the whole process while they read a model: of two that
+# were read at once one would end up without weights.
+READING = threading.RLock()
 
 
 def device_named(name: str | torch.device | None) -> torch.device:

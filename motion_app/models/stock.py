@@ -20,6 +20,7 @@ from PIL import Image
 
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import fit_frames
+from motion_app.models.devices import READING
 from motion_app.models.hub import one_line
 from motion_app.models.stock_files import BY_PART, RESIDENT, StockFiles, StockOutlook
 
@@ -79,11 +80,12 @@ class StockGenerator:
         outlook.check()
         kind = getattr(diffusers, files.kind)
         try:
-            pipe = kind.from_pretrained(
-                files.folder,
-                dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
-                local_files_only=True,
-            )
+            with READING:
+                pipe = kind.from_pretrained(
+                    files.folder,
+                    dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
+                    local_files_only=True,
+                )
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{files.folder.name} cannot be loaded: {one_line(error)}"

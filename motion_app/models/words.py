@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from motion_app.errors import CheckpointError, MediaError, RequestError
-from motion_app.models.devices import device_named
+from motion_app.models.devices import READING, device_named
 from motion_app.models.hub import TRANSFORMERS_FILES, Repository, fetch, one_line
 from motion_app.scene import Box
 
@@ -67,9 +67,11 @@ class ObjectFinder:
             if kind in KINDS:
                 models = {"sam3": Sam3Model}
                 processors = {"sam3": Sam3Processor}
-                model = models.get(kind, AutoModelForZeroShotObjectDetection).from_pretrained(
-                    folder, dtype=torch.float32, local_files_only=True
-                )
+                architecture = models.get(kind, AutoModelForZeroShotObjectDetection)
+                with READING:
+                    model = architecture.from_pretrained(
+                        folder, dtype=torch.float32, local_files_only=True
+                    )
                 processor = processors.get(kind, AutoProcessor).from_pretrained(
                     folder, local_files_only=True
                 )
