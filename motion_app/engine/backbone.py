@@ -201,11 +201,10 @@ class Backbone:
 
         log.info("reading the text encoder for a new prompt")
         folder = self.checkpoint.folder
+        options: dict[str, Any] = {"local_files_only": True, "dtype": self.profile.dtype}
         try:
             with READING:
-                encoder = T5EncoderModel.from_pretrained(
-                    folder / "text_encoder", dtype=self.profile.dtype, local_files_only=True
-                )
+                encoder = T5EncoderModel.from_pretrained(folder / "text_encoder", **options)
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"the text encoder of {folder.name} cannot be read: {one_line(error)}"
