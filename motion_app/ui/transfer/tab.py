@@ -37,12 +37,6 @@ from motion_app.world.clips import ExampleClip
 EXPORTS = {"export": mask_file, "export_all": masks_file}
 
 
-def answered_js(panel: str) -> str:
-    """What tells the page's scripts that an action of ``panel`` (its elem_id; of none: all that was
-    under way) is answered."""
-    return script("scene_answered").replace("PANEL", panel)
-
-
 class TransferTab:
     """Build it inside ``gr.Blocks``. Holds components and what is shared by all browsers; what a
     person does is in their ``Session``."""
@@ -147,7 +141,11 @@ class TransferTab:
                 trigger_mode="multiple",
                 concurrency_limit=None,
             )
-            acted.then(None, js=answered_js(str(panel.elem_id)), api_visibility="private")
+            acted.then(
+                None,
+                js=script("scene_answered").replace("PANEL", str(panel.elem_id)),
+                api_visibility="private",
+            )
             if panel in (self.picker, self.fit):
                 self._prepare_after(acted.success)
         listen(
@@ -353,7 +351,9 @@ class TransferTab:
             inputs=[self.session],
             outputs=[*self.scene_outputs, *settings.returnable],
         )
-        restored.success(None, js=answered_js(""), api_visibility="private")
+        restored.success(
+            None, js=script("scene_answered").replace("PANEL", ""), api_visibility="private"
+        )
         self._prepare_after(restored.success)
         listen(
             partial(gr.on, [field.change for field in settings.fields]),
