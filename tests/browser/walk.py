@@ -21,7 +21,7 @@ from motion_app.world.world import draw_scene, render
 # of each tab what shows that it has come
 TABS = {
     "transfer": "#generate",
-    "motions": ".motion-card",
+    "motions": ".motion-card:visible",
     "study": "#demo-frame",
     "evaluate": "#evaluate-score",
 }
