@@ -335,9 +335,12 @@ def bring_folder(page: Page, folder: Path, how: str) -> None:
         chooser.value.set_files(folder)
         return
     expect(page.frame_locator("#demo-frame").locator("#begin")).to_be_visible()  # all has its place
+    expect(page.locator("#study-folder button")).to_be_visible()
     field = page.locator("#study-file")
     field.scroll_into_view_if_needed()
-    place = field.bounding_box()
+    place = None
+    while place != (place := field.bounding_box()):  # until nothing above it grows any more
+        page.wait_for_timeout(500)
     x, y = (place[at] + place[size] / 2 for at, size in (("x", "width"), ("y", "height")))
     devtools = page.context.new_cdp_session(page)
     data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
