@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,11 @@ def bring(folder: Path, parcel: Path, name: str, writer: int, yielding: bool = F
         return ""
 
 
+def bring_all(write: Callable[[int], str], writers: Iterable[int]) -> list[object]:
+    """What they were acknowledged under who write at once in this program."""
+    return all_at_once(*(partial(write, writer) for writer in writers))
+
+
 def check_all(folder: Path, parcel: Path, acknowledged: dict[str, int]) -> None:
     """The library holds just those motions, each whole and its writer's."""
     motions = Library([folder]).list()
@@ -80,10 +85,11 @@ def test_sixteen_writers_of_one_name_keep_sixteen_motions(tmp_path, parcel, prog
     folder = tmp_path / "own"
     write = partial(bring, folder, parcel, "jump", yielding=True)
     if programs == "one program":
-        names = all_at_once(*(partial(write, writer) for writer in range(WRITERS)))
+        names = bring_all(write, range(WRITERS))
     else:
-        with multiprocessing.get_context("fork").Pool(WRITERS) as pool:
-            names = pool.map(write, range(WRITERS), chunksize=1)
+        halves = [range(WRITERS // 2), range(WRITERS // 2, WRITERS)]
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            names = [name for half in pool.map(partial(bring_all, write), halves) for name in half]
     assert set(names) == {"jump", *(f"jump {number}" for number in range(2, WRITERS + 1))}
     check_all(folder, parcel, dict(zip(names, range(WRITERS), strict=True)))
 

@@ -33,7 +33,7 @@ from motion_app.ui.transfer.kept_clips import MOST_CLIPS
 from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
 from motion_app.ui.transfer.lesson_actions import LessonActions
 from motion_app.ui.transfer.lesson_panel import LearningOffer
-from motion_app.ui.transfer.lessons import METHODS, SceneLesson, asked_of_job
+from motion_app.ui.transfer.lessons import WAYS, SceneLesson, asked_of_job
 from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
 from motion_app.world.clips import load_clips
@@ -327,7 +327,7 @@ def test_a_row_has_the_entrance_and_the_panel_or_why_there_is_none(site, languag
             draft, problems=problems, heard=0, drawn=0, texts=texts, offer=offer, wrong=wrong
         )
 
-    offer = LearningOffer(GEOMETRY, {METHODS[0]: 150})
+    offer = LearningOffer(GEOMETRY, {WAYS[0]: 150})
     plain = shown(site.session.draft, offer)
     assert plain.count('data-local="clip"') == 2 and "lesson" not in plain
     tried = shown(
@@ -342,10 +342,10 @@ def test_a_row_has_the_entrance_and_the_panel_or_why_there_is_none(site, languag
     assert texts("transfer.lesson_empty") in there and 'aria-invalid="true"' in there
     assert "<b>slide" not in there and "data:image" not in there  # the frames come once
     assert "lesson-ways" not in there  # there is one way alone
-    ways = replace(offer, steps={METHODS[0]: 150, ENCODED: 0, REFINED: 30})
+    ways = replace(offer, steps={WAYS[0]: 150, ENCODED: 0, REFINED: 30})
     there = shown(site.session.draft, ways)
     assert there.count('data-field="lesson_method"') == 3
-    assert f'value="{METHODS[0]}" checked' in there and texts("transfer.lesson_look") not in there
+    assert f'value="{WAYS[0]}" checked' in there and texts("transfer.lesson_look") not in there
     site.host.has_encoder = True
     site.act(kind="lesson_method", object="0", text=ENCODED)
     there = shown(site.session.draft, ways)

@@ -8,9 +8,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +33,8 @@ from motion_app.ui.markup import Texts
 from motion_app.ui.study_form import StudyRequest, read_form
 from motion_app.ui.study_tab import MadeStudy, OwnStudies, studies_html
 
+METHODS_MADE = ("fleximmt", "none")
+
 
 @pytest.fixture
 def studies(tmp_path: Path, database: str | None) -> OwnStudies:
@@ -44,23 +46,28 @@ def studies(tmp_path: Path, database: str | None) -> OwnStudies:
         "image": "data:image/png;base64," + base64.b64encode(picture).decode(),
         "objects": [{"motion": "roll"}],
     }
-    rows = []
-    for place, method in enumerate(("fleximmt", "none")):
+    for place, method in enumerate(METHODS_MADE):
         folder = tmp_path / "jobs" / f"{place:032x}"
         folder.mkdir(parents=True)
         shutil.copy(clip, folder / "video.mp4")
         recipe = {"method": method, "prompt": "A ball rolls.", "request": request}
         (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-        rows.append(
-            SimpleNamespace(
-                id=folder.name,
-                title="A ball",
-                state="done",
-                created=0.0,
-                inputs={"request": {"method": method}},
-            )
+    return studies_in(tmp_path, database)
+
+
+def studies_in(tmp_path: Path, database: str | None) -> OwnStudies:
+    """Those of the results that lie there."""
+    rows = [
+        SimpleNamespace(
+            id=f"{place:032x}",
+            title="A ball",
+            state="done",
+            created=0.0,
+            inputs={"request": {"method": method}},
         )
-    library = SimpleNamespace(preview_of={"roll": clip}.get)
+        for place, method in enumerate(METHODS_MADE)
+    ]
+    library = SimpleNamespace(preview_of={"roll": tmp_path / "reference.mp4"}.get)
     library.seen_by = lambda user: library
     host = SimpleNamespace(
         settings=Settings(outputs=tmp_path / "outputs", study_database=database),
@@ -114,16 +121,12 @@ def test_sixteen_studies_of_one_title_and_one_file_name_are_made_at_once_and_kep
 ) -> None:
     """Of results and of ZIP files that are all called alike, by browsers that know nothing of each
     other, in two programs on one folder."""
-    uploads = [zipped(tmp_path / f"{writer}" / "items", f"balls {writer}") for writer in range(8)]
-    jobs = [job for _, job in studies.results("ann")]
-
-    def make(writer: int) -> MadeStudy:
-        bare = {"title": TITLE, "raters": 1, "practice": 0, "gold": 0}
-        if writer % 4 < 2:
-            return create(studies, "ann", jobs, **bare)
-        return create(studies, f"{writer:032d}", upload=uploads[writer % 8], **bare)
-
-    made = in_two_programs(make, range(WRITERS))
+    for place in range(8):
+        zipped(tmp_path / f"{place}" / "items", f"balls {place}")
+    shares = [range(WRITERS)[0::2], range(WRITERS)[1::2]]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        told = pool.map(partial(made_in_one_program, tmp_path), shares)
+    made = [study for pair in zip(*told, strict=True) for study in pair]
     assert len({study.name for study in made}) == len({study.secret for study in made}) == WRITERS
     by_name = {study.name: study for study in made}
     listed = {study.name: study for study in studies.list("ann")}
@@ -151,26 +154,20 @@ def zipped(folder: Path, caption: str) -> Path:
     return Path(shutil.make_archive(str(folder), "zip", folder))
 
 
-def in_two_programs(make: Callable[[int], MadeStudy], writers: Sequence[int]) -> list[MadeStudy]:
-    """Each program's share at once, in threads of its own."""
+def made_in_one_program(tmp_path: Path, writers: Sequence[int]) -> list[MadeStudy]:
+    """What they make at once, each in a thread of its own."""
+    studies = studies_in(tmp_path, None)
+    jobs = [job for _, job in studies.results("ann")]
 
-    def share(which: int, end: Connection) -> None:
-        with ThreadPoolExecutor(len(writers)) as pool:
-            end.send(list(pool.map(make, writers[which::2])))
+    def make(writer: int) -> MadeStudy:
+        bare = {"title": TITLE, "raters": 1, "practice": 0, "gold": 0}
+        if writer % 4 < 2:
+            return create(studies, "ann", jobs, **bare)
+        upload = tmp_path / f"{writer % 8}" / "items.zip"
+        return create(studies, f"{writer:032d}", upload=upload, **bare)
 
-    context = multiprocessing.get_context("fork")
-    shares = []
-    for which in (0, 1):
-        near, far = context.Pipe(duplex=False)
-        program = context.Process(target=share, args=(which, far))
-        program.start()
-        shares.append((near, program))
-    told = [near.recv() for near, _ in shares]
-    for _, program in shares:
-        program.join()
-    made: list[MadeStudy] = [told[0][0]] * len(writers)
-    made[0::2], made[1::2] = told
-    return made
+    with ThreadPoolExecutor(len(writers)) as pool:
+        return list(pool.map(make, writers))
 
 
 def test_what_a_killed_program_left_of_a_study_is_not_listed_and_goes(studies: OwnStudies) -> None:

@@ -17,7 +17,7 @@ from motion_app.training.config import own_steps, training_caption
 from motion_app.ui.markup import Texts, icon, in_words
 from motion_app.ui.motions.clips import example_clips_html, lone_clip_html
 from motion_app.ui.motions.training import training_command
-from motion_app.ui.transfer.lessons import FIELDS, LONGEST_WORDS, METHODS, SceneLesson
+from motion_app.ui.transfer.lessons import FIELDS, LONGEST_WORDS, WAYS, SceneLesson
 from motion_app.ui.transfer.object_draft import ObjectDraft
 from motion_app.world.clips import ExampleClip
 
@@ -43,9 +43,9 @@ class LearningOffer:
         cls, host: ModelHost, texts: Texts, examples: Sequence[ExampleClip] = ()
     ) -> LearningOffer:
         """That of this deployment, as it is now."""
-        methods, defaults = methods_there(METHODS, encoder=host.has_encoder), host.defaults()
+        methods, defaults = methods_there(WAYS, encoder=host.has_encoder), host.defaults()
         steps = {name: own_steps(name, defaults.training_of(name)) for name in methods}
-        measured = host.jobs.timings.nearest(runners.TRAIN, JobSize(steps[METHODS[0]], 1))
+        measured = host.jobs.timings.nearest(runners.TRAIN, JobSize(steps[WAYS[0]], 1))
         if host.learns:
             cost = host.lent_seconds
             return cls(host.geometry(), steps, measured, examples=tuple(examples), cost=cost)

@@ -23,14 +23,14 @@ from motion_app.wording import NEUTRAL_PHRASE
 NOUN = "thing"  # what moves in a clip of which nothing is known, as in ``ClipTraining``
 LONGEST_WORDS = 80  # letters of a field
 FIELDS = ("name", "noun", "phrase")
-METHODS = ("fleximmt", ENCODED, REFINED)  # how a lesson gives motion tokens
+WAYS = ("fleximmt", ENCODED, REFINED)  # how a lesson gives motion tokens
 SLACK_SECONDS = 2.0  # a motion's file tells whole seconds
 
 
 @dataclass(frozen=True, eq=False)
 class SceneLesson:
     """What is to be learned: the ``clip`` with what is chosen of it, and what stands in the fields.
-    ``steps`` None is the checkpoint's own number for ``method``, one of METHODS. ``made``: unix
+    ``steps`` None is the checkpoint's own number for ``method``, one of WAYS. ``made``: unix
     seconds; the motion that comes of it is younger."""
 
     clip: DraftClip
@@ -38,7 +38,7 @@ class SceneLesson:
     noun: str = NOUN
     phrase: str = NEUTRAL_PHRASE
     steps: int | None = None
-    method: str = METHODS[0]
+    method: str = WAYS[0]
     made: float = field(default_factory=time.time)
 
     @property
@@ -64,10 +64,10 @@ class SceneLesson:
         return told | {"made": 0} == others | {"made": 0}
 
     def learned_by(self, method: str) -> SceneLesson:
-        """By another of METHODS; RequestError for any other."""
-        if method not in METHODS:
+        """By another of WAYS; RequestError for any other."""
+        if method not in WAYS:
             raise RequestError(
-                f'"{method[:40]}" is no way to learn a motion; choose one of {", ".join(METHODS)}'
+                f'"{method[:40]}" is no way to learn a motion; choose one of {", ".join(WAYS)}'
             )
         return self if method == self.method else replace(self, method=method)
 
