@@ -345,6 +345,9 @@ def test_nothing_is_left_in_english_on_the_chinese_page(browser: Browser, app: R
     listens(page)
     pick_example(page)
     mark_two(page)
+    trackers = page.get_by_test_id("status-tracker")
+    hidden = "all => all.every((one) => getComputedStyle(one).visibility === 'hidden')"
+    assert trackers.count() and trackers.evaluate_all(hidden)  # they hold gradio's own words
     known = {*NAMES.split()} | names_of_the_library(app)
     left: dict[str, set[str]] = {}
     for tab in TABS:

@@ -209,7 +209,7 @@ class TrainingForm:
         )
         listen(self.editor.remove, self.remove, inputs=[state], outputs=clips)
         listen(
-            self.method.change,
+            self.method.input,  # "change" also comes when it is first shown, and undid the steps
             lambda method: self._own_steps(method, self.host.defaults().training_of(method)),
             inputs=[self.method],
             outputs=[self.steps],
