@@ -34,7 +34,7 @@ from walk import (
 logger = logging.getLogger("screenshots")
 
 WIDTH = 1366
-MOST_BYTES = 400_000
+MOST_BYTES = 800_000
 
 
 def main() -> int:
