@@ -166,9 +166,10 @@ def outline(masks: np.ndarray) -> np.ndarray:
         seen = _silhouette(places - middle)
         turned += 0.0 if before is None else _turn(before, seen)
         before = seen
-        held = {(y, x) for y, x in np.round(places - middle).astype(int).tolist()}
+        held = np.zeros([2 * side + 1 for side in mask.shape], bool)  # its middle in the middle
+        held[tuple((np.round(places - middle).astype(int) + mask.shape).T)] = True
         first = held if first is None else first
-        rows.append((*middle, *sides, turned, len(first ^ held) / len(first | held)))
+        rows.append((*middle, *sides, turned, (first ^ held).sum() / (first | held).sum()))
     missing = len(masks) - len(rows)
     return np.array([*rows[:1] * missing, *rows], float).reshape(-1, len(OUTLINE))
 

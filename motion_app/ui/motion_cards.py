@@ -204,13 +204,14 @@ def _turned(places: np.ndarray) -> float:
 def moves_how(motion: Motion, texts: Texts) -> str:
     """What moves how in the clip a motion was learned from: "green cat: goes round in a loop"; ""
     where that is not known."""
-    shape = shape_key(motion.outline)
     places = motion.track or [(y, x) for y, x, *_ in motion.outline or ()]
-    key = f"shape_{shape}" if shape else f"path_{path_key(places)}"
-    if key == "path_":
+    if shape := shape_key(motion.outline):
+        how = texts(f"motions.shape_{shape}")
+    elif path := path_key(places):
+        how = texts(f"motions.path_{path}")
+    else:
         return ""
-    path = texts(f"motions.{key}")
-    return texts("motions.moves_how", noun=motion.noun, path=path) if motion.noun else path
+    return texts("motions.moves_how", noun=motion.noun, path=how) if motion.noun else how
 
 
 def _card_html(motion: Motion, whose: Whose, texts: Texts) -> str:

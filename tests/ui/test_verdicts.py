@@ -57,7 +57,8 @@ def test_a_picture_is_judged_behind_the_calls_while_the_model_is_at_work(model: 
 def test_a_verdict_that_takes_longer_is_asked_for_by_the_timer(model: BusyModel) -> None:
     verdicts, session = Verdicts(model), with_picture()
     actions = SimpleNamespace(
-        encode=lambda session: None, judge=lambda session: verdicts.ask(session, wait=0.01)
+        encode=lambda session: None,
+        verdicts=SimpleNamespace(ask=lambda session: verdicts.ask(session, wait=0.01)),
     )
     tab = SimpleNamespace(actions=actions, _canvas=lambda session: "unfamiliar")
     *_, (stage, timer) = TransferTab.prepare(tab, session)

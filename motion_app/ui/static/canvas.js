@@ -328,13 +328,14 @@ listenWhileHere(document, "keydown", (event) => {
 
 // answers
 
-listenWhileHere(document, "scene-answered", ({ detail: panel }) => {
+listenWhileHere(document, "scene-answered", () => {
   // what was wrong with what was asked is mended, or about to be
   for (const mistake of document.querySelectorAll("#status .mistake[data-met], #upload-note .note")) {
     mistake.hidden = true;
   }
-  if (panel && !element.closest(`#${panel}`)) return;
-  waiting = panel ? Math.max(0, waiting - 1) : 0;
+});
+whenAnswered((all) => {
+  waiting = all ? 0 : Math.max(0, waiting - 1);
   if (waiting) return;
   delete element.dataset.waiting;
   if (!gesture) clearInk();

@@ -17,6 +17,4 @@ form.addEventListener("submit", (event) => {
   waiting(true);
   act({ kind: "find", text: words });
 });
-listenWhileHere(document, "scene-answered", ({ detail: panel }) => {
-  if (!panel || element.closest(`#${panel}`)) waiting(false);
-});
+whenAnswered(() => waiting(false));

@@ -151,9 +151,8 @@ function drawLessons() {
   clips.drawAll();
 }
 
-listenWhileHere(document, "scene-answered", ({ detail: panel }) => {
-  if (panel && !element.closest(`#${panel}`)) return;
-  unanswered = panel ? Math.max(0, unanswered - 1) : 0;
+whenAnswered((all) => {
+  unanswered = all ? 0 : Math.max(0, unanswered - 1);
   for (const row of element.querySelectorAll("[data-bringing]")) delete row.dataset.bringing;
 });
 watch("sheets", drawLessons);

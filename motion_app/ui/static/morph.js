@@ -113,6 +113,13 @@ function roam(event, buttons, { columns = 1 } = {}) {
   return true;
 }
 
+// Hears of each answer to an action of this panel, and whether it stands for all that was under way.
+function whenAnswered(listener) {
+  listenWhileHere(document, "scene-answered", ({ detail: panel }) => {
+    if (!panel || element.closest(`#${panel}`)) listener(!panel);
+  });
+}
+
 function listenWhileHere(target, name, listener, options) {
   const heard = (event) => {
     if (element.isConnected) listener(event);

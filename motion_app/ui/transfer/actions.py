@@ -190,11 +190,6 @@ class SceneActions:
             if self.host.clicks_ready and session.draft is not None:
                 self._segmenter(session).set_image(session.draft.fitted.image)
 
-    def judge(self, session: Session) -> bool:
-        """Find out whether the model knows the picture's like; True where that was done within a
-        moment, else ``session.unfamiliar`` has it later."""
-        return self.verdicts.ask(session)
-
     # words
 
     def look_for(self, session: Session, values: Values) -> Finding:

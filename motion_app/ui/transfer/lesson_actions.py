@@ -16,13 +16,7 @@ from motion_app.training.suggestion import name_from
 from motion_app.ui.api.files import let_go, received
 from motion_app.ui.motions.clips import DraftClip
 from motion_app.ui.transfer.draft import SceneDraft
-from motion_app.ui.transfer.lessons import (
-    FIELDS,
-    LONGEST_WORDS,
-    NOUN,
-    SceneLesson,
-    free_name,
-)
+from motion_app.ui.transfer.lessons import FIELDS, LONGEST_WORDS, NOUN, SceneLesson, free_name
 from motion_app.ui.transfer.object_draft import ObjectDraft
 from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.clips import ExampleClip
@@ -130,10 +124,10 @@ class LessonActions:
         if name == METHOD and not self.host.has_encoder:
             raise RequestError("this model has no motion encoder; reload the page")
         lesson = self._lesson(draft.objects[index])
-        told = lesson.learned_by(text) if name == METHOD else lesson.worded(name, text)
         for place, item in enumerate(draft.objects):
             if item.lesson is not None and item.lesson.same_as(lesson):
-                changed = replace(told, clip=item.lesson.clip, made=item.lesson.made)
+                one = item.lesson
+                changed = one.learned_by(text) if name == METHOD else one.worded(name, text)
                 draft = draft.changed(place, lambda one, changed=changed: one.taught(changed))
         return draft
 

@@ -237,7 +237,7 @@ class TransferTab:
         its like. Where that takes longer, the timer asks for it: updates of ``canvas`` and it."""
         yield [gr.skip(), gr.skip()]
         self.actions.encode(session)
-        if not self.actions.judge(session):
+        if not self.actions.verdicts.ask(session):
             yield [gr.skip(), gr.Timer(active=True)]
         elif session.unfamiliar:
             with session.lock:
