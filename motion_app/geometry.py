@@ -214,10 +214,10 @@ class GenerationDefaults:
 
     The values here are the method's (FlexiMMT's released settings for CogVideoX-5B-I2V) and hold
     where the file or a key is missing. ``height``, ``width``, ``frames`` None take the
-    transformer's config. ``rmpm``, ``motion_training`` and ``synmotion_training`` hold keyword
-    arguments for the configuration dataclasses of the propagation and of the two ways to learn a
-    motion, which reject unknown names; ``systems`` those of the systems that are told a clip, by
-    method. ``segmenter`` is a folder inside the checkpoint, a path or a
+    transformer's config. ``rmpm``, ``motion_training``, ``synmotion_training`` and
+    ``lora_training`` hold keyword arguments for the configuration dataclasses of the propagation
+    and of the ways to learn a motion, which reject unknown names; ``systems`` those of the systems
+    that are told a clip, by method. ``segmenter`` is a folder inside the checkpoint, a path or a
     hub id of a SAM-2 model. ``mag_ratios``: of the step cache mag, measured on this checkpoint.
     """
 
@@ -233,13 +233,15 @@ class GenerationDefaults:
     rmpm: Mapping[str, Any] = field(default_factory=dict)
     motion_training: Mapping[str, Any] = field(default_factory=dict)
     synmotion_training: Mapping[str, Any] = field(default_factory=dict)
+    lora_training: Mapping[str, Any] = field(default_factory=dict)
     systems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     segmenter: str | None = None
     mag_ratios: tuple[float, ...] = ()
 
     def training_of(self, method: str) -> Mapping[str, Any]:
         """The checkpoint's own settings of learning a motion by ``method``."""
-        return self.synmotion_training if method == "synmotion" else self.motion_training
+        own = {"synmotion": self.synmotion_training, "i2vedit": self.lora_training}
+        return own.get(method, self.motion_training)
 
     @classmethod
     def read(

@@ -25,8 +25,9 @@ FAMILIES = (TOKENS, CLIPS, STOCK)  # learned beforehand, told a clip, told nothi
 @dataclass(frozen=True)
 class Method:
     """``tokens``: it needs motion tokens of every motion, and a motion file of this method holds
-    them; ``pack`` the same of SynMotion's embeddings and adapter; ``clip``: it needs every motion's
-    reference clip and what moves in it, and learns nothing. ``adapter``: it needs weights beside
+    them; ``pack`` the same of SynMotion's embeddings and adapter, ``lora`` of a low-rank adapter of
+    the whole model; ``clip``: it needs every motion's reference clip and what moves in it, which
+    with none of the others is all it needs. ``adapter``: it needs weights beside
     the checkpoint's own, by their name in ``models/adapters.py``, and is not offered without.
     ``everywhere``: the whole picture sees its motion tokens, learned and used. ``encoder``: it is
     offered only where the checkpoint has a motion encoder. ``without``: the names of what it can do
@@ -43,13 +44,14 @@ class Method:
     adapter: str = ""
     everywhere: bool = False
     encoder: bool = False
+    lora: bool = False
 
     @property
     def family(self) -> str:
         """Which of ``FAMILIES`` it is of."""
-        if self.clip:
-            return CLIPS
-        return TOKENS if self.tokens or self.pack else STOCK
+        if self.tokens or self.pack or self.lora:
+            return TOKENS
+        return CLIPS if self.clip else STOCK
 
 
 METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
@@ -74,6 +76,7 @@ METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
             "averaged adapters (comparison)", pack=True, without=frozenset(PACK_ABLATIONS)
         ),
         "flexiact": Method("FlexiAct", tokens=True, everywhere=True, adapter="any-frame"),
+        "i2vedit": Method("I2VEdit", lora=True, clip=True, told="LoRA of one clip, clip", work=5.0),
         "time-to-move": Method("Time-to-Move", clip=True, told="path and size"),
         "go-with-the-flow": Method(
             "Go-with-the-Flow", clip=True, told="clip and mask", adapter="warped-noise"
@@ -99,10 +102,18 @@ ENCODED, REFINED = (name for name, method in METHOD_TABLE.items() if method.enco
 # Those by which a motion is learned from clips, and the mask of the training where it is the
 # method's and not the training's own.
 LEARNED: Mapping[str, str | None] = MappingProxyType(
-    {"fleximmt": None, "concat": "none", "synmotion": None, ENCODED: None, REFINED: None}
+    {
+        "fleximmt": None,
+        "concat": "none",
+        "synmotion": None,
+        "i2vedit": None,
+        ENCODED: None,
+        REFINED: None,
+    }
 )
 TOKEN_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.tokens)
 PACK_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.pack)
+LORA_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.lora)
 CLIP_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.clip)
 
 

@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from motion_app.errors import RequestError, fault_in_words
 from motion_app.methods import (
     ABLATIONS,
+    LORA_METHODS,
     METHODS,
     PACK_ABLATIONS,
     PACK_METHODS,
@@ -66,8 +67,8 @@ class Motion:
     what the masks of its mover say, ``[T, 6]`` as ``motion_clip.outline`` has it. ``created``: ISO
     time, ``noun`` what moved in the reference, ``steps`` of its training: "" and 0 where the file
     does not say. ``method``: "fleximmt" for motion tokens, "synmotion" for embeddings and an
-    adapter, "both". ``has_clip``: its file holds the reference clip itself, ``has_mover``: and what
-    moves in it, in all frames.
+    adapter, "both", "i2vedit" for a LoRA. ``has_clip``: its file holds the reference clip itself,
+    ``has_mover``: and what moves in it, in all frames.
     """
 
     name: str
@@ -91,9 +92,14 @@ class Motion:
         return self.method in PACK_METHODS
 
     @property
+    def has_lora(self) -> bool:
+        """Whether its file holds a low-rank adapter of the whole model."""
+        return self.method in LORA_METHODS
+
+    @property
     def has_tokens(self) -> bool:
         """Whether its file holds motion tokens."""
-        return self.method in TOKEN_METHODS or self.method not in PACK_METHODS
+        return self.method in TOKEN_METHODS or not (self.has_pack or self.has_lora)
 
 
 @dataclass(frozen=True, eq=False)

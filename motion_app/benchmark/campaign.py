@@ -16,6 +16,7 @@ from motion_app.benchmark.references import (
     LEARNED,
     LIBRARY,
     LOOKED_AT,
+    LORAS,
     MARKED,
     PACKED,
     UNMASKED,
@@ -54,7 +55,7 @@ from motion_app.jobs.models import running_of
 from motion_app.jobs.results import ResultStore, content_key, read_json
 from motion_app.jobs.workers import Task, ThisProcess, Workers, run_task
 from motion_app.library.library import Library
-from motion_app.methods import METHOD_TABLE, PACK_METHODS, REFINED
+from motion_app.methods import LORA_METHODS, METHOD_TABLE, PACK_METHODS, REFINED
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.devices import device_named
 from motion_app.models.stock_files import StockFiles
@@ -64,6 +65,8 @@ from motion_app.text_files import file_digest, listed
 from motion_app.world.creatures import MOTIONS, SHAPE_MOTIONS
 
 MODEL_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+# Sets that the benchmark learns for a method whose motion files are of its own, by the method.
+TAUGHT = {REFINED: LOOKED_AT, **dict.fromkeys(LORA_METHODS, LORAS)}
 COMPUTING = 2  # goes up when one request gives another video, or one clip another motion
 OnTask = Callable[[int, int, str], None]
 Mapper = Workers | ThisProcess
@@ -197,8 +200,8 @@ class _CampaignRun:
         answers = self._all(workers, tasks, words)
         refusals = dict(zip(pairs, answers, strict=True))
         roster, gaps = usable_files(sets, refusals)
-        if campaign.learn:  # what of SynMotion's the library lacks is no gap then
-            learned = [(method, LIBRARY) for method in (*PACK_METHODS, REFINED)]
+        if campaign.learn:  # what the library lacks of these is no gap then
+            learned = [(method, LIBRARY) for method in (*PACK_METHODS, *TAUGHT)]
             kept = {key: moves for key, moves in sets.items() if key not in learned}
             gaps = usable_files(kept, refusals)[1]
         self.gaps += gaps
@@ -242,7 +245,7 @@ class _CampaignRun:
 
     def _learn_beforehand(self, workers: Mapper, roster: dict[tuple[str, str], dict]) -> None:
         """Into ``roster`` what the main scenes need and the library has not: the same motions
-        learned without masks, refined from what an encoder says, and SynMotion's packs."""
+        learned without masks, SynMotion's packs, and what TAUGHT names."""
         names, campaign = self._movements(roster), self.campaign
         library = roster[FULL.method, LIBRARY]
         rows = {(variant.method, variant.tokens) for variant in campaign.variants}
@@ -253,13 +256,15 @@ class _CampaignRun:
         if packed:
             lack = [n for n in names if any(n not in roster[m, LIBRARY] for m in packed)]
             tasks += [self._lesson(PACKED, name, beside=library[name].path) for name in lack]
-        if (REFINED, LIBRARY) in rows:
-            lack = [name for name in names if name not in roster[REFINED, LIBRARY]]
-            tasks += [self._lesson(LOOKED_AT, name) for name in lack]
+        for method, tokens in TAUGHT.items():
+            if (method, LIBRARY) in rows:
+                lack = [name for name in names if name not in roster[method, LIBRARY]]
+                tasks += [self._lesson(tokens, name) for name in lack]
         learned = self._taught(workers, tasks)
         for method, tokens in rows:
-            if method == REFINED:
-                roster[method, tokens] = {**learned.get(LOOKED_AT, {}), **roster[method, tokens]}
+            if method in TAUGHT:
+                found = learned.get(TAUGHT[method], {})
+                roster[method, tokens] = {**found, **roster[method, tokens]}
             if tokens == UNMASKED and campaign.unmasked is None:
                 roster[method, tokens] = learned.get(UNMASKED, {})
             if tokens == LIBRARY and method in packed:

@@ -14,7 +14,7 @@ import numpy as np
 from motion_app.benchmark.scenes import BENCHMARK_SEED, world_of
 from motion_app.evaluation.videos import ReferenceClip
 from motion_app.geometry import ModelGeometry
-from motion_app.methods import REFINED
+from motion_app.methods import LORA_METHODS, REFINED
 from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.creatures import MOTIONS
 from motion_app.world.retold import mirrored
@@ -35,6 +35,7 @@ SHAPED, MIRRORED, LARGER, WORDED = "shapes", "mirrored", "larger", "worded"
 LEARNED = (MARKED, BY_NOUN, SHAPED, MIRRORED, LARGER, WORDED)
 PACKED = "packs"  # SynMotion's, beside the library's motion tokens
 LOOKED_AT = "refined"  # what an encoder said of the library's clips, refined
+LORAS = "LoRAs"  # of the library's clips, for the method that needs them
 POINTED, NAMED, WHOLE = "pointed at", "named", "whole picture"  # where a lesson looks
 BYSTANDERS = ("walk right", "walk left", "rise")
 ENLARGED = 1.5
@@ -56,8 +57,8 @@ class ClipLesson:
 
 
 def lesson(tokens: str, name: str, geometry: ModelGeometry) -> ClipLesson:
-    """The lesson of ``name`` for the set ``tokens``: of LEARNED, UNMASKED, PACKED or LOOKED_AT; the
-    same each time."""
+    """The lesson of ``name`` for the set ``tokens``: of LEARNED, UNMASKED, PACKED, LOOKED_AT or
+    LORAS; the same each time."""
     phrase = MOTIONS[name].words if tokens == WORDED else NEUTRAL_PHRASE
     if tokens in (MARKED, BY_NOUN):
         clip = crowded_clip(name, geometry)
@@ -65,7 +66,8 @@ def lesson(tokens: str, name: str, geometry: ModelGeometry) -> ClipLesson:
         clip = reference_clip(tokens, name, world_of(geometry))
     noun = clip.scene.creatures[0].noun
     looks = {BY_NOUN: NAMED, UNMASKED: WHOLE, PACKED: WHOLE}.get(tokens, POINTED)
-    method = {PACKED: "synmotion", LOOKED_AT: REFINED}.get(tokens, "fleximmt")
+    others = {PACKED: "synmotion", LOOKED_AT: REFINED, LORAS: LORA_METHODS[0]}
+    method = others.get(tokens, "fleximmt")
     return ClipLesson(name, noun, phrase, clip, looks, method)
 
 

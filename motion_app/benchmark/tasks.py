@@ -33,9 +33,10 @@ from motion_app.jobs.results import write_arrays, write_json
 from motion_app.jobs.stock_videos import generate_stock
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, read_clip
+from motion_app.methods import METHOD_TABLE
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject, StepReport
 from motion_app.text_files import write_whole
-from motion_app.training.config import ClipTraining, SynMotionTraining
+from motion_app.training.config import ClipTraining
 from motion_app.training.inputs import training_config
 from motion_app.training.mover import follow_mover, inner_points
 from motion_app.training.trainer import train_motion
@@ -324,6 +325,6 @@ class MethodRunner:
     def _training(self, taught: ClipLesson, steps: int | None) -> ClipTraining:
         defaults = self.engine.defaults.training_of(taught.method)
         given = {"name": taught.name, "phrase": taught.phrase, "noun": taught.noun, "steps": steps}
-        if taught.method != SynMotionTraining.method:
+        if METHOD_TABLE[taught.method].tokens:
             given["mask"] = {POINTED: "given", NAMED: "dmem", WHOLE: "none"}[taught.looks]
         return training_config(taught.method, defaults, **given)

@@ -58,6 +58,7 @@ from motion_app.library.library import Library
 from motion_app.methods import (
     ABLATIONS,
     CLIP_METHODS,
+    CLIPS,
     ENCODED,
     METHOD_TABLE,
     METHODS,
@@ -339,8 +340,9 @@ def _strata(
 def learning(variants: Sequence[Variant], tokens: str) -> tuple[Variant, ...]:
     """Those of ``variants`` that are a method as it is, with motions of the set ``tokens``: a
     method that learns nothing beforehand is told their clips, and the stock model leaves them
-    alone. SynMotion, whose motion files are learned otherwise, is not among them."""
-    methods = (*REFERENCE_METHODS, *CLIP_METHODS, ENCODED)
+    alone. SynMotion and I2VEdit, whose motion files are learned otherwise, are not among them."""
+    told = (name for name in CLIP_METHODS if METHOD_TABLE[name].family == CLIPS)
+    methods = (*REFERENCE_METHODS, *told, ENCODED)
     whole = (v for v in variants if v.method in methods and v.name == v.method)
     return tuple(replace(v, tokens=tokens) for v in whole)
 

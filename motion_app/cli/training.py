@@ -278,7 +278,8 @@ def add_training(actions: Any) -> None:
         "--method",
         choices=tuple(LEARNED),
         default="fleximmt",
-        help="concat: without masks, for comparison; synmotion: embeddings and an adapter; encoded "
+        help="concat: without masks, for comparison; synmotion: embeddings and an adapter; "
+        "i2vedit: a LoRA of the whole model; encoded "
         "and encoded-refined: by the model's own encoder, where it has one",
     )
     parser.add_argument(

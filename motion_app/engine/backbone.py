@@ -213,8 +213,8 @@ class Backbone:
 
     @torch.no_grad()
     def encode_clip(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-        """``frames`` (T, H, W, 3) uint8 → mean and deviation of the normal distribution that the
-        VAE gives for their latents, (1, F, C, H', W') float32 each on the CPU, scaled as the
+        """``frames`` (T, H, W, 3), 0 to 255 → mean and deviation of the normal distribution that
+        the VAE gives for their latents, (1, F, C, H', W') float32 each on the CPU, scaled as the
         transformer takes latents; a picture alone, T = 1, gives F = 1."""
         vae = self.pipe.vae
         video = torch.from_numpy(frames).to(vae.device).permute(3, 0, 1, 2)  # (3, T, H, W)

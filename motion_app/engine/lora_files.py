@@ -1,4 +1,5 @@
-"""Low-rank adapters of a whole model as files: those that others published, and our own.
+"""Low-rank adapters of a whole model as files: those that others published, our own, and those
+that learned one motion (method "i2vedit"), each the whole of a motion file.
 
 They act beside the weights (``adapters``), so that nothing has to be taken out of them again and
 they work with every way of placing the model.
@@ -9,18 +10,22 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from motion_app.engine.adapters import PLACES, Adapter
 from motion_app.engine.backbone import LORA_NAME, WRITTEN_LORA
 from motion_app.engine.layers import AttentionLayer
-from motion_app.errors import CheckpointError
+from motion_app.engine.motion_tokens import MotionMetadata
+from motion_app.errors import CheckpointError, MotionFileError
+from motion_app.library.motion_file import read_header
+from motion_app.methods import LORA_METHODS
 from motion_app.models.hub import weight_notes
 
 NAMES = {"q": "to_q", "k": "to_k", "v": "to_v", "proj": "to_out"}  # of FlexiAct
@@ -82,6 +87,62 @@ def write_adapter(path: Path, adapter: Adapter, notes: Mapping[str, str]) -> Non
                 tensors[name] = weights.detach().to("cpu", torch.float16).contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata=dict(notes))
+
+
+def write_motion_lora(path: Path, adapter: Adapter, metadata: MotionMetadata) -> MotionMetadata:
+    """Write what was learned of one motion, in half precision; layers and width of ``metadata`` are
+    filled in here. MotionFileError for numbers that are not finite."""
+    tensors = {}
+    for place, down in adapter.down.items():
+        tensors[f"lora.{place}.down"] = down
+        tensors[f"lora.{place}.up"] = adapter.scale * adapter.up[place]
+    tensors = {
+        name: w.detach().to("cpu", torch.float16).contiguous() for name, w in tensors.items()
+    }
+    _check_finite(tensors, path.name)
+    layers, _, width = next(iter(adapter.down.values())).shape
+    metadata = replace(metadata, method=LORA_METHODS[0], tokens=0, layers=layers, width=width)
+    save_file(tensors, path, metadata=metadata.to_strings())
+    return metadata
+
+
+def read_motion_lora(path: Path, layers: Sequence[AttentionLayer], *, base: str) -> Adapter:
+    """The LoRA in a motion file, float32, strictly, for the attention ``layers`` of the model whose
+    fingerprint is ``base``. MotionFileError for a file without one, a missing or misshapen side,
+    numbers that are not finite, another base."""
+    header = read_header(path)
+    metadata = MotionMetadata.from_strings(header.metadata, path.name)
+    names = {entry.name for entry in header.lora()}
+    places = [place for place in PLACES if f"lora.{place}.down" in names]
+    sides = {f"lora.{place}.{side}" for place in places for side in ("down", "up")}
+    if metadata.method not in LORA_METHODS or not names or names != sides:
+        raise MotionFileError(
+            f"{path.name} holds no whole LoRA; learn it with --method {LORA_METHODS[0]}"
+        )
+    if metadata.base != base:
+        raise MotionFileError(
+            f"{path.name} was made for the base model {metadata.base[:12] or '(unknown)'}, this is "
+            f"{base[:12]}; train the motion for this model"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in sorted(names)}
+    except (SafetensorError, OSError) as error:
+        raise MotionFileError(f"{path.name} cannot be read as safetensors: {error}") from error
+    _check_finite(tensors, path.name)
+    down, up = (
+        {place: tensors[f"lora.{place}.{side}"].float() for place in places}
+        for side in ("down", "up")
+    )
+    adapter = Adapter(down, up).requires_grad_(False)
+    adapter.check_fits(layers, file=path.name)
+    return adapter
+
+
+def _check_finite(tensors: Mapping[str, Tensor], file: str) -> None:
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() and bool(torch.isfinite(tensor).all())):
+            raise MotionFileError(f"{file}: {name} holds NaN or infinity; train the motion again")
 
 
 def _written(place: str) -> str:

@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 
 from motion_app.errors import MotionFileError
-from motion_app.methods import PACK_METHODS
+from motion_app.methods import LORA_METHODS, PACK_METHODS
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.text_files import file_digest
 
 FORMAT = "motion-tokens/1"
 PACK_FORMAT = "motion-pack/1"  # of a file with what SynMotion learned, with or without tokens
+LORA_FORMAT = "motion-lora/1"  # of a file with a low-rank adapter of the whole model
 PACK_PREFIX = "synmotion."
+LORA_NAME = re.compile(r"lora\.(to_q|to_k|to_v|to_out)\.(down|up)")
 PACK_NAME = re.compile(r"synmotion\.[a-z0-9_.]{1,100}")
 MOST_DIMENSIONS = 3
 SUFFIX = ".safetensors"
@@ -70,8 +72,8 @@ class MotionHeader:
     payload: int
 
     def layers(self) -> list[TensorEntry]:
-        """The motion tokens, and whatever is neither pack, clip nor preview."""
-        others = {PREVIEW, CLIP_FRAMES, CLIP_MASKS}
+        """The motion tokens, and whatever is neither pack, LoRA, clip nor preview."""
+        others = {PREVIEW, CLIP_FRAMES, CLIP_MASKS, *(entry.name for entry in self.lora())}
         return [
             entry
             for entry in self.tensors
@@ -81,6 +83,15 @@ class MotionHeader:
     def pack(self) -> list[TensorEntry]:
         """What SynMotion learned."""
         return [entry for entry in self.tensors if entry.name.startswith(PACK_PREFIX)]
+
+    def lora(self) -> list[TensorEntry]:
+        """The low-rank adapter, "lora.PROJECTION.down" (layers, rank, D) and ".up" (layers, D,
+        rank)."""
+        return [entry for entry in self.tensors if LORA_NAME.fullmatch(entry.name)]
+
+    def learned(self) -> list[TensorEntry]:
+        """All that is neither clip nor preview."""
+        return [*self.layers(), *self.pack(), *self.lora()]
 
     def named(self, name: str) -> TensorEntry | None:
         """The tensor of that name, None where there is none."""
@@ -211,6 +222,8 @@ def motion_of(path: Path, metadata: Mapping[str, str], tensors: Collection[str])
 
 def format_of(method: str) -> str:
     """The format of a motion file by the method it was learned with."""
+    if method in LORA_METHODS:
+        return LORA_FORMAT
     return PACK_FORMAT if method in PACK_METHODS else FORMAT
 
 
@@ -294,6 +307,7 @@ def check_motion_file(
             )
     _check_tensors(path, header, claimed)
     _check_pack(path, header, motion)
+    _check_lora(path, header, motion, claimed)
     _check_numbers(path, header)
     return motion
 
@@ -356,9 +370,39 @@ def _check_pack(path: Path, header: MotionHeader, motion: Motion) -> None:
             )
 
 
+def _check_lora(
+    path: Path, header: MotionHeader, motion: Motion, claimed: Mapping[str, int]
+) -> None:
+    """A LoRA is there where the method says so: both sides of each projection, of one rank."""
+    found = {entry.name: entry for entry in header.lora()}
+    if bool(found) != motion.has_lora:
+        raise MotionFileError(
+            f"{path.name} {'holds' if found else 'lacks'} a LoRA, and its method is "
+            f'"{motion.method}"; get it again'
+        )
+    layers, width = claimed["layers"], claimed["width"]
+    ranks = {entry.shape[1:2] for name, entry in found.items() if name.endswith(".down")}
+    for place in {name.rpartition(".")[0] for name in found}:
+        rank = next(iter(ranks), (0,))[0] if len(ranks) == 1 else 0
+        for side, shape in (("down", (layers, rank, width)), ("up", (layers, width, rank))):
+            entry = found.get(f"{place}.{side}")
+            size = 0 if entry is None else ITEM_BYTES.get(entry.dtype, 0) * math.prod(shape)
+            if (
+                entry is None
+                or entry.shape != shape
+                or not size
+                or size != entry.stop - entry.start
+            ):
+                came = "missing" if entry is None else f"{entry.shape} of {entry.dtype[:12]}"
+                raise MotionFileError(
+                    f"{path.name}: {place}.{side} is {came}, expected {shape} of floating point "
+                    "numbers, of one rank in all of them; get it again"
+                )
+
+
 def _check_numbers(path: Path, header: MotionHeader) -> None:
     """No NaN and no infinity among what was learned; the preview is the one the metadata know."""
-    for entry in (*header.layers(), *header.pack()):
+    for entry in header.learned():
         if not _finite(tensor_bytes(path, header, entry), entry.dtype):
             raise MotionFileError(
                 f"{path.name}: {entry.name} holds NaN or infinity; train the motion again"
@@ -389,7 +433,7 @@ def numbers_digest(path: Path) -> str:
     beside it. Raises MotionFileError."""
     header = read_header(path)
     digest = hashlib.sha256()
-    for entry in (*header.layers(), *header.pack()):
+    for entry in header.learned():
         digest.update(f"{entry.name} {entry.dtype} {entry.shape}".encode())
         digest.update(tensor_bytes(path, header, entry))
     return digest.hexdigest()

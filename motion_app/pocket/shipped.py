@@ -30,7 +30,7 @@ from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import write_gif, write_video, write_webp
 from motion_app.media.results import save_result
-from motion_app.methods import method_title
+from motion_app.methods import METHOD_TABLE, method_title
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import Motion
 from motion_app.study.demo_content import DemoContent, write_demo
@@ -38,7 +38,7 @@ from motion_app.study.items import VideoChoice, prepare_items
 from motion_app.study.plan import StudyConfig
 from motion_app.study.sources import SourceItem
 from motion_app.text_files import listed
-from motion_app.training.config import ClipTraining, SynMotionTraining
+from motion_app.training.config import ClipTraining
 from motion_app.training.inputs import training_config
 from motion_app.training.mover import Segment, follow_mover, inner_points
 from motion_app.training.trainer import TrainingReport, train_motion
@@ -76,8 +76,8 @@ def train_shipped_motions(
     ``{name}.safetensors`` into ``out``, by default ``checkpoint/motions``; what an ``out`` that was
     given already holds is left.
 
-    ``method``: motion tokens, with the clip's masks ("fleximmt") or without ("concat"), or
-    "synmotion". ``given``: settings of the training in place of the checkpoint's own.
+    ``method``: motion tokens, with the clip's masks ("fleximmt") or without ("concat"),
+    "synmotion" or "i2vedit". ``given``: settings of the training in place of the checkpoint's own.
     """
     engine = models.engine(checkpoint)
     motions = []
@@ -123,7 +123,7 @@ def keep_followed_clip(
 def _training(engine: MotionEngine, method: str, **given: Any) -> ClipTraining:
     """The checkpoint's own settings of ``method`` under what was ``given``."""
     defaults = engine.defaults.training_of(method)
-    if method != SynMotionTraining.method:
+    if METHOD_TABLE[method].tokens:
         given["mask"] = "given"
     return training_config(method, defaults, **given)
 

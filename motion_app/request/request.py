@@ -31,6 +31,7 @@ from motion_app.media.files import decode_data_uri, encode_data_uri, read_image,
 from motion_app.methods import (
     CLIP_METHODS,
     ENCODED,
+    LORA_METHODS,
     METHOD_TABLE,
     PACK_METHODS,
     REFINED,
@@ -280,6 +281,7 @@ def _check_method(request: GenerationRequest, library: Library | None) -> None:
         for needs, has, what in (
             (TOKEN_METHODS, "has_tokens", "motion tokens"),
             (PACK_METHODS, "has_pack", "embeddings and an adapter learned by SynMotion"),
+            (LORA_METHODS, "has_lora", "a LoRA learned by I2VEdit"),
             (looking, "has_clip", "the reference clip"),
             (looking, "has_mover", "the masks of what moves in its reference clip"),
         ):

@@ -1,6 +1,5 @@
-"""How one motion is learned: a training's settings, some of which a checkpoint overrides.
-
-How SynMotion's embeddings and adapter are learned: a training's settings.
+"""How one motion is learned, as motion tokens, by SynMotion or as a LoRA: a training's settings,
+some of which a checkpoint overrides.
 """
 
 from __future__ import annotations
@@ -111,6 +110,11 @@ class ClipTraining:
         """ "A tiger walks on snow." """
         return training_caption(self.noun, self.phrase)
 
+    @property
+    def shown_by(self) -> str:
+        """The method that a video is made with to show what has been learned."""
+        return self.method
+
     def learned_with(self) -> dict[str, Any]:
         """The settings on which what is learned depends, as plain JSON: all but those of
         watching."""
@@ -177,6 +181,10 @@ class MotionTraining(ClipTraining):
         if self.start != "encoder":
             return self.method
         return REFINED if self.steps else ENCODED
+
+    @property
+    def shown_by(self) -> str:
+        return "concat" if self.mask == "none" else self.method
 
     @classmethod
     def by(cls, method: str, defaults: Mapping[str, Any], **given: Any) -> MotionTraining:
@@ -286,3 +294,50 @@ class SynMotionTraining(ClipTraining):
             )
         if len(self.image_noise) not in (0, 2):
             raise RequestError("image_noise is (mean, deviation) of ln sigma, or () for none")
+
+
+@dataclass(frozen=True)
+class LoraTraining(ClipTraining):
+    """How the LoRA of one motion is learned, for I2VEdit. Rank, AdamW and its rates are the
+    published ones; the clip is learned from as it is and without words. A checkpoint's
+    ``generation.json`` overrides the defaults under ``lora_training``.
+
+    ``spatial_share``: the part of the steps in which an adapter of its own learns what the clip's
+    frames look like, attention being closed between frames; it stays, frozen, while the motion is
+    learned beside it, and is thrown away. 0 leaves it out. ``rank``, ``lora_alpha`` and ``adapted``
+    describe both adapters.
+    """
+
+    method: ClassVar[str] = "i2vedit"
+    counts: ClassVar[tuple[str, ...]] = (*COUNTS, "rank")
+
+    steps: int = 360
+    learning_rate: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-2
+    caption_dropout: float = 1.0
+    image_dropout: float = 0.0
+    views: int = 1
+    zoom: tuple[float, float] = (1.0, 1.0)
+    shift: float = 0.0
+    spatial_share: float = 0.3
+    rank: int = 32
+    lora_alpha: float = 32.0
+    adapted: tuple[str, ...] = ADAPTED
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.spatial_share < 1:
+            raise RequestError(
+                f"spatial_share is {self.spatial_share}; it is the share of steps before the "
+                "motion is learned, from 0 to below 1"
+            )
+        if not self.adapted or not set(self.adapted) <= set(ADAPTED):
+            raise RequestError(
+                f"adapted is {', '.join(self.adapted) or 'empty'}; choose from {', '.join(ADAPTED)}"
+            )
+
+    @property
+    def spatial_steps(self) -> int:
+        """How many steps come before those that learn the motion; fewer than all."""
+        return min(round(self.spatial_share * self.steps), self.steps - 1)

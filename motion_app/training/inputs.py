@@ -20,7 +20,7 @@ from motion_app.media.files import Clip, read_clip
 from motion_app.methods import LEARNED
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
-from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
+from motion_app.training.config import ClipTraining, LoraTraining, MotionTraining, SynMotionTraining
 
 MOST_STEPS = 20_000
 MOST_LETTERS = 240
@@ -139,8 +139,9 @@ class TrainingInputs:
 def training_config(method: str, defaults: Mapping[str, Any], **given: Any) -> ClipTraining:
     """The settings of a training by ``method``: a checkpoint's own ``defaults`` under what is
     ``given``, of which None means not given."""
-    if method == "synmotion":
-        return SynMotionTraining.for_checkpoint(defaults, **given)
+    for kind in (SynMotionTraining, LoraTraining):
+        if method == kind.method:
+            return kind.for_checkpoint(defaults, **given)
     return MotionTraining.by(method, defaults, **given)
 
 

@@ -142,6 +142,11 @@ class LearningRun(ABC):
     def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
         """Write what is learned so far as a motion file."""
 
+    def annealed(self) -> float:
+        """Which share of its highest learning rate the step at hand has: a cosine over all
+        steps."""
+        return 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
+
     def held(self) -> Sequence[nn.Parameter]:
         """What the step at hand may not move."""
         return ()
@@ -195,9 +200,9 @@ class LearningRun(ABC):
         """One optimiser step, drawn from (seed, step) alone; returns its loss. RequestError, with
         the state before it saved, where loss or gradient are not finite."""
         config = self.config
-        angle = math.pi * self.step / config.steps
+        annealed = self.annealed()
         for group, highest in zip(self.optimiser.param_groups, self._highest, strict=True):
-            group["lr"] = highest * 0.5 * (1 + math.cos(angle))
+            group["lr"] = highest * annealed
         with self.installed():
             loss = self.loss()
             if loss.requires_grad:  # where no caption was spoken, embeddings take no part

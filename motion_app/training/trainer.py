@@ -37,8 +37,9 @@ from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, write_video
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
-from motion_app.training.config import ClipTraining, MotionTraining, SynMotionTraining
+from motion_app.training.config import ClipTraining, LoraTraining, MotionTraining, SynMotionTraining
 from motion_app.training.inputs import ClipSelection, SelectedClip, read_selection
+from motion_app.training.motion_lora import LoraRun, prepare_lora
 from motion_app.training.mover import (
     Segment,
     check_movement,
@@ -110,9 +111,10 @@ def train_motion(
     their objects, (T', H0, W0) bool each, for ``mask="given"``; ``track`` the reference's true
     centroids where known. Where selections point at a mover, ``segment`` finds its masks and they
     are what is "given". ``config`` decides what is learned: MotionTraining motion tokens,
-    SynMotionTraining embeddings and an adapter, which look at the whole picture; ``tokens`` is a
-    motion file whose motion tokens are then kept beside them. ``validation``: the picture of
-    ``validate_every``, None for the first clip's first frame in other colours.
+    SynMotionTraining embeddings and an adapter, LoraTraining a LoRA, which look at the whole
+    picture; ``tokens`` is a motion file whose motion tokens are kept beside SynMotion's.
+    ``validation``: the picture of ``validate_every``, None for the first clip's first frame in
+    other colours.
 
     ``on_progress`` returning False stops with GenerationCancelled and keeps the checkpoint ``out``
     + ".training", from which the next call with the same config continues: it ends with the same
@@ -130,15 +132,18 @@ def train_motion(
         masks = mover_masks(selected, segment)
         if isinstance(config, MotionTraining):
             config = replace(config, mask="given")
+    if not isinstance(config, MotionTraining) and share.count > 1:
+        raise RequestError(
+            f'"{config.method}" learns in one process, {share.count} were started; start one, or '
+            "learn motion tokens"
+        )
+    pointed = masks is not None
     if isinstance(config, SynMotionTraining):
         lesson = prepare_synmotion(read, config, backbone, tokens=tokens)
-        if share.count > 1:
-            raise RequestError(
-                f"SynMotion learns in one process, {share.count} were started; start one, or learn "
-                "motion tokens"
-            )
         run: LearningRun = SynMotionRun(lesson, config, backbone, out)
-        pointed = masks is not None
+    elif isinstance(config, LoraTraining):
+        seen = seen_clip(read, masks, geometry)
+        run = LoraRun(prepare_lora(read, seen, config, backbone), config, backbone, out)
     else:
         start = None
         if config.start == "encoder":
@@ -172,23 +177,29 @@ def _token_run(
 def look_at(
     clips: Sequence[Clip], masks: Sequence[np.ndarray] | None, engine: MotionEngine
 ) -> MotionTokens:
-    """What the checkpoint's encoder says of the one clip, as new tokens. ``masks`` (T', H0, W0)
-    bool of what moves in it, else it is followed by its movement. RequestError for several clips,
-    and where nothing can be followed; CheckpointError where there is no encoder."""
+    """What the checkpoint's encoder says of the one clip, as new tokens. ``masks`` as
+    ``seen_clip`` has them. RequestError for several clips, and where nothing can be followed;
+    CheckpointError where there is no encoder."""
     if len(clips) > 1:
         raise RequestError(
             f"the encoder looks at one clip, {len(clips)} came; give one, or learn from them"
         )
-    (clip,) = clips
-    mask = follow_by_movement(clip.frames) if masks is None else masks[0]
+    said = encode_clip(engine.backbone, seen_clip(clips, masks, engine.geometry), engine.features)
+    return MotionTokens([tokens.detach().clone() for tokens in said.layers])
+
+
+def seen_clip(
+    clips: Sequence[Clip], masks: Sequence[np.ndarray] | None, geometry: ModelGeometry
+) -> MotionClip:
+    """The first clip in the model frame. ``masks`` (T', H0, W0) bool of what moves in each, else it
+    is followed by its movement; RequestError where it cannot be."""
+    mask = follow_by_movement(clips[0].frames) if masks is None else masks[0]
     if mask is None:
         raise RequestError(
             "what moves in the clip cannot be told from the rest; point at it (--mover, or a click "
             "on the page)"
         )
-    shown = MotionClip.fitted(clip.frames, clip.fps, engine.geometry, masks=mask)
-    said = encode_clip(engine.backbone, shown, engine.features)
-    return MotionTokens([tokens.detach().clone() for tokens in said.layers])
+    return MotionClip.fitted(clips[0].frames, clips[0].fps, geometry, masks=mask)
 
 
 def read_clips(
@@ -429,17 +440,10 @@ def make_validation(
             options=Options(
                 seed=config.seed,
                 steps=config.validation_steps,
-                method=validation_method(config),
+                method=config.shown_by,
             ),
         )
         video = engine.generate(request)
     finally:
         file.unlink(missing_ok=True)
     return ValidationVideo(step, video.frames, video.fps)
-
-
-def validation_method(config: ClipTraining) -> str:
-    """The method a video is made with to show what a training has learned."""
-    if isinstance(config, MotionTraining) and config.mask == "none":
-        return "concat"
-    return config.method

@@ -14,6 +14,7 @@ from motion_app.benchmark.references import (
     LARGER,
     LEARNED,
     LIBRARY,
+    LORAS,
     MARKED,
     MIRRORED,
     PACKED,
@@ -53,7 +54,7 @@ from motion_app.benchmark.variants import (
     lessons,
 )
 from motion_app.geometry import ModelGeometry
-from motion_app.methods import CLIP_METHODS
+from motion_app.methods import CLIP_METHODS, LORA_METHODS
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.scene import Motion
 from motion_app.settings import ROOT
@@ -147,7 +148,8 @@ def test_every_kind_is_run_with_motions_that_are_learned_for_it(suites):
     for name in (SHAPES, MIRRORED, LARGER, WORDED, MIXED):
         rows = {variant.name: variant for variant in suites[name].variants}
         assert rows["fleximmt"].tokens == (WORDED if name == MIXED else name)
-        assert {"fleximmt", "concat", "none", *CLIP_METHODS} <= set(rows)
+        assert {"fleximmt", "concat", "none", *CLIP_METHODS} - set(LORA_METHODS) <= set(rows)
+        assert not set(LORA_METHODS) & set(rows), "their files are learned otherwise"
         for part in TEXT_PARTS:
             assert (f"w/o {part}" in rows) == (name in (WORDED, MIXED))
     ids = [case.id for suite in suites.values() for case in suite.cases if suite.name != "rules"]
@@ -222,6 +224,7 @@ def test_movements_are_told_apart_in_how_far_they_beat_the_still_picture(geometr
         (SHAPES, "is moving", "given"),
         (WORDED, "jumps", "given"),
         (PACKED, "is moving", "synmotion"),
+        (LORAS, "is moving", "i2vedit"),
     ],
 )
 def test_a_lesson_is_learned_as_its_set_says(geometry, tokens, phrase, learned):

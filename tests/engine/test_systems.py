@@ -2,13 +2,14 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from motion_app.engine.adapters import PLACES, Adapter
-from motion_app.engine.lora_files import write_adapter
+from motion_app.engine.lora_files import write_adapter, write_motion_lora
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.systems.table import SYSTEMS, system_settings
@@ -31,6 +32,13 @@ def engine(tiny_checkpoint, tmp_path_factory) -> MotionEngine:
     folder = tmp_path_factory.mktemp("systems") / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
     engine = MotionEngine.load(folder, device="cpu")
+    for name in ADAPTERS:
+        write_adapter(folder / "adapters" / f"{name}.safetensors", some_adapter(engine, 1), {})
+    return engine
+
+
+def some_adapter(engine: MotionEngine, seed: int, *, deviation: float = 0.02) -> Adapter:
+    """One that changes something."""
     adapter = Adapter.fresh(
         engine.backbone.attention_layers(),
         rank=4,
@@ -40,10 +48,8 @@ def engine(tiny_checkpoint, tmp_path_factory) -> MotionEngine:
     )
     with torch.no_grad():
         for up in adapter.up.values():
-            up.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
-    for name in ADAPTERS:
-        write_adapter(folder / "adapters" / f"{name}.safetensors", adapter, {})
-    return engine
+            up.normal_(std=deviation, generator=torch.Generator().manual_seed(seed))
+    return adapter
 
 
 def drifting(direction: int) -> MotionClip:
@@ -58,18 +64,36 @@ def drifting(direction: int) -> MotionClip:
     return MotionClip(frames, 8.0, masks)
 
 
+def write_learned(engine: MotionEngine, method: str, path: Path) -> None:
+    """A motion file without a clip, of what ``method`` needs to have been learned."""
+    name = path.stem
+    told = MotionMetadata(name=name, phrase=f"goes {name}", base=engine.fingerprint)
+    if METHOD_TABLE[method].lora:
+        write_motion_lora(path, some_adapter(engine, len(name)), told)
+    else:
+        MotionTokens.fresh(layers=2, tokens=4, width=32).save(path, told)
+
+
 @pytest.fixture(scope="module")
-def motions(engine, tmp_path_factory):
-    """Three motions with a clip: to the right, to the left, and standing still."""
-    folder = tmp_path_factory.mktemp("motions")
-    found = []
-    for name, direction in (("right", 1), ("left", -1), ("still", 0)):
-        tokens = MotionTokens.fresh(layers=2, tokens=4, width=32)
-        path = folder / f"{name}.safetensors"
-        tokens.save(path, MotionMetadata(name=name, phrase=f"goes {name}", base=engine.fingerprint))
-        drifting(direction).save_into(path)
-        found.append(read_motion(path))
+def libraries(engine, tmp_path_factory):
+    """For each method three motions with a clip: to the right, to the left, and standing still."""
+    kinds, found = {}, {}
+    for method in SYSTEMS:
+        kind = METHOD_TABLE[method].lora
+        if kind not in kinds:
+            folder = tmp_path_factory.mktemp("motions")
+            paths = [folder / f"{name}.safetensors" for name in ("right", "left", "still")]
+            for path, direction in zip(paths, (1, -1, 0), strict=True):
+                write_learned(engine, method, path)
+                drifting(direction).save_into(path)
+            kinds[kind] = [read_motion(path) for path in paths]
+        found[method] = kinds[kind]
     return found
+
+
+@pytest.fixture
+def motions(method, libraries):
+    return libraries[method]
 
 
 def scene(motions, **options) -> GenerationRequest:
@@ -156,9 +180,8 @@ def test_a_recipe_replays_and_tells_the_settings(method, engine, motions):
 
 @pytest.mark.parametrize("method", CLIP_METHODS)
 def test_a_motion_without_its_clip_is_refused_with_what_to_do(method, engine, motions, tmp_path):
-    tokens = MotionTokens.load(motions[0].path)
     path = tmp_path / "bare.safetensors"
-    tokens.save(path, MotionMetadata(name="bare", phrase="goes", base=engine.fingerprint))
+    write_learned(engine, method, path)
     with pytest.raises(RequestError, match=r'"bare" of object 1 lacks .*add-clip'):
         engine.generate(scene([read_motion(path), motions[1]], method=method))
     clip = drifting(1)
@@ -173,7 +196,7 @@ def test_settings_of_a_checkpoint_that_no_system_has_are_refused():
         system_settings(method, GenerationDefaults(systems={method: {"sharpness": 3}}))
 
 
-def test_a_system_runs_on_the_cpu_without_gradients_left_on(engine, motions):
-    for method in CLIP_METHODS:
-        engine.generate(scene(motions, method=method))
-        assert torch.is_grad_enabled()
+@pytest.mark.parametrize("method", CLIP_METHODS)
+def test_a_system_runs_on_the_cpu_without_gradients_left_on(method, engine, motions):
+    engine.generate(scene(motions, method=method))
+    assert torch.is_grad_enabled()

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,14 +45,22 @@ class Inverted:
     condition: Tensor
 
 
-def inverted(scene: SystemScene, thing: ToldObject, *, steps: int) -> Inverted:
+def inverted(
+    scene: SystemScene,
+    thing: ToldObject,
+    *,
+    steps: int,
+    frames: np.ndarray | None = None,
+    told: tuple = (),
+) -> Inverted:
     """The clip of ``thing`` at all noise levels of the ``scene``; computed once a clip. ``steps``:
-    at least so many, the scene's own among them."""
+    at least so many, the scene's own among them. ``frames``: see ``invert``; ``told`` tells them,
+    and whatever acts on the model, from others."""
     levels = finer_levels(scene, steps)
     base = scene.backbone.checkpoint.fingerprint
-    key = ("inverted", base, thing.clip.digest(), levels, scene.timesteps)
+    key = ("inverted", base, thing.clip.digest(), levels, scene.timesteps, *told)
     if key not in scene.features:
-        found = invert(scene.backbone, thing, levels)
+        found = invert(scene.backbone, thing, levels, frames=frames)
         kept = {level: found.latents[level] for level in scene.timesteps}
         scene.features[key] = Inverted(kept, found.condition)
     return scene.features[key]
@@ -65,13 +74,19 @@ def finer_levels(scene: SystemScene, steps: int) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def invert(backbone: Backbone, thing: ToldObject, levels: tuple[int, ...]) -> Inverted:
+def invert(
+    backbone: Backbone,
+    thing: ToldObject,
+    levels: tuple[int, ...],
+    *,
+    frames: np.ndarray | None = None,
+) -> Inverted:
     """The clip of ``thing`` at ``levels``, noisiest first, with its own first frame as the picture
-    and no words."""
+    and no words. ``frames`` (T, H, W, 3) are taken back in its place."""
     device = backbone.profile.device
-    frames = thing.clip.frames
-    latents = backbone.padded(backbone.encode_clip(frames)[0]).to(device)  # (1, F, C, H', W')
-    picture = backbone.encode_clip(frames[:1])[0][:, 0].to(device)  # (1, C, H', W')
+    shown = thing.clip.frames if frames is None else frames
+    latents = backbone.padded(backbone.encode_clip(shown)[0]).to(device)  # (1, F, C, H', W')
+    picture = backbone.encode_clip(thing.clip.frames[:1])[0][:, 0].to(device)  # (1, C, H', W')
     condition = backbone.image_condition(picture, latents)
     text = backbone.prompts.encode("", guided=False)[0].to(device)
     found: dict[int, Tensor] = {}
@@ -173,8 +188,8 @@ def attend_stood_in(
     Exact and without a mask: the own channels and those of who stands in lie side by side, and of
     each key one of the two is empty.
     """
-    query, key, value = tokens
-    output = F.scaled_dot_product_attention(query, key, value)
+    key = tokens[1]
+    output = F.scaled_dot_product_attention(*tokens)
     if not (same or across):
         return output
     frame_of = torch.arange(key.shape[2] - text, device=key.device) // (
@@ -190,23 +205,19 @@ def attend_stood_in(
                 replaced = torch.ones_like(frame, dtype=torch.bool)
             else:
                 replaced = (frame == frame_of[rows[0]]) == same  # (n,)
-            output[:, :, text + rows] = _rows(
-                query[:, :, text + rows], stand.query[:, :, part], key, value, stand, replaced, text
-            )
+            chosen = torch.arange(len(frame), device=key.device)[part]
+            output[:, :, text + rows] = attend_rows(tokens, stand, chosen, replaced, text=text)
     return output
 
 
-def _rows(
-    own: Tensor,
-    other: Tensor,
-    key: Tensor,
-    value: Tensor,
-    stand: Stand,
-    replaced: Tensor,
-    text: int,
+def attend_rows(
+    tokens: Tokens, stand: Stand, chosen: Tensor, replaced: Tensor, *, text: int
 ) -> Tensor:
-    """Rows with the queries ``own`` (B, heads, r, d) and ``other`` (1, heads, r, d); the keys of
-    ``stand`` that are ``replaced`` (n,) meet the latter, all others the former."""
+    """The attention (B, heads, r, d) of those of ``stand`` that are ``chosen`` (r,) int64; with
+    those that are ``replaced`` (n,) bool, their logits are the ones of who stands in."""
+    _, key, value = tokens
+    own = tokens[0][:, :, text + stand.targets[chosen]]  # (B, heads, r, d)
+    other = stand.query[:, :, chosen]
     at = text + stand.targets[replaced]
     mine = key.index_fill(2, at, 0.0)
     theirs = torch.zeros_like(key).index_copy(

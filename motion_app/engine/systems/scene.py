@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from motion_app.engine.steering import GenerationSteering
 from motion_app.errors import MotionFileError
 from motion_app.library.motion_clip import MotionClip, read_motion_clip
 from motion_app.methods import CLIP_METHODS
-from motion_app.scene import GenerationRequest
+from motion_app.scene import GenerationRequest, Motion, SceneObject
 
 NO_MOVER = (
     'the motion "{name}" keeps its reference clip but not what moves in it; point at that with: '
@@ -32,11 +33,14 @@ NO_MOVER = (
 @dataclass(frozen=True, eq=False)
 class ToldObject:
     """An object with a motion: its ``mask`` (H, W) bool in the picture, its motion's ``clip`` and
-    the ``masks`` (T, H, W) bool of what moves there, all in the model frame."""
+    the ``masks`` (T, H, W) bool of what moves there, all in the model frame; the motion's ``file``
+    and the object's ``strength`` for who reads more of it."""
 
     mask: np.ndarray
     clip: MotionClip
     masks: np.ndarray
+    file: Path = Path()
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,7 @@ class SystemScene:
         if chosen.steps is None or chosen.guidance is None:
             raise ValueError("the request has no steps or no guidance")
         told = [
-            _told(item.mask, item.motion.path, item.motion.name, backbone)
+            _told(item, item.motion, backbone)
             for item in request.objects
             if item.motion is not None and chosen.method in CLIP_METHODS
         ]
@@ -121,11 +125,11 @@ class Unsteered:
         return latents
 
 
-def _told(mask: np.ndarray, file: Any, name: str, backbone: Backbone) -> ToldObject:
-    clip = read_motion_clip(file, name=name).for_model(backbone.geometry)
+def _told(item: SceneObject, motion: Motion, backbone: Backbone) -> ToldObject:
+    clip = read_motion_clip(motion.path, name=motion.name).for_model(backbone.geometry)
     if clip.masks is None or not clip.masks[0].any():
-        raise MotionFileError(NO_MOVER.format(name=name))
-    return ToldObject(mask, clip, clip.masks)
+        raise MotionFileError(NO_MOVER.format(name=motion.name))
+    return ToldObject(item.mask, clip, clip.masks, motion.path, item.strength)
 
 
 def _depth(thing: ToldObject) -> tuple[int, bytes]:

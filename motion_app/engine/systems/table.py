@@ -17,6 +17,7 @@ from motion_app.engine.systems.attention_flow import (
 )
 from motion_app.engine.systems.flexiact import FlexiAct, FlexiActSettings
 from motion_app.engine.systems.go_with_the_flow import FlowNoiseSettings, GoWithTheFlow
+from motion_app.engine.systems.i2vedit import EditSettings, I2VEdit
 from motion_app.engine.systems.paste import PasteSettings, TimeToMove
 from motion_app.engine.systems.scene import SystemScene
 from motion_app.errors import CheckpointError
@@ -45,6 +46,7 @@ class SystemKind:
 SYSTEMS: Mapping[str, SystemKind] = MappingProxyType(
     {
         "flexiact": SystemKind(FlexiAct, FlexiActSettings()),
+        "i2vedit": SystemKind(I2VEdit, EditSettings()),
         "time-to-move": SystemKind(TimeToMove, PasteSettings()),
         "go-with-the-flow": SystemKind(GoWithTheFlow, FlowNoiseSettings()),
         "anyv2v": SystemKind(AnyV2V, InjectionSettings()),

@@ -114,8 +114,9 @@ class JobEndpoints:
             phrase: the motion in words, for example "walks on snow", 1 to 240 characters
             noun: what moves in the clips, for example "tiger", 1 to 240 characters
             steps: training steps, 1 to 20000; the checkpoint's own number without it
-            method: how it is learned: "fleximmt", "concat", "synmotion", or where the checkpoint
-                has a motion encoder "encoded" (at one look, 0 steps) or "encoded-refined"
+            method: how it is learned: "fleximmt", "concat", "synmotion", "i2vedit", or where the
+                checkpoint has a motion encoder "encoded" (at one look, 0 steps) or
+                "encoded-refined"
             trim: for each clip [start, stop] in seconds from its beginning, or null; a stop of null
                 is its end
             crop: for each clip [x0, y0, x1, y1], or null: what counts of its picture, as shares of
