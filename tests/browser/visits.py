@@ -15,8 +15,9 @@ PHONE = {"width": 390, "height": 844}
 
 
 def open_page(browser: Browser, server: str, viewport: dict[str, int]) -> Page:
-    """A page of a browser that was never here before."""
-    page = browser.new_context(viewport=viewport).new_page()
+    """A page of a browser that knows nothing of what was done here before."""
+    context = getattr(browser, "known_context", browser.new_context)(viewport=viewport)
+    page = context.new_page()
     page.goto(server)
     listens(page)
     return page
