@@ -30,7 +30,12 @@ from motion_app.training.mover import follow_by_movement, follow_mover
 if TYPE_CHECKING:
     from motion_app.training.trainer import TrainingReport
 
-SYNMOTION_OPTIONS = ("alpha", "rank", "parts", "encoding", "spv")
+# Options of a training, and the methods that have them.
+OWN_OPTIONS = {
+    **dict.fromkeys(("alpha", "parts", "encoding", "spv", "tokens"), ("synmotion",)),
+    "rank": ("synmotion", "i2vedit"),
+    "spatial_share": ("i2vedit",),
+}
 
 
 def add_clip(options: argparse.Namespace, settings: Settings) -> Result:
@@ -94,7 +99,7 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         still=options.still,
     )
     inputs.check_count(settings.limits)
-    given = {**_synmotion_settings(options), "sample_latents": options.sample_latents}
+    given = {**_own_settings(options), "sample_latents": options.sample_latents}
     if options.tokens is not None:
         check_there(options.tokens)
     check_motion_out(options.out)
@@ -147,22 +152,24 @@ def _check_caption(inputs: TrainingInputs, model: str) -> None:
         tokenizer.check(training_caption(inputs.noun.strip(), inputs.phrase.strip()))
 
 
-def _synmotion_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that only SynMotion has, where they were given."""
+def _own_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that only some methods have, where they were given; RequestError where the
+    method is none of them."""
+    for name, methods in OWN_OPTIONS.items():
+        if getattr(options, name) is not None and options.method not in methods:
+            raise RequestError(
+                f"--{name.replace('_', '-')} belongs to --method {' or '.join(methods)}, not to "
+                f"{options.method}; leave it out"
+            )
     settings = {
         "alpha": options.alpha,
         "rank": options.rank,
         "encoding": options.encoding,
         "spv": None if options.spv is None else str(options.spv),
         "parts": None if options.parts is None else tuple(options.parts.split(",")),
+        "spatial_share": options.spatial_share,
     }
-    given = {name: setting for name, setting in settings.items() if setting is not None}
-    named = [*given, *(["tokens"] if options.tokens is not None else [])]
-    if named and options.method != "synmotion":
-        raise RequestError(
-            f"--{named[0]} belongs to --method synmotion, not to {options.method}; leave it out"
-        )
-    return given
+    return {name: setting for name, setting in settings.items() if setting is not None}
 
 
 def make_spv(options: argparse.Namespace, settings: Settings) -> Result:
@@ -264,7 +271,7 @@ def add_clip_commands(listed: Any) -> None:
     _add_selection(encoding)
     encoding.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
     add_model(encoding)
-    unasked = ("steps", "validate_every", "sample_latents", "tokens", *SYNMOTION_OPTIONS)
+    unasked = ("steps", "validate_every", "sample_latents", *OWN_OPTIONS)
     encoding.set_defaults(still=False, **dict.fromkeys(unasked))
 
 
@@ -295,7 +302,12 @@ def add_training(actions: Any) -> None:
         help="draw the clips' latents anew at every step, or learn from their means",
     )
     parser.add_argument("--alpha", type=float, help="synmotion: share of steps on the clips")
-    parser.add_argument("--rank", type=int, help="synmotion: of the adapter")
+    parser.add_argument("--rank", type=int, help="synmotion, i2vedit: of the adapter")
+    parser.add_argument(
+        "--spatial-share",
+        type=float,
+        help="i2vedit: share of steps on single frames before the motion is learned, from 0",
+    )
     parser.add_argument("--parts", help="synmotion: what is learned, of mot,sub,refiner,lora")
     parser.add_argument("--encoding", help="synmotion: phrases read jointly (joint) or apart")
     parser.add_argument(

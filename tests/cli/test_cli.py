@@ -264,9 +264,40 @@ def test_a_motion_learned_from_a_clip_joins_the_library(tmp_path, capsys):
         assert json.loads(file.metadata()["config"])["sample_latents"] is True
 
 
+def test_a_lora_is_learned_and_a_video_made_with_it(folder, tmp_path, capsys):
+    scene = tmp_path / "scene"
+    drawn = run(capsys, "pocket", "render", "--seed", 2, "--motions", "jump", "--out", scene)
+    out = tmp_path / "library" / "hop.safetensors"
+    given = ["--name", "hop", "--phrase", "is moving", "--noun", "fox", "--out", out]
+    given += ["--method", "i2vedit", "--steps", 2, "--rank", 2, "--spatial-share", 0.5]
+    assert run(capsys, "train-motion", drawn["clip"], *given)["motion"] == str(out)
+    with safe_open(out, framework="pt") as file:
+        told = json.loads(file.metadata()["config"])
+        assert file.get_slice("lora.to_q.down").get_shape()[1] == told["rank"] == 2
+    assert told["spatial_share"] == 0.5
+    request = json.loads((folder / "request.json").read_text())
+    request["objects"][0]["motion"] = "hop"
+    asked = folder / "asked.json"
+    asked.write_text(json.dumps(request | {"method": "i2vedit", "steps": 2}))
+    made = run(capsys, "generate", asked, "--out", tmp_path / "made")
+    assert json.loads(Path(made["recipe"]).read_text())["system"]["noise"] > 0
+    assert "needs motion tokens" in fail(
+        capsys, "generate", asked, "--out", tmp_path / "other", "--method", "fleximmt"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [(["--steps", "0"], "from 1 to"), (["--out", "x.bin"], ".safetensors"), ([], "no file")],
+    [
+        (["--steps", "0"], "from 1 to"),
+        (["--out", "x.bin"], ".safetensors"),
+        (
+            ["--spatial-share", "0.5"],
+            "--spatial-share belongs to --method i2vedit, not to fleximmt",
+        ),
+        (["--rank", "4"], "--rank belongs to --method synmotion or i2vedit"),
+        ([], "no file"),
+    ],
 )
 def test_training_mistakes_are_one_line(tmp_path, capsys, options, complaint):
     given = [
