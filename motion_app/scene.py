@@ -35,6 +35,7 @@ from motion_app.methods import (
 )
 from motion_app.wording import NEUTRAL_PHRASE, as_read
 
+DrawnPath = tuple[tuple[float, float], ...]  # (x, y), shares of the frame's width and height
 LONGEST_TEXT = 4000  # characters; what a model reads of it is counted in its own tokens
 
 
@@ -108,6 +109,7 @@ class SceneObject:
 
     ``mask``: (H, W) bool. ``sentence`` holds ``phrase``, the words that name its motion. ``motion``
     None leaves the object to its text alone; ``strength`` scales its motion tokens' softmax weight.
+    ``path``: a line along which it goes instead, from its own place; see ``request.paths``.
     """
 
     mask: np.ndarray
@@ -116,6 +118,7 @@ class SceneObject:
     motion: Motion | None = None
     strength: float = 1.0
     name: str = ""
+    path: DrawnPath | None = None
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))

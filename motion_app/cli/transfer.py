@@ -28,8 +28,9 @@ from motion_app.library.motion_file import SUFFIX
 from motion_app.media.files import read_picture
 from motion_app.media.provenance import certificate_of
 from motion_app.media.results import make_folder
+from motion_app.request.kept import with_motions
 from motion_app.request.phrases import PromptTokenizer
-from motion_app.request.request import checked_request, with_motions
+from motion_app.request.request import checked_request
 from motion_app.scene import Click, GenerationRequest, Options, StepReport
 from motion_app.settings import Settings
 from motion_app.ui.transfer.draft import request_of

@@ -27,8 +27,9 @@ from motion_app.media.files import read_image
 from motion_app.media.provenance import certificate_of, verify_video
 from motion_app.media.results import make_folder, save_mask
 from motion_app.methods import ABLATIONS, PACK_ABLATIONS
+from motion_app.request.kept import with_motions
 from motion_app.request.phrases import PromptTokenizer
-from motion_app.request.request import build_request, parse_request, with_motions
+from motion_app.request.request import build_request, parse_request
 from motion_app.scene import StepReport
 from motion_app.settings import Settings
 

@@ -26,7 +26,7 @@ from motion_app.engine.previews import draw_preview
 from motion_app.engine.propagation import PropagationConfig
 from motion_app.engine.run import GenerationRun
 from motion_app.engine.runtime import Runtime, check_acceleration
-from motion_app.engine.systems.table import system_settings
+from motion_app.engine.systems.table import chosen_settings
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.models.checkpoint import Checkpoint
@@ -247,8 +247,8 @@ def recipe_of(
 ) -> dict[str, Any]:
     """Plain JSON that replays the generation; ``request`` alone is what the command line takes,
     picture and masks included."""
-    g, method = engine.geometry, request.options.method
-    system = {} if scene.system is None else asdict(system_settings(method, engine.defaults))
+    g = engine.geometry
+    systems = chosen_settings(request, engine.defaults)
     digests = scene.motion_digests or ("",) * len(request.objects)
     return {
         "request": request_to_json(request, model=engine.defaults.name),
@@ -259,7 +259,7 @@ def recipe_of(
         "base": engine.fingerprint,
         "motion_in_unconditional": engine.defaults.motion_in_unconditional,
         "propagation": asdict(engine.propagation),
-        **({"system": system} if system else {}),
+        **{name: asdict(settings) for name, settings in systems.items()},
         "width": g.width,
         "height": g.height,
         "frames": g.frames,

@@ -22,7 +22,7 @@ from motion_app.engine.propagation import MaskTrack, PropagationConfig
 from motion_app.engine.steering import AdapterSteering, GenerationSteering
 from motion_app.engine.synmotion import MotionPack, check_words
 from motion_app.engine.systems.scene import SystemScene
-from motion_app.engine.systems.table import SYSTEMS, build_system
+from motion_app.engine.systems.table import build_system, chosen_settings
 from motion_app.errors import RequestError
 from motion_app.geometry import mask_to_grid
 from motion_app.library.motion_clip import read_motion_clip
@@ -33,6 +33,7 @@ from motion_app.methods import (
     ENCODED,
     METHOD_TABLE,
     PACK_METHODS,
+    STOCK_METHOD,
     TOKEN_METHODS,
 )
 from motion_app.request.phrases import find_phrases
@@ -57,15 +58,15 @@ def prepare_scene(
     masks = [mask_to_grid(item.mask, g.grid_height, g.grid_width) for item in objects]
     first = torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, *g.grid[1:]).bool()
     track = MaskTrack.start(first.to(backbone.profile.device), g.grid_frames)
-    if request.options.method == "none" or all(item.motion is None for item in objects):
-        return PreparedScene(track)
+    method = request.options.method
+    moved = method != STOCK_METHOD and any(item.motion is not None for item in objects)
     prepared = PreparedScene(track)
-    if request.options.method not in CLIP_METHODS:
+    if moved and method not in CLIP_METHODS:
         moving = _MovingScene(
             backbone, request, track, propagation, guided=guided, features=features
         )
         prepared = moving.prepared()
-    if request.options.method not in SYSTEMS:
+    if not chosen_settings(request, backbone.checkpoint.defaults):
         return prepared
     text = prepared.text
     if text is None:
@@ -73,7 +74,7 @@ def prepare_scene(
     told = SystemScene.of(
         backbone, request, text=text, features=features, steering=prepared.steering
     )
-    system = build_system(request.options.method, told)
+    system = build_system(request, told)
     return replace(prepared, motion_digests=_digests(objects), text=text, system=system)
 
 

@@ -40,16 +40,14 @@ from motion_app.library.library import AwaitedLibrary, Library
 from motion_app.library.owners import LibraryUser, token_of
 from motion_app.media.provenance import Certificate
 from motion_app.models.stock_files import StockModel
+from motion_app.request.kept import read_request, request_bytes, with_motions
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import (
     RequestFile,
     build_request,
     checked_request,
     parse_request,
-    read_request,
-    request_bytes,
     request_to_json,
-    with_motions,
 )
 from motion_app.scene import Click, GenerationRequest, Motion, StepReport
 from motion_app.settings import DEFAULT_LIMITS, Limits

@@ -1,15 +1,10 @@
-"""Objects, motions and sentences become a GenerationRequest, or an error that says what is missing.
-
-A job keeps the checked request: its JSON beside one npz of its picture, masks and words. Nothing is
-encoded, decoded or looked for again."""
+"""Objects, motions and sentences become a GenerationRequest, or an error that says what is
+missing."""
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -37,10 +33,11 @@ from motion_app.methods import (
     REFINED,
     TOKEN_METHODS,
 )
+from motion_app.request.paths import framed_path, read_path
 from motion_app.request.phrases import check_phrase, find_clauses, phrase_spans
 from motion_app.scene import (
     LONGEST_TEXT,
-    Clause,
+    DrawnPath,
     GenerationRequest,
     Options,
     SceneObject,
@@ -59,7 +56,8 @@ class _Entry(BaseModel):
 
 class ObjectEntry(_Entry):
     """One object of a request file. ``mask``: a PNG's path, or the PNG itself as a data URI; white
-    is the object, at the size of the original picture or of the model frame."""
+    is the object, at the size of the original picture or of the model frame. ``path``: points as
+    shares of the width and height of the picture as it came."""
 
     mask: str
     sentence: str = Field(max_length=LONGEST_TEXT)
@@ -67,6 +65,19 @@ class ObjectEntry(_Entry):
     motion: str | None = Field(default=None, max_length=LONGEST_TEXT)
     strength: float = Field(default=1.0, ge=0, le=MAX_STRENGTH, allow_inf_nan=False)
     name: str = Field(default="", max_length=LONGEST_TEXT)
+    path: DrawnPath | None = None
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _line(cls, points: Any) -> DrawnPath | None:
+        return None if points is None else read_path(points)
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        entries = handler(self)
+        if self.path is None:  # what is older stays as it is
+            del entries["path"]
+        return entries
 
 
 class RequestFile(_Entry):
@@ -198,7 +209,8 @@ def _scene_object(
                 f'({fitted.summary()}); choose another object or the fit "pad"'
             )
     motion = None if entry.motion is None else library.find(_motion_path(entry, folder), base=base)
-    return SceneObject(mask, entry.sentence, entry.phrase, motion, entry.strength, entry.name)
+    path = None if entry.path is None else framed_path(entry.path, fitted)
+    return SceneObject(mask, entry.sentence, entry.phrase, motion, entry.strength, entry.name, path)
 
 
 def _motion_path(entry: ObjectEntry, folder: Path | str) -> str | Path:
@@ -268,6 +280,11 @@ def _check_method(request: GenerationRequest, library: Library | None) -> None:
         )
     motions = [] if library is None else library.list()
     for number, item in enumerate(request.objects, start=1):
+        if item.path is not None and request.options.stock is not None:
+            raise RequestError(
+                f'object {number} has a path, of which "{request.options.stock}" is told nothing; '
+                'leave "stock" out, or take the path away'
+            )
         motion = item.motion
         if motion is None:
             continue
@@ -321,6 +338,20 @@ def _check_object(scene_object: SceneObject, number: int, geometry: ModelGeometr
         )
     if scene_object.motion is not None:
         check_phrase(scene_object, number)
+    if scene_object.path is not None:
+        _check_path(scene_object, number)
+
+
+def _check_path(scene_object: SceneObject, number: int) -> None:
+    try:
+        read_path(scene_object.path)
+    except ValueError as error:
+        raise RequestError(f"the path of object {number} cannot be followed: {error}") from error
+    if scene_object.motion is not None:
+        raise RequestError(
+            f'object {number} has a path and the motion "{scene_object.motion.name}"; give it one '
+            "of them"
+        )
 
 
 def request_to_json(
@@ -339,6 +370,7 @@ def request_to_json(
                 "motion": None if item.motion is None else item.motion.name,
                 "strength": item.strength,
                 "name": item.name,
+                **_path_entry(item),
             }
             for item in request.objects
         ],
@@ -357,82 +389,11 @@ def told_objects(request: GenerationRequest, digests: Sequence[str]) -> list[dic
             "motion": None if item.motion is None else item.motion.name,
             "motion_sha256": digest,
             "strength": item.strength,
+            **_path_entry(item),
         }
         for item, digest in zip(request.objects, digests, strict=True)
     ]
 
 
-def with_motions(
-    request: GenerationRequest, library: Library, *, base: str | None
-) -> GenerationRequest:
-    """``request`` with the motions that the library has now under their names, for the model
-    ``base`` (None: any). It stays checked where none is another file than it was. Raises
-    MotionFileError."""
-    motions = [
-        None if item.motion is None else library.find(item.motion.name, base=base)
-        for item in request.objects
-    ]
-    objects = tuple(
-        replace(item, motion=motion) for item, motion in zip(request.objects, motions, strict=True)
-    )
-    found = replace(request, objects=objects)
-    same = all(
-        item.motion is None or motion is None or item.motion.digest == motion.digest
-        for item, motion in zip(request.objects, motions, strict=True)
-    )
-    return found.with_clauses(request.clauses) if same and request.clauses is not None else found
-
-
-def request_bytes(request: GenerationRequest) -> bytes:
-    """An npz of what JSON does not hold: ``image`` (H, W, 3) uint8, ``masks`` (N, H, W) bool, and
-    ``words``, the clauses and the motions' digests as JSON."""
-    words = {
-        "clauses": request.clauses
-        and [None if clause is None else asdict(clause) for clause in request.clauses],
-        "digests": ["" if item.motion is None else item.motion.digest for item in request.objects],
-    }
-    masks = [item.mask for item in request.objects]
-    file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        image=request.image,
-        masks=np.stack(masks) if masks else np.zeros((0, *request.image.shape[:2]), bool),
-        words=json.dumps(words),
-    )
-    return file.getvalue()
-
-
-def read_request(
-    file: Path, entries: Mapping[str, Any], *, library: Library, base: str | None
-) -> GenerationRequest:
-    """What ``request_bytes`` wrote into ``file``, with the ``entries`` of the request's JSON. It is
-    checked where it was, and its motions are still the same files. Raises RequestError for a file
-    that cannot be read, and MotionFileError."""
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            image, masks = kept["image"], kept["masks"]
-            words = json.loads(str(kept["words"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise RequestError(
-            f"the request {file.name} of this job cannot be read; hand it in again"
-        ) from error
-    objects, same = [], True
-    for entry, mask, digest in zip(entries["objects"], masks, words["digests"], strict=True):
-        motion = entry["motion"] and library.find(entry["motion"], base=base)
-        same = same and (motion is None or motion.digest == digest)
-        known = {name: entry[name] for name in ("sentence", "phrase", "strength", "name")}
-        objects.append(SceneObject(mask, motion=motion, **known))
-    options = Options(**{name: entries[name] for name in option_names() if name in entries})
-    request = GenerationRequest(image, tuple(objects), options)
-    if not same or words["clauses"] is None:
-        return request
-    return request.with_clauses([clause and _clause(clause) for clause in words["clauses"]])
-
-
-def _clause(entries: Mapping[str, Any]) -> Clause:
-    subject = entries["subject"]
-    return Clause(
-        tuple(entries["motion"]),
-        None if subject is None else tuple(subject),
-        tuple(entries["pieces"]),
-    )
+def _path_entry(item: SceneObject) -> dict[str, Any]:
+    return {} if item.path is None else {"path": [list(point) for point in item.path]}

@@ -18,8 +18,8 @@ from motion_app.engine.systems.anyv2v import (
     finer_levels,
     invert,
 )
-from motion_app.engine.systems.placing import everywhere, regions
-from motion_app.engine.systems.scene import SystemScene, ToldObject, Unsteered
+from motion_app.engine.systems.placing import ToldObject, everywhere, regions
+from motion_app.engine.systems.scene import SystemScene, Unsteered
 from motion_app.evaluation.metrics import psnr
 from motion_app.library.motion_clip import MotionClip
 from motion_app.models.checkpoint import Checkpoint
@@ -54,6 +54,7 @@ def scene(engine: MotionEngine, *things: ToldObject, steps: int = 4) -> SystemSc
         backbone=backbone,
         image=np.full((g.height, g.width, 3), 90, np.uint8),
         objects=things,
+        others=np.zeros((g.height, g.width), bool),
         text=backbone.prompts.encode("A red robot is moving.", guided=True),
         guidance=6.0,
         timesteps=tuple(backbone.timesteps(steps)),

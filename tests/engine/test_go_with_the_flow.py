@@ -21,8 +21,8 @@ from motion_app.engine.systems.go_with_the_flow import (
     placed_flow,
 )
 from motion_app.engine.systems.noise_warping import Canvas, degraded, links, warped, warped_noise
-from motion_app.engine.systems.placing import latent_times
-from motion_app.engine.systems.scene import ToldObject, Unsteered
+from motion_app.engine.systems.placing import ToldObject, latent_times
+from motion_app.engine.systems.scene import Unsteered
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.library.motion_clip import MotionClip
 from motion_app.models import adapters

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from motion_app.engine.systems.paste import latent_masks, pasted
-from motion_app.engine.systems.placing import Course
-from motion_app.engine.systems.scene import ToldObject
+from motion_app.engine.systems.paste import latent_masks
+from motion_app.engine.systems.placing import Course, ToldObject, pasted
 from motion_app.library.motion_clip import MotionClip
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.settings import ROOT
@@ -41,12 +40,8 @@ def test_what_is_pasted_is_the_picture_first_and_then_the_object_moved():
     picture = np.full((64, 96, 3), 200, np.uint8)
     mask = box(40, 10)
     picture[mask] = (220, 20, 20)
-    scene = SimpleNamespace(
-        image=picture,
-        objects=(told("walk right", mask),),
-        backbone=SimpleNamespace(geometry=GEOMETRY),
-    )
-    frames, masks = pasted(scene)
+    course = Course.of(told("walk right", mask))
+    frames, masks = pasted(picture, [(mask, course)], GEOMETRY.frames)
     assert np.array_equal(frames[0], picture)
     shift = np.nonzero(masks[-1])[1].mean() - np.nonzero(mask)[1].mean()
     assert shift > 20, "it has walked to the right"

@@ -30,8 +30,9 @@ from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri, write_video
 from motion_app.media.provenance import read_recipe
 from motion_app.request import phrases, request
+from motion_app.request.kept import read_request
 from motion_app.request.phrases import PromptTokenizer
-from motion_app.request.request import build_request, parse_request, read_request, request_to_json
+from motion_app.request.request import build_request, parse_request, request_to_json
 from motion_app.scene import Options
 from motion_app.settings import ROOT, Limits, Settings
 from motion_app.training import trainer

@@ -34,6 +34,7 @@ from motion_app.host import ModelHost
 from motion_app.media.files import decode_data_uri, encode_data_uri, read_mask
 from motion_app.models.clicks import ClickSegmenter, OriginalSegmenter, config_of, load_segmenter
 from motion_app.models.words import FoundObject, ObjectFinder
+from motion_app.request.paths import to_picture
 from motion_app.scene import Box, Click
 from motion_app.settings import Limits, Settings
 from motion_app.ui.api.pictures import PictureEndpoints
@@ -42,7 +43,6 @@ from motion_app.ui.pictures import Previews
 from motion_app.ui.transfer.actions import Finding, SceneActions
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.kept_drafts import KeptDrafts
-from motion_app.ui.transfer.object_draft import to_picture
 from motion_app.ui.transfer.session import Action, Session
 from motion_app.ui.transfer.tab import TransferTab
 

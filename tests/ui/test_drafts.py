@@ -21,6 +21,7 @@ from motion_app.errors import MediaError, MotionFileError, RequestError
 from motion_app.geometry import ModelGeometry, grid_to_mask
 from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri, read_mask
+from motion_app.request.paths import from_picture, to_picture
 from motion_app.request.request import build_request, parse_request, request_to_json
 from motion_app.scene import Box, Click, GenerationRequest, Motion, Options, SceneObject
 from motion_app.settings import Limits
@@ -32,12 +33,10 @@ from motion_app.ui.transfer.object_draft import (
     NamedBox,
     Stroke,
     compose_sentence,
-    from_picture,
     moved_click,
     paint,
     rasterise,
     stroke_of,
-    to_picture,
 )
 from motion_app.ui.transfer.picture import Example, fit_words
 from motion_app.ui.transfer.rows import marked_prompt, object_problems, prompt_fault, rows_html

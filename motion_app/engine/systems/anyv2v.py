@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.layers import AttentionLayer
-from motion_app.engine.systems.placing import Region, everywhere, latent_times, regions
-from motion_app.engine.systems.scene import SystemScene, ToldObject, Unsteered
+from motion_app.engine.systems.placing import Region, ToldObject, everywhere, latent_times, regions
+from motion_app.engine.systems.scene import SystemScene, Unsteered
 
 Tokens = tuple[Tensor, Tensor, Tensor]  # query, key, value (B, heads, L + V, d)
 NOTHING = 1e-6  # of the variance: the noisiest level of a schedule that ends in pure noise

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motion_app.engine.backbone import Backbone
-from motion_app.engine.systems.placing import Course
-from motion_app.engine.systems.scene import SystemScene, ToldObject, Unsteered
+from motion_app.engine.systems.placing import Course, ToldObject
+from motion_app.engine.systems.scene import SystemScene, Unsteered
 from motion_app.geometry import ModelGeometry, mask_to_grid
 
 Grid = tuple[int, int, int]  # F, h, w

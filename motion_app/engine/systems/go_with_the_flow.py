@@ -23,8 +23,8 @@ from motion_app.engine.adapters import GatedAdapters, adapted
 from motion_app.engine.layers import AttentionLayer
 from motion_app.engine.systems.model_adapter import model_adapter
 from motion_app.engine.systems.noise_warping import degraded, warped_noise
-from motion_app.engine.systems.placing import Course, latent_times, moved, moved_mask
-from motion_app.engine.systems.scene import SystemScene, ToldObject, Unsteered
+from motion_app.engine.systems.placing import Course, ToldObject, latent_times, moved, moved_mask
+from motion_app.engine.systems.scene import SystemScene, Unsteered
 from motion_app.geometry import ModelGeometry
 
 METHOD = "go-with-the-flow"

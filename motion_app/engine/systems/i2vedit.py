@@ -34,7 +34,8 @@ from motion_app.engine.systems.anyv2v import (
     attend_rows,
     inverted,
 )
-from motion_app.engine.systems.scene import SystemScene, ToldObject, Unsteered
+from motion_app.engine.systems.placing import ToldObject
+from motion_app.engine.systems.scene import SystemScene, Unsteered
 from motion_app.text_files import file_digest
 
 CELL, PATCH = 4, 8  # px of a side that is judged at once, and of the surroundings it is judged by

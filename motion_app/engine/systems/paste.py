@@ -5,6 +5,10 @@ the picture alone. Denoising begins from its noised latents, and while the noise
 what lies inside the pasted objects is put back after every step: the path holds there, and the
 model is free everywhere else. No weights and no training; what the mover does beyond going and
 growing is not told.
+
+Beside methods that move objects otherwise, or not at all, it leads those for which a path was drawn
+(``AlongPaths``). There the rest of the video is not told where it stands, and a model that is free
+behind an object leaves one more where it was: the whole way is put back with it, for a while.
 """
 
 from __future__ import annotations
@@ -16,11 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motion_app.engine.systems.placing import Course, moved
+from motion_app.engine.systems.placing import Course, pasted
 from motion_app.engine.systems.scene import SystemScene, Unsteered
 from motion_app.geometry import ModelGeometry, mask_to_grid
-
-BEHIND = 3  # px that are filled in around an object: its edge is mixed with the background
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,15 @@ class PasteSettings:
     hold: float = 0.18
 
 
+@dataclass(frozen=True)
+class PathSettings(PasteSettings):
+    """``hold`` as above; up to ``behind`` all of the way is held, too. Chosen on the pocket, where
+    half as long leaves objects where they were."""
+
+    hold: float = 0.75
+    behind: float = 0.5
+
+
 class TimeToMove(Unsteered):
     """The pasted video's latents, put back at each step's noise; one noise for all steps, the
     pipeline's own."""
@@ -39,11 +50,10 @@ class TimeToMove(Unsteered):
     def __init__(self, scene: SystemScene, settings: PasteSettings) -> None:
         self.scene = scene
         backbone = scene.backbone
-        frames, masks = pasted(scene)
-        latents = backbone.padded(backbone.encode_clip(frames)[0])  # (1, F, C, H', W')
-        inside = torch.from_numpy(latent_masks(masks, backbone.geometry))  # (F, H', W')
-        inside = backbone.padded(inside[None, :, None].float())  # (1, F, 1, H', W')
-        self.latents, self.inside = latents, inside > 0
+        placed = [(thing.mask, Course.of(thing)) for thing in scene.objects]
+        frames, self.masks = pasted(scene.image, placed, backbone.geometry.frames)
+        self.latents = backbone.padded(backbone.encode_clip(frames)[0])  # (1, F, C, H', W')
+        self.inside = self._on_latents(self.masks)
         self.start, self.hold = scene.share(settings.start), scene.share(settings.hold)
         self.noise: Tensor | None = None
 
@@ -60,6 +70,12 @@ class TimeToMove(Unsteered):
             return told
         return torch.where(self.inside.to(latents.device), told, latents)
 
+    def _on_latents(self, masks: np.ndarray) -> Tensor:
+        """Masks (T, H, W) bool as (1, F, 1, H', W') bool."""
+        backbone = self.scene.backbone
+        inside = torch.from_numpy(latent_masks(masks, backbone.geometry))  # (F, H', W')
+        return backbone.padded(inside[None, :, None].float()) > 0
+
     def _noised(self, like: Tensor, timestep: int | None) -> Tensor:
         kept = self.scene.backbone.kept(timestep)
         clean = self.latents.to(like)
@@ -68,34 +84,31 @@ class TimeToMove(Unsteered):
         return kept**0.5 * clean + (1 - kept) ** 0.5 * self.noise.to(like)
 
 
-def pasted(scene: SystemScene) -> tuple[np.ndarray, np.ndarray]:
-    """The crude video (T, H, W, 3) uint8, and (T, H, W) bool where its objects are; the picture
-    itself comes first."""
-    every = np.any([thing.mask for thing in scene.objects], axis=0)
-    around = cv2.dilate(every.astype(np.uint8), np.ones((2 * BEHIND + 1,) * 2, np.uint8))
-    behind = cv2.inpaint(scene.image, around, BEHIND, cv2.INPAINT_TELEA).astype(np.float32)
-    picture = scene.image.astype(np.float32)
-    placed = [(thing, Course.of(thing)) for thing in scene.objects]
-    count = scene.backbone.geometry.frames
-    frames = np.empty((count, *picture.shape), np.float32)
-    masks = np.zeros((count, *picture.shape[:2]), bool)
-    for t in range(count):
-        frame = behind
-        for thing, place in placed:
-            matrix = place.from_object(t)
-            cover = moved(thing.mask.astype(np.float32), matrix)  # (H, W), soft at its edge
-            frame = np.where(cover[..., None] > 0, _over(frame, picture, cover, matrix), frame)
-            masks[t] |= cover > 0.5
-        frames[t] = frame
-    frames[0] = picture
-    return frames.round().clip(0, 255).astype(np.uint8), masks
+class AlongPaths(TimeToMove):
+    """The objects of a scene whose paths were drawn, each put back with half a latent around it.
+    Where another object stands in the picture, the way is left to that one."""
+
+    def __init__(self, scene: SystemScene, settings: PathSettings) -> None:
+        super().__init__(scene, settings)
+        margin = scene.backbone.geometry.spatial_ratio // 2
+        grown = np.stack([_grown(mask, margin) for mask in self.masks])  # (T, H, W)
+        way = grown.any(axis=0) & ~_grown(scene.others, margin)
+        self.inside = self._on_latents(grown)
+        self.way = self._on_latents(grown | way)
+        self.behind = scene.share(settings.behind)
+
+    def after_step(self, step: int, latents: Tensor) -> Tensor:
+        held = super().after_step(step, latents)
+        if step + 1 <= self.start or step + 1 > self.behind:
+            return held
+        told = self._noised(latents, self.scene.after(step))
+        return torch.where(self.way.to(latents.device), told, held)
 
 
-def _over(
-    frame: np.ndarray, picture: np.ndarray, cover: np.ndarray, matrix: np.ndarray
-) -> np.ndarray:
-    share = cover[..., None]
-    return share * moved(picture, matrix) + (1 - share) * frame
+def _grown(mask: np.ndarray, margin: int) -> np.ndarray:
+    """``mask`` (H, W) bool with so many pixels around it."""
+    around = np.ones((2 * margin + 1,) * 2, np.uint8)
+    return cv2.dilate(mask.astype(np.uint8), around) > 0
 
 
 def latent_masks(masks: np.ndarray, geometry: ModelGeometry) -> np.ndarray:

@@ -2,18 +2,40 @@
 
 From each frame's mask of the mover come a place (its centroid) and a size (the root of its area).
 The object goes the mover's way from its own place, in its own size, and grows as the mover grows.
+A path that was drawn is told in the same way: its reference is the picture itself, with the object
+moved along the path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from motion_app.engine.systems.scene import ToldObject
 from motion_app.geometry import ModelGeometry, mask_to_grid
+from motion_app.library.motion_clip import MotionClip
+from motion_app.request.paths import way_along
+from motion_app.scene import DrawnPath
+
+BEHIND = 3  # px that are filled in around an object: its edge is mixed with the background
+
+
+@dataclass(frozen=True, eq=False)
+class ToldObject:
+    """An object and what it is told: its ``mask`` (H, W) bool in the picture, the ``clip`` of its
+    motion and the ``masks`` (T, H, W) bool of what moves there, all in the model frame; the
+    motion's ``file`` and the object's ``strength`` for who reads more of it. ``centres`` (T, 2)
+    (x, y) in pixels are those of a path that was drawn: masks end at the frame."""
+
+    mask: np.ndarray
+    clip: MotionClip
+    masks: np.ndarray
+    file: Path = Path()
+    strength: float = 1.0
+    centres: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +51,8 @@ class Course:
     @classmethod
     def of(cls, thing: ToldObject) -> Course:
         """A frame without the mover holds what the one before had."""
+        if thing.centres is not None:
+            return cls.drawn(thing.mask, thing.centres)
         centres, sizes = [], []
         for mask in thing.masks:
             if mask.any():
@@ -39,6 +63,12 @@ class Course:
                 sizes.append(sizes[-1])
         own = float(thing.mask.sum()) ** 0.5
         return cls(np.stack(centres), np.array(sizes), _centre(thing.mask), own)
+
+    @classmethod
+    def drawn(cls, mask: np.ndarray, centres: np.ndarray) -> Course:
+        """Of an object that goes along ``centres`` (T, 2) itself, in its own size."""
+        own = float(mask.sum()) ** 0.5
+        return cls(centres, np.full(len(centres), own), _centre(mask), own)
 
     @property
     def scale(self) -> float:
@@ -63,6 +93,49 @@ def moved(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     them, 0 elsewhere."""
     height, width = pixels.shape[:2]
     return cv2.warpAffine(pixels, matrix, (width, height), flags=cv2.INTER_LINEAR)
+
+
+def pasted(
+    image: np.ndarray, placed: Sequence[tuple[np.ndarray, Course]], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The crude video (``count``, H, W, 3) uint8 of ``image`` (H, W, 3) uint8 in which the object
+    of each mask (H, W) bool goes its course over what is filled in behind, and (``count``, H, W)
+    bool where objects are. The picture itself comes first; the object listed last is in front."""
+    every = np.any([mask for mask, _ in placed], axis=0)
+    around = cv2.dilate(every.astype(np.uint8), np.ones((2 * BEHIND + 1,) * 2, np.uint8))
+    behind = cv2.inpaint(image, around, BEHIND, cv2.INPAINT_TELEA).astype(np.float32)
+    picture = image.astype(np.float32)
+    frames = np.empty((count, *picture.shape), np.float32)
+    masks = np.zeros((count, *picture.shape[:2]), bool)
+    for t in range(count):
+        frame = behind
+        for mask, course in placed:
+            matrix = course.from_object(t)
+            cover = moved(mask.astype(np.float32), matrix)  # (H, W), soft at its edge
+            frame = np.where(cover[..., None] > 0, _over(frame, picture, cover, matrix), frame)
+            masks[t] |= cover > 0.5
+        frames[t] = frame
+    frames[0] = picture
+    return frames.round().clip(0, 255).astype(np.uint8), masks
+
+
+def _over(
+    frame: np.ndarray, picture: np.ndarray, cover: np.ndarray, matrix: np.ndarray
+) -> np.ndarray:
+    share = cover[..., None]
+    return share * moved(picture, matrix) + (1 - share) * frame
+
+
+def drawn_object(
+    image: np.ndarray, mask: np.ndarray, path: DrawnPath, geometry: ModelGeometry
+) -> ToldObject:
+    """The object of ``mask`` (H, W) bool in ``image`` (H, W, 3) uint8 as one whose motion's clip is
+    the picture with it going along ``path``."""
+    height, width = mask.shape
+    way = way_along(path, geometry.frames, height=height, width=width)  # (T, 2)
+    centres = _centre(mask) + way
+    frames, masks = pasted(image, [(mask, Course.drawn(mask, centres))], geometry.frames)
+    return ToldObject(mask, MotionClip(frames, geometry.fps, masks), masks, centres=centres)
 
 
 def moved_mask(mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -6,10 +6,9 @@ objects, and each object's reference clip with the masks of what moves in it.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,13 @@ import torch
 from torch import Tensor
 
 from motion_app.engine.backbone import Backbone
-from motion_app.engine.layers import AttentionLayer
+from motion_app.engine.layers import AttentionLayer, System
 from motion_app.engine.steering import GenerationSteering
+from motion_app.engine.systems.placing import ToldObject, drawn_object
 from motion_app.errors import MotionFileError
-from motion_app.library.motion_clip import MotionClip, read_motion_clip
+from motion_app.library.motion_clip import read_motion_clip
 from motion_app.methods import CLIP_METHODS
-from motion_app.scene import GenerationRequest, Motion, SceneObject
+from motion_app.scene import GenerationRequest, SceneObject
 
 NO_MOVER = (
     'the motion "{name}" keeps its reference clip but not what moves in it; point at that with: '
@@ -31,22 +31,10 @@ NO_MOVER = (
 
 
 @dataclass(frozen=True, eq=False)
-class ToldObject:
-    """An object with a motion: its ``mask`` (H, W) bool in the picture, its motion's ``clip`` and
-    the ``masks`` (T, H, W) bool of what moves there, all in the model frame; the motion's ``file``
-    and the object's ``strength`` for who reads more of it."""
-
-    mask: np.ndarray
-    clip: MotionClip
-    masks: np.ndarray
-    file: Path = Path()
-    strength: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
 class SystemScene:
-    """``image`` (H, W, 3) uint8; ``objects``: those with a motion, the hindmost first, so that the
-    order in which they are listed says nothing. ``text``: conditional and unconditional states
+    """``image`` (H, W, 3) uint8; ``objects``: those that are told their motion, the hindmost
+    first, so that the order in which they are listed says nothing. ``others`` (H, W) bool: where
+    the picture shows objects without a path. ``text``: conditional and unconditional states
     (1, L, text width), the latter None without guidance. ``timesteps``: of the steps, noisiest
     first. ``features``: what was computed of clips before, kept from one video to the next.
     ``steering``: of the motion tokens, where the method has them."""
@@ -54,6 +42,7 @@ class SystemScene:
     backbone: Backbone
     image: np.ndarray
     objects: tuple[ToldObject, ...]
+    others: np.ndarray
     text: tuple[Tensor, Tensor | None]
     guidance: float
     timesteps: tuple[int, ...]
@@ -71,27 +60,29 @@ class SystemScene:
         features: MutableMapping[tuple, Any],
         steering: GenerationSteering | None = None,
     ) -> SystemScene:
-        """The scene of a ``request`` whose steps and guidance are filled in; clips are told where
-        the method is. MotionFileError for a motion that lacks its clip, or the masks of what moves
-        in it."""
+        """The scene of a ``request`` whose steps and guidance are filled in; paths that were drawn
+        are always told, clips where the method is. MotionFileError for a motion that lacks its
+        clip, or the masks of what moves in it."""
         chosen = request.options
         if chosen.steps is None or chosen.guidance is None:
             raise ValueError("the request has no steps or no guidance")
-        told = [
-            _told(item, item.motion, backbone)
-            for item in request.objects
-            if item.motion is not None and chosen.method in CLIP_METHODS
-        ]
+        others = np.zeros(request.image.shape[:2], bool)
+        for item in request.objects:
+            if item.path is None:
+                others |= item.mask
+        by_clip = chosen.method in CLIP_METHODS
+        told = [_told(item, by_clip, request.image, backbone) for item in request.objects]
         return cls(
             backbone=backbone,
             image=request.image,
-            objects=tuple(sorted(told, key=_depth)),
+            objects=tuple(sorted(filter(None, told), key=_depth)),
             text=text,
             guidance=chosen.guidance,
             timesteps=tuple(backbone.timesteps(chosen.steps)),
             seed=chosen.seed,
             features=features,
             steering=steering,
+            others=others,
         )
 
     @property
@@ -125,11 +116,42 @@ class Unsteered:
         return latents
 
 
-def _told(item: SceneObject, motion: Motion, backbone: Backbone) -> ToldObject:
-    clip = read_motion_clip(motion.path, name=motion.name).for_model(backbone.geometry)
+class Together:
+    """Several systems as one ``System``: each goes on with what the one before it leaves."""
+
+    def __init__(self, parts: Sequence[System]) -> None:
+        self.parts = tuple(parts)
+
+    def initial_latents(self, noise: Tensor) -> Tensor:
+        for part in self.parts:
+            noise = part.initial_latents(noise)
+        return noise
+
+    @contextmanager
+    def installed(self, layers: Sequence[AttentionLayer]) -> Iterator[None]:
+        with ExitStack() as acting:
+            for part in self.parts:
+                acting.enter_context(part.installed(layers))
+            yield
+
+    def after_step(self, step: int, latents: Tensor) -> Tensor:
+        for part in self.parts:
+            latents = part.after_step(step, latents)
+        return latents
+
+
+def _told(
+    item: SceneObject, by_clip: bool, image: np.ndarray, backbone: Backbone
+) -> ToldObject | None:
+    if item.path is not None:
+        return drawn_object(image, item.mask, item.path, backbone.geometry)
+    if item.motion is None or not by_clip:
+        return None
+    name = item.motion.name
+    clip = read_motion_clip(item.motion.path, name=name).for_model(backbone.geometry)
     if clip.masks is None or not clip.masks[0].any():
-        raise MotionFileError(NO_MOVER.format(name=motion.name))
-    return ToldObject(item.mask, clip, clip.masks, motion.path, item.strength)
+        raise MotionFileError(NO_MOVER.format(name=name))
+    return ToldObject(item.mask, clip, clip.masks, item.motion.path, item.strength)
 
 
 def _depth(thing: ToldObject) -> tuple[int, bytes]:

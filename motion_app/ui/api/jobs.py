@@ -47,7 +47,8 @@ class JobEndpoints:
             request: a REQUEST as the command line takes it, or a recipe: {"image": the picture as a
                 data: URI, "objects": [{"mask": PNG as a data: URI, at the picture's size, white on
                 the object, "sentence", "phrase": its words in the sentence, "motion": a name of
-                ``motions`` or null, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
+                ``motions`` or null, "path": in its place a line [[x, y], ...] in shares of the
+                picture, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
                 more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
                 "crop", "pad" or "stretch", "method", "without", "scope", "stock": with the method
                 none, the one of ``model``'s others that makes it}; all but the
@@ -73,7 +74,8 @@ class JobEndpoints:
             request: a REQUEST as the command line takes it, or a recipe: {"image": the picture as a
                 data: URI, "objects": [{"mask": PNG as a data: URI, at the picture's size, white on
                 the object, "sentence", "phrase": its words in the sentence, "motion": a name of
-                ``motions`` or null, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
+                ``motions`` or null, "path": in its place a line [[x, y], ...] in shares of the
+                picture, "strength": 0 to 4, 1 as learned, "name"}, ...], "seed": 0 or
                 more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
                 "crop", "pad" or "stretch", "method", "without", "scope", "stock": with the method
                 none, the one of ``model``'s others that makes it}; all but the

@@ -2,7 +2,7 @@
 // and keys into points, boxes and strokes, as shares of the frame, and shows at once where they are.
 //
 // Which tool is held and how wide the brush is: the browser's own, kept while the page is open.
-const KEYS = { p: "add", m: "remove", b: "box", d: "brush", e: "eraser" };
+const KEYS = { p: "add", m: "remove", b: "box", d: "brush", e: "eraser", a: "path" };
 let tool = "add";
 
 function toolButtons() {
@@ -116,6 +116,28 @@ function clearInk() {
   if (canvas) canvas.width = canvas.height = 0;
 }
 
+// A line with a tip, as it is drawn once the server has it; whose colour it gets is known then.
+function sketchPath(pen, points, width) {
+  const [x1, y1] = points.at(-1);
+  const head = 0.04 * width;
+  const [x0, y0] = points.findLast(([x, y]) => Math.hypot(x - x1, y - y1) > head / 2) ?? points[0];
+  const angle = Math.atan2(y0 - y1, x0 - x1);
+  pen.beginPath();
+  pen.moveTo(...points[0]);
+  for (const point of points) pen.lineTo(...point);
+  if (x0 !== x1 || y0 !== y1) {
+    const barb = (turn) => [x1 + head * Math.cos(angle + turn), y1 + head * Math.sin(angle + turn)];
+    pen.moveTo(...barb(0.64));
+    pen.lineTo(x1, y1);
+    pen.lineTo(...barb(-0.64));
+  }
+  for (const [colour, part] of [["#111111", 1], ["#ffffff", 0.55]]) {
+    pen.strokeStyle = colour;
+    pen.lineWidth = part * Math.max(4, width / 90);
+    pen.stroke();
+  }
+}
+
 function sketch() {
   const canvas = ink();
   const pen = canvas.getContext("2d");
@@ -131,6 +153,10 @@ function sketch() {
       pen.strokeStyle = colour;
       pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
     }
+    return;
+  }
+  if (gesture.tool === "path") {
+    sketchPath(pen, points, width);
     return;
   }
   pen.strokeStyle = gesture.tool === "brush" ? "rgba(255,255,255,0.75)" : "rgba(20,20,20,0.75)";
@@ -153,12 +179,13 @@ function finish() {
     return;
   }
   const line = points.map(({ x, y }) => [Number(x.toFixed(4)), Number(y.toFixed(4))]);
-  send({ kind: "stroke", points: line, radius: radius(), add: used === "brush" });
+  if (used === "path") send({ kind: "path", points: line });
+  else send({ kind: "stroke", points: line, radius: radius(), add: used === "brush" });
 }
 
 element.addEventListener("pointerdown", (event) => {
   if (!onPicture(event) || event.button !== 0) return;
-  if (!/^(box|brush|eraser)$/.test(tool)) return;
+  if (!/^(box|brush|eraser|path)$/.test(tool)) return;
   event.preventDefault();
   frame().focus({ preventScroll: true });
   frame().setPointerCapture(event.pointerId);
@@ -282,7 +309,7 @@ function steer(event) {
   }
   if (event.key !== "Enter" && event.key !== " ") return false;
   if (/^(add|remove)$/.test(tool)) sendPoint(aim.x, aim.y, (tool === "add") !== event.shiftKey);
-  else if (gesture?.keyed) finish(); // the first press begins a box or a stroke, the second ends it
+  else if (gesture?.keyed) finish(); // the first press begins a line or a box, the second ends it
   else {
     gesture = { tool, keyed: true, points: [{ ...aim }] };
     sketch();

@@ -67,6 +67,7 @@ class SceneActions:
             "point": self._point,
             "box": self._box,
             "stroke": self._stroke,
+            "path": self._path,
             "candidate": self._candidate,
             "clear": self._clear,
             "mask": self._mask,
@@ -79,6 +80,7 @@ class SceneActions:
             "colour": self._colour,
             "move": self._move,
             "shown": self._shown,
+            "path_remove": lambda draft, index, values: draft.moved_by(index, None),
             "delete": lambda draft, index, values: draft.without(index),
         }
         if lessons is not None:
@@ -266,17 +268,16 @@ class SceneActions:
 
     def _stroke(self, session: Session, draft: SceneDraft, values: Values) -> SceneDraft:
         height, width = draft.frame_size
-        try:
-            points = [(float(x), float(y)) for x, y in values.get("points", ())]
-        except (TypeError, ValueError) as error:
-            raise RequestError(f"a stroke needs points of x and y: {error}") from error
         stroke = stroke_of(
-            *(points, _number(values, "radius")),
+            *(_points(values), _number(values, "radius")),
             add=bool(values.get("add")),
             height=height,
             width=width,
         )
         return draft.painted(stroke, most=self.limits.objects)
+
+    def _path(self, session: Session, draft: SceneDraft, values: Values) -> SceneDraft:
+        return draft.led(_points(values))
 
     def _more(self, session: Session, draft: SceneDraft, values: Values) -> SceneDraft:
         return draft.more(self._segment(session), most=self.limits.objects)
@@ -408,6 +409,13 @@ def _share(values: Values, name: str) -> float:
     if not 0 <= share <= 1:
         raise RequestError(f'"{name}" is {share:g}, outside the picture; mark inside it')
     return share
+
+
+def _points(values: Values) -> list[tuple[float, float]]:
+    try:
+        return [(float(x), float(y)) for x, y in values.get("points", ())]
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"a line needs points of x and y: {error}") from error
 
 
 def _text(values: Values, longest: int) -> str:

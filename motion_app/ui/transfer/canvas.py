@@ -32,9 +32,17 @@ from motion_app.ui.transfer.object_draft import Candidates, ObjectDraft
 from motion_app.ui.transfer.rows import Problem, object_grids, problems_html
 from motion_app.ui.transfer.session import History
 
-TOOLS = (("add", "P"), ("remove", "M"), ("box", "B"), ("brush", "D"), ("eraser", "E"))
+TOOLS = (
+    ("add", "P"),
+    ("remove", "M"),
+    ("box", "B"),
+    ("brush", "D"),
+    ("eraser", "E"),
+    ("path", "A"),
+)
 CANDIDATE_WIDTH = 132  # px
 REAL_MODEL = "python app.py --model zai-org/CogVideoX-5b-I2V"
+ARROW_HEAD = 0.04  # of the frame's width
 FORESEEN_TINT = 90  # of 255: opacity of what a click would give
 LOWEST_QUESTION = 0.82  # of the frame's height: below it a question stands above its object
 
@@ -106,6 +114,7 @@ def _frame_html(draft: SceneDraft, grid: bool, geometry: ModelGeometry, texts: T
         f'<img data-key="picture" src="{picture_uri(_drawn(draft, grid, geometry))}"'
         f' alt="{words}" draggable="false">{lines}'
         '<canvas class="stage-ink" data-own data-key="ink" aria-hidden="true"></canvas>'
+        f"{_paths_html(draft)}"
         f'<div class="stage-marks" data-key="marks" aria-hidden="true">{_marks_html(draft)}</div>'
         '<img class="stage-foreseen" data-own data-key="foreseen" alt="" aria-hidden="true" hidden>'
         '<span class="stage-cross" data-key="cross" aria-hidden="true"></span>'
@@ -171,6 +180,38 @@ def _marks_html(draft: SceneDraft) -> str:
         f' height: {100 * (bottom - top) / height:.2f}%; --dot: {css_colour(item.slot)}"></span>'
         + dots
     )
+
+
+def _paths_html(draft: SceneDraft) -> str:
+    """The paths of all objects that are shown, as arrows in their colours; the selected object's is
+    the boldest."""
+    height, width = draft.frame_size
+    lines = ""
+    for index, item in enumerate(draft.objects):
+        if item.path is None or not item.shown:
+            continue
+        arrow = arrow_of([(x * width, y * height) for x, y in item.path], ARROW_HEAD * width)
+        bold = ' class="selected"' if index == draft.selected else ""
+        paint = f' style="--colour: {css_colour(item.slot)}"'
+        lines += f'<g data-key="path-{item.key}"{bold}{paint}><path d="{arrow}"/>'
+        lines += f'<path d="{arrow}"/></g>'
+    return (
+        f'<svg class="stage-paths" data-key="paths" viewBox="0 0 {width} {height}"'
+        f' preserveAspectRatio="none" aria-hidden="true">{lines}</svg>'
+    )
+
+
+def arrow_of(points: Sequence[tuple[float, float]], head: float) -> str:
+    """What an SVG draws: a line through ``points`` (x, y) with a tip of so many units."""
+    places = np.array(points)  # (n, 2)
+    tip = places[-1]
+    behind = places[np.hypot(*(places - tip).T) > head / 2]
+    away = (behind[-1] if len(behind) else places[0]) - tip  # beyond what a hand does at the end
+    away = head * away / max(float(np.hypot(*away)), 1e-9)
+    turned = [np.array([[0.8, -s], [s, 0.8]]) @ away for s in (0.6, -0.6)]
+    whole = " L".join(f"{x:.2f} {y:.2f}" for x, y in places)
+    barbs = " L".join(f"{x:.2f} {y:.2f}" for x, y in (tip + turned[0], tip, tip + turned[1]))
+    return f"M{whole} M{barbs}"
 
 
 def _candidates_html(draft: SceneDraft, texts: Texts) -> str:
@@ -278,7 +319,8 @@ def _button(
 
 
 def _hint_html(draft: SceneDraft | None, texts: Texts) -> str:
-    """What the next click does. It stands above the picture, where it is read before a click."""
+    """What the next click does, and what a line drawn with the path tool does: the browser shows
+    the one of the tool it holds. It stands above the picture, where it is read before a click."""
     if draft is None:
         text = texts("transfer.hint_picture")
     elif draft.question is not None:
@@ -288,9 +330,10 @@ def _hint_html(draft: SceneDraft | None, texts: Texts) -> str:
         text = texts("transfer.hint_refine", number=draft.selected + 1)
     else:
         text = texts("transfer.hint_next" if draft.objects else "transfer.hint_first")
+    path = texts("transfer.hint_path" if draft and draft.objects else "transfer.hint_path_first")
     return (
-        '<div id="hint" data-key="hint" aria-live="polite"><p class="note quiet">'
-        f"{html.escape(text)}</p></div>"
+        '<div id="hint" data-key="hint" aria-live="polite"><p class="note quiet for-clicks">'
+        f'{html.escape(text)}</p><p class="note quiet for-paths">{html.escape(path)}</p></div>'
     )
 
 

@@ -58,7 +58,8 @@ def recipe_facts(row: JobRow, texts: Texts) -> dict[str, str]:
         facts[texts("video.scope")] = str(request["scope"])
     for number, item in enumerate(request["objects"], start=1):
         label = texts("video.object", n=number)
-        motion = item.get("motion") or texts("transfer.no_motion_name")
+        without = "transfer.path_name" if item.get("path") else "transfer.no_motion_name"
+        motion = item.get("motion") or texts(without)
         facts[f"{label}: {texts('transfer.cards')}"] = str(motion)
         facts[f"{label}: {texts('transfer.sentence')}"] = str(item.get("sentence") or "")
         if item.get("motion"):

@@ -16,6 +16,7 @@ from motion_app.evaluation.metrics import mask_iou
 from motion_app.geometry import CENTRE, FittedImage, ModelGeometry, fit_image
 from motion_app.library.library import Library
 from motion_app.media.files import PictureNote
+from motion_app.request.paths import moved_path, to_picture
 from motion_app.request.phrases import phrase_spans
 from motion_app.scene import (
     Box,
@@ -41,7 +42,7 @@ from motion_app.ui.transfer.object_draft import (
     moved_stroke,
     noun_at,
     paint,
-    to_picture,
+    path_of,
 )
 from motion_app.wording import NEUTRAL_PHRASE
 
@@ -110,6 +111,7 @@ class SceneDraft:
                 sentence=item.sentence,
                 strength=item.strength,
                 wording=_wording(item),
+                path=item.path,
             )
             for key, item in enumerate(request.objects)
         )
@@ -125,7 +127,8 @@ class SceneDraft:
         """The objects as a request has them."""
         return tuple(
             SceneObject(
-                item.mask, item.sentence, item.phrase, item.motion, item.strength, item.name
+                *(item.mask, item.sentence, item.phrase, item.motion, item.strength, item.name),
+                path=item.path,
             )
             for item in self.objects
         )
@@ -234,6 +237,24 @@ class SceneDraft:
             raise RequestError("there is nothing to erase from; select an object first")
         index, known = self._target(*stroke.points[0], most)
         return self._with(index, known.painted(stroke))
+
+    def led(self, shares: Sequence[Sequence[float]]) -> SceneDraft:
+        """A line drawn on the picture, as shares of the frame: the path of the object on which it
+        begins, else of the selected one. A press alone selects the object. RequestError where no
+        object is meant."""
+        height, width = self.frame_size
+        path = path_of(shares, height=height, width=width)
+        x, y = (min(max(share, 0.0), 1 - 1e-6) for share in shares[0])
+        there = self._object_at(x * width, y * height)
+        index = self.selected if there is None else there
+        if index is None or (path is None and there is None):
+            raise RequestError(
+                "press on an object and drag: it goes along the line that you draw"
+                if self.objects
+                else "nothing is marked yet; click on the thing first, then draw its path"
+            )
+        draft = self.changed_selection(index)
+        return draft if path is None else draft.changed(index, lambda item: item.along(path))
 
     def masked(self, mask: np.ndarray, *, most: int) -> SceneDraft:
         """A mask (H, W) bool of the model frame for the selected object, or for a new one."""
@@ -393,6 +414,7 @@ def _refitted(
     item: ObjectDraft, before: FittedImage, after: FittedImage, segment: Segment
 ) -> ObjectDraft:
     strokes = tuple(moved_stroke(stroke, before, after) for stroke in item.strokes)
+    item = replace(item, path=item.path and moved_path(item.path, before, after))
     clicks = [moved_click(click, before, after) for click in item.clicks]
     clicks = [click for click in clicks if click is not None]
     box = None if item.box is None else moved_box(item.box, before, after)

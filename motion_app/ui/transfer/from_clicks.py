@@ -14,13 +14,14 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
+from motion_app.request.paths import from_picture
 from motion_app.scene import Click
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.training.suggestion import name_from
 from motion_app.ui.motions.clips import DraftClip
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.transfer.lessons import NOUN, SceneLesson, free_name
-from motion_app.ui.transfer.object_draft import Segment, from_picture
+from motion_app.ui.transfer.object_draft import Segment
 from motion_app.wording import NEUTRAL_PHRASE
 
 

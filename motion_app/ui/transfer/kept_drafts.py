@@ -34,6 +34,7 @@ from motion_app.errors import MotionAppError
 from motion_app.geometry import CENTRE, FIT_MODES, ModelGeometry, fit_image
 from motion_app.library.library import Library
 from motion_app.media.files import PictureNote, read_image
+from motion_app.request.paths import moved_path, read_path
 from motion_app.scene import Box, Click, Motion
 from motion_app.settings import Limits
 from motion_app.text_files import write_whole
@@ -240,6 +241,7 @@ def _words_of(item: ObjectDraft) -> dict[str, Any]:
         "strokes": [asdict(stroke) for stroke in item.strokes],
         "scores": None if candidates is None else candidates.scores,
         "chosen": None if candidates is None else candidates.chosen,
+        "path": item.path,
     }
 
 
@@ -277,9 +279,10 @@ def _read(file: Path, *, geometry: ModelGeometry, library: Library, limits: Limi
     if frame != fitted.image.shape[:2]:  # another model since: what was marked moves to its frame
         before = fit_image(picture, *frame, mode, shift=shift)
         objects = tuple(
-            replace(bare, region=mask, mask=mask)
+            replace(bare, region=mask, mask=mask, path=path)
             for item in objects
             for mask in [moved_mask(item.mask, before, fitted)]
+            for path in [item.path and moved_path(item.path, before, fitted)]
             for bare in [replace(item, clicks=(), box=None, candidates=None, strokes=())]
         )
     draft = SceneDraft(
@@ -341,4 +344,5 @@ def _object_of(
         candidates=candidates,
         strokes=strokes,
         motion=entry["motion"] and motion_of(entry["motion"]),
+        path=entry.get("path") and read_path(entry["path"]),
     )

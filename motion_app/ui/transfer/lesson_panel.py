@@ -76,7 +76,7 @@ def entrance_html(item: ObjectDraft, number: int, offer: LearningOffer, texts: T
     return (
         f'<button type="button" class="tool learn-button" data-local="clip" data-key="learn"'
         f' aria-label="{label}">{icon("film")}<span>{html.escape(words)}</span></button>'
-        f"{'' if item.motion else example_clips_html(offer.examples, texts)}"
+        f"{'' if item.motion or item.path else example_clips_html(offer.examples, texts)}"
     )
 
 

@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.evaluation.metrics import mask_iou
 from motion_app.geometry import FittedImage
+from motion_app.request.paths import DIGITS, from_picture, read_path, to_picture
+from motion_app.request.paths import MOST_POINTS as MOST_PATH_POINTS
 from motion_app.request.phrases import occurrences
-from motion_app.scene import Box, Click, Motion
+from motion_app.scene import Box, Click, DrawnPath, Motion
 from motion_app.wording import NEUTRAL_PHRASE
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ ARTICLES = ("a ", "an ", "the ")
 LONGEST_NAME, LONGEST_SENTENCE, LONGEST_PROMPT = 60, 300, 2000  # letters
 ALIKE = 0.95  # intersection over union of two answers that nobody tells apart
 MOST_POINTS = 4000  # of one stroke: a minute of drawing at the rate of a pointer
+SHORTEST_PATH = 0.015  # of the frame's diagonal: less is a press, not a line
+PATH_SLACK = 0.001  # of it: how far a path may be from what was drawn
+PATH_UNITS = 30_000  # of it: the grid on which that is told
 Segment = Callable[[np.ndarray, Sequence[Click], Box | None], "Segmentation"]
 
 
@@ -70,6 +76,7 @@ class ObjectDraft:
     ``region`` (H, W) bool is what clicks and ``box`` gave, or was imported; ``mask`` is it with the
     ``strokes`` on top. A ``name`` of "" is not known. ``wording``: the motion words where they are
     not the motion's own. ``lesson``: how the ``motion`` is to be learned, where it still is.
+    ``path``: a line to go along in a motion's place, as shares of the frame.
     """
 
     key: int
@@ -87,6 +94,7 @@ class ObjectDraft:
     shown: bool = True
     wording: str | None = None
     lesson: SceneLesson | None = None
+    path: DrawnPath | None = None
 
     @property
     def phrase(self) -> str:
@@ -183,8 +191,9 @@ class ObjectDraft:
         return replace(self, shown=not self.shown)
 
     def moved_by(self, motion: Motion | None) -> ObjectDraft:
-        """Another motion; its phrase takes the old one's place in the sentence, edited or not."""
-        if motion == self.motion and self.lesson is None:
+        """Another motion, in the place of a path; its phrase takes the old one's place in the
+        sentence, edited or not."""
+        if motion == self.motion and self.lesson is None and self.path is None:
             return self
         new_phrase = NEUTRAL_PHRASE if motion is None else motion.phrase
         places = occurrences(self.phrase, self.sentence)
@@ -192,7 +201,12 @@ class ObjectDraft:
         if len(places) == 1:
             start, stop = places[0]
             sentence = sentence[:start] + new_phrase + sentence[stop:]
-        return replace(self, motion=motion, sentence=sentence, wording=None, lesson=None)
+        told = replace(self, motion=motion, sentence=sentence, wording=None)
+        return replace(told, lesson=None, path=None)
+
+    def along(self, path: DrawnPath) -> ObjectDraft:
+        """It goes along ``path``, in the place of a motion or of another path."""
+        return replace(self.moved_by(None), path=path)
 
     def taught(self, lesson: SceneLesson) -> ObjectDraft:
         """The motion that ``lesson`` will bring; the same where it is that lesson already."""
@@ -242,6 +256,26 @@ def stroke_of(
     return Stroke(tuple((float(x), float(y)) for x, y in pixels), radius * width, add)
 
 
+def path_of(shares: Sequence[Sequence[float]], *, height: int, width: int) -> DrawnPath | None:
+    """The line that a browser sends, as shares of a frame of that size, without the points that
+    change nothing to the eye; None for one too short to be meant. RequestError for no line."""
+    if not 1 <= len(shares) <= MOST_POINTS:
+        raise RequestError(
+            f"a path has 1 to {MOST_POINTS} points, got {len(shares)}; draw it again, in one go"
+        )
+    points = np.array(shares, np.float64) * (width, height)  # (n, 2)
+    if not (np.isfinite(points).all() and np.abs(np.array(shares) - 0.5).max() <= 1):
+        raise RequestError("the path lies outside the picture; draw it on the picture")
+    size = float(np.hypot(width, height))
+    if np.abs(points - points[0]).max() < SHORTEST_PATH * size:
+        return None
+    scale = PATH_UNITS / size
+    line = (points * scale).round().astype(np.int32)
+    kept = cv2.approxPolyDP(line[:, None], PATH_SLACK * PATH_UNITS, closed=False)[:, 0]  # (m, 2)
+    thinned = kept[np.linspace(0, len(kept) - 1, min(len(kept), MOST_PATH_POINTS)).astype(int)]
+    return read_path((thinned / scale / (width, height)).round(DIGITS).tolist())
+
+
 def rasterise(stroke: Stroke, height: int, width: int) -> np.ndarray:
     """(height, width) bool: the pixels whose centre is within the radius of the line through the
     stroke's points. A stroke that is thinner than a pixel still marks those it passes through."""
@@ -274,26 +308,6 @@ def paint(region: np.ndarray, strokes: Sequence[Stroke]) -> np.ndarray:
     for stroke in strokes:
         painted[rasterise(stroke, *region.shape)] = stroke.add
     return painted
-
-
-def to_picture(fitted: FittedImage, x: float, y: float) -> tuple[float, float]:
-    """(x, y) in pixels of the original picture under a place in the model frame."""
-    box_x0, box_y0, box_x1, box_y1 = fitted.box
-    x0, y0, x1, y1 = fitted.place
-    return (
-        box_x0 + (x - x0) / (x1 - x0) * (box_x1 - box_x0),
-        box_y0 + (y - y0) / (y1 - y0) * (box_y1 - box_y0),
-    )
-
-
-def from_picture(fitted: FittedImage, x: float, y: float) -> tuple[float, float]:
-    """The inverse of ``to_picture``; outside the frame for what was cut off."""
-    box_x0, box_y0, box_x1, box_y1 = fitted.box
-    x0, y0, x1, y1 = fitted.place
-    return (
-        x0 + (x - box_x0) / (box_x1 - box_x0) * (x1 - x0),
-        y0 + (y - box_y0) / (box_y1 - box_y0) * (y1 - y0),
-    )
 
 
 def framed_box(box: Box, fitted: FittedImage) -> Box | None:

@@ -167,7 +167,9 @@ def _reference_card(
             '<picture class="preview"><source media="(prefers-reduced-motion: reduce)"'
             f' srcset="{still}"><img src="{clip}" alt=""></picture>'
         )
-    if not asked:
+    if item.get("path"):
+        words = texts("transfer.path_name")
+    elif not asked:
         words = texts("video.no_reference")
     elif motion is None:
         words = f"{asked}: {texts('video.reference_gone')}"

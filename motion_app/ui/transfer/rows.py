@@ -189,6 +189,10 @@ def _motion_html(item: ObjectDraft, number: int, texts: Texts, learning: str) ->
             f' data-key="sheet-{item.lesson.clip.key}" aria-hidden="true"></span>'
         )
         phrase = texts("transfer.lesson_waits")
+    if item.path is not None:
+        words = html.escape(texts("transfer.path_name"))
+        picture = f'<span class="preview preview-none" data-key="path">{icon("path")}</span>'
+        phrase = texts("transfer.path_help")
     label = html.escape(texts("transfer.motion_of", number=number))
     choose, phrase = html.escape(texts("transfer.choose_motion")), html.escape(phrase)
     return (
@@ -197,8 +201,21 @@ def _motion_html(item: ObjectDraft, number: int, texts: Texts, learning: str) ->
         f' data-motion="{name}" data-number="{number}" aria-haspopup="dialog"'
         f' aria-label="{label}: {words} {phrase} {choose}">{picture}'  # all that is written on it
         f'<span class="motion-words"><b>{words}</b> <span class="quiet">{phrase}</span></span> '
-        f'<span class="motion-change">{choose}</span></button>{learning}'
+        f'<span class="motion-change">{choose}</span></button>'
+        f"{_path_html(item, number, texts)}{learning}"
         f"{_strength_html(item, number, texts)}</div>"
+    )
+
+
+def _path_html(item: ObjectDraft, number: int, texts: Texts) -> str:
+    """The button that takes a drawn path away."""
+    if item.path is None:
+        return ""
+    words = html.escape(texts("transfer.path_remove_of", number=number))
+    return (
+        '<button type="button" class="tool path-remove" data-act="path_remove"'
+        f' data-key="path-remove" aria-label="{words}" title="{words}">{icon("clear")}'
+        f"<span>{html.escape(texts('transfer.path_remove'))}</span></button>"
     )
 
 
