@@ -284,6 +284,8 @@ def title_of(request: RequestFile | GenerationRequest, texts: Texts) -> str:
         name = item.name or texts("video.object", n=number)
         asked = item.motion.name if isinstance(item.motion, Motion) else item.motion
         motion = asked and Path(asked).stem.replace("_", " ").replace("-", " ")
+        if item.path is not None:
+            motion = texts("transfer.path_name")
         parts.append(texts("video.title_part", name=name, motion=motion) if motion else name)
     return " · ".join(parts)
 

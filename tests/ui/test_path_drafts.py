@@ -13,9 +13,10 @@ from test_kept_drafts import ANN, SETTINGS, found
 
 from motion_app.errors import RequestError
 from motion_app.request.paths import MOST_POINTS
+from motion_app.request.request import parse_request
 from motion_app.scene import Options
 from motion_app.settings import Limits
-from motion_app.ui.markup import Texts
+from motion_app.ui.markup import Texts, title_of
 from motion_app.ui.transfer.actions import SceneActions
 from motion_app.ui.transfer.canvas import arrow_of, canvas_html
 from motion_app.ui.transfer.draft import SceneDraft, request_of
@@ -156,6 +157,13 @@ def test_the_row_says_it_the_picture_shows_it_and_nothing_is_wrong_with_it(langu
         geometry=GEOMETRY,
         texts=texts,
     )
+
+
+def test_a_videos_title_says_what_goes_along_a_path() -> None:
+    draft = draft_with((20, 20), (80, 44)).led([ON_ONE, AWAY])
+    asked = request_entries(draft)
+    assert title_of(parse_request(asked), Texts()) == "red robot: a drawn path · object 2"
+    assert title_of(request_of(draft, Options()), Texts("zh")).startswith("red robot")
 
 
 def test_an_arrow_ends_where_the_line_ends() -> None:

@@ -26,7 +26,7 @@ from motion_app.media.files import upscale
 from motion_app.media.provenance import export_video, read_recipe
 from motion_app.scene import Motion
 from motion_app.text_files import write_whole
-from motion_app.ui.markup import Texts, in_words, note_html, script
+from motion_app.ui.markup import Texts, icon, in_words, note_html, script
 from motion_app.ui.pictures import (
     Previews,
     css_colour,
@@ -168,6 +168,7 @@ def _reference_card(
             f' srcset="{still}"><img src="{clip}" alt=""></picture>'
         )
     if item.get("path"):
+        picture = f'<span class="preview preview-none" aria-hidden="true">{icon("path")}</span>'
         words = texts("transfer.path_name")
     elif not asked:
         words = texts("video.no_reference")
