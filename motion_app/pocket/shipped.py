@@ -44,7 +44,7 @@ from motion_app.training.mover import Segment, follow_mover, inner_points
 from motion_app.training.trainer import TrainingReport, train_motion
 from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.creatures import MOTIONS, SHAPE_MOTIONS
-from motion_app.world.world import SHIPPED_MOTIONS, Reference, render_reference
+from motion_app.world.world import Reference, render_reference
 
 log = logging.getLogger(__name__)
 MOVING_WIDTH = 288  # px of the small moving pictures
@@ -65,7 +65,7 @@ COMPARED = (
 
 def train_shipped_motions(
     checkpoint: Path,
-    names: Sequence[str] = SHIPPED_MOTIONS,
+    names: Sequence[str],
     *,
     models: Models,
     out: Path | None = None,

@@ -35,7 +35,7 @@ from motion_app.pocket.side_by_side import Seat, side_by_side
 from motion_app.pocket.stream import GrowingClips, drawn_ahead, first_clips
 from motion_app.pocket.vae import VaeTraining, encode_clips, read_clips, train_vae
 from motion_app.world.creatures import SHAPE_MOTIONS
-from motion_app.world.world import SHIPPED_MOTIONS, WorldConfig
+from motion_app.world.world import SHIPPED_MOTIONS, SHIPPED_SHAPES, WorldConfig
 
 if TYPE_CHECKING:
     from motion_app.jobs.models import Models
@@ -110,8 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--head-dim", type=int, default=64, help="width is 4 times this")
     parser.add_argument("--level", type=int, choices=(0, 1), default=0, help="0: the easy world")
-    drawn = (*SHIPPED_MOTIONS, *SHAPE_MOTIONS)
-    parser.add_argument("--motions", nargs="+", choices=drawn, default=SHIPPED_MOTIONS)
+    drawn, ships = (*SHIPPED_MOTIONS, *SHAPE_MOTIONS), (*SHIPPED_MOTIONS, *SHIPPED_SHAPES)
+    parser.add_argument("--motions", nargs="+", choices=drawn, default=ships)
     parser.add_argument(
         "--method", choices=tuple(LEARNED), default="fleximmt", help="how motions are learned"
     )

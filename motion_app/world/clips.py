@@ -18,7 +18,8 @@ from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.world import WorldConfig, draw_scene, render
 
 CLIP_SEED = 53_000
-CLIPS = ("spin", "shake", "crouch", "bow")  # that the world has and the shipped library has not
+# Motions of the world, and what one learned from such a clip is called: no name of the library's.
+CLIPS = {"spin": "spin", "shake": "shake", "crouch": "duck", "bow": "bow"}
 RESTS = 8  # frames before and after
 
 
@@ -40,7 +41,7 @@ def render_clips(
     folder.mkdir(parents=True, exist_ok=True)
     large = replace(config, height=config.height * enlarge, width=config.width * enlarge, level=1)
     written = []
-    for number, name in enumerate(CLIPS):
+    for number, (name, called) in enumerate(CLIPS.items()):
         rng = np.random.default_rng([CLIP_SEED, number])
         scene = draw_scene(rng, replace(config, level=1), objects=1, motions=[name])
         creatures = tuple(
@@ -51,7 +52,7 @@ def render_clips(
         rests = [np.repeat(frames[at : at + 1 or None], RESTS, axis=0) for at in (0, -1)]
         path = folder / f"{name}.mp4"
         write_video(path, np.concatenate([rests[0], frames, rests[1]]), float(config.fps))
-        words = {"name": name, "noun": scene.creatures[0].noun, "phrase": NEUTRAL_PHRASE}
+        words = {"name": called, "noun": scene.creatures[0].noun, "phrase": NEUTRAL_PHRASE}
         path.with_suffix(".json").write_text(json.dumps(words, indent=2) + "\n")
         written.append(path)
     return written

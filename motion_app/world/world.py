@@ -49,6 +49,9 @@ SHIPPED_MOTIONS = (
     "hop left",
     "tilted loop",
 )
+# Shipped as well, beside those that the main scenes of a benchmark draw from: what goes nowhere
+# has scenes of its own.
+SHIPPED_SHAPES = ("crouch", "grow", "shrink", "wave")
 REFERENCE_SEED = 77_000
 EXAMPLE_SEED = 31_000
 EXAMPLES: dict[str, tuple[str, ...]] = {

@@ -26,7 +26,7 @@ from motion_app.training.mover import moving_share
 from motion_app.training.trainer import TrainingReport, ValidationVideo
 from motion_app.ui.form_faults import FormFaults
 from motion_app.ui.markup import LANGUAGES, Texts
-from motion_app.ui.motion_cards import cards_html, library_html, moves_how, path_key
+from motion_app.ui.motion_cards import cards_html, library_html, moves_how, path_key, shape_key
 from motion_app.ui.motions.clips import (
     COLUMNS,
     DraftClip,
@@ -49,6 +49,7 @@ from motion_app.ui.motions.training import (
 from motion_app.ui.pictures import Previews
 from motion_app.ui.visitor import library_user
 from motion_app.wording import NEUTRAL_PHRASE
+from motion_app.world.world import SHIPPED_SHAPES
 
 EN = Texts("en")
 POCKET = Path(__file__).resolve().parents[2] / "checkpoints" / "pocket"
@@ -186,6 +187,14 @@ def test_every_shipped_motion_says_what_moves_how_and_no_two_the_same() -> None:
         "sink": "down",
         "walk left": "left",
         "walk right": "right",
+        **dict.fromkeys(SHIPPED_SHAPES, "still"),
+    }
+    shapes = {motion.name: shape_key(motion.outline) for motion in motions}
+    assert {name: key for name, key in shapes.items() if key} == {
+        "crouch": "ducks",
+        "shrink": "shrinks",
+        "grow": "grows",
+        "wave": "part",
     }
     page = cards_html(motions, EN)
     assert page.count(EN("transfer.cards_neutral", phrase=NEUTRAL_PHRASE)) == 1
