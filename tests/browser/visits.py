@@ -40,6 +40,10 @@ def console_of(page: Page) -> list[str]:
 
 
 STILL = """() => {
+  const sheet = new CSSStyleSheet();  // allowed where a page's policy refuses styles within it
+  const still = "transition: none !important; animation: none !important";
+  sheet.replaceSync(`*, ::before, ::after { ${still} }`);
+  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
   const animate = Element.prototype.animate;
   Element.prototype.animate = function (...given) {
     const fade = animate.apply(this, given);
@@ -51,12 +55,10 @@ STILL = """() => {
   };
   document.getAnimations().forEach(end);
 }"""
-MOTIONLESS = "*, ::before, ::after { transition: none !important; animation: none !important; }"
 
 
 def stand_still(page: Page) -> None:
     """Nothing is half seen from now on: what fades in or out has done so at once."""
-    page.add_style_tag(content=MOTIONLESS)
     page.evaluate(STILL)
 
 
