@@ -38,6 +38,7 @@ from walk import (
 
 from motion_app.jobs.folder import JobRow, JobStore
 from motion_app.library.library import Library
+from motion_app.world.clips import load_clips
 
 HELD = 45  # steps: long enough to be killed in
 
@@ -332,7 +333,7 @@ def names_of_the_library(app: RunningApp) -> set[str]:
         for motion in motions
         for text in (motion.name, motion.phrase, motion.noun)
         for word in re.findall("[A-Za-z]+", text)
-    } | {clip.stem for clip in (ROOT / "assets" / "clips").glob("*.mp4")}
+    } | {clip.name for clip in load_clips(ROOT / "assets" / "clips")}
 
 
 # Lists of metrics and papers, by their names; and a command.
