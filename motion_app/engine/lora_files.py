@@ -22,7 +22,7 @@ from torch import Tensor
 from motion_app.engine.adapters import PLACES, Adapter
 from motion_app.engine.backbone import LORA_NAME, WRITTEN_LORA
 from motion_app.engine.layers import AttentionLayer
-from motion_app.engine.motion_tokens import MotionMetadata
+from motion_app.engine.motion_tokens import MotionMetadata, check_finite
 from motion_app.errors import CheckpointError, MotionFileError
 from motion_app.library.motion_file import read_header
 from motion_app.methods import LORA_METHODS
@@ -99,7 +99,7 @@ def write_motion_lora(path: Path, adapter: Adapter, metadata: MotionMetadata) ->
     tensors = {
         name: w.detach().to("cpu", torch.float16).contiguous() for name, w in tensors.items()
     }
-    _check_finite(tensors, path.name)
+    check_finite(tensors, path.name)
     layers, _, width = next(iter(adapter.down.values())).shape
     metadata = replace(metadata, method=LORA_METHODS[0], tokens=0, layers=layers, width=width)
     save_file(tensors, path, metadata=metadata.to_strings())
@@ -129,7 +129,7 @@ def read_motion_lora(path: Path, layers: Sequence[AttentionLayer], *, base: str)
             tensors = {name: file.get_tensor(name) for name in sorted(names)}
     except (SafetensorError, OSError) as error:
         raise MotionFileError(f"{path.name} cannot be read as safetensors: {error}") from error
-    _check_finite(tensors, path.name)
+    check_finite(tensors, path.name)
     down, up = (
         {place: tensors[f"lora.{place}.{side}"].float() for place in places}
         for side in ("down", "up")
@@ -137,12 +137,6 @@ def read_motion_lora(path: Path, layers: Sequence[AttentionLayer], *, base: str)
     adapter = Adapter(down, up).requires_grad_(False)
     adapter.check_fits(layers, file=path.name)
     return adapter
-
-
-def _check_finite(tensors: Mapping[str, Tensor], file: str) -> None:
-    for name, tensor in tensors.items():
-        if not (tensor.is_floating_point() and bool(torch.isfinite(tensor).all())):
-            raise MotionFileError(f"{file}: {name} holds NaN or infinity; train the motion again")
 
 
 def _written(place: str) -> str:

@@ -269,7 +269,14 @@ def _check_tensors(tensors: Mapping[str, Tensor], metadata: MotionMetadata, file
                 f"{file}: {name} is {tuple(tensor.shape)} of {tensor.dtype}, expected {shape} of "
                 "floating point numbers"
             )
-        if not bool(torch.isfinite(tensor).all()):
+        check_finite({name: tensor}, file)
+
+
+def check_finite(tensors: Mapping[str, Tensor], file: str) -> None:
+    """MotionFileError unless all of ``tensors`` by their names in a motion ``file`` are finite
+    floating point numbers."""
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() and bool(torch.isfinite(tensor).all())):
             raise MotionFileError(f"{file}: {name} holds NaN or infinity; train the motion again")
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from motion_app.engine.adapters import PLACES, Adapter
 from motion_app.engine.layers import AttentionLayer
-from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
+from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens, check_finite
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.library.motion_file import PACK_PREFIX, read_header
 from motion_app.methods import PACK_METHODS
@@ -316,7 +316,7 @@ class MotionPack:
         tensors = {
             name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()
         }
-        _check_finite(tensors, Path(path).name)
+        check_finite(tensors, Path(path).name)
         said = {"pieces": list(self.pieces), "heads": self._heads, "scale": self._scale}
         if self.apart:  # unsaid in files of before there was a choice
             said["apart"] = True
@@ -363,7 +363,7 @@ class MotionPack:
                 tensors = {entry.name: file.get_tensor(entry.name) for entry in header.pack()}
         except (SafetensorError, OSError) as error:
             raise MotionFileError(f"{path.name} cannot be read as safetensors: {error}") from error
-        _check_finite(tensors, path.name)
+        check_finite(tensors, path.name)
         if base is not None and base != metadata.base:
             raise MotionFileError(
                 f"{path.name} was made for the base model {metadata.base[:12] or '(unknown)'}, "
@@ -388,12 +388,6 @@ class MotionPack:
         if layers is not None and pack.adapter is not None:
             pack.adapter.check_fits(layers, file=path.name)
         return pack
-
-
-def _check_finite(tensors: Mapping[str, Tensor], file: str) -> None:
-    for name, tensor in tensors.items():
-        if not (tensor.is_floating_point() and bool(torch.isfinite(tensor).all())):
-            raise MotionFileError(f"{file}: {name} holds NaN or infinity; train the motion again")
 
 
 def _check_text_width(branch: SemanticBranch, text_width: int | None, file: str) -> None:

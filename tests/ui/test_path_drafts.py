@@ -4,6 +4,7 @@ back, and where it is kept."""
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,26 +138,12 @@ def test_the_row_says_it_the_picture_shows_it_and_nothing_is_wrong_with_it(langu
     rows = rows_html(draft, problems=problems, heard=0, drawn=1, texts=texts)
     assert rows.count(texts("transfer.path_name")) == 2  # seen, and read to who does not see
     assert rows.count('data-act="path_remove"') == 1
-    shown = canvas_html(
-        draft,
-        history=History(),
-        grid=False,
-        drawn=1,
-        problems=problems,
-        geometry=GEOMETRY,
-        texts=texts,
-    )
+    options = {"history": History(), "grid": False, "drawn": 1, "problems": problems}
+    draw = partial(canvas_html, **options, geometry=GEOMETRY, texts=texts)
+    shown = draw(draft)
     assert shown.count('data-key="path-0"') == 1 and 'data-tool="path"' in shown
     hidden = draft.changed(0, lambda item: item.toggled())
-    assert "path-0" not in canvas_html(
-        hidden,
-        history=History(),
-        grid=False,
-        drawn=1,
-        problems=problems,
-        geometry=GEOMETRY,
-        texts=texts,
-    )
+    assert "path-0" not in draw(hidden)
 
 
 def test_a_videos_title_says_what_goes_along_a_path() -> None:
