@@ -123,13 +123,6 @@ def page(browser: Browser, server: str) -> Page:
     return open_page(browser, server, DESKTOP)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A browser on a busy machine has a second try; the summary lists who needed it (``-r R``)."""
-    for item in items:
-        if item.path.parent == HERE:
-            item.add_marker(pytest.mark.flaky(reruns=1))
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     if nextitem is None or nextitem.path.parent != HERE:
