@@ -1,4 +1,5 @@
-"""The command ``transfer``: a picture, a click on each thing, and for each a clip or a motion.
+"""The command ``transfer``: a picture, a click on each thing, and for each a clip, a motion or a
+path.
 torch is imported only where something is computed."""
 
 from __future__ import annotations
@@ -39,17 +40,6 @@ from motion_app.ui.transfer.from_clicks import ClickedThing, scene_of_clicks
 if TYPE_CHECKING:
     from motion_app.training.trainer import TrainingReport
 
-OF_THE_LAST = {
-    "--clip": ("clip", Path, "FILE", "learn its motion from this clip first"),
-    "--motion": ("motion", str, "NAME", "a motion of the library"),
-    "--thing": ("name", str, "WORDS", 'what it is: "red robot"'),
-    "--strength": ("strength", float, "FACTOR", "of its motion, 0 to 4, 1 as learned"),
-    "--name": ("called", str, "NAME", "what the library shall call what is learned"),
-    "--noun": ("noun", str, "WORDS", "what moves in its clip: cat"),
-    "--phrase": ("phrase", str, "WORDS", 'its motion in words: "is jumping"'),
-    "--training-steps": ("steps", int, "N", "of learning it, 1 to 20000"),
-}
-
 
 class _Clicked(argparse.Action):
     """``--click``: another thing begins; ``--also`` adds to the last one."""
@@ -71,7 +61,8 @@ class _OfTheLast(argparse.Action):
 
     def __call__(self, parser: Any, options: Any, value: Any, given: str | None = None) -> None:
         flag, things = self.option_strings[0], list(options.things)
-        things[-1:] = [replace(_last(things, flag), **{OF_THE_LAST[flag][0]: value})]
+        told = tuple(map(tuple, value)) if isinstance(value, list) else value
+        things[-1:] = [replace(_last(things, flag), **{OF_THE_LAST[flag][0]: told})]
         options.things = things
 
 
@@ -83,6 +74,19 @@ def _last(things: Sequence[ClickedThing], flag: str) -> ClickedThing:
 
 def _place(text: str) -> list[float]:
     return numbers(text, 2)
+
+
+OF_THE_LAST = {
+    "--clip": ("clip", Path, "FILE", "learn its motion from this clip first"),
+    "--motion": ("motion", str, "NAME", "a motion of the library"),
+    "--path": ("path", _place, "X,Y", "where it goes instead, from the first click on: 200,90 …"),
+    "--thing": ("name", str, "WORDS", 'what it is: "red robot"'),
+    "--strength": ("strength", float, "FACTOR", "of its motion, 0 to 4, 1 as learned"),
+    "--name": ("called", str, "NAME", "what the library shall call what is learned"),
+    "--noun": ("noun", str, "WORDS", "what moves in its clip: cat"),
+    "--phrase": ("phrase", str, "WORDS", 'its motion in words: "is jumping"'),
+    "--training-steps": ("steps", int, "N", "of learning it, 1 to 20000"),
+}
 
 
 def transfer(options: argparse.Namespace, settings: Settings) -> Result:
@@ -197,7 +201,8 @@ def add_commands(actions: Any) -> None:
         "--beside", action=_Clicked, type=_place, metavar="X,Y", help="not on that thing"
     )
     for flag, (_, kind, word, about) in OF_THE_LAST.items():
-        parser.add_argument(flag, action=_OfTheLast, type=kind, metavar=word, help=about)
+        several = {"nargs": "+"} if kind is _place else {}
+        parser.add_argument(flag, action=_OfTheLast, type=kind, metavar=word, help=about, **several)
     parser.add_argument(
         "--fit", choices=FIT_MODES, default=FIT_MODES[0], help="to the model's frame"
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_cli import fail, folder, run, settings_of_this_test
 
 from motion_app.library.library import Library
-from motion_app.media.files import read_clip
+from motion_app.media.files import read_clip, read_picture
 from motion_app.media.provenance import read_recipe
 from motion_app.settings import ROOT
 
@@ -39,6 +40,19 @@ def test_a_clip_is_learned_and_the_video_made_with_one_command(folder, capsys):
     assert told[0]["sentence"] == "A cat spins." and told[1]["strength"] == 0.5
 
 
+def test_a_thing_goes_where_its_path_leads_from_the_click_on(folder, capsys):
+    made = run(
+        capsys,
+        *("transfer", PICTURE, *SEGMENTER, "--steps", 2, "--out", folder / "out"),
+        *("--click", ON_CAT, "--path", "95,200", "215,200", "--thing", "cat"),
+    )
+    told = read_recipe(Path(made["recipe"]))["request"]["objects"][0]
+    height, width = read_picture(PICTURE).pixels.shape[:2]
+    places = [(95, 290), (95, 200), (215, 200)]
+    shares = [(x / width, y / height) for x, y in places]  # the picture has the frame's shape
+    assert np.allclose(told["path"], shares, atol=1e-5) and not told.get("motion")
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -47,6 +61,8 @@ def test_a_clip_is_learned_and_the_video_made_with_one_command(folder, capsys):
         (["--click", "1"], "is not 2 numbers"),
         (["--click", ON_CAT, "--clip", "nothing.mp4"], "there is no file nothing.mp4"),
         (["--click", ON_CAT, "--clip", CLIP, "--motion", "jump"], "give it one of them"),
+        (["--click", ON_CAT, "--path", "9,9", "--motion", "jump"], "give it one of them"),
+        (["--click", ON_CAT, "--path", "9,9", "1e9,1"], "the path of thing 1: it leads nowhere"),
         (["--click", "9000,1", "--motion", "jump"], "outside the part of the picture"),
         (["--click", ON_CAT, "--motion", "fly"], 'no motion "fly"'),
         (["--click", ON_CAT, "--beside", "9000,1"], "outside the part of the picture"),

@@ -281,7 +281,7 @@ def test_clicks_and_a_clip_are_one_call_that_learns_and_makes_the_video(client: 
     clip = ROOT / "assets" / "clips" / "spin.mp4"
     things = [
         {"clicks": spots[:1], "clip": handle_file(str(clip)), "name": "orange cat", "steps": 2},
-        {"clicks": spots[1:2], "motion": "jump"},
+        {"clicks": spots[1:2], "path": [[120, 90], [200, 90]]},
     ]
     options = {"steps": 1, "seed": 4}
     begun = client.predict(handle_file(str(EXAMPLE)), things, options, api_name="/transfer")
@@ -301,6 +301,8 @@ def test_clicks_and_a_clip_are_one_call_that_learns_and_makes_the_video(client: 
         ([{"clicks": []}], "has no click"),
         ([{"clicks": [[1, 2, 3]]}], "should be 0 or 1"),
         ([{"clicks": [[9000, 2, 1]]}], "outside the part"),
+        ([{"clicks": [[95, 290, 1]], "path": [[1, 2]], "motion": "jump"}], "one of them"),
+        ([{"clicks": [[95, 290, 1]], "path": [[1]]}], "path"),
         ([{"clicks": [[95, 290, 1]], "speed": 3}], "unknown key"),
         ([{"clicks": [[95, 290, 1]], "motion": "../jump"}], "is a file"),
         ([{"clicks": [[95, 290, 1]], "clip": "/etc/passwd"}], "paths and addresses are not read"),

@@ -35,6 +35,7 @@ class ThingEntry(BaseModel):
 
     clicks: tuple[tuple[float, float, Literal[0, 1]], ...]
     clip: File | None = None
+    path: tuple[tuple[float, float], ...] = ()
     motion: str | None = Field(default=None, max_length=LONGEST_TEXT)
     name: str = Field(default="", max_length=LONGEST_NAME)
     strength: float = Field(default=1.0, ge=0, le=MAX_STRENGTH, allow_inf_nan=False)
@@ -77,10 +78,11 @@ class TransferEndpoint:
             picture: the picture, as an upload or a data: URI
             things: [{"clicks": [[x, y, 1 or 0], ...] in pixels of the picture from its upper left
                 corner, 1 on the thing, 0 beside it, "clip": an upload, or "motion": a name of
-                ``motions``, or neither for text alone, "name": what it is, "strength": 0 to 4, 1 as
-                learned, and of what is learned "called": what the library shall call it, "noun":
-                what moves in the clip, "phrase": its motion in words, "steps": 1 to 20000}, ...];
-                all but the clicks may be left out
+                ``motions``, or "path": [[x, y], ...] in the same pixels, where it goes from the
+                first click on, or none of them for text alone, "name": what it is, "strength": 0 to
+                4, 1 as learned, and of what is learned "called": what the library shall call it,
+                "noun": what moves in the clip, "phrase": its motion in words, "steps": 1 to 20000},
+                ...]; all but the clicks may be left out
             options: {"seed": 0 or more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more,
                 "method"} and others of a request; each may be left out
             fit: how the picture comes into the model's frame: "crop", "pad" or "stretch"

@@ -14,8 +14,8 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
-from motion_app.request.paths import from_picture
-from motion_app.scene import Click
+from motion_app.request.paths import framed_path, from_picture, read_path
+from motion_app.scene import Click, DrawnPath
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.training.suggestion import name_from
 from motion_app.ui.motions.clips import DraftClip
@@ -28,8 +28,9 @@ from motion_app.wording import NEUTRAL_PHRASE
 @dataclass(frozen=True, kw_only=True)
 class ClickedThing:
     """One thing that shall move: ``clicks`` on it, in pixels of the picture as it came, and its
-    ``motion``, by a name of the library, or the ``clip`` that it is to be learned from; neither is
-    text alone.
+    ``motion``, by a name of the library, the ``clip`` that it is to be learned from, or a ``path``:
+    places (x, y) in the same pixels that it goes to from the first click on, one after another.
+    Nothing of these is text alone.
 
     ``name``: what it is; ``strength`` as in a request. Of what is learned: ``called``, what the
     library shall call it ("" after the clip's file), ``noun`` and ``phrase`` of its caption, and
@@ -40,6 +41,7 @@ class ClickedThing:
     clicks: tuple[Click, ...]
     motion: str | None = None
     clip: Path | None = None
+    path: tuple[tuple[float, float], ...] = ()
     name: str = ""
     strength: float = 1.0
     called: str = ""
@@ -65,10 +67,10 @@ def scene_of_clicks(
     not in the ``library``."""
     draft = SceneDraft.of(picture, fit, geometry)
     for number, thing in enumerate(things, start=1):
-        if thing.motion and thing.clip is not None:
-            raise RequestError(
-                f"thing {number} has a clip and the motion {thing.motion!r}; give it one of them"
-            )
+        ways = {"a clip": thing.clip, f"the motion {thing.motion!r}": thing.motion}
+        given = [told for told, way in {**ways, "a path": thing.path}.items() if way]
+        if len(given) > 1:
+            raise RequestError(f"thing {number} has {' and '.join(given)}; give it one of them")
         draft = _clicked(draft, thing, number, segment, limits)
         place = len(draft.objects) - 1
         draft = draft.changed(place, lambda item, thing=thing: item.renamed(thing.name))
@@ -77,6 +79,9 @@ def scene_of_clicks(
             draft = draft.changed(place, lambda item, lesson=lesson: item.taught(lesson))
         elif thing.motion:
             draft = draft.moved_by(place, library.find(thing.motion))
+        elif thing.path:
+            path = _path(draft, thing, number)
+            draft = draft.changed(place, lambda item, path=path: item.along(path))
         draft = draft.changed(place, lambda item, thing=thing: item.with_strength(thing.strength))
     return draft
 
@@ -108,6 +113,18 @@ def _clicked(
     if not draft.objects[-1].mask.any():
         raise RequestError(f"nothing was found where thing {number} was clicked; click elsewhere")
     return draft
+
+
+def _path(draft: SceneDraft, thing: ClickedThing, number: int) -> DrawnPath:
+    """In shares of the model's frame."""
+    height, width = draft.fitted.source_size
+    begin = thing.clicks[0]
+    places = ((begin.x, begin.y), *thing.path)
+    try:
+        told = read_path([(x / width, y / height) for x, y in places])
+    except ValueError as error:
+        raise RequestError(f"the path of thing {number}: {error}") from error
+    return framed_path(told, draft.fitted)
 
 
 def _lesson(
