@@ -94,6 +94,15 @@ def fault_in_words(fault: Mapping[str, Any], known: Sequence[str]) -> str:
     return f'"{key}"{owner} is {shown}: {reason[0].lower()}{reason[1:]}'
 
 
+def other_base(what: str, base: str, loaded: str) -> MotionFileError:
+    """The refusal of ``what`` was learned on the model with the fingerprint ``base`` ("": nobody
+    knows) where another one is ``loaded``."""
+    return MotionFileError(
+        f"{what} was learned on the base model {base[:12] or '(unknown)'}, this is {loaded[:12]}; "
+        "load that model, or learn the motion again on this one"
+    )
+
+
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks."""
     return " ".join(str(error).split())

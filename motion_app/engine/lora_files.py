@@ -23,7 +23,7 @@ from motion_app.engine.adapters import PLACES, Adapter
 from motion_app.engine.backbone import LORA_NAME, WRITTEN_LORA
 from motion_app.engine.layers import AttentionLayer
 from motion_app.engine.motion_tokens import MotionMetadata, check_finite
-from motion_app.errors import CheckpointError, MotionFileError
+from motion_app.errors import CheckpointError, MotionFileError, other_base
 from motion_app.library.motion_file import read_header
 from motion_app.methods import LORA_METHODS
 from motion_app.models.hub import weight_notes
@@ -120,10 +120,7 @@ def read_motion_lora(path: Path, layers: Sequence[AttentionLayer], *, base: str)
             f"{path.name} holds no whole LoRA; learn it with --method {LORA_METHODS[0]}"
         )
     if metadata.base != base:
-        raise MotionFileError(
-            f"{path.name} was made for the base model {metadata.base[:12] or '(unknown)'}, this is "
-            f"{base[:12]}; train the motion for this model"
-        )
+        raise other_base(path.name, metadata.base, base)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in sorted(names)}

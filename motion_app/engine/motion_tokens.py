@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from motion_app.engine.backbone import PUBLISHED_NAME, PUBLISHED_TOKENS
 from motion_app.engine.layers import AttentionLayer, KeyValues
-from motion_app.errors import MotionFileError
+from motion_app.errors import MotionFileError, other_base
 from motion_app.library.motion_file import format_of, read_header
 
 DISTRIBUTIONS = ("uniform", "normal")
@@ -194,10 +194,7 @@ class MotionTokens(nn.Module):
                 "use a motion made for this model"
             )
         if base is not None and base != metadata.base:
-            raise MotionFileError(
-                f"{path.name} was made for the base model {metadata.base[:12] or '(unknown)'}, "
-                f"this is {base[:12]}; train or import the motion for this model"
-            )
+            raise other_base(path.name, metadata.base, base)
         ordered = [tensors[f"layers.{i}.motion_tokens"].float() for i in range(metadata.layers)]
         return cls(ordered, metadata)
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from motion_app.engine.adapters import PLACES, Adapter
 from motion_app.engine.layers import AttentionLayer
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens, check_finite
-from motion_app.errors import MotionFileError, RequestError
+from motion_app.errors import MotionFileError, RequestError, other_base
 from motion_app.library.motion_file import PACK_PREFIX, read_header
 from motion_app.methods import PACK_METHODS
 from motion_app.scene import Clause
@@ -365,10 +365,7 @@ class MotionPack:
             raise MotionFileError(f"{path.name} cannot be read as safetensors: {error}") from error
         check_finite(tensors, path.name)
         if base is not None and base != metadata.base:
-            raise MotionFileError(
-                f"{path.name} was made for the base model {metadata.base[:12] or '(unknown)'}, "
-                f"this is {base[:12]}; train the motion for this model"
-            )
+            raise other_base(path.name, metadata.base, base)
         tensors = {name.removeprefix(PACK_PREFIX): t.float() for name, t in tensors.items()}
         try:
             pack = _assemble(tensors, json.loads(header.metadata.get(ENTRY, "")), metadata)

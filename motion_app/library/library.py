@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from motion_app.errors import MotionFileError
+from motion_app.errors import MotionFileError, other_base
 from motion_app.library.changing import changing, move_motion, staging
 from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.motion_file import (
@@ -110,11 +110,8 @@ class Library:
                 raise MotionFileError(self._unknown(str(name_or_path), motions))
         fitting = [motion for motion in candidates if base is None or motion.base == base]
         if not fitting:
-            raise MotionFileError(
-                f'the motion "{candidates[0].name}" was learned on the base model '
-                f"{candidates[0].base[:12]}, but {str(base)[:12]} is loaded; load that model, or "
-                "learn the motion again on this one"
-            )
+            first = candidates[0]
+            raise other_base(f'the motion "{first.name}"', first.base, str(base))
         return fitting[0]
 
     def preview_of(self, name: str) -> Path | None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from motion_app.errors import MotionFileError
+from motion_app.errors import MotionFileError, other_base
 from motion_app.methods import LORA_METHODS, PACK_METHODS
 from motion_app.scene import Motion
 from motion_app.settings import DEFAULT_LIMITS, Limits
@@ -293,10 +293,7 @@ def check_motion_file(
     header = read_header(path, limits=limits)
     motion = _motion(path, header)
     if base is not None and motion.base != base:
-        raise MotionFileError(
-            f'the motion "{motion.name}" was learned on the base model {motion.base[:12]}, this is '
-            f"{base[:12]}; load that model, or learn the motion again on this one"
-        )
+        raise other_base(f'the motion "{motion.name}"', motion.base, base)
     claimed = {key: _count(path, header.metadata, key) for key in ("layers", "width")}
     claimed["tokens"] = _count(path, header.metadata, "tokens") if motion.has_tokens else 0
     for key, wanted in (("layers", layers), ("width", width)):

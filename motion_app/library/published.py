@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
-from motion_app.errors import MotionFileError, one_line
+from motion_app.errors import MotionFileError, one_line, other_base
 from motion_app.library.motion_file import SUFFIX, check_motion_file, motion_of
 from motion_app.library.motion_parcel import pack_motion
 from motion_app.scene import Motion
@@ -97,11 +97,8 @@ class RepositoryListing:
             )
         fitting = [one for one in named if base is None or one.motion.base == base]
         if not fitting:
-            raise MotionFileError(
-                f'the motion "{name}" of {self.repository} was learned on the base model '
-                f"{named[0].motion.base[:12]}, this is {str(base)[:12]}; load that model, or learn "
-                "the motion again on this one"
-            )
+            what = f'the motion "{name}" of {self.repository}'
+            raise other_base(what, named[0].motion.base, str(base))
         return fitting[0]
 
 

@@ -285,7 +285,9 @@ def test_pictures_that_cannot_be_used_are_refused(folder):
 def test_motions_that_cannot_be_used_are_refused(folder):
     with pytest.raises(MotionFileError, match='"jumb".*did you mean jump'):
         build(folder, one_object(motion="jumb"))
-    with pytest.raises(MotionFileError, match="learned on the base model aaaaaaaaaaaa, but bbbb"):
+    with pytest.raises(
+        MotionFileError, match="learned on the base model aaaaaaaaaaaa, this is bbbb"
+    ):
         build(folder, one_object(), base="b" * 64)
     with pytest.raises(MotionFileError, match=r"none\.safetensors"):
         build(folder, one_object(motion="none.safetensors"))
