@@ -31,6 +31,8 @@ class ModelGeometry:
     ``latent_frames`` is what the VAE decodes to T frames. ``grid_height`` h and ``grid_width`` w
     count tokens of one latent frame; ``width_tokens`` is D, the transformer's width;
     ``patch_size_t`` is None for CogVideoX 1.0 and the number of latent frames in one token for 1.5.
+    ``with_picture``: it has channels for the latents of a first picture; ``without_picture``: it
+    makes videos from words alone.
     """
 
     height: int
@@ -50,6 +52,8 @@ class ModelGeometry:
     temporal_ratio: int
     patch_size: int
     patch_size_t: int | None = None
+    with_picture: bool = True
+    without_picture: bool = False
 
     @property
     def padded_latent_frames(self) -> int:
@@ -108,13 +112,16 @@ class ModelGeometry:
         width: int | None = None,
         frames: int | None = None,
         fps: float | None = None,
+        without_picture: bool = False,
     ) -> ModelGeometry:
         """Sizes from the ``config.json`` contents of a CogVideoX transformer and its VAE.
 
         ``height``, ``width`` (pixels), ``frames`` and ``fps`` None take the transformer's
         ``sample_height`` and ``sample_width`` (latent pixels), ``sample_frames``, and 8 frames per
-        second (CogVideoX 1.0). Raises CheckpointError for a missing key, a size that is no whole
-        number of tokens, or a number of frames the VAE decodes to another length.
+        second (CogVideoX 1.0). ``without_picture``: an image-to-video transformer has learned what
+        one whose input is the noisy latents alone always does. Raises CheckpointError for a missing
+        key, a size that is no whole number of tokens, or a number of frames the VAE decodes to
+        another length.
         """
         try:
             blocks = vae["block_out_channels"]
@@ -133,6 +140,7 @@ class ModelGeometry:
             text_tokens = int(transformer["max_text_seq_length"])
             layers = int(transformer["num_layers"])
             latent_channels = int(vae["latent_channels"])
+            with_picture = int(transformer["in_channels"]) > latent_channels
         except KeyError as missing:
             raise CheckpointError(
                 f"the checkpoint's configs have no {missing}; expected those of a CogVideoX "
@@ -167,6 +175,8 @@ class ModelGeometry:
             temporal_ratio=temporal_ratio,
             patch_size=patch_size,
             patch_size_t=int(patch_size_t) if patch_size_t else None,
+            with_picture=with_picture,
+            without_picture=without_picture or not with_picture,
         )
 
 
@@ -219,6 +229,7 @@ class GenerationDefaults:
     and of the ways to learn a motion, which reject unknown names; ``systems`` those of the systems
     that are told a clip, by method. ``segmenter`` is a folder inside the checkpoint, a path or a
     hub id of a SAM-2 model. ``mag_ratios``: of the step cache mag, measured on this checkpoint.
+    ``without_picture``: its image-to-video transformer was trained with empty image conditions too.
     """
 
     name: str = ""
@@ -237,6 +248,7 @@ class GenerationDefaults:
     systems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     segmenter: str | None = None
     mag_ratios: tuple[float, ...] = ()
+    without_picture: bool = False
 
     def training_of(self, method: str) -> Mapping[str, Any]:
         """The checkpoint's own settings of learning a motion by ``method``."""

@@ -30,7 +30,8 @@ class Method:
     with none of the others is all it needs. ``adapter``: it needs weights beside
     the checkpoint's own, by their name in ``models/adapters.py``, and is not offered without.
     ``everywhere``: the whole picture sees its motion tokens, learned and used. ``encoder``: it is
-    offered only where the checkpoint has a motion encoder. ``without``: the names of what it can do
+    offered only where the checkpoint has a motion encoder. ``pictureless``: it needs no picture
+    where the checkpoint needs none. ``without``: the names of what it can do
     without. ``title``: its name as people read it; ``told``: what it is told of a motion; ``work``:
     what a video of two objects takes, the stock model's being 1, by rule of thumb."""
 
@@ -45,6 +46,7 @@ class Method:
     everywhere: bool = False
     encoder: bool = False
     lora: bool = False
+    pictureless: bool = False
 
     @property
     def family(self) -> str:
@@ -58,10 +60,11 @@ METHOD_TABLE: Mapping[str, Method] = MappingProxyType(
     {
         "fleximmt": Method("FlexiMMT", tokens=True, without=frozenset(ABLATIONS)),
         "concat": Method("Concatenation", tokens=True, everywhere=True),
-        STOCK_METHOD: Method("None: the stock model", told="caption"),
+        STOCK_METHOD: Method("None: the stock model", told="caption", pictureless=True),
         "synmotion": Method(
             "SynMotion",
             pack=True,
+            pictureless=True,
             without=frozenset(
                 {"t2v", "t2t", "t2x", "infer_mask", "rmpm", "step0_mask", *PACK_ABLATIONS}
             ),
@@ -114,6 +117,7 @@ LEARNED: Mapping[str, str | None] = MappingProxyType(
 TOKEN_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.tokens)
 PACK_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.pack)
 LORA_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.lora)
+PICTURELESS_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.pictureless)
 CLIP_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.clip)
 
 

@@ -107,9 +107,10 @@ class Motion:
 class SceneObject:
     """One thing in the picture and what it shall do.
 
-    ``mask``: (H, W) bool. ``sentence`` holds ``phrase``, the words that name its motion. ``motion``
-    None leaves the object to its text alone; ``strength`` scales its motion tokens' softmax weight.
-    ``path``: a line along which it goes instead, from its own place; see ``request.paths``.
+    ``mask``: (H, W) bool, the whole frame where there is no picture. ``sentence`` holds ``phrase``,
+    the words that name its motion. ``motion`` None leaves the object to its text alone;
+    ``strength`` scales its motion tokens' softmax weight. ``path``: a line along which it goes
+    instead, from its own place; see ``request.paths``.
     """
 
     mask: np.ndarray
@@ -210,17 +211,29 @@ class Clause:
 
 @dataclass(frozen=True, eq=False)
 class GenerationRequest:
-    """Everything that determines a video: ``image`` (H, W, 3) uint8 in the model frame, the
-    ``objects`` in it, and the ``options``.
+    """Everything that determines a video: ``image`` (H, W, 3) uint8 in the model frame, None for
+    one that is made from words alone, the ``objects`` in it, and the ``options``.
 
     ``clauses``: where each object's words lie in the prompt, None for one without a motion. Only
     ``request.request.checked_request`` finds them, once; a copy with other parts has none.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None
     objects: tuple[SceneObject, ...] = ()
     options: Options = field(default_factory=Options)
     clauses: tuple[Clause | None, ...] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def picture(self) -> np.ndarray:
+        """``image``, for what was checked to have one."""
+        if self.image is None:
+            raise ValueError("the request has no picture; check_sizes lets none in that needs one")
+        return self.image
+
+    @property
+    def marked(self) -> tuple[SceneObject, ...]:
+        """The objects whose place somebody marked: none where there is no picture."""
+        return () if self.image is None else self.objects
 
     @property
     def checked(self) -> bool:

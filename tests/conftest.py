@@ -57,6 +57,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``tiny_checkpoint``, of a text-to-video model."""
+    from tiny_models import tiny_text_pipeline
+
+    folder = tmp_path_factory.mktemp("text") / "checkpoint"
+    tiny_text_pipeline().save_pretrained(folder)
+    (folder / "generation.json").write_text('{"name": "tiny", "steps": 3, "guidance": 3.0}')
+    return folder
+
+
+@pytest.fixture(scope="session")
 def stock_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Models of others with random weights: a Wan and a HunyuanVideo folder. Do not write into
     them."""

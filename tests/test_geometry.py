@@ -29,6 +29,7 @@ I2V_5B = {
     "patch_size_t": None,
     "num_attention_heads": 48,
     "attention_head_dim": 64,
+    "in_channels": 32,
     "num_layers": 42,
     "sample_height": 60,
     "sample_width": 90,

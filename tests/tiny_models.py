@@ -1,4 +1,5 @@
-"""A CogVideoX image-to-video checkpoint with random weights, small enough for laws."""
+"""CogVideoX checkpoints with random weights, from a picture and from words alone, small enough for
+laws."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     CogVideoXDPMScheduler,
     CogVideoXImageToVideoPipeline,
+    CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
@@ -88,3 +90,20 @@ def tiny_pipeline(**transformer_options) -> CogVideoXImageToVideoPipeline:
         transformer=transformer.eval(),
         scheduler=scheduler,
     )
+
+
+# What 5B and 2B know of where a token is, and what 5B-I2V adds.
+POSITIONS = {
+    "rotary": {"use_learned_positional_embeddings": False},
+    "sines": {
+        "use_learned_positional_embeddings": False,
+        "use_rotary_positional_embeddings": False,
+    },
+    "learned": {},
+}
+
+
+def tiny_text_pipeline(positions: str = "rotary") -> CogVideoXPipeline:
+    """The same of a text-to-video model, with one of POSITIONS."""
+    pipe = tiny_pipeline(in_channels=4, **POSITIONS[positions])
+    return CogVideoXPipeline(**pipe.components)

@@ -173,7 +173,8 @@ def _own_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_spv(options: argparse.Namespace, settings: Settings) -> Result:
-    """Subject prior videos from pictures, by the model as it came."""
+    """Subject prior videos from pictures or names, by the model as it came."""
+    subjects = [name.strip() for name in (options.subjects or "").split(",") if name.strip()]
     for picture in options.pictures:
         check_there(picture)
 
@@ -187,12 +188,16 @@ def make_spv(options: argparse.Namespace, settings: Settings) -> Result:
         options.pictures,
         engine,
         options.out,
+        subjects=subjects,
         actions=[action.strip() for action in actions],
         steps=options.steps,
         seed=options.seed,
         on_step=_generated,
     )
-    return {"manifest": str(manifest), "clips": len(options.pictures) * len(actions)}
+    return {
+        "manifest": str(manifest),
+        "clips": (len(options.pictures) + len(subjects)) * len(actions),
+    }
 
 
 def _generated(report: StepReport) -> bool:
@@ -324,7 +329,10 @@ def add_training(actions: Any) -> None:
     add_model(parser)
     parser = add_command(actions, "make-spv", make_spv, "subject prior videos for SynMotion")
     parser.add_argument(
-        "pictures", type=Path, nargs="+", metavar="PICTURE", help="named by subject: polar-bear.jpg"
+        "pictures", type=Path, nargs="*", metavar="PICTURE", help="named by subject: polar-bear.jpg"
+    )
+    parser.add_argument(
+        "--subjects", help='names for a model that needs no picture: "polar bear,zebra"'
     )
     parser.add_argument("--actions", help='with commas between: "walks,runs,sits down"')
     parser.add_argument("--steps", type=int, help="denoising steps of each clip")

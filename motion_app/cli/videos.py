@@ -50,7 +50,11 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
     overrides = {key: value for key, value in given.items() if value is not None}
     overrides |= method_of(options)
     request_file = parse_request(options.request)
-    request_file = parse_request({**request_file.model_dump(), **overrides})
+    entries = {**request_file.model_dump(), **overrides}
+    if options.no_picture:
+        bare = [{n: v for n, v in item.items() if n != "mask"} for item in entries["objects"]]
+        entries |= {"image": None, "objects": bare}
+    request_file = parse_request(entries)
     model = request_file.model or settings.model
     sources = {
         "library": Library(settings.motion_folders(model)),
@@ -92,7 +96,7 @@ def generate(options: argparse.Namespace, settings: Settings) -> Result:
         "recipe": str(out / made["recipe"]),
         "seed": made["seed"],
         "seconds": round(ended[0] - started, 2),
-        "masks": [str(out / "masks" / f"{k}.png") for k in range(len(request.objects))],
+        "masks": [str(out / "masks" / f"{k}.png") for k in range(len(request.marked))],
         "frames": str(out / made["frames"]),
         **({} if profile is None else {"profile": profile.placement.name}),
     }
@@ -163,6 +167,11 @@ def add_commands(actions: Any) -> None:
     parser = add_command(actions, "generate", generate, "make a video from a request")
     parser.add_argument("request", type=Path, metavar="REQUEST.json", help="a request or a recipe")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--no-picture",
+        action="store_true",
+        help="from words alone: leave the request's picture and mask out (a model that can)",
+    )
     parser.add_argument("--steps", type=int, help="of denoising, 1 to 1000")
     parser.add_argument("--seed", type=int, help="0 or more")
     parts = ", ".join((*ABLATIONS, *PACK_ABLATIONS))

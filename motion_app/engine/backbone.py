@@ -1,4 +1,5 @@
-"""The video model that is steered, CogVideoX image-to-video: everything the method asks of it.
+"""The video model that is steered, CogVideoX from a picture or from words alone: everything the
+method asks of it.
 
 No other file of the engine or of the training knows this model: its attention layers and their
 call, its pipeline, its VAE, what its transformer predicts and from what. The seams are diffusers'
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import CogVideoXImageToVideoPipeline
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -54,13 +55,17 @@ PUBLISHED_NAME = re.compile(re.escape(PUBLISHED_TOKENS).replace(r"\{\}", r"(\d+)
 
 
 class OpenPipeline(CogVideoXImageToVideoPipeline):
-    """The stock pipeline with one more seam: ``begin`` turns the noise that it has drawn into what
-    denoising starts from; None leaves it."""
+    """The stock pipeline with two more seams: ``begin`` turns the noise that it has drawn into what
+    denoising starts from, None leaves it; ``empty`` puts zeros in the place of the picture's
+    latents."""
 
     begin: Callable[[Tensor], Tensor] | None = None
+    empty: bool = False
 
     def prepare_latents(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
         latents, image_latents = super().prepare_latents(*arguments, **options)
+        if self.empty:
+            image_latents = torch.zeros_like(image_latents)
         return (latents if self.begin is None else self.begin(latents)), image_latents
 
 
@@ -91,15 +96,14 @@ class Backbone:
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         if not keep_text_encoder:
             options["text_encoder"] = None
+        kind = OpenPipeline if checkpoint.geometry.with_picture else CogVideoXPipeline
         try:
             with READING:
-                pipe = OpenPipeline.from_pretrained(
-                    checkpoint.folder, dtype=profile.dtype, **options
-                )
+                pipe = kind.from_pretrained(checkpoint.folder, dtype=profile.dtype, **options)
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{checkpoint.folder.name} cannot be loaded as a CogVideoX image-to-video "
-                f"checkpoint: {one_line(error)}"
+                f"{checkpoint.folder.name} cannot be loaded as a CogVideoX image-to-video or "
+                f"text-to-video checkpoint: {one_line(error)}"
             ) from error
         profile = profile.place(pipe)
         pipe.set_progress_bar_config(disable=True)
@@ -257,7 +261,7 @@ class Backbone:
 
     def denoise(
         self,
-        image: np.ndarray,
+        image: np.ndarray | None,
         text: tuple[Tensor, Tensor | None],
         *,
         steps: int,
@@ -268,7 +272,7 @@ class Backbone:
         system: System | None = None,
     ) -> Tensor:
         """The stock pipeline's own call: latents (1, F, C, H', W') of a video that begins with
-        ``image`` (H, W, 3) uint8.
+        ``image`` (H, W, 3) uint8, None for one from words alone.
 
         ``text``: conditional and unconditional states, (1, L, text width) each, the latter None
         where ``guidance`` is not above 1. ``on_step`` is called after each step; ``estimates``: it
@@ -286,9 +290,10 @@ class Backbone:
                 {} if system is None else {"latents": system.after_step(index, tensors["latents"])}
             )
 
-        with self._watched(guidance, newest) if estimates else nullcontext(), self._begun(system):
+        watched = self._watched(guidance, newest) if estimates else nullcontext()
+        with watched, self._begun(system), self._pictured(image) as pictured:
             latents = self.pipe(
-                image=Image.fromarray(image),
+                **pictured,
                 prompt_embeds=text[0],
                 negative_prompt_embeds=text[1],
                 height=g.height,
@@ -304,6 +309,24 @@ class Backbone:
                 callback_on_step_end_tensor_inputs=["latents"],
             ).frames
         return latents[:, g.padded_latent_frames - g.latent_frames :]
+
+    @contextmanager
+    def _pictured(self, image: np.ndarray | None) -> Iterator[dict[str, Any]]:
+        """What the pipeline is told of ``image``. Where there is none, nothing, or of a transformer
+        with channels for its latents, that they are zeros, as ``image_condition`` has them."""
+        if not self.geometry.with_picture:
+            yield {}
+            return
+        shown = np.zeros((*self._frame, 3), np.uint8) if image is None else image
+        self.pipe.empty = image is None
+        try:
+            yield {"image": Image.fromarray(shown)}
+        finally:
+            self.pipe.empty = False
+
+    @property
+    def _frame(self) -> tuple[int, int]:
+        return self.geometry.height, self.geometry.width
 
     @contextmanager
     def _begun(self, system: System | None) -> Iterator[None]:
@@ -396,8 +419,10 @@ class Backbone:
     def image_condition(self, images: Tensor, latents: Tensor) -> Tensor:
         """What the stock pipeline hands the transformer beside ``latents`` (B, F, C, H', W'),
         padded, for pictures encoded alone, ``images`` (B, C, H', W'): these in front, zeros after,
-        of the shape of ``latents``."""
+        of the shape of ``latents``; no channels where the transformer has none for a picture."""
         vae, geometry = self.pipe.vae.config, self.geometry
+        if not geometry.with_picture:
+            return latents[:, :, :0]
         if vae.invert_scale_latents:  # 1.5 reads its picture divided by the factor
             images = images / vae.scaling_factor**2
         condition = torch.zeros_like(latents)
@@ -411,8 +436,8 @@ class Backbone:
         return self.pipe.scheduler.add_noise(latents, noise, timesteps)
 
     def predict(self, noisy: Tensor, condition: Tensor, text: Tensor, timesteps: Tensor) -> Tensor:
-        """The transformer's prediction (B, F, C, H', W') from ``noisy`` latents and image
-        ``condition`` of that shape, padded, and ``text`` (B, L, text width)."""
+        """The transformer's prediction (B, F, C, H', W') from ``noisy`` latents, padded, their
+        ``image_condition`` and ``text`` (B, L, text width)."""
         transformer = self.transformer
         # The stock pipeline's own constant, for CogVideoX 1.5 alone.
         ofs = None if transformer.config.ofs_embed_dim is None else noisy.new_full((1,), 2.0)

@@ -55,7 +55,7 @@ def prepare_scene(
     conditional one; ``features``: of clips, see ``SystemScene``. MotionFileError for a motion that
     cannot be used and RequestError for words that do not fit."""
     g, objects = backbone.geometry, request.objects
-    masks = [mask_to_grid(item.mask, g.grid_height, g.grid_width) for item in objects]
+    masks = [mask_to_grid(item.mask, g.grid_height, g.grid_width) for item in request.marked]
     first = torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, *g.grid[1:]).bool()
     track = MaskTrack.start(first.to(backbone.profile.device), g.grid_frames)
     method = request.options.method
@@ -221,7 +221,10 @@ class _MovingScene:
             text=self.backbone.geometry.text_tokens,
             everywhere=self.everywhere,
         )
-        adapters.set_masks(self.track.masks)
+        masks = self.track.masks
+        if self.request.image is None:  # and what is alone, without a place, is everywhere
+            masks = masks.new_ones(len(self.objects), *masks.shape[1:])
+        adapters.set_masks(masks)
         return adapters
 
     def _text(self) -> tuple[Tensor, Tensor | None] | None:

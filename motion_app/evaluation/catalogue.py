@@ -329,7 +329,7 @@ def lacking(metric: Metric, video: VideoFeatures) -> str:
     if metric.needs == "text" and not opened.text:
         return "needs the caption: give the request or recipe"
     if metric.needs == "image" and opened.image is None:
-        return "needs the input picture: give the request or recipe"
+        return "needs the input picture: give the request or recipe of a video that has one"
     if metric.needs in ("objects", "references") and not opened.objects:
         return "needs to know the objects: give the request or recipe, or a reference clip"
     if metric.needs == "references" and not _judged(video):

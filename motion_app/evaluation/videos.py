@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ Segment = Callable[[np.ndarray, tuple[float, float]], np.ndarray]
 SHORT_SIDE = 480  # pixels: the size the paper scores at; larger videos are scaled down to it
 MOST_FRAMES = 161  # scored of one video; longer ones are refused, not cut in silence
 LOSSLESS, AS_IT_CAME = "lossless frames", "video file, compressed as it came"
+WHOLE = np.ones((1, 1), bool)  # in the place of a mask that is still to be found
 MOST_VIDEOS = 20
 REQUEST_SUFFIX = ".json"
 MOST_REQUEST_BYTES = 64 * 2**20  # a recipe has its pictures inside
@@ -122,11 +123,13 @@ def open_item(
     if request is None:
         objects = _unmarked_object(item, frames, limits, segment, remarks)
         return OpenedItem(item, frames, fps, source, objects=objects, remarks=tuple(remarks))
-    image = read_image(_inside(request.image, "image", item.folder), limits=limits)
-    if image.shape[0] < frames.shape[1] and _same_shape(image, frames[0]):
-        # A result upscaled for looking at: the model's own pixels are what is judged.
-        frames = _resized(frames, image.shape[1], image.shape[0])
-    fitted = fit_image(image, frames.shape[1], frames.shape[2], request.fit)
+    fitted = None
+    if request.image is not None:
+        image = read_image(_inside(request.image, "image", item.folder), limits=limits)
+        if image.shape[0] < frames.shape[1] and _same_shape(image, frames[0]):
+            # A result upscaled for looking at: the model's own pixels are what is judged.
+            frames = _resized(frames, image.shape[1], image.shape[0])
+        fitted = fit_image(image, frames.shape[1], frames.shape[2], request.fit)
     if item.references and len(item.references) != len(request.objects):
         raise RequestError(
             f"{item.name} has {len(request.objects)} objects and {len(item.references)} reference "
@@ -134,14 +137,20 @@ def open_item(
         )
     objects = []
     for k, entry in enumerate(request.objects):
-        mask = _object_mask(item, request, k, fitted, frames.shape[1:3], limits)
         reference, problem = _reference(item, request, k, library, limits, segment, remarks)
-        name = entry.name or f"object {k + 1}"
-        objects.append(JudgedObject(name, entry.phrase, mask, reference, problem))
+        told = JudgedObject(
+            entry.name or f"object {k + 1}", entry.phrase, WHOLE, reference, problem
+        )
+        if fitted is None:
+            objects.append(_by_movement(told, item, frames, segment, remarks))
+            continue
+        mask = _object_mask(item, request, k, fitted, frames.shape[1:3], limits)
+        objects.append(replace(told, mask=mask))
     sentences = " ".join(entry.sentence.strip() for entry in request.objects)
     text = sentences if request.options.prompt is None else request.options.prompt
+    image = None if fitted is None else fitted.image
     return OpenedItem(
-        item, frames, fps, source, text, fitted.image, tuple(objects), tuple(dict.fromkeys(remarks))
+        item, frames, fps, source, text, image, tuple(objects), tuple(dict.fromkeys(remarks))
     )
 
 
@@ -302,12 +311,24 @@ def _unmarked_object(
         )
     mask_path = item.reference_masks[0] if item.reference_masks else None
     reference, problem = _clip(item.references[0], mask_path, None, "", limits, segment, remarks)
+    told = JudgedObject("object 1", "", WHOLE, reference, problem)
+    return (_by_movement(told, item, frames, segment, remarks),)
+
+
+def _by_movement(
+    told: JudgedObject,
+    item: EvaluationItem,
+    frames: np.ndarray,
+    segment: Segment | None,
+    remarks: list[str],
+) -> JudgedObject:
+    """``told`` with the mask of what moves, where nobody marked it."""
     mask, how = mark_moving(frames, segment)
     if not mask.any():
         problem = f"nothing moves in {item.name}, so that there is no object to follow"
-        return (JudgedObject("object 1", "", np.ones(mask.shape, bool), None, problem),)
+        return replace(told, mask=np.ones(mask.shape, bool), reference=None, problem=problem)
     remarks.append(f"mask of {item.name}: {how}")
-    return (JudgedObject("object 1", "", mask, reference, problem),)
+    return replace(told, mask=mask)
 
 
 def read_request(path: Path) -> dict[str, Any]:

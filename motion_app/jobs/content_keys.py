@@ -177,7 +177,9 @@ class Ingredients:
         named = {str(path.relative_to(folder)): path for path in files}
         return _key({n: self._digests.of(p) for n, p in named.items() if not is_leftover(Path(n))})
 
-    def _picture(self, source: str) -> str:
+    def _picture(self, source: str | None) -> str | None:
+        if source is None:
+            return None
         if source.startswith("data:"):
             return hashlib.sha256(decode_data_uri(source)).hexdigest()
         return self._named(Path(source))
@@ -272,7 +274,7 @@ class Ingredients:
             request = json.loads(json.dumps(request))
             request["image"] = self._picture(request["image"])
             for item in request["objects"]:
-                item["mask"] = self._picture(item["mask"])
+                item["mask"] = self._picture(item.get("mask"))
                 item["motion"] = item["motion"] and self._motion_and_preview(
                     item["motion"], library
                 )

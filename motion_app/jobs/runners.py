@@ -95,7 +95,7 @@ def check_generation(
 
 def _check_sources(request_file: RequestFile) -> None:
     """A job comes from a browser: it names no file of this machine."""
-    pictures = {"image": request_file.image}
+    pictures: dict[str, str | None] = {"image": request_file.image}
     for number, entry in enumerate(request_file.objects, start=1):
         pictures[f"mask of object {number}"] = entry.mask
         motion = entry.motion or ""
@@ -105,7 +105,7 @@ def _check_sources(request_file: RequestFile) -> None:
                 "name of a motion in the library, or import the file first"
             )
     for what, source in pictures.items():
-        if not source.startswith("data:"):
+        if source is not None and not source.startswith("data:"):
             raise RequestError(
                 f'the {what} is "{source[:40]}"; send the picture itself, as a data: URI'
             )

@@ -68,7 +68,7 @@ def generate_stock(
     with open_stock(str(chosen.stock), loaded) as generator:
         asked = StockOptions(seed=chosen.seed, steps=chosen.steps, guidance=chosen.guidance)
         started = time.perf_counter()  # not the loading, which is no step
-        made = generator.generate(request.image, request.full_prompt(), asked, stepped)
+        made = generator.generate(request.picture, request.full_prompt(), asked, stepped)
         multiple = generator.multiple
     return GeneratedVideo(
         frames=made.frames,
@@ -84,7 +84,7 @@ def first_masks(request: GenerationRequest, size: tuple[int, int], multiple: int
     grid: (N, 1, h, w) bool."""
     height, width = size
     grid = (height // multiple, width // multiple)
-    fitted = fit_image(request.image, height, width)
+    fitted = fit_image(request.picture, height, width)
     masks = [mask_to_grid(fitted.fit_mask(item.mask), *grid) for item in request.objects]
     return np.stack(masks)[:, None] if masks else np.zeros((0, 1, *grid), bool)  # (N, 1, h, w)
 

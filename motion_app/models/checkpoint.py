@@ -85,7 +85,7 @@ class FamiliarPictures:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A diffusers folder of an image-to-video model: where it is, and what its files say.
+    """A diffusers folder of an image- or text-to-video model: where it is, and what its files say.
 
     ``transformer`` and ``vae``: the contents of their ``config.json``; ``defaults``: its own
     settings, of ``generation.json``; ``geometry``: the sizes that follow from the three. The
@@ -119,6 +119,7 @@ class Checkpoint:
             width=defaults.width,
             frames=defaults.frames,
             fps=defaults.fps,
+            without_picture=defaults.without_picture,
         )
         return cls(folder, transformer, vae, defaults, geometry)
 

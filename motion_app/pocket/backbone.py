@@ -83,6 +83,8 @@ class BackboneTraining:
     ``first_weight`` on the first latent frame, which is given and has to be kept; ``text_dropout``
     empties captions for guidance, half the timesteps lie in the noisier ``noisy_share``. In a
     ``grounded_share`` of the clips each creature alone sees its motion words (``grounding``).
+    ``empty_images``: the share of clips whose picture is not given, so that videos can be made from
+    words alone; once they can, ``generation.json`` is to say so (``without_picture``).
 
     ``batch`` 0 is found on the device (``choose_batch``), the learning rates with it; ``samples`` 0
     are as many as the minutes allow then. ``pieces``: saved as ``save_pieces`` has it, else as one
@@ -99,6 +101,7 @@ class BackboneTraining:
     text_dropout: float = 0.1
     noisy_share: float = 0.65
     grounded_share: float = 0.6
+    empty_images: float = 0.0
     moving_weight: float = 4.0
     first_weight: float = 2.0
     decay: float = 0.15
@@ -106,6 +109,10 @@ class BackboneTraining:
     seed: int = 0
     save_seconds: float = 120.0
     pieces: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.empty_images <= 1:
+            raise RequestError(f"empty_images is {self.empty_images}; it is a share, 0 to 1")
 
 
 def new_backbone(training: BackboneTraining) -> PocketNetwork:
@@ -256,6 +263,9 @@ def training_loss(
         text=TEXT_TOKENS,
         device=device,
     )
+    if training.empty_images:
+        given = torch.from_numpy(rng.random(batch) >= training.empty_images).to(image)
+        image = image * given[:, None, None, None]
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bfloat16):

@@ -26,11 +26,14 @@ from motion_app.benchmark.references import UNMASKED
 from motion_app.benchmark.report import write_report
 from motion_app.benchmark.scenes import TUNING
 from motion_app.benchmark.variants import FULL, SuiteOptions, Variant
+from motion_app.engine.pipeline import MotionEngine
 from motion_app.engine.propagation import RULES
 from motion_app.evaluation.metrics import assignment_similarity, follows_own, psnr
 from motion_app.evaluation.trackers import colour_track
+from motion_app.geometry import DEFAULTS_FILE
 from motion_app.jobs.models import Models
 from motion_app.pocket.network import (
+    GENERATION,
     SCHEDULER_CONFIG,
     PocketNetwork,
     rotary_embedding,
@@ -40,12 +43,14 @@ from motion_app.pocket.sam2 import measure_sam2
 from motion_app.pocket.vae import encode_frames, reconstruction_psnr, render_clips
 from motion_app.scene import GenerationRequest, Options, SceneObject
 from motion_app.settings import Settings
-from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
+from motion_app.world.likeness import likeliest_creature
+from motion_app.world.world import Creature, RenderedClip, WorldConfig, draw_scene, render
 
 UNSEEN_SEED = 987_654
 RMPM_CASES = 20
 CLIP_SEED, SCENE_SEED = 710_000, 720_000
-CLIPS, SCENES, SHEET_SCENES = 200, 16, 8
+WORDS_SEED = 730_000
+CLIPS, SCENES, SHEET_SCENES, WORDS = 200, 16, 8, 24
 NOISE_LEVEL = 0.6  # of the noise, at which propagated masks are compared
 # Motions whose track tells them; a squash or a wave has none.
 TOLD_BY_TRACK = ("jump", "walk left", "walk right", "rise", "sink", "circle", "sway", "worded")
@@ -198,13 +203,42 @@ def training_curve(history: Sequence[Mapping[str, float]]) -> str:
     return line_chart("Held back", seen, lines, axes=("thousand clips seen", ""))
 
 
+@dataclass(frozen=True, eq=False)
+class HeldBackWords:
+    """One creature in words, without a picture."""
+
+    creature: Creature
+    request: GenerationRequest
+
+    @classmethod
+    def draw(cls, index: int, config: WorldConfig) -> HeldBackWords:
+        rng = np.random.default_rng([WORDS_SEED, index])
+        motion = str(rng.choice(TOLD_BY_TRACK))
+        scene = draw_scene(rng, config, objects=1, motions=[motion], neutral_share=0.0)
+        options = Options(seed=index, method="none", prompt=scene.caption)
+        return cls(scene.creatures[0], GenerationRequest(None, options=options))
+
+    def shown(self, frames: np.ndarray) -> bool:
+        """Whether the generated ``frames`` (T, H, W, 3) show a creature of its kind and colour."""
+        return likeliest_creature(frames) == (self.creature.colour, self.creature.kind)
+
+
 class HeldBack:
     """The held-back clips and scenes of a run. Call it with a backbone for its figures; it writes
-    a contact sheet (the true clip above the generated one) into ``folder`` each time."""
+    a contact sheet (the true clip above the generated one) into ``folder`` each time.
+    ``without_picture``: videos from words alone are measured too."""
 
-    def __init__(self, folder: Path, vae: AutoencoderKLCogVideoX, config: WorldConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        vae: AutoencoderKLCogVideoX,
+        config: WorldConfig,
+        *,
+        without_picture: bool = False,
+    ) -> None:
         self.folder, self.vae = folder, vae
         folder.mkdir(parents=True, exist_ok=True)
+        self._words = [HeldBackWords.draw(i, config) for i in range(WORDS) if without_picture]
         rng = np.random.default_rng(CLIP_SEED)
         scenes = [draw_scene(rng, config) for _ in range(CLIPS)]
         parts = [
@@ -220,11 +254,15 @@ class HeldBack:
     def __call__(self, backbone: PocketNetwork) -> dict[str, float]:
         """``loss``: velocity error of the held-back clips at fixed noise; ``follow``: the share of
         creatures that go where their words say; ``rmpm_iou``: of propagated masks; ``frame1_db``:
-        how well the first frame is kept."""
+        how well the first frame is kept; ``words``, where it is measured: the share of videos from
+        words alone whose creature has the kind and the colour that they say."""
         shipped = copy.deepcopy(backbone).to("cpu").float()
         loss = self._loss(shipped)
         checkpoint = self.folder / "checkpoint"
         save_checkpoint(checkpoint, self.vae, shipped)
+        if self._words:
+            settings = GENERATION | {"without_picture": True}
+            (checkpoint / DEFAULTS_FILE).write_text(json.dumps(settings))
         engine = Models(Settings(), device="cpu").engine(str(checkpoint))
         follows, kept, sheet = [], [], []
         for i, scene in enumerate(self._scenes):
@@ -243,7 +281,12 @@ class HeldBack:
             "follow": float(np.mean(follows)),
             "rmpm_iou": round(ious[key], 4),
             "frame1_db": round(float(np.mean(kept)), 2),
+            **self._words_kept(engine),
         }
+
+    def _words_kept(self, engine: MotionEngine) -> dict[str, float]:
+        shown = [told.shown(engine.generate(told.request).frames) for told in self._words]
+        return {"words": float(np.mean(shown))} if shown else {}
 
     @torch.no_grad()
     def _loss(self, backbone: PocketNetwork) -> float:

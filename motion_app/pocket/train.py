@@ -109,6 +109,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--head-dim", type=int, default=64, help="width is 4 times this")
+    parser.add_argument(
+        "--empty-images",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of clips the backbone sees without their picture, for videos from words alone",
+    )
     parser.add_argument("--level", type=int, choices=(0, 1), default=0, help="0: the easy world")
     drawn, ships = (*SHIPPED_MOTIONS, *SHAPE_MOTIONS), (*SHIPPED_MOTIONS, *SHIPPED_SHAPES)
     parser.add_argument("--motions", nargs="+", choices=drawn, default=ships)
@@ -237,6 +244,7 @@ def _train_backbone(options: argparse.Namespace, vae_folder: Path, world: WorldC
         batch=options.batch,
         layers=options.layers,
         head_dim=options.head_dim,
+        empty_images=options.empty_images,
     )
     if training.minutes <= 0:  # what there is, as a checkpoint
         run = BackboneRun(options.runs, training, options.device, start_from=options.out)
@@ -298,7 +306,12 @@ def _held_back(
         return None
     from motion_app.pocket.measure import HeldBack
 
-    return HeldBack(options.runs / "held-back", copy.deepcopy(vae).cpu(), replace(world, level=0))
+    return HeldBack(
+        options.runs / "held-back",
+        copy.deepcopy(vae).cpu(),
+        replace(world, level=0),
+        without_picture=options.empty_images > 0,
+    )
 
 
 def _backbone_process(

@@ -39,21 +39,23 @@ def with_motions(
 
 
 def request_bytes(request: GenerationRequest) -> bytes:
-    """An npz of what JSON does not hold: ``image`` (H, W, 3) uint8, ``masks`` (N, H, W) bool, and
-    ``words``, the clauses and the motions' digests as JSON."""
+    """An npz of what JSON does not hold: ``image`` (H, W, 3) uint8, which is not there where the
+    request has none, ``masks`` (N, H, W) bool, and ``words``, the clauses and the motions' digests
+    as JSON."""
     words = {
         "clauses": request.clauses
         and [None if clause is None else asdict(clause) for clause in request.clauses],
         "digests": ["" if item.motion is None else item.motion.digest for item in request.objects],
     }
     masks = [item.mask for item in request.objects]
+    kept: dict[str, Any] = {
+        "masks": np.stack(masks) if masks else np.zeros((0, 1, 1), bool),
+        "words": json.dumps(words),
+    }
+    if request.image is not None:
+        kept["image"] = request.image
     file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        image=request.image,
-        masks=np.stack(masks) if masks else np.zeros((0, *request.image.shape[:2]), bool),
-        words=json.dumps(words),
-    )
+    np.savez_compressed(file, **kept)
     return file.getvalue()
 
 
@@ -65,7 +67,8 @@ def read_request(
     that cannot be read, and MotionFileError."""
     try:
         with np.load(file, allow_pickle=False) as kept:
-            image, masks = kept["image"], kept["masks"]
+            image = None if entries["image"] is None else kept["image"]
+            masks = kept["masks"]
             words = json.loads(str(kept["words"]))
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(

@@ -30,6 +30,7 @@ from motion_app.methods import (
     LORA_METHODS,
     METHOD_TABLE,
     PACK_METHODS,
+    PICTURELESS_METHODS,
     REFINED,
     TOKEN_METHODS,
 )
@@ -56,10 +57,10 @@ class _Entry(BaseModel):
 
 class ObjectEntry(_Entry):
     """One object of a request file. ``mask``: a PNG's path, or the PNG itself as a data URI; white
-    is the object, at the size of the original picture or of the model frame. ``path``: points as
-    shares of the width and height of the picture as it came."""
+    is the object, at the size of the original picture or of the model frame; None where the request
+    has no picture. ``path``: points as shares of the width and height of the picture as it came."""
 
-    mask: str
+    mask: str | None = None
     sentence: str = Field(max_length=LONGEST_TEXT)
     phrase: str = Field(default=NEUTRAL_PHRASE, max_length=LONGEST_TEXT)
     motion: str | None = Field(default=None, max_length=LONGEST_TEXT)
@@ -75,15 +76,17 @@ class ObjectEntry(_Entry):
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         entries = handler(self)
-        if self.path is None:  # what is older stays as it is
-            del entries["path"]
+        for name in ("path", "mask"):  # what is older stays as it is
+            if entries[name] is None:
+                del entries[name]
         return entries
 
 
 class RequestFile(_Entry):
-    """A request as JSON, the form the command line takes and a recipe has."""
+    """A request as JSON, the form the command line takes and a recipe has. ``image`` None: the
+    video is made from words alone."""
 
-    image: str
+    image: str | None = None
     objects: tuple[ObjectEntry, ...] = Field(default=(), strict=False)
     options: Options = Options()
     fit: FitMode = "crop"
@@ -158,18 +161,18 @@ def build_request(
     RequestError, MediaError or MotionFileError.
     """
     _check_count(len(request_file.objects), limits)
-    fitted = fit_image(
-        read_image(_source(request_file.image, folder), limits=limits),
-        geometry.height,
-        geometry.width,
-        request_file.fit,
-    )
+    frame = (geometry.height, geometry.width)
+    fitted, image = None, None
+    if request_file.image is not None:
+        picture = read_image(_source(request_file.image, folder), limits=limits)
+        fitted = fit_image(picture, *frame, request_file.fit)
+        image = fitted.image
     objects = tuple(
-        _scene_object(entry, number, fitted, geometry, library, base, folder, limits)
+        _scene_object(entry, number, fitted, frame, library, base, folder, limits)
         for number, entry in enumerate(request_file.objects, start=1)
     )
     return checked_request(
-        GenerationRequest(fitted.image, objects, request_file.options),
+        GenerationRequest(image, objects, request_file.options),
         geometry=geometry,
         tokenizer=tokenizer,
         limits=limits,
@@ -184,15 +187,40 @@ def _source(text: str, folder: Path | str) -> Path | bytes:
 def _scene_object(
     entry: ObjectEntry,
     number: int,
-    fitted: FittedImage,
-    geometry: ModelGeometry,
+    fitted: FittedImage | None,
+    frame: tuple[int, int],
     library: Library,
     base: str | None,
     folder: Path | str,
     limits: Limits,
 ) -> SceneObject:
+    motion = None if entry.motion is None else library.find(_motion_path(entry, folder), base=base)
+    path: DrawnPath | None = None
+    if fitted is not None:
+        mask = _object_mask(entry, number, fitted, frame, folder, limits)
+        path = None if entry.path is None else framed_path(entry.path, fitted)
+    elif entry.mask is None and entry.path is None:
+        mask = np.ones(frame, bool)
+    else:
+        raise RequestError(
+            f"object {number} has a mask or a path, and the request no picture to see it in; give "
+            'the picture as "image", or, for a video from words alone, leave "mask" and "path" out'
+        )
+    return SceneObject(mask, entry.sentence, entry.phrase, motion, entry.strength, entry.name, path)
+
+
+def _object_mask(
+    entry: ObjectEntry,
+    number: int,
+    fitted: FittedImage,
+    frame: tuple[int, int],
+    folder: Path | str,
+    limits: Limits,
+) -> np.ndarray:
+    """Of an object in a picture, (H, W) bool in the model frame."""
+    if entry.mask is None:
+        raise RequestError(f'object {number} has no "mask"; mark the object in the picture')
     mask = read_mask(_source(entry.mask, folder), limits=limits)
-    frame = (geometry.height, geometry.width)
     if mask.shape not in (frame, fitted.source_size):
         raise RequestError(
             f"the mask of object {number} is {mask.shape[1]}×{mask.shape[0]}; it must have the "
@@ -208,9 +236,7 @@ def _scene_object(
                 f"object {number} lies in the part of the picture that was cut off "
                 f'({fitted.summary()}); choose another object or the fit "pad"'
             )
-    motion = None if entry.motion is None else library.find(_motion_path(entry, folder), base=base)
-    path = None if entry.path is None else framed_path(entry.path, fitted)
-    return SceneObject(mask, entry.sentence, entry.phrase, motion, entry.strength, entry.name, path)
+    return mask
 
 
 def _motion_path(entry: ObjectEntry, folder: Path | str) -> str | Path:
@@ -229,7 +255,8 @@ def checked_request(
 ) -> GenerationRequest:
     """``request`` as it may be generated, however it was put together.
 
-    Raises RequestError for a wrong image or mask, too small an object, a phrase missing from its
+    Raises RequestError for a wrong image or mask, no picture where the model or the method needs
+    one, too small an object, a phrase missing from its
     sentence, an edited prompt that does not hold every phrase, an ablation that is none of the
     method, and a motion that lacks what the method needs (``library``: whose motions that have it
     are named). With a ``tokenizer`` (a fast transformers tokenizer or a ``PromptTokenizer``) also
@@ -240,7 +267,7 @@ def checked_request(
     _check_count(len(request.objects), limits)
     for number, scene_object in enumerate(request.objects, start=1):
         _check_object(scene_object, number, geometry)
-    if not request.full_prompt().strip() and request.objects:
+    if not request.full_prompt().strip() and (request.objects or request.image is None):
         raise RequestError("the prompt is empty; say in words what the objects do")
     _check_method(request, library)
     prompt = request.full_prompt()
@@ -253,9 +280,17 @@ def checked_request(
 
 
 def check_sizes(request: GenerationRequest, geometry: ModelGeometry) -> None:
-    """RequestError where the image or a mask does not have the model's frame."""
+    """RequestError where the image or a mask does not have the model's frame, and where the model
+    or the method cannot do without a picture, or with one."""
     frame = (geometry.height, geometry.width)
-    if request.image.shape != (*frame, 3) or request.image.dtype != np.uint8:
+    if request.image is None:
+        _check_without_picture(request, geometry)
+    elif not geometry.with_picture:
+        raise RequestError(
+            "this model makes videos from words alone (text-to-video) and takes no picture; leave "
+            'the picture out ("image": null), or load an image-to-video model'
+        )
+    elif request.image.shape != (*frame, 3) or request.image.dtype != np.uint8:
         raise RequestError(
             f"the image is {request.image.shape} of {request.image.dtype}, expected "
             f"({frame[0]}, {frame[1]}, 3) of uint8; fit it to the model's frame first"
@@ -266,6 +301,32 @@ def check_sizes(request: GenerationRequest, geometry: ModelGeometry) -> None:
                 f"the mask of object {number} is {item.mask.shape} of {item.mask.dtype}, expected "
                 f"{frame} of bool"
             )
+
+
+def _check_without_picture(request: GenerationRequest, geometry: ModelGeometry) -> None:
+    method, stock = request.options.method, request.options.stock
+    if method not in PICTURELESS_METHODS or stock is not None:
+        able = ", ".join(PICTURELESS_METHODS)
+        raise RequestError(
+            f'"{stock or method}" begins with a picture, and the request has none; give it as '
+            f'"image", or choose the method {able} for a video from words alone'
+        )
+    if not geometry.without_picture:
+        raise RequestError(
+            "this model begins with a picture, and the request has none: it has not learned to "
+            'make videos from words alone; give the picture as "image", or load a text-to-video '
+            "model such as zai-org/CogVideoX-5b"
+        )
+    if len(request.objects) > 1:
+        raise RequestError(
+            f"the request has no picture and {len(request.objects)} objects, which nothing tells "
+            'apart; give one object, or the picture as "image"'
+        )
+    if any(item.path is not None or not item.mask.all() for item in request.objects):
+        raise RequestError(
+            "the request has no picture, so that nothing can be marked in it and no path begins; "
+            "leave the mask and the path out"
+        )
 
 
 def _check_method(request: GenerationRequest, library: Library | None) -> None:
@@ -361,10 +422,10 @@ def request_to_json(
     and the masks are inside as PNG data URIs, so that it replays where the files are gone. With
     ``picture``, the name of a file that holds them all, that name stands in their place."""
     return {
-        "image": picture or encode_data_uri(request.image),
+        "image": _as_uri(request.image, picture),
         "objects": [
             {
-                "mask": picture or encode_data_uri(item.mask),
+                **_mask_entry(request, item, picture),
                 "sentence": item.sentence,
                 "phrase": item.phrase,
                 "motion": None if item.motion is None else item.motion.name,
@@ -377,6 +438,16 @@ def request_to_json(
         **request.options.to_json(),
         "model": model,
     }
+
+
+def _as_uri(image: np.ndarray | None, picture: str | None) -> str | None:
+    return None if image is None else picture or encode_data_uri(image)
+
+
+def _mask_entry(
+    request: GenerationRequest, item: SceneObject, picture: str | None
+) -> dict[str, Any]:
+    return {} if request.image is None else {"mask": picture or encode_data_uri(item.mask)}
 
 
 def told_objects(request: GenerationRequest, digests: Sequence[str]) -> list[dict[str, Any]]:

@@ -211,6 +211,11 @@ def _recipe(folder: Path) -> dict[str, Any]:
         raise RequestError(
             f"{folder} is no result of this app: its recipe.json is missing or incomplete"
         ) from error
+    if recipe["request"]["image"] is None:
+        raise RequestError(
+            f"{folder} was made without a picture, which a study shows beside the videos; choose "
+            "results that begin with one"
+        )
     if not (folder / "video.mp4").is_file():
         raise RequestError(f"{folder} has no video.mp4; choose a finished result")
     return recipe

@@ -1,9 +1,9 @@
 """Subject prior videos (SPV): many subjects doing things that are not the motion to be learned.
 
 A set is a folder with a ``manifest.jsonl`` of one row a clip, {video, image, subject, motion,
-prompt, seed, model_revision}, ``prompt`` holding the words of ``subject`` and ``motion``. An image
-model cannot make videos from text alone, so a set starts from pictures: ``make_subjects`` has the
-model itself, as it came, move them. The pocket draws its creatures instead.
+prompt, seed, model_revision}, ``prompt`` holding the words of ``subject`` and ``motion``.
+``make_subjects`` has the model itself, as it came, make them: from the subjects' names, as the
+paper does, or, as an image model cannot, from pictures. The pocket draws its creatures instead.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from motion_app.geometry import ModelGeometry, fit_image
 from motion_app.media.file_types import PICTURE_KINDS, is_picture
 from motion_app.media.files import Clip, read_clip, read_image
 from motion_app.media.provenance import export_video
+from motion_app.methods import STOCK_METHOD
 from motion_app.request.phrases import occurrences
 from motion_app.scene import GenerationRequest, Options, StepReport
 from motion_app.text_files import json_text, read_text, records, write_whole
@@ -62,8 +63,8 @@ def find_subjects(
     if not (place / MANIFEST).is_file():
         raise RequestError(
             "SynMotion needs videos of other subjects doing other things; make them with the "
-            "make-spv command from pictures of your own and name the folder with --spv, or learn "
-            "without them (--alpha 1)"
+            "make-spv command from pictures of your own, or from names where the model needs no "
+            "picture, and name the folder with --spv, or learn without them (--alpha 1)"
         )
     clips = read_subjects(place, fps=geometry.fps, exclude=(config.name, config.phrase))
     if not clips:
@@ -127,30 +128,37 @@ def make_subjects(
     engine: MotionEngine,
     out: Path,
     *,
+    subjects: Sequence[str] = (),
     actions: Sequence[str] = ACTIONS,
     steps: int | None = None,
     seed: int = 0,
     on_step: Callable[[StepReport], bool | None] | None = None,
 ) -> Path:
-    """Have the model move every picture in every way; returns the manifest in ``out``.
+    """Have the model move every picture, and each of the ``subjects`` from its name alone, in every
+    way; returns the manifest in ``out``.
 
     A picture's file name is its subject: "polar-bear.jpg" is a polar bear. Use pictures whose
     licence allows it. A clip that is there already is kept, so a run that was stopped goes on.
-    RequestError where no picture came.
+    RequestError where nothing came, and where the model cannot do with or without pictures.
     """
-    if not pictures or not actions:
-        raise RequestError("no picture or no action came; give at least one of each")
-    out.mkdir(parents=True, exist_ok=True)
+    if not (pictures or subjects) or not actions:
+        raise RequestError("no subject or no action came; give at least one of each")
     geometry, rows = engine.geometry, []
-    for number, picture in enumerate(pictures):
-        if not is_picture(picture):
-            raise RequestError(f"{picture.name} is no picture this app reads; use {PICTURE_KINDS}")
-        subject = picture.stem.replace("-", " ").replace("_", " ").strip()
-        image = fit_image(read_image(picture), geometry.height, geometry.width, "crop").image
+    drawn = [(_named_by(picture), picture) for picture in pictures]
+    out.mkdir(parents=True, exist_ok=True)
+    for number, (subject, picture) in enumerate([*drawn, *((name, None) for name in subjects)]):
+        image = None
+        if picture is not None:
+            image = fit_image(read_image(picture), geometry.height, geometry.width, "crop").image
         for place, action in enumerate(actions):
             prompt = training_caption(subject, action)
             file = out / f"{number:03d}-{place:02d}.mp4"
-            chosen = Options(seed=seed + number * len(actions) + place, steps=steps, prompt=prompt)
+            chosen = Options(
+                seed=seed + number * len(actions) + place,
+                steps=steps,
+                prompt=prompt,
+                method=STOCK_METHOD,
+            )
             request = GenerationRequest(image, options=chosen)
             if not file.is_file():
                 made = engine.generate(request, on_step)
@@ -159,7 +167,7 @@ def make_subjects(
             rows.append(
                 {
                     "video": file.name,
-                    "image": picture.name,
+                    "image": picture and picture.name,
                     "subject": subject,
                     "motion": action,
                     "prompt": prompt,
@@ -170,3 +178,9 @@ def make_subjects(
     text = "".join(json_text(row) + "\n" for row in rows)
     (out / MANIFEST).write_text(text, encoding="utf-8")
     return out / MANIFEST
+
+
+def _named_by(picture: Path) -> str:
+    if not is_picture(picture):
+        raise RequestError(f"{picture.name} is no picture this app reads; use {PICTURE_KINDS}")
+    return picture.stem.replace("-", " ").replace("_", " ").strip()

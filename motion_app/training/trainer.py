@@ -36,6 +36,7 @@ from motion_app.geometry import ModelGeometry, fit_frames, fit_image, mask_to_gr
 from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, write_video
+from motion_app.methods import LEARNED, METHOD_TABLE, PICTURELESS_METHODS
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.training.config import ClipTraining, LoraTraining, MotionTraining, SynMotionTraining
 from motion_app.training.inputs import ClipSelection, SelectedClip, read_selection
@@ -125,6 +126,12 @@ def train_motion(
     if not clips:
         raise RequestError("no reference clip came; give at least one")
     backbone, geometry = engine.backbone, engine.geometry
+    if not (geometry.with_picture or METHOD_TABLE[config.shown_by].pictureless):
+        able = ", ".join(name for name in PICTURELESS_METHODS if name in LEARNED)
+        raise RequestError(
+            f'this model makes videos from words alone, and "{config.shown_by}" needs a picture; '
+            f"learn the motion by {able}, or load an image-to-video model"
+        )
     selected = read_clips(clips, fps=geometry.fps, still=still)
     read = [chosen.clip for chosen in selected]
     _tell_what_is_cut(read, geometry)
@@ -379,9 +386,10 @@ class LearningPlacement:
 
 @dataclass(frozen=True, eq=False)
 class ValidationScene:
-    """``image`` (H, W, 3) uint8 and ``mask`` (H, W) bool of what shall move, in the model frame."""
+    """``image`` (H, W, 3) uint8, None for a model that takes none, and ``mask`` (H, W) bool of what
+    shall move, in the model frame."""
 
-    image: np.ndarray
+    image: np.ndarray | None
     mask: np.ndarray
 
 
@@ -397,8 +405,11 @@ class ValidationVideo:
 def held_out_scene(
     clip: Clip, geometry: ModelGeometry, *, mask: np.ndarray | None = None
 ) -> ValidationScene:
-    """The clip's first frame mirrored, with its hues turned. ``mask`` (H0, W0) bool of the moving
-    thing in that frame; None finds what moves away from where it was."""
+    """The clip's first frame mirrored, with its hues turned; nothing for a model that takes no
+    picture. ``mask`` (H0, W0) bool of the moving thing in that frame; None finds what moves away
+    from where it was."""
+    if not geometry.with_picture:
+        return ValidationScene(None, np.ones((geometry.height, geometry.width), bool))
     where = moving_region(clip.frames) if mask is None else mask
     fitted = fit_image(clip.frames[0], geometry.height, geometry.width, "crop")
     inside = fitted.fit_mask(where)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 
+from motion_app.errors import RequestError
+from motion_app.pocket import measure
 from motion_app.pocket.averaged import TrainingRecord
 from motion_app.pocket.backbone import (
     BackboneRun,
@@ -22,7 +24,7 @@ from motion_app.pocket.backbone import (
     train_backbone,
     training_loss,
 )
-from motion_app.pocket.measure import HeldBackScene, training_curve
+from motion_app.pocket.measure import HeldBack, HeldBackScene, HeldBackWords, training_curve
 from motion_app.pocket.network import (
     SCHEDULER_CONFIG,
     PocketNetwork,
@@ -31,7 +33,7 @@ from motion_app.pocket.network import (
 )
 from motion_app.pocket.vae import CHUNK, LatentClips, encode_clips, encode_frames, read_clips
 from motion_app.settings import ROOT
-from motion_app.world.world import WorldConfig, draw_scene, render
+from motion_app.world.world import Scene, WorldConfig, draw_scene, render
 
 POCKET = ROOT / "checkpoints" / "pocket"
 SMALL = BackboneTraining(
@@ -92,6 +94,45 @@ def test_training_goes_on_from_shipped_weights_at_their_step(
     record.write(shipped)
     assert TrainingRecord.read(shipped) == record
     assert json.loads((shipped / "training.json").read_text())["samples"] == 8
+
+
+def test_of_a_share_of_the_clips_the_picture_is_not_given(clips: LatentClips, tmp_path: Path):
+    seen: list[torch.Tensor] = []
+
+    def given(share: float) -> int:
+        """Of 64 clips, those whose picture the transformer saw."""
+        training = replace(SMALL, batch=64, empty_images=share)
+        run = BackboneRun(tmp_path, training, "cpu")
+        hook = run.model.transformer.register_forward_pre_hook(
+            lambda module, arguments, options: seen.append(options["hidden_states"]),
+            with_kwargs=True,
+        )
+        scheduler = CogVideoXDDIMScheduler(**SCHEDULER_CONFIG)
+        with torch.no_grad():
+            training_loss(run, clips, scheduler, rotary_embedding(run.model.transformer, "cpu"))
+        hook.remove()
+        return int(seen[-1][:, 0, 8:].flatten(1).any(dim=1).sum())
+
+    assert given(0.0) == 64 and given(1.0) == 0 and 20 < given(0.5) < 44
+    assert all(torch.equal(seen[0][:, :, :8], other[:, :, :8]) for other in seen), "same noise"
+    with pytest.raises(RequestError, match="empty_images is 15"):
+        replace(SMALL, empty_images=15)
+
+
+def test_from_words_alone_kind_and_colour_are_measured(
+    vae: AutoencoderKLCogVideoX, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told = HeldBackWords.draw(0, WorldConfig())
+    assert told.request.image is None and told.creature.noun in told.request.full_prompt()
+    other = HeldBackWords.draw(1, WorldConfig()).creature
+    for creature, right in ((told.creature, True), (other, False)):
+        frames = render(Scene(WorldConfig(frames=2), 0, (creature,))).frames
+        assert told.shown(frames) is right
+    for name, count in (("CLIPS", 4), ("SCENES", 1), ("SHEET_SCENES", 1), ("WORDS", 2)):
+        monkeypatch.setattr(measure, name, count)
+    held_back = HeldBack(tmp_path, vae, WorldConfig(), without_picture=True)
+    figures = held_back(new_backbone(SMALL))
+    assert figures["words"] in (0.0, 0.5, 1.0) and figures["loss"] > 0
 
 
 def test_the_figures_along_the_way_are_drawn_beside_the_weights():

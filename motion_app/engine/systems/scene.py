@@ -66,15 +66,15 @@ class SystemScene:
         chosen = request.options
         if chosen.steps is None or chosen.guidance is None:
             raise ValueError("the request has no steps or no guidance")
-        others = np.zeros(request.image.shape[:2], bool)
+        others = np.zeros(request.picture.shape[:2], bool)
         for item in request.objects:
             if item.path is None:
                 others |= item.mask
         by_clip = chosen.method in CLIP_METHODS
-        told = [_told(item, by_clip, request.image, backbone) for item in request.objects]
+        told = [_told(item, by_clip, request.picture, backbone) for item in request.objects]
         return cls(
             backbone=backbone,
-            image=request.image,
+            image=request.picture,
             objects=tuple(sorted(filter(None, told), key=_depth)),
             text=text,
             guidance=chosen.guidance,

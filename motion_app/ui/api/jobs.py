@@ -52,7 +52,8 @@ class JobEndpoints:
                 more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
                 "crop", "pad" or "stretch", "method", "without", "scope", "stock": with the method
                 none, the one of ``model``'s others that makes it}; all but the
-                picture, the masks and the sentences may be left out
+                picture, the masks and the sentences may be left out; a model that can makes a video
+                from words alone, by synmotion or none: no "image", one object at most, no "mask"
             badge: a visible "AI-generated" in a corner
 
         Returns:
@@ -79,7 +80,8 @@ class JobEndpoints:
                 more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more, "prompt", "fit":
                 "crop", "pad" or "stretch", "method", "without", "scope", "stock": with the method
                 none, the one of ``model``'s others that makes it}; all but the
-                picture, the masks and the sentences may be left out
+                picture, the masks and the sentences may be left out; a model that can makes a video
+                from words alone, by synmotion or none: no "image", one object at most, no "mask"
             badge: a visible "AI-generated" in a corner
 
         Returns:

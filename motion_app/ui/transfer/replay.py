@@ -104,7 +104,7 @@ def _check_complete(request: RequestFile) -> None:
         for number, item in enumerate(request.objects, start=1)
     ]
     for what, source in pictures:
-        if not source.startswith("data:"):
+        if source is not None and not source.startswith("data:"):
             raise RequestError(
                 f'the {what} is the file "{Path(source).name}", which is not in the recipe; drop '
                 "the recipe.json that was written beside the video, it holds its pictures"
