@@ -63,6 +63,11 @@ class ModelGeometry:
         return -(-self.latent_frames // step) * step
 
     @property
+    def spare_latent_frames(self) -> int:
+        """How many of the padded ones stand in front and are dropped."""
+        return self.padded_latent_frames - self.latent_frames
+
+    @property
     def grid_frames(self) -> int:
         """F of the token grid: ``latent_frames``, or the padded ones over ``patch_size_t``."""
         return self.padded_latent_frames // (self.patch_size_t or 1)

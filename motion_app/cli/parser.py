@@ -53,7 +53,7 @@ def add_group(actions: Any, name: str, about: str) -> Any:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model, on which device."""
-    parser.add_argument("--model", help="folder or hub id of a CogVideoX image-to-video model")
+    parser.add_argument("--model", help="folder or hub id of a CogVideoX model")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
 
 

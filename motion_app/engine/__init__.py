@@ -1,4 +1,4 @@
-"""The method on a stock CogVideoX image-to-video checkpoint, file by file::
+"""The method on a stock CogVideoX checkpoint, file by file::
 
 layout → attention (who sees whom) → layers (what is asked of a model) → backbone (the model)
 → motion_tokens, adapters, synmotion → steering → preparation → runtime → pipeline

@@ -1,5 +1,4 @@
-"""The video model that is steered, CogVideoX from a picture or from words alone: everything the
-method asks of it.
+"""The video model that is steered, CogVideoX: everything the method asks of it.
 
 No other file of the engine or of the training knows this model: its attention layers and their
 call, its pipeline, its VAE, what its transformer predicts and from what. The seams are diffusers'
@@ -55,18 +54,14 @@ PUBLISHED_NAME = re.compile(re.escape(PUBLISHED_TOKENS).replace(r"\{\}", r"(\d+)
 
 
 class OpenPipeline(CogVideoXImageToVideoPipeline):
-    """The stock pipeline with two more seams: ``begin`` turns the noise that it has drawn into what
-    denoising starts from, None leaves it; ``empty`` puts zeros in the place of the picture's
-    latents."""
+    """The stock pipeline with one more seam: ``begin`` turns the noise that it has drawn and the
+    picture's latents into what denoising starts from; None leaves them."""
 
-    begin: Callable[[Tensor], Tensor] | None = None
-    empty: bool = False
+    begin: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def prepare_latents(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        latents, image_latents = super().prepare_latents(*arguments, **options)
-        if self.empty:
-            image_latents = torch.zeros_like(image_latents)
-        return (latents if self.begin is None else self.begin(latents)), image_latents
+        prepared = super().prepare_latents(*arguments, **options)
+        return prepared if self.begin is None else self.begin(*prepared)
 
 
 class Backbone:
@@ -179,20 +174,13 @@ class Backbone:
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[Tensor]:
         """The states of each prompt, (1, L, text width), as the stock pipeline computes them."""
+        told: dict[str, Any] = {"do_classifier_free_guidance": False, "device": self.profile.device}
+        told["max_sequence_length"] = self.geometry.text_tokens
         borrowed = self.pipe.text_encoder is None
         if borrowed:
             self.pipe.text_encoder = self._read_text_encoder()
         try:
-            return [
-                self.pipe.encode_prompt(
-                    prompt,
-                    None,
-                    do_classifier_free_guidance=False,
-                    max_sequence_length=self.geometry.text_tokens,
-                    device=self.profile.device,
-                )[0]
-                for prompt in prompts
-            ]
+            return [self.pipe.encode_prompt(prompt, None, **told)[0] for prompt in prompts]
         finally:
             if borrowed:
                 self.pipe.text_encoder = None
@@ -226,9 +214,9 @@ class Backbone:
         # On a CPU conv3d at batch 1 falls to a kernel ten times slower.
         batch = torch.stack([video] * (2 if vae.device.type == "cpu" else 1))
         posterior = vae.encode(batch).latent_dist
-        scaled = (
+        scaled = [
             part[:1] * vae.config.scaling_factor for part in (posterior.mode(), posterior.std)
-        )
+        ]
         mean, deviation = (part.transpose(1, 2).float().cpu() for part in scaled)
         return mean, deviation
 
@@ -285,13 +273,12 @@ class Backbone:
         def ended(pipe: Any, index: int, timestep: Tensor, tensors: dict) -> dict[str, Any]:
             if not on_step(index + 1, newest[0] if estimates else None):
                 pipe._interrupt = True  # diffusers' documented way to leave the loop
-                return {}
-            return (
-                {} if system is None else {"latents": system.after_step(index, tensors["latents"])}
-            )
+            elif system is not None:
+                return {"latents": system.after_step(index, tensors["latents"])}
+            return {}
 
         watched = self._watched(guidance, newest) if estimates else nullcontext()
-        with watched, self._begun(system), self._pictured(image) as pictured:
+        with watched, self._begun(system, image) as pictured:
             latents = self.pipe(
                 **pictured,
                 prompt_embeds=text[0],
@@ -308,35 +295,26 @@ class Backbone:
                 callback_on_step_end=ended,
                 callback_on_step_end_tensor_inputs=["latents"],
             ).frames
-        return latents[:, g.padded_latent_frames - g.latent_frames :]
+        return latents[:, g.spare_latent_frames :]
 
     @contextmanager
-    def _pictured(self, image: np.ndarray | None) -> Iterator[dict[str, Any]]:
-        """What the pipeline is told of ``image``. Where there is none, nothing, or of a transformer
-        with channels for its latents, that they are zeros, as ``image_condition`` has them."""
-        if not self.geometry.with_picture:
+    def _begun(self, system: System | None, image: np.ndarray | None) -> Iterator[dict[str, Any]]:
+        """Denoising starts from what ``system`` makes of the noise. Gives what the pipeline is told
+        of the picture: where there is none, nothing; or, of a transformer with channels for its
+        latents, that they are zeros, as in training."""
+        g = self.geometry
+        if not g.with_picture:
             yield {}
             return
-        shown = np.zeros((*self._frame, 3), np.uint8) if image is None else image
-        self.pipe.empty = image is None
-        try:
-            yield {"image": Image.fromarray(shown)}
-        finally:
-            self.pipe.empty = False
+        blank = np.zeros((g.height, g.width, 3), np.uint8)
 
-    @property
-    def _frame(self) -> tuple[int, int]:
-        return self.geometry.height, self.geometry.width
+        def begin(noise: Tensor, pictured: Tensor) -> tuple[Tensor, Tensor]:
+            latents = noise if system is None else system.initial_latents(noise)
+            return latents, torch.zeros_like(pictured) if image is None else pictured
 
-    @contextmanager
-    def _begun(self, system: System | None) -> Iterator[None]:
-        """Denoising starts from what ``system`` makes of the noise."""
-        if system is None:
-            yield
-            return
-        self.pipe.begin = system.initial_latents
+        self.pipe.begin = begin
         try:
-            yield
+            yield {"image": Image.fromarray(blank if image is None else image)}
         finally:
             self.pipe.begin = None
 
@@ -374,11 +352,8 @@ class Backbone:
         def count(module: nn.Module, arguments: tuple, options: dict[str, Any]) -> None:
             counts.append(len(options["hidden_states"]))
 
-        hook = self.transformer.register_forward_pre_hook(count, with_kwargs=True)
-        try:
+        with self.transformer.register_forward_pre_hook(count, with_kwargs=True):
             yield counts
-        finally:
-            hook.remove()
 
     def current_timestep(self) -> int:
         """Of the step under way."""
@@ -406,7 +381,7 @@ class Backbone:
                 prediction = unconditional + guidance * (conditional - unconditional)
             noisy = kwargs["hidden_states"][-1:, :, : g.latent_channels].float()
             clean = self.clean_estimate(noisy, prediction, int(kwargs["timestep"][0]))
-            newest[:] = [clean[0, g.padded_latent_frames - g.latent_frames :]]
+            newest[:] = [clean[0, g.spare_latent_frames :]]
 
         return self.transformer.register_forward_hook(predicted, with_kwargs=True)
 
@@ -426,8 +401,7 @@ class Backbone:
         if vae.invert_scale_latents:  # 1.5 reads its picture divided by the factor
             images = images / vae.scaling_factor**2
         condition = torch.zeros_like(latents)
-        repeated = 1 + geometry.padded_latent_frames - geometry.latent_frames
-        condition[:, :repeated] = images[:, None]
+        condition[:, : 1 + geometry.spare_latent_frames] = images[:, None]
         return condition
 
     def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -30,12 +30,8 @@ from motion_app.engine.systems.table import chosen_settings
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
 from motion_app.geometry import GenerationDefaults, ModelGeometry
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.request import (
-    check_sizes,
-    checked_request,
-    request_to_json,
-    told_objects,
-)
+from motion_app.request.request import check_sizes, checked_request
+from motion_app.request.written import request_to_json, told_objects
 from motion_app.scene import GeneratedVideo, GenerationRequest
 from motion_app.settings import Limits
 

@@ -260,10 +260,8 @@ def _clip(
     try:
         frames = read_clip(path, short_side=SHORT_SIDE, limits=limits).frames
         if not 2 <= len(frames) <= MOST_FRAMES:
-            return (
-                None,
-                f"the reference {name} has {len(frames)} frames; expected 2 to {MOST_FRAMES}",
-            )
+            told = f"the reference {name} has {len(frames)} frames; expected 2 to {MOST_FRAMES}"
+            return None, told
         if mask_path is not None:
             mask = read_mask(mask_path, limits=limits)
             if not _same_shape(mask, frames[0]):

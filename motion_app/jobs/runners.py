@@ -42,13 +42,8 @@ from motion_app.media.provenance import Certificate
 from motion_app.models.stock_files import StockModel
 from motion_app.request.kept import read_request, request_bytes, with_motions
 from motion_app.request.phrases import PromptTokenizer
-from motion_app.request.request import (
-    RequestFile,
-    build_request,
-    checked_request,
-    parse_request,
-    request_to_json,
-)
+from motion_app.request.request import RequestFile, build_request, checked_request, parse_request
+from motion_app.request.written import request_to_json
 from motion_app.scene import Click, GenerationRequest, Motion, StepReport
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.training.config import ClipTraining, own_steps

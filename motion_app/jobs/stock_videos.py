@@ -18,7 +18,8 @@ import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.geometry import fit_image, mask_to_grid
-from motion_app.request.request import checked_request, request_to_json, told_objects
+from motion_app.request.request import checked_request
+from motion_app.request.written import request_to_json, told_objects
 from motion_app.scene import GeneratedVideo, GenerationRequest, StepReport
 
 if TYPE_CHECKING:  # torch is imported by whoever computes, when it does

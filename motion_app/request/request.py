@@ -4,7 +4,7 @@ missing."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pydantic import (
 from motion_app.errors import RequestError, fault_in_words
 from motion_app.geometry import FitMode, FittedImage, ModelGeometry, fit_image, mask_to_grid
 from motion_app.library.library import Library
-from motion_app.media.files import decode_data_uri, encode_data_uri, read_image, read_mask
+from motion_app.media.files import decode_data_uri, read_image, read_mask
 from motion_app.methods import (
     CLIP_METHODS,
     ENCODED,
@@ -256,12 +256,11 @@ def checked_request(
     """``request`` as it may be generated, however it was put together.
 
     Raises RequestError for a wrong image or mask, no picture where the model or the method needs
-    one, too small an object, a phrase missing from its
-    sentence, an edited prompt that does not hold every phrase, an ablation that is none of the
-    method, and a motion that lacks what the method needs (``library``: whose motions that have it
-    are named). With a ``tokenizer`` (a fast transformers tokenizer or a ``PromptTokenizer``) also
-    for a prompt longer than the model reads, and phrases that share a token; only then it counts as
-    ``checked``.
+    one, too small an object, a phrase missing from its sentence, an edited prompt that does not
+    hold every phrase, an ablation that is none of the method, and a motion that lacks what the
+    method needs (``library``: whose motions that have it are named). With a ``tokenizer`` (a fast
+    transformers tokenizer or a ``PromptTokenizer``) also for a prompt longer than the model reads,
+    and phrases that share a token; only then it counts as ``checked``.
     """
     check_sizes(request, geometry)
     _check_count(len(request.objects), limits)
@@ -283,16 +282,13 @@ def check_sizes(request: GenerationRequest, geometry: ModelGeometry) -> None:
     """RequestError where the image or a mask does not have the model's frame, and where the model
     or the method cannot do without a picture, or with one."""
     frame = (geometry.height, geometry.width)
-    if request.image is None:
-        _check_without_picture(request, geometry)
-    elif not geometry.with_picture:
+    image = request.image
+    check_picture(geometry, given=image is not None)
+    if image is None:
+        _check_without_picture(request)
+    elif image.shape != (*frame, 3) or image.dtype != np.uint8:
         raise RequestError(
-            "this model makes videos from words alone (text-to-video) and takes no picture; leave "
-            'the picture out ("image": null), or load an image-to-video model'
-        )
-    elif request.image.shape != (*frame, 3) or request.image.dtype != np.uint8:
-        raise RequestError(
-            f"the image is {request.image.shape} of {request.image.dtype}, expected "
+            f"the image is {image.shape} of {image.dtype}, expected "
             f"({frame[0]}, {frame[1]}, 3) of uint8; fit it to the model's frame first"
         )
     for number, item in enumerate(request.objects, start=1):
@@ -303,19 +299,28 @@ def check_sizes(request: GenerationRequest, geometry: ModelGeometry) -> None:
             )
 
 
-def _check_without_picture(request: GenerationRequest, geometry: ModelGeometry) -> None:
+def check_picture(geometry: ModelGeometry, *, given: bool) -> None:
+    """RequestError where the model cannot do with the picture that was given, or without one."""
+    if given and not geometry.with_picture:
+        raise RequestError(
+            "this model makes videos from words alone (text-to-video) and takes no picture; leave "
+            'the picture out ("image": null), or load an image-to-video model'
+        )
+    if not given and not geometry.without_picture:
+        raise RequestError(
+            "this model begins with a picture, and the request has none: it has not learned to "
+            'make videos from words alone; give the picture as "image", or load a text-to-video '
+            "model such as zai-org/CogVideoX-5b"
+        )
+
+
+def _check_without_picture(request: GenerationRequest) -> None:
     method, stock = request.options.method, request.options.stock
     if method not in PICTURELESS_METHODS or stock is not None:
         able = ", ".join(PICTURELESS_METHODS)
         raise RequestError(
             f'"{stock or method}" begins with a picture, and the request has none; give it as '
             f'"image", or choose the method {able} for a video from words alone'
-        )
-    if not geometry.without_picture:
-        raise RequestError(
-            "this model begins with a picture, and the request has none: it has not learned to "
-            'make videos from words alone; give the picture as "image", or load a text-to-video '
-            "model such as zai-org/CogVideoX-5b"
         )
     if len(request.objects) > 1:
         raise RequestError(
@@ -413,58 +418,3 @@ def _check_path(scene_object: SceneObject, number: int) -> None:
             f'object {number} has a path and the motion "{scene_object.motion.name}"; give it one '
             "of them"
         )
-
-
-def request_to_json(
-    request: GenerationRequest, *, model: str | None = None, picture: str | None = None
-) -> dict[str, Any]:
-    """The request as the JSON that ``parse_request`` reads, complete in itself: the fitted image
-    and the masks are inside as PNG data URIs, so that it replays where the files are gone. With
-    ``picture``, the name of a file that holds them all, that name stands in their place."""
-    return {
-        "image": _as_uri(request.image, picture),
-        "objects": [
-            {
-                **_mask_entry(request, item, picture),
-                "sentence": item.sentence,
-                "phrase": item.phrase,
-                "motion": None if item.motion is None else item.motion.name,
-                "strength": item.strength,
-                "name": item.name,
-                **_path_entry(item),
-            }
-            for item in request.objects
-        ],
-        **request.options.to_json(),
-        "model": model,
-    }
-
-
-def _as_uri(image: np.ndarray | None, picture: str | None) -> str | None:
-    return None if image is None else picture or encode_data_uri(image)
-
-
-def _mask_entry(
-    request: GenerationRequest, item: SceneObject, picture: str | None
-) -> dict[str, Any]:
-    return {} if request.image is None else {"mask": picture or encode_data_uri(item.mask)}
-
-
-def told_objects(request: GenerationRequest, digests: Sequence[str]) -> list[dict[str, Any]]:
-    """What a recipe says of each object: its words, its motion, and the motion's digest."""
-    return [
-        {
-            "sentence": item.sentence,
-            "phrase": item.phrase,
-            "name": item.name,
-            "motion": None if item.motion is None else item.motion.name,
-            "motion_sha256": digest,
-            "strength": item.strength,
-            **_path_entry(item),
-        }
-        for item, digest in zip(request.objects, digests, strict=True)
-    ]
-
-
-def _path_entry(item: SceneObject) -> dict[str, Any]:
-    return {} if item.path is None else {"path": [list(point) for point in item.path]}

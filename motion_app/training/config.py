@@ -10,7 +10,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from motion_app.errors import CheckpointError, RequestError
-from motion_app.methods import ENCODED, LEARNED, METHOD_TABLE, REFINED
+from motion_app.geometry import ModelGeometry
+from motion_app.methods import ENCODED, LEARNED, METHOD_TABLE, PICTURELESS_METHODS, REFINED
 from motion_app.wording import NEUTRAL_PHRASE, as_read
 
 MASK_SOURCES = ("dmem", "given", "none")
@@ -81,6 +82,16 @@ class ClipTraining:
             raise RequestError("the motion has no name; give it one, for example --name jump")
         if not self.phrase.strip() or not self.noun.strip():
             raise RequestError("phrase and noun must not be empty: the caption needs both")
+
+    def check_model(self, geometry: ModelGeometry) -> None:
+        """RequestError where no video could show with this model what was learned."""
+        if geometry.with_picture or METHOD_TABLE[self.shown_by].pictureless:
+            return
+        able = ", ".join(name for name in PICTURELESS_METHODS if name in LEARNED)
+        raise RequestError(
+            f'this model makes videos from words alone, and "{self.shown_by}" needs a picture; '
+            f"learn the motion by {able}, or load an image-to-video model"
+        )
 
     @classmethod
     def for_checkpoint(cls, defaults: Mapping[str, Any], **given: Any) -> Self:

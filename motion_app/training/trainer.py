@@ -1,15 +1,12 @@
 """Learns one motion from its reference clips: motion tokens (docs/method.md, sections 4 and 5) or
 what SynMotion learns (docs/synmotion.md).
 
-Where the models are while a motion is learned: the transformer alone on the device.
+The transformer is alone on the device meanwhile: views and captions were encoded before, so text
+encoder and VAE wait in main memory. The backward pass needs all weights where they are used.
 
-Views and captions were encoded before, so text encoder and VAE wait in main memory. The backward
-pass needs all weights where they are used, which rules out blocks that come and go.
-
-A short video with the tokens learned so far, on a picture that is not the reference.
-
-A clip's own first frame says nothing: the picture alone suggests how it goes on. Mirrored and in
-other colours it is a new picture, in which the moving thing's place is still known.
+On the way a short video is made on a picture that is not the reference: a clip's own first frame
+says nothing, it alone suggests how it goes on. Mirrored and in other colours it is a new picture,
+in which the moving thing's place is still known.
 """
 
 from __future__ import annotations
@@ -36,7 +33,6 @@ from motion_app.geometry import ModelGeometry, fit_frames, fit_image, mask_to_gr
 from motion_app.library.motion_clip import MotionClip
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, write_video
-from motion_app.methods import LEARNED, METHOD_TABLE, PICTURELESS_METHODS
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.training.config import ClipTraining, LoraTraining, MotionTraining, SynMotionTraining
 from motion_app.training.inputs import ClipSelection, SelectedClip, read_selection
@@ -126,12 +122,7 @@ def train_motion(
     if not clips:
         raise RequestError("no reference clip came; give at least one")
     backbone, geometry = engine.backbone, engine.geometry
-    if not (geometry.with_picture or METHOD_TABLE[config.shown_by].pictureless):
-        able = ", ".join(name for name in PICTURELESS_METHODS if name in LEARNED)
-        raise RequestError(
-            f'this model makes videos from words alone, and "{config.shown_by}" needs a picture; '
-            f"learn the motion by {able}, or load an image-to-video model"
-        )
+    config.check_model(geometry)
     selected = read_clips(clips, fps=geometry.fps, still=still)
     read = [chosen.clip for chosen in selected]
     _tell_what_is_cut(read, geometry)
@@ -386,8 +377,7 @@ class LearningPlacement:
 
 @dataclass(frozen=True, eq=False)
 class ValidationScene:
-    """``image`` (H, W, 3) uint8, None for a model that takes none, and ``mask`` (H, W) bool of what
-    shall move, in the model frame."""
+    """``image`` (H, W, 3) uint8 or None, ``mask`` (H, W) bool of what moves, in the model frame."""
 
     image: np.ndarray | None
     mask: np.ndarray
@@ -405,9 +395,9 @@ class ValidationVideo:
 def held_out_scene(
     clip: Clip, geometry: ModelGeometry, *, mask: np.ndarray | None = None
 ) -> ValidationScene:
-    """The clip's first frame mirrored, with its hues turned; nothing for a model that takes no
-    picture. ``mask`` (H0, W0) bool of the moving thing in that frame; None finds what moves away
-    from where it was."""
+    """The clip's first frame mirrored, with its hues turned, or none where the model takes none.
+    ``mask`` (H0, W0) bool of the moving thing in it; None finds what moves away from where it was.
+    """
     if not geometry.with_picture:
         return ValidationScene(None, np.ones((geometry.height, geometry.width), bool))
     where = moving_region(clip.frames) if mask is None else mask

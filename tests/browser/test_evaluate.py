@@ -23,7 +23,7 @@ from motion_app.library.library import Library
 from motion_app.media.files import write_video
 from motion_app.media.results import save_result
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.request import request_to_json
+from motion_app.request.written import request_to_json
 from motion_app.scene import GeneratedVideo
 from motion_app.settings import ROOT, Limits, Settings
 from motion_app.ui.evaluate.results import ScoringRun, Steps

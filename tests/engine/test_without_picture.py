@@ -27,7 +27,8 @@ from motion_app.media.files import Clip
 from motion_app.media.results import save_result
 from motion_app.request.kept import read_request, request_bytes
 from motion_app.request.phrases import find_clauses
-from motion_app.request.request import build_request, parse_request, request_to_json
+from motion_app.request.request import build_request, parse_request
+from motion_app.request.written import request_to_json
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.training.config import MotionTraining, SynMotionTraining
 from motion_app.training.subject_videos import make_subjects, read_subjects

@@ -52,7 +52,7 @@ from motion_app.evaluation.videos import (
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
 from motion_app.models.checkpoint import Checkpoint
-from motion_app.request.request import request_to_json
+from motion_app.request.written import request_to_json
 from motion_app.settings import ROOT
 from motion_app.world.world import render_reference
 

@@ -32,7 +32,8 @@ from motion_app.media.provenance import read_recipe
 from motion_app.request import phrases, request
 from motion_app.request.kept import read_request
 from motion_app.request.phrases import PromptTokenizer
-from motion_app.request.request import build_request, parse_request, request_to_json
+from motion_app.request.request import build_request, parse_request
+from motion_app.request.written import request_to_json
 from motion_app.scene import Options
 from motion_app.settings import ROOT, Limits, Settings
 from motion_app.training import trainer

@@ -21,12 +21,8 @@ from motion_app.library.library import Library
 from motion_app.methods import ABLATIONS
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.request.phrases import PromptTokenizer, find_phrases
-from motion_app.request.request import (
-    build_request,
-    checked_request,
-    parse_request,
-    request_to_json,
-)
+from motion_app.request.request import build_request, checked_request, parse_request
+from motion_app.request.written import request_to_json
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.wording import as_read
 

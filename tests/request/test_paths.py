@@ -12,12 +12,8 @@ from motion_app.geometry import fit_image
 from motion_app.library.library import Library
 from motion_app.request.kept import read_request, request_bytes
 from motion_app.request.paths import MOST_POINTS, framed_path, moved_path, way_along
-from motion_app.request.request import (
-    checked_request,
-    parse_request,
-    request_to_json,
-    told_objects,
-)
+from motion_app.request.request import checked_request, parse_request
+from motion_app.request.written import request_to_json, told_objects
 from motion_app.scene import GenerationRequest, SceneObject
 
 OLD_KEYS = ["mask", "sentence", "phrase", "motion", "strength", "name"]

@@ -21,11 +21,8 @@ from motion_app.library.motion_clip import read_motion_clip
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip
 from motion_app.methods import ENCODED, LEARNED, REFINED
-from motion_app.request.request import (
-    build_request,
-    parse_request,
-    request_to_json,
-)
+from motion_app.request.request import build_request, parse_request
+from motion_app.request.written import request_to_json
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.training.config import MotionTraining, own_steps
 from motion_app.training.trainer import train_motion

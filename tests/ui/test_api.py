@@ -129,8 +129,10 @@ def test_quotas_are_told_in_words(app: RunningApp, request_json: dict[str, Any])
         ({"image": "/etc/passwd"}, "send the picture itself, as a data: URI"),
         ({"image": "http://127.0.0.1/a.png"}, "send the picture itself, as a data: URI"),
         ({"image": None}, 'give the picture as "image", or, for a video from words alone'),
-        ({"image": None, "objects": [], "prompt": "A fox."}, '"fleximmt" begins with a picture'),
-        ({"image": None, "objects": [], "prompt": "A fox.", "method": "none"}, "has not learned"),
+        (
+            {"image": None, "objects": [], "prompt": "A fox."},
+            "has not learned to make videos from words",
+        ),
         ({"steps": -1}, "steps"),
         ({"unknown": 1}, "unknown"),
         ({"objects": [{"mask": "/etc/passwd", "sentence": "A thing is moving."}]}, "data: URI"),

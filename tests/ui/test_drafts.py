@@ -22,7 +22,8 @@ from motion_app.geometry import ModelGeometry, grid_to_mask
 from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri, read_mask
 from motion_app.request.paths import from_picture, to_picture
-from motion_app.request.request import build_request, parse_request, request_to_json
+from motion_app.request.request import build_request, parse_request
+from motion_app.request.written import request_to_json
 from motion_app.scene import Box, Click, GenerationRequest, Motion, Options, SceneObject
 from motion_app.settings import Limits
 from motion_app.ui.markup import LANGUAGES, Texts
@@ -687,7 +688,7 @@ def test_words_of_a_recipe_that_are_not_the_motions_own_survive() -> None:
     mask = np.zeros((64, 96), dtype=bool)
     mask[10:40, 10:40] = True
     item = SceneObject(mask, "A fox hops about.", "hops about", JUMP)
-    draft = SceneDraft.of_request(GenerationRequest(picture(), (item,)))
+    draft = SceneDraft.of_request(GenerationRequest(picture(), (item,)), GEOMETRY)
     assert draft.objects[0].phrase == "hops about"
     assert notice_keys(draft) == [[]]
     assert draft.moved_by(0, SPIN).objects[0].sentence == "A fox spins fast."

@@ -20,7 +20,7 @@ from motion_app.errors import RequestError
 from motion_app.library.library import Library
 from motion_app.media.files import write_video
 from motion_app.methods import ENCODED, REFINED
-from motion_app.request.request import request_to_json
+from motion_app.request.written import request_to_json
 from motion_app.scene import Click, Motion, Options
 from motion_app.settings import ROOT, Limits
 from motion_app.training.inputs import TrainingInputs

@@ -123,7 +123,7 @@ def test_a_path_is_kept_with_its_scene_and_comes_back_from_a_request(tmp_path) -
         item.path for item in draft.objects
     ]
     request = request_of(draft, Options())
-    assert SceneDraft.of_request(request).objects[0].path == draft.objects[0].path
+    assert SceneDraft.of_request(request, GEOMETRY).objects[0].path == draft.objects[0].path
     asked = request_entries(draft)["objects"]
     assert asked[0]["path"] == [list(point) for point in draft.objects[0].path]
     assert "path" not in asked[1]

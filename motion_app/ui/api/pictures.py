@@ -38,10 +38,11 @@ class PictureEndpoints:
         Returns:
             {"state": "loading" | "ready" | "failed", "name", "device", "message", "width" and
             "height" of a video in pixels, "frames" of a video, "fps": frames a second,
-            "text_tokens": the most of a prompt, "steps" and "guidance" where a request names none,
-            "limits", "profile", "memory": what it is estimated to take, in GB, null until its files
-            are there, "stock": the models of others that a request may name, each with title,
-            licence, and what it makes where nothing else is asked}
+            "with_picture" and "without_picture": whether it makes videos that begin with one, and
+            from words alone, "text_tokens": the most of a prompt, "steps" and "guidance" where a
+            request names none, "limits", "profile", "memory": what it is estimated to take, in GB,
+            null until its files are there, "stock": the models of others that a request may name,
+            each with title, licence, and what it makes where nothing else is asked}
         """
         status, geometry = self.host.status(), self.host.geometry()
         defaults = self.host.defaults()
@@ -54,6 +55,8 @@ class PictureEndpoints:
             "height": geometry.height,
             "frames": geometry.frames,
             "fps": geometry.fps,
+            "with_picture": geometry.with_picture,
+            "without_picture": geometry.without_picture,
             "text_tokens": geometry.text_tokens,
             "steps": defaults.steps,
             "guidance": defaults.guidance,

@@ -16,7 +16,7 @@ from motion_app.geometry import CENTRE, FIT_MODES
 from motion_app.host import ModelHost
 from motion_app.library.owners import LibraryUser
 from motion_app.media.files import decode_data_uri, read_mask, read_picture
-from motion_app.request.request import MAX_STRENGTH, RequestFile, build_request
+from motion_app.request.request import MAX_STRENGTH, RequestFile, build_request, check_picture
 from motion_app.scene import Box, Click, Motion
 from motion_app.ui.pictures import COLOURS
 from motion_app.ui.transfer.draft import SceneDraft
@@ -129,6 +129,10 @@ class SceneActions:
                 session.grid = not session.grid
             elif kind == "over":
                 session.clear(Action("transfer.did_over"))
+            elif kind == "words":
+                check_picture(self.host.geometry(), given=False)
+                draft = SceneDraft.of_words(self.host.geometry())
+                session.put(draft, Action("transfer.did_words"))
             elif kind == "example":
                 self._example(session, values)
             elif kind == "fit":
@@ -146,6 +150,7 @@ class SceneActions:
 
     def picture(self, session: Session, source: Path | bytes) -> None:
         """A picture file begins a new scene."""
+        check_picture(self.host.geometry(), given=True)
         picture = read_picture(source, limits=self.limits)
         draft = SceneDraft.of(picture.pixels, session.fit, self.host.geometry())
         draft = replace(draft, notes=picture.notes)
@@ -161,7 +166,8 @@ class SceneActions:
             base=self.host.base(),
             limits=self.limits,
         )
-        session.put(SceneDraft.of_request(request), Action("transfer.did_restore"))
+        restored = SceneDraft.of_request(request, self.host.geometry())
+        session.put(restored, Action("transfer.did_restore"))
 
     def foresee(self, session: Session, values: Values) -> tuple[np.ndarray, int] | None:
         """The mask (H, W) bool that a click at "x", "y" would give, and its colour's slot. None
@@ -172,7 +178,7 @@ class SceneActions:
             return None
         try:
             before = session.draft
-            if before is None:
+            if before is None or before.from_words:
                 return None
             self._segmenter(session).set_image(before.fitted.image)
             began = time.perf_counter()
@@ -189,15 +195,16 @@ class SceneActions:
     def encode(self, session: Session) -> None:
         """Encode the picture before the first click needs it."""
         with session.lock:
-            if self.host.clicks_ready and session.draft is not None:
-                self._segmenter(session).set_image(session.draft.fitted.image)
+            draft = session.draft
+            if self.host.clicks_ready and draft is not None and not draft.from_words:
+                self._segmenter(session).set_image(draft.fitted.image)
 
     # words
 
     def look_for(self, session: Session, values: Values) -> Finding:
         """What the words, with commas between, name in the picture. It may take seconds, so the
         session is not locked. RequestError where nothing is named, or no finder is set up."""
-        picture = session.scene().picture
+        picture = _pictured(session).picture
         words = _text(values, LONGEST_SENTENCE)
         finder = self.host.finder()
         return Finding(picture, words, tuple(finder.find(picture, words.split(","))))
@@ -224,6 +231,7 @@ class SceneActions:
     # pictures
 
     def _example(self, session: Session, values: Values) -> None:
+        check_picture(self.host.geometry(), given=True)
         example = self.examples.get(str(values.get("name")))
         if example is None:
             raise RequestError("that example is not there any more; reload the page")
@@ -249,7 +257,7 @@ class SceneActions:
     # masks
 
     def _change_mask(self, session: Session, kind: str, values: Values) -> None:
-        draft = self._on_masks[kind](session, session.scene(), values)
+        draft = self._on_masks[kind](session, _pictured(session), values)
         number = 1 + (draft.selected if draft.selected is not None else len(draft.objects) - 1)
         session.put(draft, Action(f"transfer.did_{kind}", {"number": number}))
 
@@ -386,6 +394,14 @@ class SceneActions:
         else:
             prompt, burst = _text(values, LONGEST_PROMPT), f"prompt {values.get('turn')}"
         session.put(draft.with_prompt(prompt), Action("transfer.did_prompt", burst=burst))
+
+
+def _pictured(session: Session) -> SceneDraft:
+    """The draft, where there is a picture to mark something in."""
+    draft = session.scene()
+    if draft.from_words:
+        raise RequestError("there is no picture to mark anything in; bring one first")
+    return draft
 
 
 def serial_of(values: Values) -> int:

@@ -61,7 +61,10 @@ def canvas_html(
     """Tools, the picture with its masks, the answers to choose from, and what to do next.
     ``unfamiliar``: the model does not know the picture's like. ``drawn`` is the number of this
     answer, so that the browser drops one that a newer one overtook."""
-    body = _empty_html(texts) if draft is None else _frame_html(draft, grid, geometry, texts)
+    empty = ("stage_empty", "stage_begin")
+    if draft is not None and draft.from_words:
+        draft, empty = None, ("stage_words", "stage_words_help")
+    body = _empty_html(empty, texts) if draft is None else _frame_html(draft, grid, geometry, texts)
     candidates = "" if draft is None else _candidates_html(draft, texts)
     return (
         f'<div class="stage-all" data-key="all" data-drawn="{drawn}">'
@@ -91,8 +94,8 @@ def _toolbar_html(texts: Texts) -> str:
     )
 
 
-def _empty_html(texts: Texts) -> str:
-    first, then = texts("transfer.stage_empty"), texts("transfer.stage_begin")
+def _empty_html(keys: tuple[str, str], texts: Texts) -> str:
+    first, then = (texts(f"transfer.{key}") for key in keys)
     return (
         f'<div class="stage-empty" data-key="empty"><p>{html.escape(first)}</p>'
         f"<p>{html.escape(then)}</p></div>"

@@ -19,6 +19,7 @@ from motion_app.ui.markup import Texts, note_html, script
 Side = Literal["a", "b"]
 SIDES: tuple[Side, ...] = ("a", "b")
 MODES = ("side", "wipe")
+NO_PICTURE = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def differing_pixels(a: Path, b: Path) -> tuple[str, ...]:
     for folder in (a, b):
         try:
             with np.load(folder / KEPT_REQUEST, allow_pickle=False) as file:
-                kept.append({"picture": file["image"], "masks": file["masks"]})
+                picture = file.get("image", NO_PICTURE)
+                kept.append({"picture": picture, "masks": file["masks"]})
         except (OSError, ValueError, KeyError):
             return ()
     return tuple(name for name in kept[0] if not np.array_equal(kept[0][name], kept[1][name]))

@@ -16,7 +16,7 @@ from motion_app.evaluation.metrics import mask_iou
 from motion_app.geometry import CENTRE, FittedImage, ModelGeometry, fit_image
 from motion_app.library.library import Library
 from motion_app.media.files import PictureNote
-from motion_app.request.paths import moved_path, to_picture
+from motion_app.request.paths import to_picture
 from motion_app.request.phrases import phrase_spans
 from motion_app.scene import (
     Box,
@@ -36,13 +36,9 @@ from motion_app.ui.transfer.object_draft import (
     Stroke,
     compose_sentence,
     framed_box,
-    moved_box,
-    moved_click,
-    moved_mask,
-    moved_stroke,
     noun_at,
-    paint,
     path_of,
+    refitted,
 )
 from motion_app.wording import NEUTRAL_PHRASE
 
@@ -51,6 +47,7 @@ if TYPE_CHECKING:
 
 SAME_SHARE = 0.6  # of what two masks cover together
 FAR_SHARE = 0.04  # of the frame's diagonal: a mark so far from an object may mean another thing
+EMPTY_GREY = 236  # where there is no picture
 OWN_SHARE = 0.2  # of the smaller of two masks: with less in common they are two things
 
 
@@ -75,7 +72,8 @@ class SceneDraft:
     ``selected``: the object the next click refines, None where it begins a new one; ``named``: what
     is known to be on the picture; ``prompt``: the whole prompt where it was edited, None where it
     is composed of the objects' sentences; ``notes``: what had to be done to the picture;
-    ``question``: what the last mark leaves open.
+    ``question``: what the last mark leaves open. ``from_words``: there is no picture but an empty
+    frame, in which the one object is everywhere.
     """
 
     picture: np.ndarray
@@ -86,6 +84,7 @@ class SceneDraft:
     prompt: str | None = None
     notes: tuple[PictureNote, ...] = ()
     question: Question | None = None
+    from_words: bool = False
 
     @classmethod
     def of(
@@ -99,10 +98,20 @@ class SceneDraft:
         return cls(picture=picture, fitted=fitted, named=tuple(named))
 
     @classmethod
-    def of_request(cls, request: GenerationRequest) -> SceneDraft:
+    def of_words(cls, geometry: ModelGeometry, sentence: str = "") -> SceneDraft:
+        """Of a video from words alone."""
+        whole = np.ones((geometry.height, geometry.width), bool)
+        frame = np.full((*whole.shape, 3), EMPTY_GREY, np.uint8)
+        sentence = sentence or compose_sentence("", NEUTRAL_PHRASE)
+        thing = ObjectDraft(0, 0, whole, whole, sentence=sentence)
+        return cls(frame, fit_image(frame, *whole.shape), objects=(thing,), from_words=True)
+
+    @classmethod
+    def of_request(cls, request: GenerationRequest, geometry: ModelGeometry) -> SceneDraft:
         """The draft that ``request_of`` makes this request of. The picture is the fitted one:
         a request has no other."""
-        height, width = request.image.shape[:2]
+        if request.image is None and not request.objects:
+            return cls.of_words(geometry, request.full_prompt())
         objects = tuple(
             ObjectDraft(
                 *(key, key, item.mask, item.mask),
@@ -115,7 +124,10 @@ class SceneDraft:
             )
             for key, item in enumerate(request.objects)
         )
-        fitted = fit_image(request.image, height, width)
+        if request.image is None:
+            bare = cls.of_words(geometry)
+            return replace(bare, objects=objects, prompt=request.options.prompt)
+        fitted = fit_image(request.image, geometry.height, geometry.width)
         return cls(request.image, fitted, objects=objects, prompt=request.options.prompt)
 
     @property
@@ -388,7 +400,7 @@ class SceneDraft:
         What is cut off altogether goes."""
         size = (geometry.height, geometry.width)
         fresh = fit_image(self.picture, *size, fit, shift=shift)
-        moved = [(item, _refitted(item, self.fitted, fresh, segment)) for item in self.objects]
+        moved = [(item, refitted(item, self.fitted, fresh, segment)) for item in self.objects]
         kept = [after for before, after in moved if after.mask.any() or not before.mask.any()]
         keys = [item.key for item in kept]
         selected = None if self.selected is None else self.objects[self.selected].key
@@ -410,29 +422,11 @@ def _wording(item: SceneObject) -> str | None:
     return None if item.phrase == own else item.phrase
 
 
-def _refitted(
-    item: ObjectDraft, before: FittedImage, after: FittedImage, segment: Segment
-) -> ObjectDraft:
-    strokes = tuple(moved_stroke(stroke, before, after) for stroke in item.strokes)
-    item = replace(item, path=item.path and moved_path(item.path, before, after))
-    clicks = [moved_click(click, before, after) for click in item.clicks]
-    clicks = [click for click in clicks if click is not None]
-    box = None if item.box is None else moved_box(item.box, before, after)
-    if box is not None or any(click.positive for click in clicks):
-        made = replace(item, strokes=strokes).with_prompt(clicks, box, after.image, segment)
-        return made if item.candidates is None else made.choosing(item.candidates.chosen)
-    if item.prompted:  # all that it answered is cut off
-        region = np.zeros(after.image.shape[:2], dtype=bool)
-    else:
-        region = moved_mask(item.region, before, after)
-    bare = replace(item, clicks=(), box=None, candidates=None, strokes=strokes)
-    return replace(bare, region=region, mask=paint(region, strokes))
-
-
 def request_of(draft: SceneDraft, options: Options) -> GenerationRequest:
     """What is asked by the draft with these ``options`` and its own prompt. The job checks it, as
     it does what the command line asks. RequestError where nothing is marked."""
     if not draft.objects:
         raise RequestError("nothing is marked yet; click on an object in the picture first")
-    request = GenerationRequest(draft.fitted.image, draft.scene_objects(), options)
+    image = None if draft.from_words else draft.fitted.image
+    request = GenerationRequest(image, draft.scene_objects(), options)
     return request.with_options(prompt=draft.prompt)

@@ -224,6 +224,7 @@ def _arrays_of(kept: KeptDraft, picture: str) -> dict[str, np.ndarray]:
         "notes": [asdict(note) for note in draft.notes],
         "selected": draft.selected,
         "prompt": draft.prompt,
+        "from_words": draft.from_words,
         "objects": [_words_of(item) for item in draft.objects],
         "settings": dict(kept.settings),
     }
@@ -292,6 +293,7 @@ def _read(file: Path, *, geometry: ModelGeometry, library: Library, limits: Limi
         objects=objects,
         selected=scene["selected"],
         prompt=scene["prompt"],
+        from_words=scene.get("from_words", False),
         notes=tuple(PictureNote(note["key"], note["values"]) for note in scene["notes"]),
     )
     asked = [entry["motion"] for entry in scene["objects"] if entry["motion"]]

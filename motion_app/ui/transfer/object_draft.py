@@ -17,7 +17,7 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.evaluation.metrics import mask_iou
 from motion_app.geometry import FittedImage
-from motion_app.request.paths import DIGITS, from_picture, read_path, to_picture
+from motion_app.request.paths import DIGITS, from_picture, moved_path, read_path, to_picture
 from motion_app.request.paths import MOST_POINTS as MOST_PATH_POINTS
 from motion_app.request.phrases import occurrences
 from motion_app.scene import Box, Click, DrawnPath, Motion
@@ -383,3 +383,23 @@ def noun_at(objects: Sequence[NamedBox], x: float, y: float) -> str:
     """The noun of the smallest box around (x, y), in pixels of the picture; "" without one."""
     around = [item for item in objects if item.holds(x, y)]
     return min(around, key=lambda item: item.area).noun if around else ""
+
+
+def refitted(
+    item: ObjectDraft, before: FittedImage, after: FittedImage, segment: Segment
+) -> ObjectDraft:
+    """The same with the picture fitted another way, ``segment`` asked again where it was."""
+    strokes = tuple(moved_stroke(stroke, before, after) for stroke in item.strokes)
+    item = replace(item, path=item.path and moved_path(item.path, before, after))
+    clicks = [moved_click(click, before, after) for click in item.clicks]
+    clicks = [click for click in clicks if click is not None]
+    box = None if item.box is None else moved_box(item.box, before, after)
+    if box is not None or any(click.positive for click in clicks):
+        made = replace(item, strokes=strokes).with_prompt(clicks, box, after.image, segment)
+        return made if item.candidates is None else made.choosing(item.candidates.chosen)
+    if item.prompted:  # all that it answered is cut off
+        region = np.zeros(after.image.shape[:2], dtype=bool)
+    else:
+        region = moved_mask(item.region, before, after)
+    bare = replace(item, clicks=(), box=None, candidates=None, strokes=strokes)
+    return replace(bare, region=region, mask=paint(region, strokes))

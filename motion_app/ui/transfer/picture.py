@@ -136,17 +136,32 @@ def fit_html(
 ) -> str:
     """The fits as radio buttons, each with what it makes of the picture, and in words what the
     chosen one did; then that the scene is kept for so many ``hours``, and the way to be rid of
-    it."""
+    it. Where the model can do without a picture, that is offered first; then there is nothing to
+    fit."""
+    without = _words_html(draft, texts) if geometry.without_picture else ""
+    if draft is not None and draft.from_words:
+        return without + _kept_html(hours, texts)
     options = "".join(_fit_option(mode, draft, mode == fit, geometry, texts) for mode in FIT_MODES)
     note = "" if draft is None else html.escape(fit_words(draft.fitted, texts))
     told = "" if draft is None else "".join(_picture_note(note, texts) for note in draft.notes)
     frame = html.escape(texts("transfer.frame", width=geometry.width, height=geometry.height))
     return (
-        f'<fieldset class="fits"><legend>{html.escape(texts("transfer.fit"))}</legend>'
+        f'{without}<fieldset class="fits"><legend>{html.escape(texts("transfer.fit"))}</legend>'
         f'<div class="fit-options">{options}</div></fieldset>'
         f"{'' if draft is None else _shift_html(draft.fitted, texts)}"
         f'<p class="note quiet" id="fit-note" role="status">{note or frame}</p>{told}'
         f"{'' if draft is None else _kept_html(hours, texts)}"
+    )
+
+
+def _words_html(draft: SceneDraft | None, texts: Texts) -> str:
+    """The switch of a scene without a picture."""
+    chosen = draft is not None and draft.from_words
+    return (
+        f'<div class="from-words" data-key="words"><button type="button" class="tool"'
+        f' data-act="{"over" if chosen else "words"}" aria-pressed="{str(chosen).lower()}">'
+        f"{icon('edit')}<span>{html.escape(texts('transfer.words'))}</span></button>"
+        f'<p class="note quiet">{html.escape(texts("transfer.words_help"))}</p></div>'
     )
 
 

@@ -222,11 +222,11 @@ class Result:
 
     @property
     def moving(self) -> bool:
-        """Some object had a motion. Without one the stock model ran, which knows of no masks after
-        the first frame."""
+        """Some object had a motion, and a place. Without a motion the stock model ran, which knows
+        of no masks after the first frame, and without a picture nothing was marked."""
         request = self.row.inputs["request"]
         moved = any(item.get("motion") for item in request["objects"])
-        return moved and request.get("method") != "none"
+        return request["image"] is not None and moved and request.get("method") != "none"
 
     def file(self, key: str) -> Path:
         """One of DOWNLOADS; RequestError where it has been tidied away."""

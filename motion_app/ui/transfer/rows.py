@@ -104,12 +104,9 @@ def _row_html(
 
 def _head_html(draft: SceneDraft, index: int, texts: Texts) -> str:
     item, number = draft.objects[index], index + 1
-    selected = draft.selected == index
     words = texts(
         "transfer.object_words", number=number, name=item.name or texts("transfer.unnamed")
     )
-    refine = html.escape(texts("transfer.refine_help", number=number))
-    hide = "shown" if item.shown else "hidden"
     name = html.escape(texts("transfer.name_of", number=number))
     return (
         '<div class="object-head" data-key="head">'
@@ -118,7 +115,18 @@ def _head_html(draft: SceneDraft, index: int, texts: Texts) -> str:
         f'<input data-key="name" data-field="name" data-object="{item.key}" type="text"'
         f' value="{html.escape(item.name)}" maxlength="{LONGEST_NAME}" aria-label="{name}"'
         f' placeholder="{html.escape(texts("transfer.name_hint"))}" autocomplete="off">'
-        f'<button type="button" class="tool refine" data-act="select" data-key="refine"'
+        + ("</div>" if draft.from_words else _marked_html(draft, index, words, texts))
+    )
+
+
+def _marked_html(draft: SceneDraft, index: int, words: str, texts: Texts) -> str:
+    """The tools of an object that was marked, one of several."""
+    item, number = draft.objects[index], index + 1
+    selected = draft.selected == index
+    refine = html.escape(texts("transfer.refine_help", number=number))
+    hide = "shown" if item.shown else "hidden"
+    return (
+        '<button type="button" class="tool refine" data-act="select" data-key="refine"'
         f' aria-pressed="{str(selected).lower()}" title="{refine}" aria-label="{refine}">'
         f"{html.escape(texts('transfer.refine'))}</button></div>"
         '<div class="object-tools" data-key="tools" role="group"'

@@ -320,7 +320,11 @@ class Verdicts:
         """Find out about the session's picture; True where that was done within ``wait`` seconds,
         else it is in ``session.judged`` later."""
         draft = session.draft
-        if draft is None or any(image is draft.fitted.image for image, _ in session.judged):
+        if (
+            draft is None
+            or draft.from_words
+            or any(image is draft.fitted.image for image, _ in session.judged)
+        ):
             return True
         asked = _Asked(session, draft.fitted.image)
         with self._changed:
