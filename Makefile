@@ -20,11 +20,13 @@ run: $(VENV)/.installed
 	$(BIN)/python app.py $(ARGS)
 
 # Where PostgreSQL cannot be installed the study's tests run on SQLite alone, and this says so.
-# A test file stays whole on one of the workers; the first one has those that open a browser. Servers,
-# nodes and browsers share the machine with whatever else runs there: what fails has a second try,
-# and the summary lists it.
+# A test file stays whole on one of the WORKERS; the first BROWSERS of them have those that open one.
+# Servers, nodes and browsers share the machine with whatever else runs there: what fails has a second
+# try, and the summary lists it. Bytecode is kept: else each program a test starts compiles the app.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
+BROWSERS ?= 1
+PYTEST := env -u PYTHONDONTWRITEBYTECODE BROWSERS=$(BROWSERS) \
+  $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
 test test-all: lint $(VENV)/.chromium $(VENV)/.postgres
 	@cat $(VENV)/.postgres
 	@if [ -s $(VENV)/.postgres ]; then export MOTION_APP_TEST_WITHOUT_POSTGRES=1; fi; \

@@ -19,8 +19,12 @@ from serving import RunningApp
 # Tests run in two processes on two cores; what they start inherits it. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 OFFERED = "lab/motions"
-# The folders whose files take longest: begun first, two workers end at the same time.
-LONGEST = ("browser", "ui", "engine", "benchmark", "pocket", "training")
+# The files and folders that take longest: begun first, all workers end at about the same time.
+LONGEST = (
+    *("test_whole_app", "test_study", "test_video", "test_transfer", "test_accessibility"),
+    *("test_benchmark", "test_training", "test_batch", "test_pocket", "test_ray", "test_spaces"),
+    *("browser", "ui", "engine", "benchmark", "pocket", "training"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,8 +43,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
-        folder = item.path.parent.name
-        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+        named = (item.path.stem, item.path.parent.name)
+        return next((LONGEST.index(name) for name in named if name in LONGEST), len(LONGEST))
 
     items.sort(key=place)
 
