@@ -12,6 +12,12 @@ from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, listens, op
 from walk import fill_training, mark_two, open_tab, pick_example, upload_clip, write_clip
 
 from motion_app.library.motion_parcel import replace_bytes
+from motion_app.models.checkpoint import Checkpoint
+from motion_app.settings import Limits
+from motion_app.ui.markup import Texts, script
+from motion_app.ui.motions.clips import DraftClip, editor_html
+
+POCKET = ROOT / "checkpoints" / "pocket"
 
 
 @pytest.fixture
@@ -235,6 +241,37 @@ def test_handles_trim_and_a_drag_crops(page: Page, clip: Path):
     expect(page.locator("[data-number='0']")).to_have_value("20")
     page.click(".clip-clear")
     expect(page.locator(".clip-box")).to_be_hidden()
+
+
+TURNS = """() => new Promise((told) => {
+  const plain = window.setTimeout;
+  let turns = 0;
+  window.setTimeout = (act, ...rest) => {
+    turns += act.name === "play";
+    return plain(act, ...rest);
+  };
+  plain(() => told(turns), 1000);
+})"""
+
+
+def test_a_clip_plays_until_it_is_paused_and_nothing_runs_from_then_on(
+    browser: Browser, clip: Path
+):
+    """The editor alone, without the app around it."""
+    geometry = Checkpoint.read(POCKET).geometry
+    draft = DraftClip.read(clip, geometry, Limits())
+    page = browser.new_context().new_page()
+    page.set_content(editor_html([draft], geometry=geometry, texts=Texts("en")))
+    drawn = "clipEditor(document.body, { choose() {}, remove() {} }).drawAll();"
+    page.add_script_tag(content=script("clip_editor") + drawn)
+    place = "document.querySelector('.clip-stage').style.backgroundPosition"
+    page.wait_for_function(f"began => {place} !== began", arg=page.evaluate(place))
+    assert page.evaluate(TURNS) > 0
+    page.locator(".clip-play").click()
+    paused = page.evaluate(place)
+    assert page.evaluate(TURNS) == 0 and page.evaluate(place) == paused
+    page.locator(".clip-play").click()
+    page.wait_for_function(f"began => {place} !== began", arg=paused)
 
 
 def test_a_reload_finds_the_training_and_it_can_be_cancelled_and_resumed(page: Page, clip: Path):

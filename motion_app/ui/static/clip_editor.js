@@ -71,6 +71,7 @@ function clipEditor(root, tell) {
     card.querySelector(".clip-stage").dataset.tool = state.tool;
     drawMarks(card, state);
     drawFrame(card);
+    if (state.playing) goOn(card);
   }
 
   function drawMarks(card, state) {
@@ -256,25 +257,27 @@ function clipEditor(root, tell) {
     for (const card of root.querySelectorAll(".clip")) draw(card);
   }
 
-  let last = 0;
-  function play(now) {
+  let awaited = false; // the next frame of what plays
+
+  function play() {
+    awaited = false;
     if (!root.isConnected) return;
-    const cards = [...root.querySelectorAll(".clip")];
-    const fps = cards.length ? Number(cards[0].dataset.fps) : 8;
-    if (cards.length && now - last >= 1000 / fps) {
-      last = now;
-      for (const card of cards) {
-        const state = stateOf(card);
-        if (!state.playing) continue;
-        const [start, stop] = span(card);
-        state.frame = state.frame + 1 >= stop || state.frame < start ? start : state.frame + 1;
-        drawFrame(card);
-      }
+    for (const card of root.querySelectorAll(".clip")) {
+      const state = stateOf(card);
+      if (!state.playing) continue;
+      const [start, stop] = span(card);
+      state.frame = state.frame + 1 >= stop || state.frame < start ? start : state.frame + 1;
+      drawFrame(card);
+      goOn(card);
     }
-    requestAnimationFrame(play);
   }
 
-  requestAnimationFrame(play);
+  // Where no clip plays nothing runs: the model has the processors.
+  function goOn(card) {
+    if (awaited) return;
+    awaited = true;
+    setTimeout(play, 1000 / Number(card.dataset.fps));
+  }
 
   // What the server knows, where it is not what the page said last: a crop that was found, a way back.
   function heed(card) {
