@@ -509,7 +509,7 @@ def options_of(out: Path, *options: str) -> list[str]:
     """``evaluate benchmark`` of one denoising step, as words of a command."""
     words = ["evaluate", "benchmark", "--out", str(out), "--device", "cpu", "--processes", "1"]
     words += ["--steps", "1", "--methods", "fleximmt,none", "--without", ""]
-    return [*words, "--rmpm-cases", "1", "--strata", "none", *options]
+    return [*words, "--rmpm-cases", "0", "--strata", "none", *options]
 
 
 @pytest.fixture
@@ -561,6 +561,7 @@ def test_a_run_that_is_killed_and_started_again_ends_with_the_same_report(
     pocket, tmp_path, monkeypatch, capsys
 ):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
+    scenes = ("--cases", "2:1", "--rmpm-cases", "1")
 
     def die(path: Path, entries: Any) -> None:
         write_json(path, entries)
@@ -569,19 +570,20 @@ def test_a_run_that_is_killed_and_started_again_ends_with_the_same_report(
 
     with monkeypatch.context() as dying, pytest.raises(Killed):
         dying.setattr(tasks, "write_json", die)
-        benchmark(capsys, killed, "--cases", "2:1")
+        benchmark(capsys, killed, *scenes)
     kept = {file: file.stat().st_mtime_ns for file in killed.glob("videos/*.npz")}
     assert kept and not (killed / "report.md").exists()
-    benchmark(capsys, killed, "--cases", "2:1")
+    benchmark(capsys, killed, *scenes)
     assert kept.items() <= {f: f.stat().st_mtime_ns for f in killed.glob("videos/*")}.items()
-    benchmark(capsys, whole, "--cases", "2:1")
+    benchmark(capsys, whole, *scenes)
     assert_same_to_rounding(reports(killed), reports(whole))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)  # starts the command, which loads torch, three times
 def test_so_does_one_whose_process_is_killed(pocket, tmp_path):
-    killed, whole, counts = tmp_path / "killed", tmp_path / "whole", ("--cases", "1:1,2:2")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    counts = ("--cases", "1:1,2:2", "--rmpm-cases", "1")
     process = started(killed, *counts)
     wait_for(lambda: len(list(killed.glob("scores/*.json"))) >= 2, seconds=800)
     process.send_signal(signal.SIGKILL)
