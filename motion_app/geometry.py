@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from motion_app.errors import CheckpointError, MediaError, RequestError
+from motion_app.methods import WAYS
 
 FitMode = Literal["crop", "pad", "stretch"]
 CENTRE = 0.5  # of what overhangs, the share that is cut off before the part that is kept
@@ -235,6 +236,7 @@ class GenerationDefaults:
     that are told a clip, by method. ``segmenter`` is a folder inside the checkpoint, a path or a
     hub id of a SAM-2 model. ``mag_ratios``: of the step cache mag, measured on this checkpoint.
     ``without_picture``: its image-to-video transformer was trained with empty image conditions too.
+    ``learning``: how a clip becomes a motion where nobody says how, one of ``methods.WAYS``.
     """
 
     name: str = ""
@@ -254,6 +256,7 @@ class GenerationDefaults:
     segmenter: str | None = None
     mag_ratios: tuple[float, ...] = ()
     without_picture: bool = False
+    learning: str = WAYS[0]
 
     def training_of(self, method: str) -> Mapping[str, Any]:
         """The checkpoint's own settings of learning a motion by ``method``."""

@@ -108,6 +108,7 @@ class ModelHost:
         self._fetched: tuple[int, int] | None = None
         self._outlook: Outlook | None = None
         self._expected: Expectation | None = None
+        self.look_seconds: float | None = None  # what the last look took
 
     def _new_models(self) -> Models:
         return Models(self.settings)
@@ -244,6 +245,16 @@ class ModelHost:
     def has_encoder(self) -> bool:
         """Whether the checkpoint has a motion encoder."""
         return self._checkpoint.has_encoder
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """How a clip can become motion tokens, first where nobody says how."""
+        return self._checkpoint.ways
+
+    @property
+    def looks(self) -> bool:
+        """Whether a clip is looked at as soon as it comes."""
+        return self.has_encoder and self.learns and not self.lent
 
     def tokenizer(self) -> PromptTokenizer | None:
         """What counts a prompt's tokens before the weights are loaded; None where the checkpoint's

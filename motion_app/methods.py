@@ -114,6 +114,7 @@ LEARNED: Mapping[str, str | None] = MappingProxyType(
         REFINED: None,
     }
 )
+WAYS = ("fleximmt", ENCODED, REFINED)  # how one clip gives motion tokens
 TOKEN_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.tokens)
 PACK_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.pack)
 LORA_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.lora)

@@ -69,7 +69,9 @@ class Motion:
     time, ``noun`` what moved in the reference, ``steps`` of its training: "" and 0 where the file
     does not say. ``method``: "fleximmt" for motion tokens, "synmotion" for embeddings and an
     adapter, "both", "i2vedit" for a LoRA. ``has_clip``: its file holds the reference clip itself,
-    ``has_mover``: and what moves in it, in all frames.
+    ``has_mover``: and what moves in it, in all frames. ``clip_errors``, of one that was refined:
+    the mean squared error of predicting the clip at the same noise, with the tokens that an encoder
+    gave and with those that were learned from there; None where nobody measured.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Motion:
     steps: int = 0
     has_clip: bool = False
     has_mover: bool = False
+    clip_errors: tuple[float, float] | None = None
 
     @property
     def has_pack(self) -> bool:

@@ -140,6 +140,7 @@ def train_motion(options: argparse.Namespace, settings: Settings) -> Result:
         "name": motion.name,
         "steps": config.steps,
         "effective_batch": config.batch * share.count,
+        "clip_errors": motion.clip_errors,
         "seconds": round(time.perf_counter() - started, 1),
         "validation": [str(path) for path in news.videos],
     }

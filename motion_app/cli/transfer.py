@@ -85,6 +85,12 @@ OF_THE_LAST = {
     "--name": ("called", str, "NAME", "what the library shall call what is learned"),
     "--noun": ("noun", str, "WORDS", "what moves in its clip: cat"),
     "--phrase": ("phrase", str, "WORDS", 'its motion in words: "is jumping"'),
+    "--training-method": (
+        "method",
+        str,
+        "METHOD",
+        "how: fleximmt, or where the model has an encoder encoded or encoded-refined",
+    ),
     "--training-steps": ("steps", int, "N", "of learning it, 1 to 20000"),
 }
 
@@ -109,6 +115,7 @@ def transfer(options: argparse.Namespace, settings: Settings) -> Result:
         geometry=checkpoint.geometry,
         segment=segmenter.segment,
         library=library,
+        ways=checkpoint.ways,
         limits=limits,
     )
     chosen = {"seed": options.seed, "steps": options.steps, **method_of(options)}

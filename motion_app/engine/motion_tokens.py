@@ -36,6 +36,7 @@ class MotionMetadata:
     reference's true centroid track [T, 2] in pixels (y, x) where known; ``noun``: what moved in the
     reference; ``preview``: file name of its preview clip beside it, ``preview_sha256`` its digest;
     ``created``: ISO time. ``tokens``, ``layers`` and ``width`` are M, the number of layers and D.
+    ``clip_errors`` as ``Motion.clip_errors``.
     """
 
     name: str
@@ -51,12 +52,15 @@ class MotionMetadata:
     tokens: int = 0
     layers: int = 0
     width: int = 0
+    clip_errors: Sequence[float] | None = None
 
     def to_strings(self) -> dict[str, str]:
         """The string pairs a safetensors header can hold."""
         entries = asdict(self)
         entries["config"] = json.dumps(dict(self.config), sort_keys=True)
         entries["track"] = "" if self.track is None else json.dumps(self.track)
+        errors = self.clip_errors
+        entries["clip_errors"] = "" if errors is None else json.dumps([list(errors)])
         texts = {name: str(entry) for name, entry in entries.items()}
         return {"format": format_of(self.method), **texts}
 
@@ -79,7 +83,8 @@ class MotionMetadata:
                 texts[name] = int(texts[name])
             texts["config"] = json.loads(texts.get("config") or "{}")
             texts["track"] = json.loads(texts.get("track") or "null")
-        except (ValueError, RecursionError) as error:
+            texts["clip_errors"] = json.loads(texts.get("clip_errors") or "[null]")[0]
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise MotionFileError(f"{file} has broken metadata: {error}") from error
         return cls(**texts)
 

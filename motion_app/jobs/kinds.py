@@ -24,6 +24,7 @@ from motion_app.library.library import Library
 from motion_app.library.motion_file import SUFFIX, numbers_digest, read_motion
 from motion_app.media.provenance import Certificate, certificate_of
 from motion_app.media.results import make_folder, save_result
+from motion_app.methods import METHOD_TABLE
 from motion_app.request.request import build_request, parse_request
 from motion_app.scene import Click, GenerationRequest, Motion, StepReport
 from motion_app.settings import Limits, Settings
@@ -95,18 +96,19 @@ def train(
 ) -> Motion:
     """The motion of the clips of ``inputs``, learned as ``config`` says, in the file ``out``.
 
-    ``mark`` is asked only where a person pointed at what moves; ``tokens`` and ``share`` as of
-    ``train_motion``. Raises what that raises.
+    ``mark`` is asked only where a person pointed at what moves, or an encoder looks at it;
+    ``tokens`` and ``share`` as of ``train_motion``. Raises what that raises.
     """
     from motion_app.training.trainer import train_motion
 
     given: dict[str, Any] = {} if share is None else {"share": share}
+    pointed = any(clip.mover for clip in inputs.clips)
     return train_motion(
         inputs.clips,
         config,
         engine=engine,
         out=out,
-        segment=mark if any(clip.mover for clip in inputs.clips) else None,
+        segment=mark if pointed or METHOD_TABLE[inputs.method].encoder else None,
         tokens=tokens,
         on_progress=on_progress,
         still=inputs.still,
@@ -286,6 +288,7 @@ class Workshop:
             "name": motion.name,
             "steps": config.steps,
             "last_loss": losses[-1] if losses else None,
+            "clip_errors": motion.clip_errors,
         }
 
     def _evaluate(self, item: Item, folder: Path, go_on: GoOn) -> dict[str, Any]:

@@ -14,7 +14,8 @@ Jobs of the kind "generate":
 Jobs of the kind "train":
 
     inputs   what ``TrainingInputs.to_json`` gives; the clips lie in the job's folder
-    outcome  {"motion": the file in the library, "name", "steps", "seconds", "last_loss"}
+    outcome  {"motion": the file in the library, "name", "steps", "seconds", "last_loss",
+             "clip_errors": as ``Motion.clip_errors``}
 
 A job's folder also holds the state of its trainings, so that one that was stopped or killed goes on
 where it was. What is learned stays in the library, whatever becomes of the video.
@@ -39,6 +40,7 @@ from motion_app.jobs.timings import JobPart, JobSize
 from motion_app.library.library import AwaitedLibrary, Library
 from motion_app.library.owners import LibraryUser, token_of
 from motion_app.media.provenance import Certificate
+from motion_app.methods import WAYS
 from motion_app.models.stock_files import StockModel
 from motion_app.request.kept import read_request, request_bytes, with_motions
 from motion_app.request.phrases import PromptTokenizer
@@ -62,6 +64,11 @@ TURNED_OFF = (
     "learning motions is turned off here (MOTION_APP_TRAINING); run the app on your own machine, "
     "or train with the command line and import the file"
 )
+
+
+def training_size(method: str, steps: int) -> JobSize:
+    """What the time of learning by ``method`` depends on. A step of any of WAYS is alike."""
+    return JobSize(max(1, steps), objects=1, method="" if method in WAYS else method)
 
 
 def check_generation(
@@ -314,7 +321,7 @@ class TrainingRunner:
     def parts(self, inputs: Mapping[str, Any]) -> tuple[JobPart, ...]:
         method = inputs.get("method") or "fleximmt"
         own = own_steps(method, self.defaults().training_of(method))
-        size = JobSize(inputs.get("steps") or max(1, own), objects=1)
+        size = training_size(method, inputs.get("steps") or own)
         return (JobPart(TRAIN, size, str(inputs["name"]).strip()),)
 
     def run(self, work: Work) -> dict[str, Any]:
@@ -348,6 +355,7 @@ class TrainingRunner:
             "steps": config.steps,
             "seconds": round(work.seconds, 1),
             "last_loss": steps.last_loss,
+            "clip_errors": motion.clip_errors,
         }
 
     def known(self, asked: TrainingInputs, owner: str) -> dict[str, Any] | None:

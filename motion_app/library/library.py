@@ -431,5 +431,6 @@ def motion_entry(motion: Motion) -> dict[str, Any]:
         "track": motion.track,
         "has_clip": motion.has_clip,
         "has_mover": motion.has_mover,
+        "clip_errors": motion.clip_errors,
         "path": str(motion.path),
     }

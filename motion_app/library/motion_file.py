@@ -217,6 +217,7 @@ def motion_of(path: Path, metadata: Mapping[str, str], tensors: Collection[str])
         steps=_read_steps(path, metadata.get("config") or "{}"),
         has_clip=CLIP_FRAMES in tensors,
         has_mover=CLIP_MASKS in tensors,
+        clip_errors=_read_errors(path, metadata.get("clip_errors") or ""),
     )
 
 
@@ -250,6 +251,16 @@ def _read_rows(
         named = ", ".join(columns)
         raise MotionFileError(f'the "{key}" of {path.name} is not a list of [{named}]') from error
     return rows
+
+
+def _read_errors(path: Path, text: str) -> tuple[float, float] | None:
+    rows = _read_rows(path, "clip_errors", text, ("before", "after"))
+    if rows is None:
+        return None
+    if len(rows) != 1 or min(rows[0]) <= 0:
+        raise MotionFileError(f'the "clip_errors" of {path.name} are not two numbers above 0')
+    before, after = rows[0]
+    return before, after
 
 
 def _read_time(path: Path, text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from motion_app.errors import CheckpointError
 from motion_app.geometry import GenerationDefaults, ModelGeometry, read_config
+from motion_app.methods import WAYS, methods_there
 from motion_app.models.hub import (
     PARTS,
     OnBytes,
@@ -105,6 +106,13 @@ class Checkpoint:
         """Whether a motion encoder comes with it."""
         return (self.folder / self.ENCODER / "config.json").is_file()
 
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """How a clip can become motion tokens, of ``methods.WAYS``; the first where nobody says
+        how: its own ``learning``, where that needs no encoder or has one."""
+        there = methods_there(WAYS, encoder=self.has_encoder)
+        return tuple(sorted(there, key=lambda way: way != self.defaults.learning))
+
     @classmethod
     def read(cls, folder: Path | str) -> Checkpoint:
         """The checkpoint in ``folder``; CheckpointError for broken or missing files, and for sizes
@@ -112,6 +120,11 @@ class Checkpoint:
         folder = Path(folder)
         transformer, vae = read_config(folder, "transformer"), read_config(folder, "vae")
         defaults = GenerationDefaults.read(folder, transformer)
+        if defaults.learning not in WAYS:
+            raise CheckpointError(
+                f'"learning" of {folder.name} is {str(defaults.learning)[:40]!r}; choose one of '
+                f"{', '.join(WAYS)}"
+            )
         geometry = ModelGeometry.from_configs(
             transformer,
             vae,

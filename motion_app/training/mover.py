@@ -56,15 +56,18 @@ def follow_mover(
     return np.stack(masks)
 
 
-def follow_by_movement(frames: np.ndarray) -> np.ndarray | None:
-    """Masks (T, H, W) bool of the one thing that moves in ``frames`` (T, H, W, 3) uint8, carried by
-    flow alone; None where it cannot be told from the rest, as under a moving camera, or is lost."""
+def follow_by_movement(frames: np.ndarray, segment: Segment | None = None) -> np.ndarray | None:
+    """Masks (T, H, W) bool of the one thing that moves in ``frames`` (T, H, W, 3) uint8; None where
+    it cannot be told from the rest, as under a moving camera, or is lost. ``segment`` draws its
+    edge where it finds the thing that the movement is of; else it is carried by flow alone."""
     region = moving_region(frames)
     if region.all():
         return None
     nothing = np.zeros_like(region)
     middle = inner_points(region, count=1)[0]
     try:
+        if segment is not None and (at := _moving_thing(frames, region, segment)) is not None:
+            return follow_mover(frames, (at.x, at.y), segment)
         return follow_mover(
             frames,
             (middle.x, middle.y),
@@ -72,6 +75,20 @@ def follow_by_movement(frames: np.ndarray) -> np.ndarray | None:
         )
     except MediaError:
         return None
+
+
+def _moving_thing(frames: np.ndarray, region: np.ndarray, segment: Segment) -> Click | None:
+    """A point of the first of ``frames`` at which ``segment`` finds the thing that the ``region``
+    of movement (H, W) belongs to: most of that is in it, and most of it is where anything moves. Of
+    two such things the larger: a wing moves with its bird. None where it finds none."""
+    areas = moving_areas(frames)
+    best, most = None, 0
+    for click in (*inner_points(region, count=1), *inner_points(areas, count=1)):
+        found = segment(frames[0], [click])
+        holds = (found & region).sum() > AGREEMENT * region.sum()
+        if holds and (found & areas).sum() > AGREEMENT * found.sum() and found.sum() > most:
+            best, most = click, int(found.sum())
+    return best
 
 
 def moving_region(frames: np.ndarray) -> np.ndarray:

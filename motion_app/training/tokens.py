@@ -3,6 +3,7 @@ can be saved and taken up again."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -32,6 +33,7 @@ from motion_app.training.processes import ALONE, Share
 from motion_app.training.views import CachedViews, ViewConfig, cache_views
 
 log = logging.getLogger(__name__)
+MEASURED = 12  # noises at which a clip is predicted, to tell what refining gained
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +144,10 @@ class LearningRun(ABC):
     def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
         """Write what is learned so far as a motion file."""
 
+    def clip_errors(self) -> tuple[float, float] | None:
+        """As ``Motion.clip_errors``; None where nothing was there before."""
+        return None
+
     def annealed(self) -> float:
         """Which share of its highest learning rate the step at hand has: a cosine over all
         steps."""
@@ -246,6 +252,7 @@ class TrainingRun(LearningRun):
     ) -> None:
         geometry = backbone.geometry
         self.lesson = lesson
+        self.began_with = None if start is None else copy.deepcopy(start)
         if start is None:
             start = MotionTokens.fresh(
                 layers=geometry.layers,
@@ -278,6 +285,34 @@ class TrainingRun(LearningRun):
 
     def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
         self.tokens.save(path, metadata, dtype=torch.float16)
+
+    def clip_errors(self) -> tuple[float, float] | None:
+        if self.began_with is None or not self.step:
+            return None
+        before = self.began_with.to(self.backbone.transformer.device)
+        return self.clip_error(before), self.clip_error(self.tokens)
+
+    @torch.no_grad()
+    def clip_error(self, tokens: MotionTokens) -> float:
+        """The error of the velocity, weighted as in the loss, with ``tokens``: at noises and
+        timesteps that are the same for any tokens and that no step draws, with caption and image
+        and without DMEM's random drop."""
+        config, lesson = replace(self.config, image_dropout=0.0), self.lesson
+        rng = np.random.default_rng([config.seed, MEASURED, len(lesson.views.latents)])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        picked = np.arange(MEASURED) % len(lesson.views.latents)
+        draws = draw_noise(
+            lesson.views, picked, config, self.backbone, rng=rng, generator=generator
+        )
+        steering = TrainingSteering(tokens.project, drop=0.0, generator=generator)
+        errors = []
+        with steered(self.backbone.attention_layers(), steering):
+            for k, view in enumerate(picked):
+                steering.begin([self._sample(int(view))])
+                one = draws.rows(slice(k, k + 1))
+                miss, _ = one.velocity_miss(lesson.text[None], self.backbone)
+                errors.append(weighted_error(miss, one, moving_weight=config.moving_weight))
+        return float(torch.stack(errors).mean())
 
     def loss(self) -> Tensor:
         """x0 error weighted 1 / (1 - ᾱ), which for v-prediction is the v error, plus the released

@@ -25,7 +25,6 @@ import numpy as np
 
 from motion_app.engine.backbone import Backbone
 from motion_app.engine.footprint import GIGABYTE, footprint, training_bytes
-from motion_app.engine.motion_encoder import encode_clip
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.errors import CheckpointError, GenerationCancelled, RequestError
@@ -35,21 +34,25 @@ from motion_app.library.motion_file import read_motion
 from motion_app.media.files import Clip, write_video
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.training.config import ClipTraining, LoraTraining, MotionTraining, SynMotionTraining
-from motion_app.training.inputs import ClipSelection, SelectedClip, read_selection
+from motion_app.training.inputs import ClipSelection
 from motion_app.training.motion_lora import LoraRun, prepare_lora
 from motion_app.training.mover import (
     Segment,
-    check_movement,
     follow_by_movement,
-    follow_mover,
     moving_region,
 )
 from motion_app.training.processes import ALONE, Share
+from motion_app.training.seen_clips import (
+    look_at,
+    mover_masks,
+    read_clips,
+    seen_clip,
+    tell_what_is_cut,
+)
 from motion_app.training.synmotion import SynMotionRun, prepare_synmotion
 from motion_app.training.tokens import LearningRun, TrainingRun, prepare_lesson
 
 SMOOTHING = 25  # steps whose mean is the smoothed loss
-CUT_WORTH_SAYING = 0.05  # of a clip's picture, that learning does not see
 log = logging.getLogger(__name__)
 HUE_TURN = 60  # of OpenCV's 180 hues: a third of the circle, red becomes green
 
@@ -107,11 +110,11 @@ def train_motion(
     ``clips`` are files, selections of files, or clips already at the model's frame rate; ``masks``
     their objects, (T', H0, W0) bool each, for ``mask="given"``; ``track`` the reference's true
     centroids where known. Where selections point at a mover, ``segment`` finds its masks and they
-    are what is "given". ``config`` decides what is learned: MotionTraining motion tokens,
-    SynMotionTraining embeddings and an adapter, LoraTraining a LoRA, which look at the whole
-    picture; ``tokens`` is a motion file whose motion tokens are kept beside SynMotion's.
-    ``validation``: the picture of ``validate_every``, None for the first clip's first frame in
-    other colours.
+    are what is "given"; where an encoder looks, it draws the edge of what moves by itself.
+    ``config`` decides what is learned: MotionTraining motion tokens, SynMotionTraining embeddings
+    and an adapter, LoraTraining a LoRA, which look at the whole picture; ``tokens`` is a motion
+    file whose motion tokens are kept beside SynMotion's. ``validation``: the picture of
+    ``validate_every``, None for the first clip's first frame in other colours.
 
     ``on_progress`` returning False stops with GenerationCancelled and keeps the checkpoint ``out``
     + ".training", from which the next call with the same config continues: it ends with the same
@@ -125,7 +128,7 @@ def train_motion(
     config.check_model(geometry)
     selected = read_clips(clips, fps=geometry.fps, still=still)
     read = [chosen.clip for chosen in selected]
-    _tell_what_is_cut(read, geometry)
+    tell_what_is_cut(read, geometry)
     if any(chosen.mover is not None for chosen in selected):
         masks = mover_masks(selected, segment)
         if isinstance(config, MotionTraining):
@@ -145,7 +148,7 @@ def train_motion(
     else:
         start = None
         if config.start == "encoder":
-            start = look_at(read, masks, engine)
+            start = look_at(read, masks, engine, segment)
             config = replace(config, tokens=start.tokens)
         run = _token_run(read, config, backbone, out, masks, share, start=start)
         pointed = config.mask == "given"
@@ -153,7 +156,8 @@ def train_motion(
         validation = held_out_scene(read[0], geometry, mask=masks[0][0] if pointed else None)
     with LearningPlacement(backbone, config) as placement:
         _learn(run, validation, on_progress, placement, engine)
-    return _finish(run, read[0], track, None if masks is None else masks[0])
+        errors = run.clip_errors()
+    return _finish(run, read[0], track, None if masks is None else masks[0], errors)
 
 
 def _token_run(
@@ -170,76 +174,6 @@ def _token_run(
         raise RequestError('mask "given" needs the object masks of every clip')
     lesson = prepare_lesson(clips, config, backbone, masks=masks)
     return TrainingRun(lesson, config, backbone, out, share, start=start)
-
-
-def look_at(
-    clips: Sequence[Clip], masks: Sequence[np.ndarray] | None, engine: MotionEngine
-) -> MotionTokens:
-    """What the checkpoint's encoder says of the one clip, as new tokens. ``masks`` as
-    ``seen_clip`` has them. RequestError for several clips, and where nothing can be followed;
-    CheckpointError where there is no encoder."""
-    if len(clips) > 1:
-        raise RequestError(
-            f"the encoder looks at one clip, {len(clips)} came; give one, or learn from them"
-        )
-    said = encode_clip(engine.backbone, seen_clip(clips, masks, engine.geometry), engine.features)
-    return MotionTokens([tokens.detach().clone() for tokens in said.layers])
-
-
-def seen_clip(
-    clips: Sequence[Clip], masks: Sequence[np.ndarray] | None, geometry: ModelGeometry
-) -> MotionClip:
-    """The first clip in the model frame. ``masks`` (T', H0, W0) bool of what moves in each, else it
-    is followed by its movement; RequestError where it cannot be."""
-    mask = follow_by_movement(clips[0].frames) if masks is None else masks[0]
-    if mask is None:
-        raise RequestError(
-            "what moves in the clip cannot be told from the rest; point at it (--mover, or a click "
-            "on the page)"
-        )
-    return MotionClip.fitted(clips[0].frames, clips[0].fps, geometry, masks=mask)
-
-
-def read_clips(
-    clips: Sequence[Path | Clip | ClipSelection], *, fps: float, still: bool = False
-) -> list[SelectedClip]:
-    """Each clip at ``fps`` frames per second, trimmed and cropped; MediaError as ``read_clip``, and
-    RequestError for a file in which nothing moves where that is not meant to be (``still``)."""
-    read = []
-    for clip in clips:
-        if isinstance(clip, Clip):
-            read.append(SelectedClip(clip))
-            continue
-        selection = clip if isinstance(clip, ClipSelection) else ClipSelection(clip)
-        read.append(read_selection(selection, fps=fps))
-        if not still:
-            check_movement(read[-1].clip.frames, selection.file.name)
-    return read
-
-
-def _tell_what_is_cut(clips: Sequence[Clip], geometry: ModelGeometry) -> None:
-    """The views of a clip are cut from it, never squashed; a person can choose the part."""
-    for number, clip in enumerate(clips, start=1):
-        fitted = fit_image(clip.frames[0], geometry.height, geometry.width, "crop")
-        if fitted.cut > CUT_WORTH_SAYING:
-            log.warning("clip %d: %s", number, fitted.summary())
-
-
-def mover_masks(clips: Sequence[SelectedClip], segment: Segment | None) -> list[np.ndarray]:
-    """Masks (T', H0, W0) bool of the mover of each clip. RequestError where some clips have none,
-    or no segmenter came; MediaError where it cannot be followed."""
-    missing = [number for number, chosen in enumerate(clips, start=1) if chosen.mover is None]
-    if missing:
-        raise RequestError(
-            f"clip {missing[0]} has no mover, others have; point at the moving thing in every clip "
-            "or in none"
-        )
-    if segment is None:
-        raise RequestError("a mover needs a segmenter, and this model names none; leave it out")
-    return [
-        follow_mover(chosen.clip.frames, chosen.mover, segment, name=f"clip {number}")
-        for number, chosen in enumerate(clips, start=1)
-    ]
 
 
 def _learn(
@@ -296,6 +230,7 @@ def _finish(
     clip: Clip,
     track: Sequence[Sequence[float]] | None,
     masks: np.ndarray | None,
+    errors: tuple[float, float] | None,
 ) -> Motion:
     """Writes the motion with its clip inside and its preview beside, then lets the checkpoint go.
     Where nobody pointed at what moves, it is followed by its movement."""
@@ -321,6 +256,7 @@ def _finish(
         preview=preview.name,
         preview_sha256=hashlib.sha256(preview.read_bytes()).hexdigest(),
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        clip_errors=errors,
     )
     run.save_motion(out, metadata)
     masks = follow_by_movement(clip.frames) if masks is None else masks

@@ -120,7 +120,7 @@ class TrainingOrder:
         if not any(clip.mover for clip in inputs.clips):
             return cls(inputs.clips, config, out, still=inputs.still)
 
-        from motion_app.training.trainer import mover_masks, read_clips
+        from motion_app.training.seen_clips import mover_masks, read_clips
 
         masks = mover_masks(read_clips(inputs.clips, fps=fps, still=inputs.still), mark)
         clips = tuple(replace(clip, mover=None) for clip in inputs.clips)

@@ -214,6 +214,14 @@ def moves_how(motion: Motion, texts: Texts) -> str:
     return texts("motions.moves_how", noun=motion.noun, path=how) if motion.noun else how
 
 
+def gain_words(clip_errors: tuple[float, float], texts: Texts) -> str:
+    """What refining gained, by ``Motion.clip_errors``: "14 % less error …"."""
+    before, after = clip_errors
+    gained = round(100 * (1 - after / before))
+    key = "motions.gained" if gained > 0 else "motions.gained_nothing"
+    return texts(key, share=gained, before=f"{before:.3f}", after=f"{after:.3f}")
+
+
 def _card_html(motion: Motion, whose: Whose, texts: Texts) -> str:
     card = _Card.of(motion)
     how = html.escape(moves_how(motion, texts)) or f"“… {card.phrase}”"
@@ -363,7 +371,9 @@ def _words_html(motion: Motion, texts: Texts) -> str:
     how, phrase = html.escape(moves_how(motion, texts)), f"“{html.escape(motion.phrase)}”"
     if motion.phrase == NEUTRAL_PHRASE:
         phrase += f" · {html.escape(texts('motions.neutral'))}"
-    return "".join(f'<p class="motion-phrase">{line}</p>' for line in (how, phrase) if line)
+    errors = motion.clip_errors
+    gained = "" if errors is None else html.escape(gain_words(errors, texts))
+    return "".join(f'<p class="motion-phrase">{line}</p>' for line in (how, phrase, gained) if line)
 
 
 def _act_html(what: str, motion: Motion, texts: Texts) -> str:

@@ -28,7 +28,7 @@ def test_a_clip_is_learned_and_the_video_made_with_one_command(folder, capsys):
         capsys,
         *("transfer", PICTURE, *SEGMENTER, "--steps", 2, "--seed", 5, "--out", folder / "out"),
         *("--click", ON_CAT, "--thing", "cat", "--clip", CLIP, "--training-steps", 2),
-        *("--noun", "red robot", "--phrase", "spins"),
+        *("--noun", "red robot", "--phrase", "spins", "--training-method", "fleximmt"),
         *("--click", ON_BIRD, "--motion", "jump", "--strength", 0.5),
     )
     assert [item["name"] for item in made["learned"]] == ["spin"] and made["seed"] == 5
@@ -64,6 +64,7 @@ def test_a_thing_goes_where_its_path_leads_from_the_click_on(folder, capsys):
         (["--click", ON_CAT, "--path", "9,9", "--motion", "jump"], "give it one of them"),
         (["--click", ON_CAT, "--path", "9,9", "1e9,1"], "the path of thing 1: it leads nowhere"),
         (["--click", "9000,1", "--motion", "jump"], "outside the part of the picture"),
+        (["--click", ON_CAT, "--clip", CLIP, "--training-method", "concat"], "learned by 'concat'"),
         (["--click", ON_CAT, "--motion", "fly"], 'no motion "fly"'),
         (["--click", ON_CAT, "--beside", "9000,1"], "outside the part of the picture"),
     ],

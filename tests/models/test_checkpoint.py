@@ -70,6 +70,23 @@ def test_a_checkpoint_without_weights_has_sizes_and_no_fingerprint(
         empty.fingerprint  # noqa: B018
 
 
+def test_a_checkpoint_learns_first_as_its_settings_say_where_it_has_what_that_needs(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    told = Checkpoint.read(tiny_checkpoint)
+    bare = replace(told, defaults=replace(told.defaults, learning="encoded"), folder=tmp_path)
+    assert bare.ways == told.ways == ("fleximmt",)
+    (tmp_path / Checkpoint.ENCODER).mkdir()
+    (tmp_path / Checkpoint.ENCODER / "config.json").write_text("{}")
+    assert bare.ways == ("encoded", "fleximmt", "encoded-refined")
+    assert replace(told, folder=tmp_path).ways == ("fleximmt", "encoded", "encoded-refined")
+    for part in ("transformer", "vae"):
+        shutil.copytree(tiny_checkpoint / part, tmp_path / part)
+    (tmp_path / "generation.json").write_text('{"learning": "concat"}')
+    with pytest.raises(CheckpointError, match="choose one of fleximmt, encoded, encoded-refined"):
+        Checkpoint.read(tmp_path)
+
+
 @pytest.fixture
 def in_parts(tmp_path: Path) -> Path:
     """A checkpoint whose transformer lies in several files."""

@@ -90,6 +90,21 @@ def test_refining_begins_where_the_look_ended(engine, encoded, tmp_path: Path):
     assert 0 < moved < 0.2 * (tokens_of(drawn) - tokens_of(encoded)).abs().mean()
 
 
+def test_refining_tells_what_it_gained_at_the_same_noise(engine, encoded, tmp_path: Path):
+    """With nothing learned there is no gain, and measuring changes nothing that is learned."""
+    own = {**OWN, "steps": 40}
+    refined = learned(engine, tmp_path / "slide.safetensors", REFINED, steps=own["steps"])
+    before, after = refined.clip_errors
+    assert 0 < after < before
+    assert (
+        learned(engine, tmp_path / "again.safetensors", REFINED, steps=1).clip_errors[0] == before
+    )
+    assert encoded.clip_errors is None
+    assert learned(engine, tmp_path / "drawn.safetensors", "fleximmt", steps=1).clip_errors is None
+    moved = Library([tmp_path]).list()
+    assert {motion.clip_errors for motion in moved} >= {(before, after), None}
+
+
 def test_what_an_encoder_cannot_do_is_told(engine, tiny_checkpoint, tmp_path: Path):
     clip, masks = sliding()
     config = MotionTraining.by(ENCODED, {}, **WORDS)

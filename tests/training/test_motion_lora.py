@@ -15,7 +15,8 @@ from motion_app.media.files import Clip
 from motion_app.training.config import LoraTraining
 from motion_app.training.inputs import training_config
 from motion_app.training.motion_lora import LoraRun, prepare_lora, within_frames
-from motion_app.training.trainer import seen_clip, train_motion
+from motion_app.training.seen_clips import seen_clip
+from motion_app.training.trainer import train_motion
 from motion_app.world.world import RenderedClip, WorldConfig, draw_scene, render
 
 HEIGHT, WIDTH = 32, 48

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,11 +27,11 @@ from motion_app.training.mover import (
     moves,
     moving_region,
 )
+from motion_app.training.seen_clips import read_clips
 from motion_app.training.tokens import TrainingRun, reaching
 from motion_app.training.trainer import (
     TrainingReport,
     held_out_scene,
-    read_clips,
     train_motion,
 )
 from motion_app.training.views import ViewConfig, draw_views, grid_masks
@@ -483,6 +484,16 @@ def test_what_moves_is_followed_without_a_click_and_nothing_is_made_up(
     assert followed is not None and followed.shape == masks.shape
     assert (followed & masks).sum() > 0.5 * followed.sum()
     assert follow_by_movement(clip.frames[:1].repeat(5, axis=0)) is None
+
+    def truth(image: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
+        return next(
+            mask for frame, mask in zip(clip.frames, masks, strict=True) if (frame == image).all()
+        )
+
+    assert np.array_equal(follow_by_movement(clip.frames, truth), masks), "a sharper edge"
+    for answer in (np.zeros_like(masks[0]), np.ones_like(masks[0])):  # nothing, or all of it
+        kept = follow_by_movement(clip.frames, lambda image, clicks, answer=answer: answer)
+        assert np.array_equal(kept, followed)
 
 
 def test_training_inputs_survive_json(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from test_kept_drafts import ANN, BOB, FewMotions, found
 
 from motion_app.errors import RequestError
 from motion_app.library.library import Library
+from motion_app.library.motion_clip import MotionClip
 from motion_app.media.files import write_video
-from motion_app.methods import ENCODED, REFINED
+from motion_app.methods import ENCODED, REFINED, WAYS
 from motion_app.request.written import request_to_json
 from motion_app.scene import Click, Motion, Options
 from motion_app.settings import ROOT, Limits
@@ -31,11 +32,11 @@ from motion_app.ui.transfer.draft import SceneDraft, request_of
 from motion_app.ui.transfer.from_clicks import ClickedThing, scene_of_clicks
 from motion_app.ui.transfer.kept_clips import MOST_CLIPS
 from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
-from motion_app.ui.transfer.lesson_actions import LessonActions
+from motion_app.ui.transfer.lesson_actions import LessonActions, ReadClip
 from motion_app.ui.transfer.lesson_panel import LearningOffer
-from motion_app.ui.transfer.lessons import WAYS, SceneLesson, asked_of_job
+from motion_app.ui.transfer.lessons import ClipLook, SceneLesson, asked_of_job
 from motion_app.ui.transfer.rows import object_problems, rows_html
-from motion_app.ui.transfer.session import Session
+from motion_app.ui.transfer.session import Action, Session
 from motion_app.world.clips import load_clips
 
 EN = Texts("en")
@@ -74,6 +75,7 @@ def site(
         geometry=lambda: GEOMETRY,
         learns=True,
         has_encoder=False,
+        looks=False,
         no_training="",
         motions=lambda user=None: [JUMP],
         knows_when_ready=None,
@@ -125,6 +127,85 @@ def test_where_a_model_has_an_encoder_a_lesson_is_one_look_or_more(site) -> None
     assert [item.lesson.method for item in site.session.draft.objects] == ["fleximmt"] * 2
 
 
+def looking(site, answer) -> list[object]:
+    """The site has an encoder, which ``answer`` stands for; what it has looked at."""
+    site.host.has_encoder = site.host.looks = True
+    looked: list[object] = []
+
+    def look(selection):
+        looked.append(selection)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    site.lessons.look = look
+    return looked
+
+
+def seen_square() -> MotionClip:
+    masks = np.zeros((GEOMETRY.frames, GEOMETRY.height, GEOMETRY.width), bool)
+    masks[:, 4:10, 4:10] = True
+    return MotionClip(np.full((*masks.shape, 3), 90, np.uint8), GEOMETRY.fps, masks)
+
+
+def test_a_clip_is_looked_at_when_it_comes_and_again_when_another_part_is_chosen(site) -> None:
+    looked = looking(site, (seen_square(), 1.25))
+    site.bring()
+    (lesson,) = site.session.draft.lessons
+    assert lesson.ready and lesson.method == ENCODED and lesson.look.seconds == 1.25
+    assert looked == [lesson.clip.selection] and lesson.look.picture.startswith("data:image")
+    site.bring(1)
+    one, two = (item.lesson for item in site.session.draft.objects)
+    assert one.same_as(two) and len(site.session.draft.lessons) == 1
+    site.act(kind="clip_choose", object="0", start=0.0, stop=2.0, box=None, mover=None)
+    chosen = site.session.draft.objects[0].lesson
+    assert looked[-1] == chosen.clip.selection != one.clip.selection and chosen.ready
+    asked, _ = asked_of_job(site.session.draft.lessons)
+    assert {entry["method"] for entry in asked} == {ENCODED}
+    site.session.undo()
+    assert site.session.draft.objects[0].lesson.clip.selection == one.clip.selection
+
+
+def test_a_look_that_is_not_to_be_had_now_is_left_to_the_job(site) -> None:
+    looking(site, None)
+    site.bring()
+    (lesson,) = site.session.draft.lessons
+    assert lesson.method == ENCODED and lesson.look is None and not lesson.ready
+    assert site.lessons.problems(site.session.draft)[0] == {}
+
+
+def test_where_nobody_can_tell_what_moves_the_panel_says_so_and_learning_is_left(site) -> None:
+    looking(site, RequestError("what moves in the clip cannot be told from the rest"))
+    site.bring()
+    assert site.lessons.problems(site.session.draft)[0] == {"clip": "transfer.lesson_unseen"}
+    site.act(kind="lesson_method", object="0", text=WAYS[0])
+    assert site.lessons.problems(site.session.draft)[0] == {}
+
+
+def test_a_motion_of_one_look_can_be_refined_also_after_a_reload(site) -> None:
+    looking(site, (seen_square(), 1.0))
+    site.bring()
+    with pytest.raises(RequestError, match="cannot be refined"):
+        site.act(kind="lesson_refine", object="1")
+    (lesson,) = site.session.draft.lessons
+    motion = replace(lesson.motion, path=Path("a.safetensors"), method=ENCODED)
+    draft = site.session.draft
+    site.session.go_on_with(draft.changed(0, lambda item: item.settled(motion)))
+    assert site.session.draft.lessons == [] and site.session.draft.objects[0].looked is lesson
+    owner = site.session.owner
+    site.kept.keep(owner, "tab", KeptDraft(site.session.draft, {}))
+    site.kept.write()
+    there = found(site.kept, owner, "tab", motion).draft
+    assert there.objects[0].looked.inputs() == lesson.inputs()
+    site.act(kind="lesson_refine", object="0")
+    (refined,) = site.session.draft.lessons
+    assert (refined.name, refined.method) == (f"{motion.name} refined", REFINED)
+    assert refined.clip.selection == lesson.clip.selection and refined.made >= lesson.made
+    site.session.undo()
+    site.session.put(site.session.draft.moved_by(0, JUMP), Action("transfer.did_motion"))
+    assert site.session.draft.objects[0].looked is None  # that was another motion
+
+
 def test_one_clip_for_two_objects_is_learned_from_once(site) -> None:
     site.bring()
     site.bring(1)
@@ -169,6 +250,27 @@ def test_one_clip_for_two_things_of_a_command_is_learned_from_once(
     assert shared.objects[0].motion == shared.objects[1].motion
     for other in ({"called": "flight"}, {"noun": "bird"}, {"phrase": "flies"}):
         assert len(scene(**other).lessons) == 2, other
+
+
+def test_a_thing_of_a_command_is_learned_by_the_models_first_way_or_as_it_says(
+    clip: Path, tmp_path: Path
+) -> None:
+    def method(ways: tuple[str, ...], **told: str) -> str:
+        (lesson,) = scene_of_clicks(
+            picture(),
+            [ClickedThing(clicks=(Click(20, 30),), clip=clip, **told)],
+            fit="crop",
+            geometry=GEOMETRY,
+            segment=square,
+            library=Library([tmp_path / "motions"]),
+            ways=ways,
+        ).lessons
+        return lesson.method
+
+    assert method(WAYS) == "fleximmt" and method((ENCODED, "fleximmt")) == ENCODED
+    assert method(WAYS, method=REFINED) == REFINED
+    with pytest.raises(RequestError, match="this model learns by fleximmt"):
+        method(WAYS[:1], method=ENCODED)
 
 
 def test_a_clip_that_ships_is_taken_with_one_press_and_brings_its_words(site) -> None:
@@ -345,11 +447,17 @@ def test_a_row_has_the_entrance_and_the_panel_or_why_there_is_none(site, languag
     ways = replace(offer, steps={WAYS[0]: 150, ENCODED: 0, REFINED: 30})
     there = shown(site.session.draft, ways)
     assert there.count('data-field="lesson_method"') == 3
-    assert f'value="{WAYS[0]}" checked' in there and texts("transfer.lesson_look") not in there
+    assert f'value="{WAYS[0]}" checked' in there and "lesson-look" not in there
     site.host.has_encoder = True
     site.act(kind="lesson_method", object="0", text=ENCODED)
     there = shown(site.session.draft, ways)
     assert f'value="{ENCODED}" checked' in there and texts("transfer.lesson_look") in there
+    assert texts("transfer.lesson_at_look", name="&lt;b&gt;slide&lt;/b&gt;") in there
+    draft, looked = site.session.draft, ClipLook("data:image/jpeg;base64,AA", 1.25)
+    told = ReadClip(draft.objects[0].key, draft.objects[0].lesson.clip, look=looked)
+    there = shown(site.lessons.with_look(draft, told), ways)
+    assert texts("transfer.lesson_looked", seconds=texts("video.seconds", n="1.2")) in there
+    assert texts("transfer.lesson_usable") in there and looked.picture in there
     site.act(kind="lesson_method", object="0", text=REFINED)
     assert texts("transfer.lesson_unmeasured", steps=30) in shown(site.session.draft, ways)
     closed = replace(offer, refusal="no & never", command="train it")

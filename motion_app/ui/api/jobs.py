@@ -171,7 +171,7 @@ class JobEndpoints:
             {"job", "kind", "state", "stage", "ahead": jobs before it, "step": of "steps", 0 before
             the first, "steps", "seconds_left": null until it can be told, "message"} and, once it
             is done, its outcome: that of ``generate``, or for a motion {"name", "steps", "seconds",
-            "last_loss"}
+            "last_loss", "clip_errors"}
         """
         progress = next(iter(self.host.jobs.watch(job)))
         row = progress.row
@@ -269,8 +269,9 @@ class MotionEndpoints:
             {"motions": [{"name", "phrase", "noun", "method", "base": the model it belongs to,
             "steps" of its training, "created": ISO time, "has_clip" and
             "has_mover": whether its file holds the reference and the masks of what moves in it,
-            "track": [[y, x], ...] of what moves in
-            its clip, in pixels, one point a frame, or null}, ...], "problems": [...]}; "problems"
+            "clip_errors": of a refined one the error of predicting its clip [before, after], else
+            null, "track": [[y, x], ...] of what moves in its clip, in pixels, one point a frame, or
+            null}, ...], "problems": [...]}; "problems"
             has a line for each file of the library that cannot be used
         """
         entries = [told_of(motion) for motion in self.host.motions(self._visitor(http))]

@@ -42,6 +42,7 @@ class ThingEntry(BaseModel):
     called: str = Field(default="", max_length=LONGEST_WORDS)
     noun: str = Field(default=NOUN, max_length=LONGEST_WORDS)
     phrase: str = Field(default=NEUTRAL_PHRASE, max_length=LONGEST_WORDS)
+    method: str = Field(default="", max_length=LONGEST_WORDS)
     steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
 
     @classmethod
@@ -81,8 +82,9 @@ class TransferEndpoint:
                 ``motions``, or "path": [[x, y], ...] in the same pixels, where it goes from the
                 first click on, or none of them for text alone, "name": what it is, "strength": 0 to
                 4, 1 as learned, and of what is learned "called": what the library shall call it,
-                "noun": what moves in the clip, "phrase": its motion in words, "steps": 1 to 20000},
-                ...]; all but the clicks may be left out
+                "noun": what moves in the clip, "phrase": its motion in words, "method":
+                "fleximmt", or where the model has an encoder "encoded" or "encoded-refined",
+                "steps": 1 to 20000}, ...]; all but the clicks may be left out
             options: {"seed": 0 or more, "steps": 1 to 1000 denoising steps, "guidance": 0 or more,
                 "method"} and others of a request; each may be left out
             fit: how the picture comes into the model's frame: "crop", "pad" or "stretch"
@@ -109,6 +111,7 @@ class TransferEndpoint:
             geometry=self.host.geometry(),
             segment=self.host.segmenter().segment,
             library=self.host.library.seen_by(client_user(http, self.host.settings)),
+            ways=self.host.ways,
             limits=self.limits,
         )
         learn, files = asked_of_job(draft.lessons)

@@ -13,6 +13,7 @@ import gradio as gr
 
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.host import ModelHost
+from motion_app.jobs.runners import TRAIN, training_size
 from motion_app.library.library import Library
 from motion_app.library.owners import LibraryUser
 from motion_app.library.trash import DeletedMotion
@@ -163,14 +164,14 @@ class TrainingForm:
             methods = methods_there(LEARNED, encoder=self.host.has_encoder)
             self.method = gr.Radio(
                 [(texts(f"motions.method_{method}"), method) for method in methods],
-                value=methods[0],
+                value=self.host.ways[0],
                 label=texts("motions.method"),
                 elem_id="training-method",
             )
-            own = [self._own_steps(method, defaults.training_of(method)) for method in methods]
+            own = {m: self._own_steps(m, defaults.training_of(m)) for m in methods}
             self.steps = gr.Slider(
-                *(1, max(1000, 2 * max(own))),
-                value=own[0],
+                *(1, max(1000, 2 * max(own.values()))),
+                value=own[self.method.value],
                 step=1,
                 label=texts("motions.steps"),
                 elem_id="training-steps",
@@ -214,15 +215,14 @@ class TrainingForm:
             inputs=[self.method],
             outputs=[self.steps],
         )
-        if self.host.lent:
-            fields = [self.method, self.steps, self.validate]
-            listen(
-                partial(gr.on, [field.change for field in fields]),
-                self.cost_html,
-                inputs=fields,
-                outputs=[self.cost],
-                trigger_mode="always_last",
-            )
+        fields = [self.method, self.steps, self.validate]
+        listen(
+            partial(gr.on, [field.change for field in fields]),
+            self.cost_html,
+            inputs=fields,
+            outputs=[self.cost],
+            trigger_mode="always_last",
+        )
         # One event for both fields: the answers of two might come in the other order.
         listen(
             partial(gr.on, [self.noun.change, self.phrase.change]),
@@ -233,16 +233,38 @@ class TrainingForm:
         )
 
     def cost_html(self, method: str, steps: float, validate: bool) -> str:
-        """What it costs a visitor who is lent a GPU; "" where none is."""
+        """What it costs a visitor who is lent a GPU; elsewhere how long each method takes here."""
         count = int(steps or 0) or None
         every = _every(count or 0) if validate else None
         seconds = self.host.lent_seconds(method, count, validate_every=every)
         if seconds is None:
-            return ""
+            return note_html(self._times(method, count), kind="quiet")
         most = self.host.settings.lent_seconds
         told = {"seconds": in_words(seconds, self.texts), "most": in_words(most, self.texts)}
         kind = "quiet" if seconds <= most else "warning"
         return note_html(self.texts("motions.lent_cost", **told), kind=kind)
+
+    def _times(self, chosen: str, steps: int | None) -> str:
+        """What each method takes on this machine, as far as that was measured: with ``steps`` of
+        the one that is ``chosen``, the others' own."""
+        defaults, texts = self.host.defaults(), self.texts
+        told = []
+        for method in methods_there(LEARNED, encoder=self.host.has_encoder):
+            own = own_steps(method, defaults.training_of(method))
+            count = steps if own and steps and method == chosen else own
+            size = training_size(method, count)
+            measured = self.host.jobs.timings.nearest(TRAIN, size)
+            seconds = self.host.look_seconds
+            if own:
+                seconds = None if measured is None else measured.seconds_for(count)
+            known = "untimed" if seconds is None else "timed"
+            words = texts(
+                f"motions.{known if own else known + '_look'}",
+                steps=count,
+                seconds=in_words(seconds or 0.0, texts),
+            )
+            told.append(f"{texts(f'motions.method_{method}')}: {words}")
+        return texts("motions.times", times=" · ".join(told))
 
     def add_clips(self, state: TrainingState, files: list[str] | None) -> list[Any]:
         """Uploaded clips join those there are; one that cannot be read takes none with it."""

@@ -85,7 +85,7 @@ class SceneActions:
         }
         if lessons is not None:
             self._on_objects |= {f"lesson_{name}": lessons.write for name in (*FIELDS, METHOD)}
-            self._on_objects["clip_choose"] = lessons.choose
+            self._on_objects |= {"clip_choose": lessons.choose, "lesson_refine": lessons.refine}
 
     def begin(self, session: Session, values: Values) -> Callable[[], None]:
         """What of an action takes its time is done now; what is returned does the rest of it, which
@@ -95,29 +95,19 @@ class SceneActions:
             finding = self.look_for(session, values)
             return lambda: self.add_found(session, finding)
         if kind in ("clip", "clip_example", "clip_point") and self.lessons is not None:
-            return self._begin_lesson(self.lessons, session, values)
+            return self.lessons.begin(session, values)
+        if kind == "clip_choose" and self.lessons is not None and self.host.looks:
+            return self._begin_look(self.lessons, session, values)
         return lambda: self.act(session, values)
 
-    @staticmethod
-    def _begin_lesson(
-        lessons: LessonActions, session: Session, values: Values
+    def _begin_look(
+        self, lessons: LessonActions, session: Session, values: Values
     ) -> Callable[[], None]:
-        kind, draft = values["kind"], session.scene()
-        bring = kind != "clip_point"
-        change = lessons.teach if bring else lessons.with_clip
-        if kind == "clip_point":
-            read = lessons.pointed(draft, values)
-        elif kind == "clip_example":
-            read = lessons.read_example(session.owner, draft, values)
-        else:
-            read = lessons.read(session.owner, draft, values)
-
-        def end() -> None:
-            draft, index = change(session.scene(), read)
-            key = "transfer.did_clip" if bring else "transfer.did_clip_choose"
-            session.put(draft, Action(key, {"number": index + 1}))
-
-        return end
+        """The choice counts at once, so that a later one stands; what is seen of it comes after."""
+        self.act(session, values)
+        draft = session.scene()
+        read = lessons.looked(draft, lessons.chosen(draft, values))
+        return lambda: session.go_on_with(lessons.with_look(session.scene(), read))
 
     def act(self, session: Session, values: Values) -> None:
         """One action. The session's draft and history are what it made of them."""

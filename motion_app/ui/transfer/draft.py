@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -155,6 +156,13 @@ class SceneDraft:
             if lesson is not None and not any(lesson.same_as(other) for other in found):
                 found.append(lesson)
         return found
+
+    @property
+    def clips(self) -> list[Path]:
+        """The files of the clips that its motions are still to be learned from, or may be refined
+        with."""
+        told = [one for item in self.objects for one in (item.lesson, item.looked) if one]
+        return [lesson.clip.selection.file for lesson in told]
 
     def settled(self, library: Library) -> SceneDraft:
         """With the motions that were learned meanwhile, and the others as they are called now; the

@@ -14,6 +14,7 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
+from motion_app.methods import WAYS
 from motion_app.request.paths import framed_path, from_picture, read_path
 from motion_app.scene import Click, DrawnPath
 from motion_app.settings import DEFAULT_LIMITS, Limits
@@ -33,8 +34,9 @@ class ClickedThing:
     Nothing of these is text alone.
 
     ``name``: what it is; ``strength`` as in a request. Of what is learned: ``called``, what the
-    library shall call it ("" after the clip's file), ``noun`` and ``phrase`` of its caption, and
-    ``steps``, None for the checkpoint's own. ``clip_name``: what a person calls the file, "" where
+    library shall call it ("" after the clip's file), ``noun`` and ``phrase`` of its caption,
+    ``method``, one of WAYS ("" for the checkpoint's first), and ``steps``, None for the
+    checkpoint's own. ``clip_name``: what a person calls the file, "" where
     that is its name.
     """
 
@@ -47,6 +49,7 @@ class ClickedThing:
     called: str = ""
     noun: str = NOUN
     phrase: str = NEUTRAL_PHRASE
+    method: str = ""
     steps: int | None = None
     clip_name: str = ""
 
@@ -59,23 +62,31 @@ def scene_of_clicks(
     geometry: ModelGeometry,
     segment: Segment,
     library: Library,
+    ways: Sequence[str] = WAYS[:1],
     limits: Limits = DEFAULT_LIMITS,
 ) -> SceneDraft:
     """The scene of ``things`` on ``picture`` (H0, W0, 3) uint8, fitted to the model's frame by
     ``fit``. ``segment`` answers clicks in that frame; clips are trimmed to their liveliest part and
-    cropped to what moves. Raises RequestError, MediaError, and MotionFileError for a motion that is
-    not in the ``library``."""
+    cropped to what moves, and become motions by one of ``ways``, the first where nobody says how.
+    Raises RequestError, MediaError, and MotionFileError for a motion that is not in the
+    ``library``."""
     draft = SceneDraft.of(picture, fit, geometry)
     for number, thing in enumerate(things, start=1):
-        ways = {"a clip": thing.clip, f"the motion {thing.motion!r}": thing.motion}
-        given = [told for told, way in {**ways, "a path": thing.path}.items() if way]
+        led = {"a clip": thing.clip, f"the motion {thing.motion!r}": thing.motion}
+        given = [told for told, what in {**led, "a path": thing.path}.items() if what]
         if len(given) > 1:
             raise RequestError(f"thing {number} has {' and '.join(given)}; give it one of them")
+        if thing.method and thing.method not in ways:
+            raise RequestError(
+                f"thing {number} is to be learned by {thing.method[:40]!r}; this model learns by "
+                f"{', '.join(ways)}"
+            )
         draft = _clicked(draft, thing, number, segment, limits)
         place = len(draft.objects) - 1
         draft = draft.changed(place, lambda item, thing=thing: item.renamed(thing.name))
         if thing.clip is not None:
-            lesson = _lesson(draft, thing, geometry, library, limits)
+            told = thing if thing.method else replace(thing, method=ways[0])
+            lesson = _lesson(draft, told, geometry, library, limits)
             draft = draft.changed(place, lambda item, lesson=lesson: item.taught(lesson))
         elif thing.motion:
             draft = draft.moved_by(place, library.find(thing.motion))
@@ -140,7 +151,7 @@ def _lesson(
     called = thing.clip_name or thing.clip.name
     clip = DraftClip.read(thing.clip, geometry, limits, name=called, suggest=True)
     name = thing.called or free_name(library, draft.lessons, name_from(called))
-    lesson = SceneLesson(clip, name, noun=thing.noun, phrase=thing.phrase, steps=thing.steps)
+    lesson = SceneLesson(clip, name, thing.noun, thing.phrase, thing.steps, thing.method)
     wrong = lesson.problems(library, draft.lessons, geometry)
     if "clip" in wrong:
         raise RequestError(_WRONG_CLIP[wrong["clip"]].format(name=called))
@@ -149,8 +160,8 @@ def _lesson(
 
 def _asks_for(thing: ClickedThing, lesson: SceneLesson) -> bool:
     """Whether what another thing is to learn is this one's motion too."""
-    told = (thing.noun, thing.phrase, thing.steps, thing.called or lesson.name)
-    if told != (lesson.noun, lesson.phrase, lesson.steps, lesson.name):
+    told = (thing.noun, thing.phrase, thing.steps, thing.method, thing.called or lesson.name)
+    if told != (lesson.noun, lesson.phrase, lesson.steps, lesson.method, lesson.name):
         return False
     files = (thing.clip, lesson.clip.selection.file)
     return all(file.is_file() for file in files) and filecmp.cmp(*files, shallow=False)

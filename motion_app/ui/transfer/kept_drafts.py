@@ -125,8 +125,7 @@ class KeptDrafts:
             place.mkdir(parents=True)
             browser = place.parent
             waiting = [kept for at, kept in self._waiting.items() if at.parent == browser]
-            lessons = [lesson for kept in waiting for lesson in kept.draft.lessons]
-            needed = {lesson.clip.selection.file.name for lesson in lessons}
+            needed = {file.name for kept in waiting for file in kept.draft.clips}
             for scene in browser.glob(f"*/{SCENE}"):
                 needed |= _clips_of(scene)
             forget_clips(browser, besides=needed)
@@ -189,9 +188,9 @@ class KeptDrafts:
         else:
             (file,) = files
         arrays = _arrays_of(kept, file.name)
-        for lesson in kept.draft.lessons:
+        for clip in kept.draft.clips:
             with contextlib.suppress(FileNotFoundError):
-                os.utime(lesson.clip.selection.file)
+                os.utime(clip)
 
         def save(part: Path) -> None:
             np.savez_compressed(part, **arrays)
@@ -237,6 +236,7 @@ def _words_of(item: ObjectDraft) -> dict[str, Any]:
         **{name: getattr(item, name) for name in WORDS},
         "motion": None if item.motion is None or item.lesson else item.motion.name,
         "lesson": item.lesson and item.lesson.to_json(),
+        "looked": item.looked and item.looked.to_json(),
         "clicks": [asdict(click) for click in item.clicks],
         "box": None if item.box is None else asdict(item.box),
         "strokes": [asdict(stroke) for stroke in item.strokes],
@@ -247,11 +247,12 @@ def _words_of(item: ObjectDraft) -> dict[str, Any]:
 
 
 def _clips_of(file: Path) -> set[str]:
-    """The names of the clips that a kept scene learns from."""
+    """The names of the clips that a kept scene learns from, or may refine with."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             objects = json.loads(str(arrays["scene"]))["objects"]
-        return {item["lesson"]["clip"]["file"] for item in objects if item.get("lesson")}
+        lessons = [item.get(kind) for item in objects for kind in ("lesson", "looked")]
+        return {lesson["clip"]["file"] for lesson in lessons if lesson}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
 
@@ -265,13 +266,20 @@ def _read(file: Path, *, geometry: ModelGeometry, library: Library, limits: Limi
             _object_of(entry, frame, arrays, k, motions.get)
             for k, entry in enumerate(scene["objects"])
         )
-    taught = [
-        _lesson_of(entry, file.parent.parent / CLIPS, geometry, limits)
-        for entry in scene["objects"]
-    ]
+    taught, looked = (
+        [
+            _lesson_of(entry.get(kind), file.parent.parent / CLIPS, geometry, limits)
+            for entry in scene["objects"]
+        ]
+        for kind in ("lesson", "looked")
+    )
     objects = tuple(
         item if lesson is None else replace(item, motion=lesson.motion, lesson=lesson)
         for item, lesson in zip(objects, taught, strict=True)
+    )
+    objects = tuple(
+        item if item.motion is None else replace(item, looked=lesson)
+        for item, lesson in zip(objects, looked, strict=True)
     )
     picture = read_image(file.with_name(scene["picture"]))
     mode = scene["fit"] if scene["fit"] in FIT_MODES else FIT_MODES[0]
@@ -305,13 +313,13 @@ def _read(file: Path, *, geometry: ModelGeometry, library: Library, limits: Limi
 
 
 def _lesson_of(
-    entry: Mapping[str, Any], clips: Path, geometry: ModelGeometry, limits: Limits
+    told: Mapping[str, Any] | None, clips: Path, geometry: ModelGeometry, limits: Limits
 ) -> SceneLesson | None:
-    """What was still to be learned for an object; None where nothing was, and without its clip."""
-    if not entry.get("lesson"):
+    """What was ``told`` of a lesson; None where nothing was, and without its clip."""
+    if not told:
         return None
     try:
-        return SceneLesson.from_json(entry["lesson"], clips, geometry, limits)
+        return SceneLesson.from_json(told, clips, geometry, limits)
     except MotionAppError as error:
         logger.warning("a clip of a kept scene cannot be used: %s", error)
         return None

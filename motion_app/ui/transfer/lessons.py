@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from motion_app.errors import MotionFileError, RequestError
 from motion_app.geometry import ModelGeometry
 from motion_app.library.library import Library
-from motion_app.methods import ENCODED, REFINED
+from motion_app.methods import ENCODED, METHOD_TABLE, WAYS
 from motion_app.scene import Motion
 from motion_app.settings import Limits
 from motion_app.training.inputs import ClipSelection, TrainingInputs
@@ -23,15 +23,24 @@ from motion_app.wording import NEUTRAL_PHRASE
 NOUN = "thing"  # what moves in a clip of which nothing is known, as in ``ClipTraining``
 LONGEST_WORDS = 80  # letters of a field
 FIELDS = ("name", "noun", "phrase")
-WAYS = ("fleximmt", ENCODED, REFINED)  # how a lesson gives motion tokens
 SLACK_SECONDS = 2.0  # a motion's file tells whole seconds
+
+
+@dataclass(frozen=True)
+class ClipLook:
+    """What the motion encoder saw of a lesson's clip, in ``seconds``: ``picture``, the address of
+    frames with the mover marked. "" where it could not tell what moves."""
+
+    picture: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class SceneLesson:
     """What is to be learned: the ``clip`` with what is chosen of it, and what stands in the fields.
-    ``steps`` None is the checkpoint's own number for ``method``, one of WAYS. ``made``: unix
-    seconds; the motion that comes of it is younger."""
+    ``steps`` None is the checkpoint's own number for ``method``, one of WAYS. ``look``: what the
+    motion encoder saw, None before. ``made``: unix seconds; the motion that comes of it is
+    younger."""
 
     clip: DraftClip
     name: str
@@ -39,6 +48,7 @@ class SceneLesson:
     phrase: str = NEUTRAL_PHRASE
     steps: int | None = None
     method: str = WAYS[0]
+    look: ClipLook | None = None
     made: float = field(default_factory=time.time)
 
     @property
@@ -60,8 +70,8 @@ class SceneLesson:
 
     def same_as(self, other: SceneLesson) -> bool:
         """Whether one training gives the motion of both: of one part of one clip, in one word."""
-        told, others = self.to_json(), other.to_json()
-        return told | {"made": 0} == others | {"made": 0}
+        aside: dict[str, Any] = {"made": 0, "look": None}
+        return self.to_json() | aside == other.to_json() | aside
 
     def learned_by(self, method: str) -> SceneLesson:
         """By another of WAYS; RequestError for any other."""
@@ -70,6 +80,11 @@ class SceneLesson:
                 f'"{method[:40]}" is no way to learn a motion; choose one of {", ".join(WAYS)}'
             )
         return self if method == self.method else replace(self, method=method)
+
+    @property
+    def ready(self) -> bool:
+        """Nothing is left to be learned: one look was enough, and it was taken."""
+        return self.method == ENCODED and self.look is not None and bool(self.look.picture)
 
     def worded(self, name: str, text: str) -> SceneLesson:
         """Another ``name``, ``noun`` or ``phrase``; the same where it is what it was."""
@@ -89,6 +104,8 @@ class SceneLesson:
             wrong["clip"] = "transfer.lesson_still"
         elif stop - start < geometry.frames:
             wrong["clip"] = "transfer.lesson_short"
+        elif METHOD_TABLE[self.method].encoder and self.look and not self.look.picture:
+            wrong["clip"] = "transfer.lesson_unseen"
         if self.name and any(
             self.name == other.name and not self.same_as(other) for other in others
         ):
@@ -112,7 +129,9 @@ class SceneLesson:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; the clip by its file's name."""
         words = {name: getattr(self, name) for name in (*FIELDS, "steps", "method", "made")}
-        return {**words, "called": self.clip.name, "clip": self.clip.selection.to_json()}
+        look = None if self.look is None else asdict(self.look)
+        clip = {"called": self.clip.name, "clip": self.clip.selection.to_json()}
+        return {**words, "look": look, **clip}
 
     @classmethod
     def from_json(
@@ -123,7 +142,8 @@ class SceneLesson:
         selection = ClipSelection.from_json(entries["clip"], folder)
         clip = DraftClip.read(selection.file, geometry, limits, name=str(entries["called"]))
         words = {name: entries[name] for name in (*FIELDS, "steps", "made")}
-        kept = cls(replace(clip, selection=selection), **words)
+        look = entries.get("look") and ClipLook(**entries["look"])
+        kept = cls(replace(clip, selection=selection), look=look, **words)
         return kept.learned_by(str(entries.get("method", kept.method)))
 
 

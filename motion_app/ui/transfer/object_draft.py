@@ -17,6 +17,7 @@ import numpy as np
 from motion_app.errors import RequestError
 from motion_app.evaluation.metrics import mask_iou
 from motion_app.geometry import FittedImage
+from motion_app.methods import ENCODED
 from motion_app.request.paths import DIGITS, from_picture, moved_path, read_path, to_picture
 from motion_app.request.paths import MOST_POINTS as MOST_PATH_POINTS
 from motion_app.request.phrases import occurrences
@@ -75,7 +76,8 @@ class ObjectDraft:
 
     ``region`` (H, W) bool is what clicks and ``box`` gave, or was imported; ``mask`` is it with the
     ``strokes`` on top. A ``name`` of "" is not known. ``wording``: the motion words where they are
-    not the motion's own. ``lesson``: how the ``motion`` is to be learned, where it still is.
+    not the motion's own. ``lesson``: how the ``motion`` is to be learned, where it still is,
+    ``looked``: and how it was made, where one look was enough, so that it can be refined.
     ``path``: a line to go along in a motion's place, as shares of the frame.
     """
 
@@ -95,6 +97,7 @@ class ObjectDraft:
     wording: str | None = None
     lesson: SceneLesson | None = None
     path: DrawnPath | None = None
+    looked: SceneLesson | None = None
 
     @property
     def phrase(self) -> str:
@@ -202,7 +205,7 @@ class ObjectDraft:
             start, stop = places[0]
             sentence = sentence[:start] + new_phrase + sentence[stop:]
         told = replace(self, motion=motion, sentence=sentence, wording=None)
-        return replace(told, lesson=None, path=None)
+        return replace(told, lesson=None, path=None, looked=None)
 
     def along(self, path: DrawnPath) -> ObjectDraft:
         """It goes along ``path``, in the place of a motion or of another path."""
@@ -217,7 +220,10 @@ class ObjectDraft:
     def settled(self, motion: Motion) -> ObjectDraft:
         """Its lesson was learned and is now ``motion``, or its motion is called otherwise now; its
         words stay."""
-        return replace(self, motion=motion, lesson=None)
+        looked = self.looked
+        if self.lesson is not None:
+            looked = self.lesson if self.lesson.method == ENCODED else None
+        return replace(self, motion=motion, lesson=None, looked=looked)
 
 
 def compose_sentence(name: str, phrase: str) -> str:

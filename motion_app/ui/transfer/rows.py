@@ -18,7 +18,13 @@ from motion_app.ui.markup import Texts, icon
 from motion_app.ui.motion_cards import preview_html, shown_name
 from motion_app.ui.pictures import COLOURS, css_colour, ink_on
 from motion_app.ui.transfer.draft import SceneDraft
-from motion_app.ui.transfer.lesson_panel import LearningOffer, entrance_html, lesson_html
+from motion_app.ui.transfer.lesson_panel import (
+    LearningOffer,
+    entrance_html,
+    lesson_html,
+    refining_html,
+    waits_for,
+)
 from motion_app.ui.transfer.object_draft import (
     LONGEST_NAME,
     LONGEST_PROMPT,
@@ -55,7 +61,8 @@ def rows_html(
                 learning="" if offer is None else entrance_html(item, index + 1, offer, texts),
                 lesson=""
                 if offer is None
-                else lesson_html(item, index + 1, offer, wrong[index], texts),
+                else lesson_html(item, index + 1, offer, wrong[index], texts)
+                + refining_html(item, index + 1, offer, texts),
             )
             for index, item in enumerate(draft.objects)
         )
@@ -196,7 +203,7 @@ def _motion_html(item: ObjectDraft, number: int, texts: Texts, learning: str) ->
             f'<span class="preview preview-clip" data-own data-sheet="{item.lesson.clip.key}"'
             f' data-key="sheet-{item.lesson.clip.key}" aria-hidden="true"></span>'
         )
-        phrase = texts("transfer.lesson_waits")
+        phrase = texts(waits_for(item.lesson))
     if item.path is not None:
         words = html.escape(texts("transfer.path_name"))
         picture = f'<span class="preview preview-none" data-key="path">{icon("path")}</span>'

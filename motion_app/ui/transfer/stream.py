@@ -25,6 +25,7 @@ from motion_app.jobs.folder import JobRow
 from motion_app.jobs.progress import JobProgress
 from motion_app.scene import StepReport
 from motion_app.ui.markup import Texts, announcement, in_words, note_html, progress_html
+from motion_app.ui.motion_cards import gain_words
 from motion_app.ui.pictures import Previews, animation_uri, preview_frames
 from motion_app.ui.transfer.compare import ComparedVideos
 from motion_app.ui.transfer.gallery import (
@@ -250,15 +251,22 @@ class JobStream:
         )
 
     def _facts(self, row: JobRow) -> str:
-        """In one line: how long it took, and what it takes to see it again."""
+        """In one line: how long it took, what it takes to see it again, and what refining a motion
+        for it gained."""
         made = row.outcome
-        return self.texts(
+        gains = [
+            f"{one['name']}: {gain_words(one['clip_errors'], self.texts)}"
+            for one in made.get("learned") or ()
+            if one.get("clip_errors")
+        ]
+        told = self.texts(
             "video.done_in",
             seconds=in_words(made["seconds"], self.texts),
             seed=made["seed"],
             steps=made["steps"],
             guidance=f"{made['guidance']:g}",
         )
+        return " ".join([told, *gains])
 
     def _live(self, report: StepReport, row: JobRow) -> str:
         """A step's picture of the video to be, with the masks the next step will use; drawn once
