@@ -87,6 +87,7 @@ def test_nothing_can_be_marked_and_the_row_has_no_tools_for_it():
     options |= {"history": History(), "grid": False, "problems": problems, "geometry": ABLE}
     stage = canvas_html(draft, **options)
     assert TEXTS("transfer.stage_words") in stage and "stage-frame" not in stage
+    assert TEXTS("transfer.hint_picture") not in stage
     fits = fit_html(draft, "crop", ABLE, TEXTS, hours=2)
     assert 'aria-pressed="true"' in fits and 'type="radio"' not in fits
     acting.act(session, {"kind": "over"})  # what the pressed switch asks for

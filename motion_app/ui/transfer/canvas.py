@@ -61,14 +61,14 @@ def canvas_html(
     """Tools, the picture with its masks, the answers to choose from, and what to do next.
     ``unfamiliar``: the model does not know the picture's like. ``drawn`` is the number of this
     answer, so that the browser drops one that a newer one overtook."""
-    empty = ("stage_empty", "stage_begin")
+    empty, hint = ("stage_empty", "stage_begin"), _hint_html(draft, texts)
     if draft is not None and draft.from_words:
-        draft, empty = None, ("stage_words", "stage_words_help")
+        draft, empty, hint = None, ("stage_words", "stage_words_help"), ""
     body = _empty_html(empty, texts) if draft is None else _frame_html(draft, grid, geometry, texts)
     candidates = "" if draft is None else _candidates_html(draft, texts)
     return (
         f'<div class="stage-all" data-key="all" data-drawn="{drawn}">'
-        f"{_toolbar_html(texts)}{_hint_html(draft, texts)}"
+        f"{_toolbar_html(texts)}{hint}"
         f"{_unfamiliar_html(texts) if unfamiliar else ''}{body}{candidates}"
         f"{_problems_html(draft, problems, texts)}"
         f"{_buttons_html(draft, history, grid, texts)}</div>"

@@ -158,7 +158,7 @@ def _words_html(draft: SceneDraft | None, texts: Texts) -> str:
     """The switch of a scene without a picture."""
     chosen = draft is not None and draft.from_words
     return (
-        f'<div class="from-words" data-key="words"><button type="button" class="tool"'
+        f'<div class="kept" data-key="words"><button type="button" class="tool"'
         f' data-act="{"over" if chosen else "words"}" aria-pressed="{str(chosen).lower()}">'
         f"{icon('edit')}<span>{html.escape(texts('transfer.words'))}</span></button>"
         f'<p class="note quiet">{html.escape(texts("transfer.words_help"))}</p></div>'
