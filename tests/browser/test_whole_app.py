@@ -319,8 +319,8 @@ def test_everything_has_a_name_and_nothing_overflows_on_any_tab(
 # Names, formats, keys and what the model itself reads: they are the same in every language.
 NAMES = """
     An bird mp4 json
-    FlexiMMT SynMotion CogVideoX SAM AI generated GB MP4 GIF JSON NPZ ZIP CSV LaTeX Markdown PNG px
-    safetensors pt Ctrl Alt Shift pocket cpu cuda English HEIC tiger walks on snow
+    FlexiMMT SynMotion I2VEdit CogVideoX SAM AI generated GB MP4 GIF JSON NPZ ZIP CSV LaTeX Markdown
+    PNG px safetensors pt Ctrl Alt Shift pocket cpu cuda English HEIC tiger walks on snow
     red robot is moving Hugging Face Hub
 """
 

@@ -452,7 +452,7 @@ def test_what_would_take_longer_than_is_lent_is_refused_with_its_cost(visits) ->
 
 def test_a_large_model_learns_elsewhere_and_says_so(engine, tiny_checkpoint: Path) -> None:
     host = ZeroGpuHost.__new__(ZeroGpuHost)  # without loading anything
-    host.settings, host._error = Settings(), None
+    host.settings, host._error, host.look_seconds = Settings(), None, None
     host.__dict__["_checkpoint"] = Checkpoint.read(tiny_checkpoint)
     host._engine_done = threading.Event()
     host._engine_done.set()
