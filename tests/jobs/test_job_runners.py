@@ -29,7 +29,7 @@ from motion_app.jobs.runners import KEPT_REQUEST, GenerationRunner, TrainingRunn
 from motion_app.library.library import Library
 from motion_app.media.files import encode_data_uri, write_video
 from motion_app.media.provenance import read_recipe
-from motion_app.request import phrases, request
+from motion_app.request import phrases, request, written
 from motion_app.request.kept import read_request
 from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import build_request, parse_request
@@ -466,8 +466,8 @@ def test_one_press_of_generate_checks_once_and_encodes_each_picture_once(
         draft = named.moved_by(number, hop)
     counted = count(
         monkeypatch,
-        *((request, name) for name in ("encode_data_uri", "read_image", "read_mask")),
-        *((request, "find_clauses"), (kinds, "parse_request")),
+        *((request, name) for name in ("read_image", "read_mask", "find_clauses")),
+        *((written, "encode_data_uri"), (kinds, "parse_request")),
         *((pipeline, "checked_request"), (phrases, "phrase_spans"), (phrases, "_read_pieces")),
     )
     asked = {"request": request_of(draft, Options(seed=3)), "badge": False}
