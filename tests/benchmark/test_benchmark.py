@@ -71,6 +71,7 @@ from motion_app.jobs.workers import Workers, run_task
 from motion_app.library.library import Library
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import write_video
+from motion_app.methods import REFINED
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.scene import Motion
 from motion_app.settings import ROOT, Settings
@@ -663,6 +664,14 @@ def test_one_command_learns_what_the_library_lacks(pocket, tmp_path, capsys):
     benchmark(capsys, tmp_path, *options)
     assert kept == {file: file.stat().st_mtime_ns for file in tmp_path.glob("[mv]*/**/*.*")}
     assert (tmp_path / "sheets" / "of w o train mask.png").is_file()
+
+
+def test_nothing_is_learned_for_a_row_that_nobody_asked_for(pocket, tmp_path, capsys):
+    options = ["--methods", REFINED, "--cases", "1:1", "--movements", "jump", "--learn"]
+    answer = benchmark(capsys, tmp_path, *options, "--training-steps", "1")
+    assert answer["videos"] == 2 and answer["not_measured"] == 0
+    (learned,) = tmp_path.glob("motions/*/jump.*.safetensors")
+    assert read_motion(learned).method == REFINED
 
 
 def test_a_model_of_others_is_a_row_at_the_cases_rate_and_length(
