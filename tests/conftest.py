@@ -54,10 +54,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny pipeline saved as an ordinary diffusers folder. Do not write into it."""
     from tiny_models import tiny_pipeline  # here: most of the study's tests need no torch
 
-    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    tiny_pipeline().save_pretrained(folder)
-    (folder / "generation.json").write_text('{"name": "tiny", "steps": 3, "guidance": 3.0}')
-    return folder
+    return save_tiny(tiny_pipeline(), tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +62,12 @@ def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As ``tiny_checkpoint``, of a text-to-video model."""
     from tiny_models import tiny_text_pipeline
 
-    folder = tmp_path_factory.mktemp("text") / "checkpoint"
-    tiny_text_pipeline().save_pretrained(folder)
+    return save_tiny(tiny_text_pipeline(), tmp_path_factory.mktemp("text") / "checkpoint")
+
+
+def save_tiny(pipeline: Any, folder: Path) -> Path:
+    """``pipeline`` as a checkpoint in ``folder``, with its own few steps."""
+    pipeline.save_pretrained(folder)
     (folder / "generation.json").write_text('{"name": "tiny", "steps": 3, "guidance": 3.0}')
     return folder
 

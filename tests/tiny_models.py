@@ -3,6 +3,9 @@ laws."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
@@ -107,3 +110,22 @@ def tiny_text_pipeline(positions: str = "rotary") -> CogVideoXPipeline:
     """The same of a text-to-video model, with one of POSITIONS."""
     pipe = tiny_pipeline(in_channels=4, **POSITIONS[positions])
     return CogVideoXPipeline(**pipe.components)
+
+
+def stock_latents(
+    pipe: CogVideoXImageToVideoPipeline | CogVideoXPipeline, **told: Any
+) -> np.ndarray:
+    """What a tiny stock pipeline makes of what it is ``told`` in three steps."""
+    pipe.set_progress_bar_config(disable=True)
+    latents = pipe(
+        height=32,
+        width=48,
+        num_frames=13,
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(5),
+        output_type="latent",
+        max_sequence_length=24,
+        **told,
+    )
+    return latents.frames.detach().numpy()

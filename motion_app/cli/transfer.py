@@ -1,6 +1,5 @@
 """The command ``transfer``: a picture, a click on each thing, and for each a clip, a motion or a
-path.
-torch is imported only where something is computed."""
+path. torch is imported only where something is computed."""
 
 from __future__ import annotations
 

@@ -306,7 +306,7 @@ class Backbone:
         if not g.with_picture:
             yield {}
             return
-        blank = np.zeros((g.height, g.width, 3), np.uint8)
+        shown = np.zeros((g.height, g.width, 3), np.uint8) if image is None else image
 
         def begin(noise: Tensor, pictured: Tensor) -> tuple[Tensor, Tensor]:
             latents = noise if system is None else system.initial_latents(noise)
@@ -314,7 +314,7 @@ class Backbone:
 
         self.pipe.begin = begin
         try:
-            yield {"image": Image.fromarray(blank if image is None else image)}
+            yield {"image": Image.fromarray(shown)}
         finally:
             self.pipe.begin = None
 

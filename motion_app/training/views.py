@@ -150,7 +150,7 @@ def grid_masks(masks: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
     step = geometry.patch_size_t
     if step is None:
         return grid
-    spare = geometry.padded_latent_frames - geometry.latent_frames
+    spare = geometry.spare_latent_frames
     grid = np.concatenate([grid[..., :spare, :, :], grid], axis=-3)
     shape = (*grid.shape[:-3], geometry.grid_frames, step, *grid.shape[-2:])
     return grid.reshape(shape).any(axis=-3)  # a token that shows it in one of its frames

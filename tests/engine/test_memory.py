@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXImageToVideoPipeline
+from PIL import Image
 from test_full_scale import full_footprint
-from test_pipeline import HEIGHT, WIDTH, motions, picture, scene, stock_latents  # noqa: F401
-from tiny_models import tiny_pipeline
+from test_pipeline import HEIGHT, WIDTH, motions, picture, scene  # noqa: F401
+from tiny_models import stock_latents, tiny_pipeline
 
 from motion_app.acceleration import Acceleration
 from motion_app.engine.footprint import GIGABYTE, decoding_bytes, denoising_bytes, footprint
@@ -42,7 +43,7 @@ def test_without_motion_every_profile_is_the_stock_pipeline_in_it_bit_for_bit(
     request = scene(motions, method="none")
     pipe = CogVideoXImageToVideoPipeline.from_pretrained(tiny_checkpoint)
     Placing(pipe, torch.device("cpu")).apply(PLACEMENTS[name])
-    stock = stock_latents(pipe, request.full_prompt())
+    stock = stock_latents(pipe, image=Image.fromarray(picture()), prompt=request.full_prompt())
     video = with_profile(tiny_checkpoint, name).generate(request)
     assert np.array_equal(video.latents, stock)
     assert video.recipe["profile"] == name

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
-from tiny_models import tiny_pipeline
+from tiny_models import stock_latents, tiny_pipeline
 
 from motion_app.engine import pipeline
 from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
@@ -61,23 +61,6 @@ def scene(motions, **options) -> GenerationRequest:
     return GenerationRequest(picture(), objects, Options(**{"seed": 5, **options}))
 
 
-def stock_latents(pipe: CogVideoXImageToVideoPipeline, prompt: str) -> np.ndarray:
-    """What the stock pipeline makes of ``picture`` in three steps."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(
-        image=Image.fromarray(picture()),
-        prompt=prompt,
-        height=HEIGHT,
-        width=WIDTH,
-        num_frames=13,
-        num_inference_steps=3,
-        guidance_scale=3.0,
-        generator=torch.Generator().manual_seed(5),
-        output_type="latent",
-        max_sequence_length=24,
-    ).frames.numpy()
-
-
 @pytest.mark.parametrize("case", ["no objects", "no motions", "method none"])
 def test_without_motion_the_latents_are_the_stock_pipelines_bit_for_bit(
     case, engine, motions, tiny_checkpoint
@@ -89,7 +72,7 @@ def test_without_motion_the_latents_are_the_stock_pipelines_bit_for_bit(
         request = request.with_options(method="none")
     video = engine.generate(request, lambda report: None)
     pipe = CogVideoXImageToVideoPipeline.from_pretrained(tiny_checkpoint)
-    stock = stock_latents(pipe, request.full_prompt())
+    stock = stock_latents(pipe, image=Image.fromarray(picture()), prompt=request.full_prompt())
     assert np.array_equal(video.latents, stock)
 
 

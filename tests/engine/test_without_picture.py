@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from PIL import Image
-from tiny_models import POSITIONS, tiny_text_pipeline, tiny_tokenizer
+from tiny_models import POSITIONS, stock_latents, tiny_text_pipeline, tiny_tokenizer
 from torch import nn
 
 from motion_app.engine.adapters import Adapter, GatedAdapters, adapted
@@ -103,23 +103,6 @@ def emptied(pipe) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def stock_latents(pipe, **told) -> np.ndarray:
-    """What a stock pipeline makes in three steps."""
-    pipe.set_progress_bar_config(disable=True)
-    latents = pipe(
-        height=HEIGHT,
-        width=WIDTH,
-        num_frames=13,
-        num_inference_steps=3,
-        guidance_scale=3.0,
-        generator=torch.Generator().manual_seed(5),
-        output_type="latent",
-        max_sequence_length=24,
-        **told,
-    )
-    return latents.frames.detach().numpy()
 
 
 def stock_of(engine: MotionEngine, **told) -> np.ndarray:

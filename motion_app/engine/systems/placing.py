@@ -155,7 +155,7 @@ def _similarity(scale: float, source: np.ndarray, target: np.ndarray) -> np.ndar
 
 def latent_times(geometry: ModelGeometry) -> list[int]:
     """The frame at which each latent frame ends, (F,), those that repeat the first among them."""
-    spare = geometry.padded_latent_frames - geometry.latent_frames
+    spare = geometry.spare_latent_frames
     return [
         max(0, i - spare) * geometry.temporal_ratio for i in range(geometry.padded_latent_frames)
     ]
