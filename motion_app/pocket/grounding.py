@@ -18,11 +18,11 @@ import torch
 from transformers import T5TokenizerFast
 
 from motion_app.geometry import mask_to_grid
+from motion_app.training.views import lagging
 from motion_app.wording import NEUTRAL_PHRASE
 
 CLOSED = -1e4  # no weight is left by it, in bfloat16 either
 TAKES_PART = 0.85  # of the creatures of a grounded clip; the others' words are free text
-ROUGH_SHARE, DROPPED = 0.5, 0.1  # of the masks that lose cells or grow, and of their cells
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,6 @@ def token_codes(masks: np.ndarray, grid: tuple[int, int], ratio: int) -> np.ndar
     shown = np.concatenate([masks[:, :1], later.mean(axis=2) >= 0.5], axis=1)  # (N, F, H, W)
     bits = (1 << np.arange(count, dtype=np.uint8))[:, None, None, None]
     return (mask_to_grid(shown, *grid) * bits).sum(axis=0, dtype=np.uint8)
-
-
-def lagging(codes: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """``codes`` (F, h, w) as a generation knows them at a ``noise`` from 0 to 1: each frame shows
-    where the creatures were a share of the way before, at full noise mostly where they began; half
-    of them rough."""
-    frames = len(codes)
-    pace = 0.0 if rng.random() < noise**4 else rng.uniform(1 - noise, 1)
-    masks = codes[(np.arange(frames) * pace).round().astype(int)]
-    if rng.random() >= ROUGH_SHARE:
-        return masks
-    if rng.random() < 0.5:
-        return masks * (rng.random(masks.shape) >= DROPPED)
-    grown = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
-    around = grown[:, :-2, 1:-1] | grown[:, 2:, 1:-1] | grown[:, 1:-1, :-2] | grown[:, 1:-1, 2:]
-    return np.where(masks == 0, around, masks)
 
 
 def grounded_bias(

@@ -17,7 +17,7 @@ from motion_app.wording import NEUTRAL_PHRASE, as_read
 MASK_SOURCES = ("dmem", "given", "none")
 STARTS = ("drawn", "encoder")
 REFINED_SHARE = 5  # part of the steps of learning that refining what an encoder said takes
-MASK_REACHES = ("frame", "grown", "swept")
+MASK_REACHES = ("frame", "grown", "swept", "lagging")
 COUNTS = ("steps", "batch", "views", "checkpoint_every", "validate_every", "validation_steps")
 LATER = ("mask_reach", "start")  # settings that came when others had been learned with already
 WATCHING = ("checkpoint_every", "validate_every", "validation_steps")
@@ -160,7 +160,8 @@ class MotionTraining(ClipTraining):
     sees the tokens: "dmem" (section 4, ``mask_drop`` of it let go), "given" masks of the clip, or
     "none" (concat). ``mask_reach``: how far given masks go, one of MASK_REACHES: "frame" over the
     mover in each latent frame, "grown" over one token more on every side, "swept" in all frames
-    over wherever it is in one. ``start``: initial tokens are "drawn", or what the checkpoint's
+    over wherever it is in one, "lagging" behind it as a generation's own masks lag, the more the
+    noisier the step. ``start``: initial tokens are "drawn", or what the checkpoint's
     "encoder" says of the clip (section 12), as many as that gives; then 0 ``steps`` are enough.
     """
 

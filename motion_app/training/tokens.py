@@ -30,7 +30,7 @@ from motion_app.scene import Motion, SceneObject
 from motion_app.text_files import write_whole
 from motion_app.training.config import ClipTraining, MotionTraining
 from motion_app.training.processes import ALONE, Share
-from motion_app.training.views import CachedViews, ViewConfig, cache_views
+from motion_app.training.views import CachedViews, ViewConfig, cache_views, lagging
 
 log = logging.getLogger(__name__)
 MEASURED = 12  # noises at which a clip is predicted, to tell what refining gained
@@ -49,7 +49,7 @@ class Lesson:
 
 
 def reaching(masks: Tensor, reach: str) -> Tensor:
-    """Masks (n, F, h, w) bool as far as ``MotionTraining.mask_reach`` says."""
+    """Masks (n, F, h, w) bool as far as ``MotionTraining.mask_reach`` says, whatever the noise."""
     if reach == "swept":
         return masks.any(dim=1, keepdim=True).expand_as(masks)
     if reach == "grown":
@@ -264,6 +264,7 @@ class TrainingRun(LearningRun):
             )
         self.tokens = start.to(backbone.transformer.device)
         self._view = 0
+        self._mask: np.ndarray | None = None  # given, as that view's tokens were seen
         groups = [{"params": list(self.tokens.parameters()), "lr": config.learning_rate}]
         super().__init__(self.tokens, groups, config, backbone, out, share)
         self.steering = TrainingSteering(
@@ -277,11 +278,9 @@ class TrainingRun(LearningRun):
         return self.lesson.views.frames[self._view]
 
     def view_mask(self) -> np.ndarray | None:
-        if self.config.mask == "none":
-            return None
-        if self.config.mask == "given":
-            return self.lesson.views.object_masks[self._view].numpy()
-        return self.steering.layer_masks().cpu().numpy()
+        if self.config.mask == "dmem":
+            return self.steering.layer_masks().cpu().numpy()
+        return self._mask
 
     def save_motion(self, path: Path, metadata: MotionMetadata) -> None:
         self.tokens.save(path, metadata, dtype=torch.float16)
@@ -308,8 +307,9 @@ class TrainingRun(LearningRun):
         errors = []
         with steered(self.backbone.attention_layers(), steering):
             for k, view in enumerate(picked):
-                steering.begin([self._sample(int(view))])
                 one = draws.rows(slice(k, k + 1))
+                own = np.random.default_rng([config.seed, MEASURED, k])
+                steering.begin([self._sample(int(view), one.noise_shares(self.backbone)[0], own)])
                 miss, _ = one.velocity_miss(lesson.text[None], self.backbone)
                 errors.append(weighted_error(miss, one, moving_weight=config.moving_weight))
         return float(torch.stack(errors).mean())
@@ -326,10 +326,17 @@ class TrainingRun(LearningRun):
             lesson.views, picked, config, self.backbone, rng=rng, generator=self.generator
         ).rows(rows)
         spoken = (rng.random(whole) >= config.caption_dropout)[rows]
-        picked = picked[rows]
-        self._view = int(picked[0])
+        own = [np.random.default_rng([config.seed, self.step, k]) for k in range(whole)][rows]
+        noises = draws.noise_shares(self.backbone)
+        samples = [
+            self._sample(int(view), noise, drawing)
+            for view, noise, drawing in zip(picked[rows], noises, own, strict=True)
+        ]
+        self._view = int(picked[rows][0])
+        if samples[0].object_masks is not None:
+            self._mask = samples[0].object_masks[0].numpy()
         text = torch.stack([lesson.text if said else lesson.empty_text for said in spoken])
-        self.steering.begin([self._sample(int(i)) for i in picked])
+        self.steering.begin(samples)
         miss, factor = draws.velocity_miss(text, self.backbone)
         error = factor * miss  # x̂0 - x0
         pair = int(rng.integers(error.shape[1] - 1)) if error.shape[1] > 1 else None
@@ -341,10 +348,14 @@ class TrainingRun(LearningRun):
             + config.delta_weight * delta
         )
 
-    def _sample(self, view: int) -> TrainingSample:
+    def _sample(self, view: int, noise: float, rng: np.random.Generator) -> TrainingSample:
+        """``noise`` from 0 to 1 of the view's step."""
         lesson, masks = self.lesson, self.lesson.views.object_masks
         if self.config.mask == "given":
-            return TrainingSample(lesson.layout, object_masks=masks[view][None])
+            mask = masks[view]  # (F, h, w)
+            if self.config.mask_reach == "lagging":
+                mask = torch.from_numpy(lagging(mask.numpy(), noise, rng))
+            return TrainingSample(lesson.layout, object_masks=mask[None])
         if self.config.mask == "dmem":
             return TrainingSample(lesson.layout, noun=lesson.noun)
         return TrainingSample(lesson.layout)
@@ -364,6 +375,10 @@ class NoisyViews:
         """Some of the batch."""
         parts = (self.latents, self.noise, self.condition, self.timesteps)
         return NoisyViews(*(part[rows] for part in parts))
+
+    def noise_shares(self, backbone: Backbone) -> list[float]:
+        """How noisy each is, from 0 to 1."""
+        return (self.timesteps / (backbone.training_steps - 1)).tolist()
 
     def velocity_miss(self, text: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
         """``Backbone.velocity_miss`` of the batch; ``text`` (B, L, text width)."""

@@ -15,6 +15,8 @@ from motion_app.errors import MediaError
 from motion_app.geometry import ModelGeometry, mask_to_grid
 from motion_app.media.files import Clip
 
+ROUGH_SHARE, DROPPED = 0.5, 0.1  # of lagging masks that lose cells or grow, and of their cells
+
 
 @dataclass(frozen=True)
 class ViewConfig:
@@ -154,6 +156,22 @@ def grid_masks(masks: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
     grid = np.concatenate([grid[..., :spare, :, :], grid], axis=-3)
     shape = (*grid.shape[:-3], geometry.grid_frames, step, *grid.shape[-2:])
     return grid.reshape(shape).any(axis=-3)  # a token that shows it in one of its frames
+
+
+def lagging(masks: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """``masks`` (F, h, w), bool or a bit for each object, as a generation knows them at a ``noise``
+    from 0 to 1: each frame shows where the objects were a share of the way before, at full noise
+    mostly where they began; half of them rough."""
+    frames = len(masks)
+    pace = 0.0 if rng.random() < noise**4 else rng.uniform(1 - noise, 1)
+    known = masks[(np.arange(frames) * pace).round().astype(int)]
+    if rng.random() >= ROUGH_SHARE:
+        return known
+    if rng.random() < 0.5:
+        return known * (rng.random(known.shape) >= DROPPED)
+    grown = np.pad(known, ((0, 0), (1, 1), (1, 1)))
+    around = grown[:, :-2, 1:-1] | grown[:, 2:, 1:-1] | grown[:, 1:-1, :-2] | grown[:, 1:-1, 2:]
+    return np.where(known == 0, around, known)
 
 
 def encode_views(backbone: Backbone, frames: np.ndarray) -> Posterior:

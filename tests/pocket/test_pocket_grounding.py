@@ -14,12 +14,11 @@ from motion_app.pocket.grounding import (
     Caption,
     drawn_caption,
     grounded_bias,
-    lagging,
 )
 from motion_app.pocket.network import TEXT_TOKENS, new_tokenizer
 from motion_app.pocket.vae import clip_codes, scene_sentences
 from motion_app.settings import ROOT
-from motion_app.training.views import grid_masks
+from motion_app.training.views import grid_masks, lagging
 from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.world import draw_scene, render
 

@@ -28,7 +28,7 @@ from motion_app.training.mover import (
     moving_region,
 )
 from motion_app.training.seen_clips import read_clips
-from motion_app.training.tokens import TrainingRun, reaching
+from motion_app.training.tokens import TrainingRun, prepare_lesson, reaching
 from motion_app.training.trainer import (
     TrainingReport,
     held_out_scene,
@@ -265,7 +265,7 @@ def test_given_masks_reach_as_far_as_the_settings_say() -> None:
     swept = reaching(masks, "swept")
     for frame in range(3):
         assert swept[0, frame].nonzero().tolist() == [[4, 2], [4, 5], [4, 9]]
-    with pytest.raises(RequestError, match='"wide".*frame, grown, swept'):
+    with pytest.raises(RequestError, match='"wide".*frame, grown, swept, lagging'):
         MotionTraining(name="jump", noun="red cat", mask_reach="wide", **TINY)
 
 
@@ -286,6 +286,33 @@ def test_the_reach_counts_for_what_is_learned(
         seen[reach] = reports[0].view_mask
     assert (seen["swept"] == seen["swept"][:1]).all()
     assert np.array_equal(seen["swept"][0], seen["frame"].any(axis=0))
+
+
+def test_lagging_masks_show_a_step_no_more_than_a_generation_knows(
+    engine: MotionEngine, reference: tuple[Clip, np.ndarray], tmp_path: Path
+) -> None:
+    config = MotionTraining(
+        name="jump", noun="red cat", mask="given", mask_reach="lagging", **TINY | {"steps": 24}
+    )
+    true = replace(config, mask_reach="frame")
+    lesson = prepare_lesson([reference[0]], config, engine.backbone, masks=[reference[1]])
+    run = TrainingRun(lesson, config, engine.backbone, tmp_path / "a.safetensors")
+    truths = lesson.views.object_masks.numpy()
+    view = next(i for i, mask in enumerate(truths) if (mask[0] != mask[-1]).any())
+
+    def missed(noise: float, run: TrainingRun = run) -> float:
+        rng = np.random.default_rng(4)
+        drawn = [run._sample(view, noise, rng).object_masks[0].numpy() for _ in range(60)]
+        return float(np.mean([mask != truths[view] for mask in drawn]))
+
+    assert missed(0.0) < missed(0.6) < missed(1.0)
+    exact = TrainingRun(lesson, true, engine.backbone, tmp_path / "b.safetensors")
+    assert missed(1.0, exact) == 0.0
+    behind = 0
+    for _ in range(config.steps):
+        run.advance()
+        behind += not any(np.array_equal(run.view_mask(), mask) for mask in truths)
+    assert 0 < behind < config.steps, "what is shown is what the step saw"
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_good_steps(
