@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
                 _serve_studies(settings, bound)
                 return 0
         served = {"credentials": _credentials(options.auth), "mcp": options.mcp}
+        served["studies"] = _study_settings(settings)  # what is wrong is told before the page
         if PREPARED is not None:
             _serve(PREPARED, settings, **served)
             return 0
@@ -135,7 +136,12 @@ def _study_settings(settings: Settings) -> StudySettings:
 
 
 def _serve(
-    prepared: PreparedApp, settings: Settings, *, credentials: tuple[str, str] | None, mcp: bool
+    prepared: PreparedApp,
+    settings: Settings,
+    *,
+    credentials: tuple[str, str] | None,
+    mcp: bool,
+    studies: StudySettings,
 ) -> None:
     from gradio import set_static_paths
     from starlette.routing import Mount
@@ -147,7 +153,6 @@ def _serve(
     from motion_app.ui.sessions import PLACES
 
     page, host, limits = prepared.page, prepared.host, settings.limits
-    studies = _study_settings(settings)
     login = None if credentials is None else Login(*credentials)
     serving = Serving(page, settings, prepared.uploads, public=studies.public, login=login, mcp=mcp)
     # Served where they lie: of a copy in gradio's folder a link would outlive the job.
