@@ -8,9 +8,11 @@ everything else.
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,6 +69,21 @@ def read_clip(
     return Clip(decoded.array, decoded.facts["fps"])
 
 
+@contextmanager
+def frozen_heap() -> Iterator[None]:
+    """While videos are written: imageio's writer collects garbage twice for each, and with
+    everything a program has loaded that takes ten times as long as encoding a short clip. A program
+    that has frozen what it loaded, as the app does, stays so: it can only be thawed as a whole."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 class _BrowserVideo(PyAVPlugin):
     """imageio's PyAV writer with what its arguments cannot say: quality and colour tags. Untagged
     video of this size is taken for BT.601 by some players and shown in other colours."""
@@ -107,7 +124,8 @@ def encode_video(
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise MediaError(f"a video of {width}×{height} cannot be written; both sides must be even")
-    write_whole(Path(path), lambda part: _encode(part, frames, fps, tags), ending=".mp4")
+    with frozen_heap():
+        write_whole(Path(path), lambda part: _encode(part, frames, fps, tags), ending=".mp4")
 
 
 def _encode(path: Path, frames: np.ndarray, fps: float, tags: Mapping[str, str]) -> None:
@@ -135,7 +153,8 @@ def _size_filter(frames: np.ndarray, options: str = "") -> tuple[str, str]:
 def write_gif(path: Path | str, frames: np.ndarray, fps: float, *, comment: str = "") -> None:
     """Write ``frames`` (T, H, W, 3) uint8 as a looping GIF with a palette of its own; ``comment``
     in at most 255 bytes of ASCII. All of it or, where there is no room, nothing."""
-    write_whole(Path(path), lambda part: _encode_gif(part, frames, fps, comment), ending=".gif")
+    with frozen_heap():
+        write_whole(Path(path), lambda part: _encode_gif(part, frames, fps, comment), ending=".gif")
 
 
 def _encode_gif(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:

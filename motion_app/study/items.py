@@ -9,14 +9,12 @@ in shape of up to 2% is stretched away.
 
 from __future__ import annotations
 
-import gc
 import os
 import secrets
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from motion_app.errors import RequestError
-from motion_app.media.files import read_clip, read_image, upscale, write_video
+from motion_app.media.files import frozen_heap, read_clip, read_image, upscale, write_video
 from motion_app.media.watermark import unmarked
 from motion_app.settings import DEFAULT_LIMITS, Limits
 from motion_app.study.links import new_id
@@ -118,22 +116,6 @@ def _all_made(
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return [future.result() for future in futures]
-
-
-@contextmanager
-def frozen_heap() -> Iterator[None]:
-    """While many videos are written: imageio's writer collects garbage twice for each, and with
-    everything a program has loaded that takes ten times as long as encoding a short clip. A program
-    that has frozen what it loaded, as the app does, stays so: it can only be thawed as a whole."""
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def choose_format(

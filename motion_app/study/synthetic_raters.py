@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from motion_app.errors import RequestError
-from motion_app.media.files import write_video
+from motion_app.media.files import frozen_heap, write_video
 from motion_app.study.answers import Study
 from motion_app.study.archive import StudyArchive
-from motion_app.study.items import VideoChoice, frozen_heap
+from motion_app.study.items import VideoChoice
 from motion_app.study.records import Answer
 
 FALLOFF = 0.6  # each method is preferred this much as often as the one before it

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from motion_app.errors import MediaError, MotionAppError, RequestError
-from motion_app.media.files import encode_data_uri, read_clip, write_video
+from motion_app.media.files import encode_data_uri, frozen_heap, read_clip, write_video
 from motion_app.media.provenance import export_video
 from motion_app.study.creation import create_study, named_method
 from motion_app.study.items import (
@@ -24,7 +24,6 @@ from motion_app.study.items import (
     choose_format,
     damaged,
     fitted,
-    frozen_heap,
     prepare_items,
 )
 from motion_app.study.records import VideoFormat
