@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from near_workers import work_nearby
 
 from motion_app.__main__ import main
 from motion_app.benchmark import campaign
@@ -207,7 +208,8 @@ def test_the_video_of_an_old_job_can_be_made_again(line):
 # batches and benchmarks -------------------------------------------------------------------------
 
 
-def test_a_batch_that_was_half_done_is_finished_and_nothing_is_made_twice(old, capsys):
+def test_a_batch_that_was_half_done_is_finished_and_nothing_is_made_twice(old, capsys, monkeypatch):
+    work_nearby(monkeypatch)
     out = old / "batch" / "out"
     kept = contents(out / "results")
     (state,) = out.glob("unfinished/*/*.training")

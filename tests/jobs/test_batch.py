@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from near_workers import work_nearby
 from PIL import Image
 from play_workshop import PlayWorkshop, attempts, broken, play_item
 
@@ -497,8 +498,9 @@ def command(capfd: pytest.CaptureFixture, *arguments: object) -> tuple[int, dict
 
 
 def test_one_command_generates_trains_and_evaluates_and_does_nothing_twice(
-    folder, environment, capfd
+    folder, environment, capfd, monkeypatch
 ):
+    work_nearby(monkeypatch)  # the next but one starts a process
     manifest = write(folder, video(id="v", steps=1), motion(id="m"), score(id="s"))
     out = folder / "out"
     assert command(capfd, manifest, "--out", out, "--check")[1] == {

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +24,7 @@ from motion_app.jobs.progress import JobProgress
 from motion_app.jobs.queue import JobQueue
 from motion_app.jobs.runners import KEPT_REQUEST, GenerationRunner, TrainingRunner, check_generation
 from motion_app.library.library import Library
-from motion_app.media.files import encode_data_uri, write_video
+from motion_app.media.files import encode_data_uri
 from motion_app.media.provenance import read_recipe
 from motion_app.request import phrases, request, written
 from motion_app.request.kept import read_request
@@ -35,38 +32,16 @@ from motion_app.request.phrases import PromptTokenizer
 from motion_app.request.request import build_request, parse_request
 from motion_app.request.written import request_to_json
 from motion_app.scene import Options
-from motion_app.settings import ROOT, Limits, Settings
+from motion_app.settings import Limits, Settings
 from motion_app.training import trainer
 from motion_app.ui.transfer.draft import SceneDraft, request_of
-from motion_app.world.world import WorldConfig, draw_scene, render
 
-TINY = {"tokens": 3, "views": 3, "batch": 2, "learning_rate": 0.05, "checkpoint_every": 2}
 LIMITS = Limits(jobs=100, jobs_per_session=100)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with training settings of its own."""
-    folder = tmp_path_factory.mktemp("jobs") / "checkpoint"
-    shutil.copytree(tiny_checkpoint, folder)
-    settings = {"name": "tiny", "steps": 3, "guidance": 3.0, "motion_training": TINY}
-    (folder / "generation.json").write_text(json.dumps(settings))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path) -> MotionEngine:
     return MotionEngine.load(checkpoint, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    scene = draw_scene(
-        np.random.default_rng(2), WorldConfig(height=32, width=48), objects=1, motions=["jump"]
-    )
-    path = tmp_path_factory.mktemp("clips") / "jump.mp4"
-    write_video(path, render(scene).frames, 8.0)
-    return path
 
 
 def line_of(
@@ -303,40 +278,15 @@ def test_a_learned_motion_is_in_the_library_when_it_is_finished_and_not_before(
     assert end(queue, made).row.state == "done"
 
 
-PROGRAM = """
-import os, signal, sys
-from pathlib import Path
-from motion_app.engine.pipeline import MotionEngine
-from tests.jobs.test_job_runners import learn, line_of
-checkpoint, folder, clip = map(Path, sys.argv[1:])
-queue = line_of(MotionEngine.load(checkpoint, device="cpu"), folder)
-queue.start()
-job = learn(queue, clip, steps=16)
-print(job, flush=True)
-for progress in queue.watch(job, every=0.01):
-    if progress.step >= 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 @pytest.mark.timeout(600)  # a program of its own and two trainings, perhaps on a busy machine
 def test_a_training_that_was_killed_and_resumed_is_an_undisturbed_one(
-    checkpoint: Path, engine: MotionEngine, clip: Path, tmp_path: Path
+    killed_jobs: dict[str, tuple[Path, str]], engine: MotionEngine, clip: Path
 ) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(checkpoint), str(tmp_path), str(clip)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert killed.returncode == -9, killed.stderr
-    job = killed.stdout.strip()
-    queue = line_of(engine, tmp_path)
+    folder, job = killed_jobs["training"]
+    queue = line_of(engine, folder)
     queue.start()
     assert queue.row(job).state == "interrupted"
-    assert Library([tmp_path / "motions"]).list() == []
+    assert Library([folder / "motions"]).list() == []
     queue.again(job)
     steps = [now.step for now in queue.watch(job, every=0.01) if now.stage == "training"]
     resumed = queue.row(job)
@@ -346,7 +296,7 @@ def test_a_training_that_was_killed_and_resumed_is_an_undisturbed_one(
     whole = end(queue, learn(queue, clip, name="whole", steps=16)).row
     queue.stop()
     assert torch.equal(tokens(resumed.outcome["motion"]), tokens(whole.outcome["motion"]))
-    assert not list(tmp_path.glob("jobs/*/*.training"))
+    assert not list(folder.glob("jobs/*/*.training"))
 
 
 def test_a_cancelled_training_goes_on_where_it_was(queue: JobQueue, clip: Path) -> None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_job_runners import checkpoint, clip, end, engine, learn, line_of, queue, tokens, video_of
+from test_job_runners import end, engine, learn, line_of, queue, tokens, video_of
 
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.jobs.queue import JobQueue
 from motion_app.library.library import Library
 from motion_app.media.provenance import read_recipe
-from motion_app.settings import ROOT
 
-__all__ = ["checkpoint", "clip", "engine", "queue"]  # fixtures, one set for both files
+__all__ = ["engine", "queue"]  # fixtures, one set for both files
 
 
 def lesson(name: str = "hop", *, steps: int = 4, **changes: Any) -> dict[str, Any]:
@@ -102,38 +98,12 @@ def test_cancelled_while_it_makes_the_video_it_keeps_what_it_learned_and_goes_on
     assert after == before
 
 
-PROGRAM = """
-import os, signal, sys
-from pathlib import Path
-from motion_app.engine.pipeline import MotionEngine
-from tests.jobs.test_job_runners import line_of
-from tests.jobs.test_learning_first import hand_in, lesson
-checkpoint, folder, clip = map(Path, sys.argv[1:])
-queue = line_of(MotionEngine.load(checkpoint, device="cpu"), folder)
-queue.start()
-job = hand_in(queue, clip, lesson("hop"), lesson("leap", steps=16))
-print(job, flush=True)
-for progress in queue.watch(job, every=0.01):
-    if progress.part == 1 and progress.step >= 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 @pytest.mark.timeout(600)  # a program of its own, perhaps on a busy machine
 def test_killed_in_the_second_training_it_goes_on_in_the_second_training(
-    checkpoint, engine, clip, tmp_path: Path
+    killed_jobs: dict[str, tuple[Path, str]], engine
 ) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(checkpoint), str(tmp_path), str(clip)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'jobs'}:{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert killed.returncode == -9, killed.stderr
-    job = killed.stdout.strip()
-    queue = line_of(engine, tmp_path)
+    folder, job = killed_jobs["lessons"]
+    queue = line_of(engine, folder)
     queue.start()
     assert queue.row(job).state == "interrupted"
     queue.again(job)
@@ -143,7 +113,7 @@ def test_killed_in_the_second_training_it_goes_on_in_the_second_training(
     assert row.state == "done", row.message
     assert all(part > 0 for part, _ in told)  # the first was learned
     assert min(step for part, step in told if part == 1) > 4  # checkpoints are two steps apart
-    assert {motion.name for motion in Library([tmp_path / "motions"]).list()} == {"hop", "leap"}
+    assert {motion.name for motion in Library([folder / "motions"]).list()} == {"hop", "leap"}
 
 
 def test_a_second_video_waits_for_the_motion_that_the_first_one_learns(

@@ -1,9 +1,13 @@
 """Several processes learn what one would from a larger batch."""
 
+import multiprocessing
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
+from accelerate import PartialState
 
 from motion_app.engine.pipeline import MotionEngine
 from motion_app.media.files import Clip
@@ -34,13 +38,9 @@ def run_of(checkpoint, out, *, batch: int, share: Share) -> TrainingRun:
     return TrainingRun(lesson, config, engine.backbone, out, share)
 
 
-def learn(rank: int, checkpoint: str, folder: str, port: int) -> None:
-    """One of two processes, started as ``accelerate launch`` starts them."""
-    import os
-    from pathlib import Path
-
-    torch.set_num_threads(1)
-    os.environ |= {
+def told(rank: int, port: int) -> dict[str, str]:
+    """What ``accelerate launch`` puts into the environment of one of two processes."""
+    return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2",
@@ -49,16 +49,27 @@ def learn(rank: int, checkpoint: str, folder: str, port: int) -> None:
         "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true",
     }
+
+
+def learn(rank: int, checkpoint: Path, folder: Path) -> None:
+    """What each of the two does."""
     share = join_processes()
     assert (share.rank, share.count) == (rank, 2)
     assert share.mean(float(rank)) == 0.5 and share.decided(rank == 0)
-    run = run_of(checkpoint, Path(folder) / f"{rank}.safetensors", batch=1, share=share)
+    run = run_of(checkpoint, folder / f"{rank}.safetensors", batch=1, share=share)
     for _ in range(STEPS):
         run.advance()
     run.save()
     learned = torch.cat([layer.detach() for layer in run.tokens.layers])
-    torch.save((learned, run.losses, run.learned_with()), Path(folder) / f"{rank}.pt")
+    torch.save((learned, run.losses, run.learned_with()), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def learn_there(port: int, checkpoint: Path, folder: Path) -> None:
+    """The second of them, in a process of its own."""
+    torch.set_num_threads(1)
+    os.environ |= told(1, port)
+    learn(1, checkpoint, folder)
 
 
 def free_port() -> int:
@@ -69,8 +80,30 @@ def free_port() -> int:
         return opened.getsockname()[1]
 
 
-def test_two_processes_learn_what_one_learns_from_a_batch_of_two(tiny_checkpoint, tmp_path):
-    multiprocessing.spawn(learn, (str(tiny_checkpoint), str(tmp_path), free_port()), nprocs=2)
+@pytest.fixture
+def first_of_two(monkeypatch):
+    """This process is the first; the port at which the second finds it."""
+    port = free_port()
+    for name, value in told(0, port).items():
+        monkeypatch.setenv(name, value)
+    yield port
+    PartialState._reset_state()
+
+
+def learned_by_two(checkpoint: Path, folder: Path, port: int) -> None:
+    other = multiprocessing.get_context("spawn").Process(
+        target=learn_there, args=(port, checkpoint, folder), daemon=True
+    )
+    other.start()
+    learn(0, checkpoint, folder)
+    other.join()
+    assert other.exitcode == 0
+
+
+def test_two_processes_learn_what_one_learns_from_a_batch_of_two(
+    tiny_checkpoint, tmp_path, first_of_two
+):
+    learned_by_two(tiny_checkpoint, tmp_path, first_of_two)
     (first, losses, settings), (second, *_) = (torch.load(tmp_path / f"{k}.pt") for k in (0, 1))
     assert torch.equal(first, second)
     assert settings["effective_batch"] == 2 and settings["learning_rate"] == 3e-3
