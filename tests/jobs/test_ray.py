@@ -23,24 +23,25 @@ from motion_app.jobs.results import Ledger
 from motion_app.jobs.workers import attempt
 from motion_app.settings import Settings
 
-NODES, ITEMS = 3, 9
+NODES, ITEMS = 2, 5
 STEPS = 30  # long enough for a node to die over one
 
 
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
     """So many nodes with one processor each, and little memory."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else 15, and tests beside it starve them
     lean = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_log_monitor": False}
     head = {**lean, "include_dashboard": False, "no_monitor": True}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(request.param - 1):
-            cluster.add_node(**lean)
-        yield cluster
-    finally:
-        cluster.shutdown()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        environment.setenv("RAY_worker_niceness", "0")  # else 15, and tests beside it starve them
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(NODES - 1):
+                cluster.add_node(**lean)
+            yield cluster
+        finally:
+            cluster.shutdown()
 
 
 def manifest(folder: Path) -> Path:
@@ -65,7 +66,26 @@ def manifest(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("cluster", [NODES], indirect=True)
+def test_a_setting_that_cannot_hold_on_a_workers_machine_ends_the_batch_in_its_own_words(
+    cluster: Cluster, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = Settings(
+        model=str(tiny_checkpoint), motions=(tmp_path / "library",), kernel="no_such_kernel"
+    )
+    items = read_manifest(
+        manifest(tmp_path), Ingredients(settings, remembered=tmp_path / "known.json")
+    )
+    ledger, config = Ledger(tmp_path / "out"), WorkerConfig(settings, "cpu")
+
+    def hire(missing: int) -> RayWorkers:
+        do = partial(attempt, ledger.out)
+        return RayWorkers(cluster.address, config, Workshop, do, workers=1, most=missing)
+
+    with pytest.raises(CheckpointError) as caught:
+        run_batch(items, ledger, hire)
+    assert str(caught.value).startswith('the attention kernel "no_such_kernel" does not run on cpu')
+
+
 def test_every_item_has_one_result_though_a_node_dies_over_one(
     cluster: Cluster, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -101,27 +121,6 @@ def test_every_item_has_one_result_though_a_node_dies_over_one(
         outcome_files = ledger.record(item)["outcome"]
         with np.load(ledger.place(item) / outcome_files["frames"]) as kept:
             assert kept["frames"].shape == (13, 32, 48, 3)
-
-
-@pytest.mark.parametrize("cluster", [1], indirect=True)
-def test_a_setting_that_cannot_hold_on_a_workers_machine_ends_the_batch_in_its_own_words(
-    cluster: Cluster, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    settings = Settings(
-        model=str(tiny_checkpoint), motions=(tmp_path / "library",), kernel="no_such_kernel"
-    )
-    items = read_manifest(
-        manifest(tmp_path), Ingredients(settings, remembered=tmp_path / "known.json")
-    )
-    ledger, config = Ledger(tmp_path / "out"), WorkerConfig(settings, "cpu")
-
-    def hire(missing: int) -> RayWorkers:
-        do = partial(attempt, ledger.out)
-        return RayWorkers(cluster.address, config, Workshop, do, workers=1, most=missing)
-
-    with pytest.raises(CheckpointError) as caught:
-        run_batch(items, ledger, hire)
-    assert str(caught.value).startswith('the attention kernel "no_such_kernel" does not run on cpu')
 
 
 @pytest.mark.parametrize(
