@@ -21,7 +21,7 @@ from motion_app.benchmark.references import (
     PACKED,
     UNMASKED,
 )
-from motion_app.benchmark.scenes import BenchmarkCase, movements
+from motion_app.benchmark.scenes import BenchmarkCase, Movement, movements
 from motion_app.benchmark.scores import SCORING, CaseScores, metric_ids
 from motion_app.benchmark.tasks import (
     FeatureTask,
@@ -126,6 +126,7 @@ class _CampaignRun:
             raise RequestError(
                 f"the library has no motion {', '.join(unknown)}; choose from {', '.join(names)}"
             )
+        self.published = campaign.data and read_published(campaign.data, geometry=self.geometry)
         self.rule = self.checkpoint.defaults.rmpm.get("rule", PropagationConfig().rule)
         self.made_with = self._made_with()
         self.ids = metric_ids(WeightStore(campaign.settings.judges), rendered=campaign.data is None)
@@ -187,7 +188,7 @@ class _CampaignRun:
     def _roster(self, workers: Mapper) -> dict[tuple[str, str], dict[str, Motion]]:
         """For each method the first file of each movement that it can use, asked of the engine."""
         campaign = self.campaign
-        sets = motion_sets(campaign.variants, self.library, campaign.reduced)
+        sets = motion_sets(campaign.variants, self._shown(), campaign.reduced)
         pairs = dict.fromkeys(
             (file, method)
             for (method, _), moves in sets.items()
@@ -212,6 +213,16 @@ class _CampaignRun:
                 roster[variant.method, UNMASKED] = files
         return roster
 
+    def _shown(self) -> list[Movement]:
+        """What of the library any scene can show: nothing is asked of the others."""
+        if self.published is not None:
+            shown = {thing.motion for case in self.published.cases for thing in case.objects}
+        elif self.campaign.movements and not self.campaign.options.strata:
+            shown = set(self.campaign.movements)
+        else:
+            return list(self.library)
+        return [move for move in self.library if move.name in shown]
+
     def _movements(self, roster: Roster) -> list[str]:
         """What the main scenes draw from: what the renderer knows and full FlexiMMT can use, but
         motions of shape, which have scenes of their own."""
@@ -222,11 +233,10 @@ class _CampaignRun:
 
     def _suites(self, roster: Roster) -> list[Suite]:
         campaign = self.campaign
-        if campaign.data is not None:
-            published = read_published(campaign.data, geometry=self.geometry)
-            self.gaps += [f"not read: {problem}" for problem in published.problems]
+        if self.published is not None:
+            self.gaps += [f"not read: {problem}" for problem in self.published.problems]
             about = "the authors' pairs of picture and motions"
-            return [Suite(MAIN, about, published.cases, campaign.variants)]
+            return [Suite(MAIN, about, self.published.cases, campaign.variants)]
         skipped = sorted(set(roster[FULL.method, LIBRARY]) - set(MOTIONS))
         if skipped:
             self.gaps.append(f"the renderer does not know {', '.join(skipped)}; left out")

@@ -284,14 +284,14 @@ class MethodRunner:
 
     def refusal(self, motion: Motion, method: str) -> str:
         """Why ``method`` cannot use ``motion``, in the engine's own words, or "". One denoising
-        step is made, so that a new method needs no entry anywhere."""
+        step is made, without guidance, so that a new method needs no entry anywhere."""
         g = self.engine.geometry
         mask = np.zeros((g.height, g.width), bool)
         mask[g.height // 4 : -(g.height // 4), g.width // 4 : -(g.width // 4)] = True
         noun = motion.noun or "thing"
         thing = SceneObject(mask, f"A {noun} {motion.phrase}.", motion.phrase, motion, name=noun)
         image = np.full((g.height, g.width, 3), 128, np.uint8)
-        request = GenerationRequest(image, (thing,), Options(steps=2, method=method))
+        request = GenerationRequest(image, (thing,), Options(steps=2, guidance=1.0, method=method))
         try:
             self.engine.generate(request, on_step=lambda report: False)
         except GenerationCancelled:

@@ -514,8 +514,8 @@ def options_of(out: Path, *options: str) -> list[str]:
 
 
 @pytest.fixture
-def pocket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOTION_APP_MODEL", str(POCKET))
+def pocket(short_pocket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTION_APP_MODEL", str(short_pocket))
     monkeypatch.setenv("MOTION_APP_MOTIONS", "[]")
 
 
@@ -562,7 +562,7 @@ def test_a_run_that_is_killed_and_started_again_ends_with_the_same_report(
     pocket, tmp_path, monkeypatch, capsys
 ):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    scenes = ("--cases", "2:1", "--rmpm-cases", "1")
+    scenes = ("--cases", "2:1", "--rmpm-cases", "1", "--movements", "jump,sway")
 
     def die(path: Path, entries: Any) -> None:
         write_json(path, entries)
@@ -613,7 +613,8 @@ def test_the_scenes_settings_were_chosen_on_are_a_split_of_their_own(
     ]
     held_out = draw_cases(NAMES, {2: 2}, geometry=geometry)
     assert not {case.digest() for case in first} & {case.digest() for case in held_out}
-    answer = benchmark(capsys, tmp_path, "--cases", "2:1", "--split", "tuning")
+    drawn = ("--cases", "2:1", "--movements", "jump,sway")
+    answer = benchmark(capsys, tmp_path, *drawn, "--split", "tuning")
     assert answer["scenes"] == {"main": 1} and answer["videos"] == 2
     assert "tuning-two-000,fleximmt,own_motion[colour]" in (tmp_path / "scores.csv").read_text()
 
@@ -666,7 +667,8 @@ def test_one_command_learns_what_the_library_lacks(pocket, tmp_path, capsys):
     assert (tmp_path / "sheets" / "of w o train mask.png").is_file()
 
 
-def test_nothing_is_learned_for_a_row_that_nobody_asked_for(pocket, tmp_path, capsys):
+def test_nothing_is_learned_for_a_row_that_nobody_asked_for(pocket, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MOTION_APP_MODEL", str(POCKET))  # its encoder sees 13 frames
     options = ["--methods", REFINED, "--cases", "1:1", "--movements", "jump", "--learn"]
     answer = benchmark(capsys, tmp_path, *options, "--training-steps", "1")
     assert answer["videos"] == 2 and answer["not_measured"] == 0
@@ -713,10 +715,9 @@ def test_what_cannot_be_compared_is_told_before_anything_is_made(
     assert not list(tmp_path.glob("out/*/*"))
 
 
-def test_the_same_command_runs_the_authors_folder(pocket, cases, tmp_path, capsys):
-    ids = published_folder(
-        tmp_path / "data", [case for case in cases if len(case.objects) == 2][:1]
-    )
+def test_the_same_command_runs_the_authors_folder(pocket, short_pocket, tmp_path, capsys):
+    geometry = Checkpoint.read(short_pocket).geometry
+    ids = published_folder(tmp_path / "data", draw_cases(NAMES, {2: 1}, geometry=geometry))
     answer = benchmark(capsys, tmp_path / "out", "--data", str(tmp_path / "data"))
     assert answer["scenes"] == {"main": 1} and answer["videos"] == 2
     scores = (tmp_path / "out" / "scores.csv").read_text()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,12 +27,11 @@ from motion_app.errors import CheckpointError, RequestError
 from motion_app.evaluation.metrics import PSNR_AT_MOST
 from motion_app.jobs.models import Models
 from motion_app.scene import GenerationRequest
-from motion_app.settings import ROOT, Settings
+from motion_app.settings import Settings
 from motion_app.speed import caches
 from motion_app.speed.caches import bench_caches, computed_share
 from motion_app.speed.parts import two_objects
 
-POCKET = ROOT / "checkpoints" / "pocket"
 LAYOUT = SequenceLayout(text=8, phrases=[(1, 3), (4, 6)], motion=[5, 7], grid=(3, 6, 8))
 
 
@@ -254,15 +254,15 @@ def test_measured_ratios_are_those_of_what_the_layers_add(engine, motions):  # n
     assert not transformer.transformer_blocks[-1]._forward_hooks
 
 
-def on_the_pocket(engine: MotionEngine) -> GenerationRequest:
-    return two_objects(engine, str(POCKET)).with_options(steps=20)
+def on_the_pocket(engine: MotionEngine, checkpoint: Path) -> GenerationRequest:
+    return two_objects(engine, str(checkpoint)).with_options(steps=20)
 
 
 @pytest.fixture(scope="module")
-def uncached() -> np.ndarray:
+def uncached(short_pocket: Path) -> np.ndarray:
     """The frames without any cache."""
-    engine = accelerated(POCKET)
-    return engine.generate(on_the_pocket(engine)).frames.astype(float)
+    engine = accelerated(short_pocket)
+    return engine.generate(on_the_pocket(engine, short_pocket)).frames.astype(float)
 
 
 DAILY = ("first-block", "taylorseer")  # and "mag" in the bench of caches below
@@ -271,10 +271,10 @@ DAILY = ("first-block", "taylorseer")  # and "mag" in the bench of caches below
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=() if k in DAILY else pytest.mark.long) for k in CACHES]
 )
-def test_every_cache_works_on_the_pocket_by_its_name_alone(kind, uncached):
+def test_every_cache_works_on_the_pocket_by_its_name_alone(kind, uncached, short_pocket):
     """As a deployment sets it, and skipping as much as it can."""
-    engine = accelerated(POCKET, cache_steps=StepCache(kind, strength=1.0))
-    request = on_the_pocket(engine)
+    engine = accelerated(short_pocket, cache_steps=StepCache(kind, strength=1.0))
+    request = on_the_pocket(engine, short_pocket)
     passes = []
     block = engine.backbone.transformer.transformer_blocks[-1].attn1.to_out[0]
     block.register_forward_hook(lambda *_: passes.append(1))
@@ -307,10 +307,12 @@ def test_a_cache_does_without_guidance_too(kind, tiny_checkpoint, motions):  # n
 
 
 @pytest.mark.parametrize("kinds", [("mag",), pytest.param(CACHES, marks=pytest.mark.long)])
-def test_the_bench_of_caches_compares_each_with_the_same_videos_without_one(kinds, monkeypatch):
+def test_the_bench_of_caches_compares_each_with_the_same_videos_without_one(
+    kinds, short_pocket, monkeypatch
+):
     monkeypatch.setattr(caches, "RATIO_SCENES", 1)
     monkeypatch.setattr(acceleration, "CACHES", kinds)
-    figures = bench_caches(Models(Settings(model=str(POCKET))), scenes=1, steps=12)
+    figures = bench_caches(Models(Settings(model=str(short_pocket))), scenes=1, steps=12)
     assert figures["none.psnr"] == PSNR_AT_MOST and figures["none.over_none"] == 1
     assert figures["none.attention_computed"] == pytest.approx(1)
     for kind in kinds:
