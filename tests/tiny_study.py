@@ -68,6 +68,7 @@ class Caller:
     def __init__(self, client: TestClient, token: str) -> None:
         self.client = client
         self.headers = {"Authorization": f"Rater {token}"}
+        self._shown: dict[int, str] = {}
 
     def get(self, path: str) -> httpx.Response:
         return self.client.get(path, headers=self.headers)
@@ -78,10 +79,12 @@ class Caller:
     def answer(
         self, number: int, question: str, choice: int, /, **changed: object
     ) -> httpx.Response:
+        if number not in self._shown:
+            self._shown[number] = self.get(f"/api/items/{number}").json()["id"]
         body = {
             "id": secrets.token_hex(16),
             "number": number,
-            "item": self.get(f"/api/items/{number}").json()["id"],
+            "item": self._shown[number],
             "question": question,
             "choice": choice,
             "coverage": [1.0, 1.0, 1.0],
