@@ -32,7 +32,7 @@ PATIENCE = 10.0  # s of the server's time for one answer
 PATIENCE_SECONDS = 240.0  # by the clock: other programs may have the machine
 MOST_GROWTH = 1.5 * 2**30  # bytes above idle
 LONG = 50 * 2**20  # characters
-CALL_MEGABYTES = 64
+CALL_MEGABYTES = 64  # of ``watched_app``
 MOTION = ROOT / "checkpoints" / "pocket" / "motions" / "jump.safetensors"
 NEVER_TOLD = ("Traceback", 'File "', "site-packages", str(ROOT), "Internal Server Error")
 # every public endpoint and how many values it takes
@@ -179,10 +179,8 @@ def multipart(name: str, content: bytes) -> tuple[bytes, str]:
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    folder = tmp_path_factory.mktemp("fuzz")
-    with RunningApp(folder, MOTION_APP_LIMITS__CALL_MEGABYTES=str(CALL_MEGABYTES)) as running:
-        yield running
+def app(watched_app: RunningApp) -> RunningApp:
+    return watched_app
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ route, and every nesting of a value is asked to, with a resolver that writes dow
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -16,31 +15,6 @@ import httpx
 import pytest
 from serving import ROOT, RunningApp
 
-# Beside the program when it starts: what it looks up or connects to, but itself, is written down.
-WATCH = """
-import os, socket
-NOTES, HERE = os.environ["LOOKED_UP"], ("127.0.0.1", "localhost", "::1", "0.0.0.0", "")
-looks_up, connects = socket.getaddrinfo, socket.socket.connect
-
-def note(what):
-    with open(NOTES, "a") as notes:
-        notes.write(f"{what}\\n")
-
-def getaddrinfo(host, port, *rest, **named):
-    name = host.decode() if isinstance(host, bytes) else str(host or "")
-    if name not in HERE:
-        note(name)
-        raise socket.gaierror(socket.EAI_NONAME, "not looked up")
-    return looks_up(host, port, *rest, **named)
-
-def connect(self, address):
-    if self.family != socket.AF_UNIX and address[1] != int(os.environ["OWN_PORT"]):
-        note(address)
-        raise ConnectionRefusedError(address)
-    return connects(self, address)
-
-socket.getaddrinfo, socket.socket.connect = getaddrinfo, connect
-"""
 MARK = {"_type": "gradio.FileData"}
 ADDRESSES = (
     *("http://stranger.invalid/x.png", "https://stranger.invalid/x.mp4", "HTTP://stranger.invalid"),
@@ -64,39 +38,25 @@ def nestings(file: Any) -> Iterator[Any]:
     yield deep
 
 
-@pytest.fixture(scope="module")
-def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("notes") / "looked-up"
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, notes: Path) -> Iterator[RunningApp]:
-    folder = tmp_path_factory.mktemp("watched")
-    (folder / "sitecustomize.py").write_text(WATCH)
-    own = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    running = RunningApp(folder, "--mcp", PYTHONPATH=own, LOOKED_UP=str(notes))
-    running.environment["OWN_PORT"] = str(running.port)
-    with running:
-        yield running
-
-
 @pytest.fixture
-def client(app: RunningApp, notes: Path) -> Iterator[httpx.Client]:
+def client(watched_app: RunningApp, looked_up: Path) -> Iterator[httpx.Client]:
     """Whoever calls; nothing was looked up for them in the end."""
-    notes.write_text("")
-    with httpx.Client(base_url=app.url, timeout=60) as calling:
+    looked_up.write_text("")
+    with httpx.Client(base_url=watched_app.url, timeout=60) as calling:
         yield calling
-    assert notes.read_text() == ""
+    assert looked_up.read_text() == ""
 
 
-def test_the_resolver_writes_down_what_is_looked_up(app: RunningApp, notes: Path) -> None:
+def test_the_resolver_writes_down_what_is_looked_up(
+    watched_app: RunningApp, looked_up: Path
+) -> None:
     """The one above would notice."""
     import subprocess
     import sys
 
     asks = "import socket; socket.create_connection(('stranger.invalid', 80))"
-    subprocess.run([sys.executable, "-c", asks], env=app.environment, check=False)
-    assert "stranger.invalid" in notes.read_text()
+    subprocess.run([sys.executable, "-c", asks], env=watched_app.environment, check=False)
+    assert "stranger.invalid" in looked_up.read_text()
 
 
 def config(client: httpx.Client) -> dict[str, Any]:
