@@ -8,8 +8,10 @@ import pytest
 import torch
 from test_systems import HEIGHT, WIDTH, engine, libraries, scene
 
+from motion_app.engine.systems import placing
+from motion_app.engine.systems import scene as systems_scene
 from motion_app.engine.systems.paste import AlongPaths, PathSettings
-from motion_app.engine.systems.placing import Course, drawn_object
+from motion_app.engine.systems.placing import Course, drawn_object, pasted
 from motion_app.engine.systems.scene import SystemScene, Together, Unsteered
 from motion_app.engine.systems.table import build_system, chosen_settings
 from motion_app.errors import CheckpointError
@@ -97,6 +99,32 @@ def test_methods_that_are_told_clips_are_told_the_path_as_one(method, engine, mo
     assert "system" in alone.recipe and "paths" not in alone.recipe
     things = told(engine, drawn(motions, method=method)).objects
     assert sorted(thing.centres is not None for thing in things) == [False, True]
+
+
+@pytest.mark.parametrize("method", ["fleximmt", "anyv2v"])
+def test_an_object_is_pasted_into_a_clip_of_its_own_for_who_reads_it_alone_and_once(
+    method, engine, motions, monkeypatch
+):
+    pastes = []
+
+    def counted(image, placed, count):
+        pastes.append(len(placed))
+        return pasted(image, placed, count)
+
+    monkeypatch.setattr(placing, "pasted", counted)
+    asked = drawn(motions, method=method, motion=None)
+    first = engine.generate(asked)
+    assert pastes == [1] * (method in BY_CLIP)
+
+    def eager(*given):
+        thing = drawn_object(*given)
+        assert thing.clip is thing.clip and thing.masks is thing.clip.masks
+        return thing
+
+    monkeypatch.setattr(systems_scene, "drawn_object", eager)
+    second = engine.generate(asked)
+    assert np.array_equal(second.latents, first.latents) and second.recipe == first.recipe
+    assert len(pastes) == 1 + (method in BY_CLIP)
 
 
 @pytest.mark.parametrize("method", ["fleximmt", "time-to-move"])

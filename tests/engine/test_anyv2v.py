@@ -45,7 +45,7 @@ def told(engine: MotionEngine, seed: int, left: int = 4) -> ToldObject:
         masks[t, 8:24, 8 + t : 24 + t] = True
     mask = np.zeros((g.height, g.width), bool)
     mask[8:24, left : left + 16] = True
-    return ToldObject(mask, MotionClip(frames, 8.0, masks), masks)
+    return ToldObject(mask, lambda: MotionClip(frames, 8.0, masks))
 
 
 def scene(engine: MotionEngine, *things: ToldObject, steps: int = 4) -> SystemScene:

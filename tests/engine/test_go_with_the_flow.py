@@ -127,7 +127,7 @@ def test_each_object_gets_its_movers_flow_in_its_own_size():
     clip = MotionClip(drawn.frames, 8.0, drawn.masks[0])
     mask = np.zeros((64, 96), bool)
     mask[40:48, 10:18] = True
-    thing = ToldObject(mask, clip, drawn.masks[0])
+    thing = ToldObject(mask, lambda: clip)
     flow = placed_flow([thing], POCKET)
     assert flow.shape == (12, 64, 96, 2)
     inside = np.abs(flow).sum(axis=-1) > 0

@@ -8,9 +8,11 @@ moved along the path.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -25,17 +27,26 @@ BEHIND = 3  # px that are filled in around an object: its edge is mixed with the
 
 @dataclass(frozen=True, eq=False)
 class ToldObject:
-    """An object and what it is told: its ``mask`` (H, W) bool in the picture, the ``clip`` of its
-    motion and the ``masks`` (T, H, W) bool of what moves there, all in the model frame; the
+    """An object and what it is told: its ``mask`` (H, W) bool in the picture, and what gives the
+    ``clip`` of its motion, with masks, when it is first asked for, all in the model frame; the
     motion's ``file`` and the object's ``strength`` for who reads more of it. ``centres`` (T, 2)
     (x, y) in pixels are those of a path that was drawn: masks end at the frame."""
 
     mask: np.ndarray
-    clip: MotionClip
-    masks: np.ndarray
+    shown: Callable[[], MotionClip]
     file: Path = Path()
     strength: float = 1.0
     centres: np.ndarray | None = None
+
+    @cached_property
+    def clip(self) -> MotionClip:
+        """The clip of its motion, with masks."""
+        return self.shown()
+
+    @property
+    def masks(self) -> np.ndarray:
+        """(T, H, W) bool: what moves in ``clip``."""
+        return cast(np.ndarray, self.clip.masks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +141,17 @@ def drawn_object(
     image: np.ndarray, mask: np.ndarray, path: DrawnPath, geometry: ModelGeometry
 ) -> ToldObject:
     """The object of ``mask`` (H, W) bool in ``image`` (H, W, 3) uint8 as one whose motion's clip is
-    the picture with it going along ``path``."""
+    the picture with it going along ``path``. It is pasted for who reads the clip alone: most
+    methods are told ``centres``."""
     height, width = mask.shape
     way = way_along(path, geometry.frames, height=height, width=width)  # (T, 2)
     centres = _centre(mask) + way
-    frames, masks = pasted(image, [(mask, Course.drawn(mask, centres))], geometry.frames)
-    return ToldObject(mask, MotionClip(frames, geometry.fps, masks), masks, centres=centres)
+
+    def shown() -> MotionClip:
+        frames, masks = pasted(image, [(mask, Course.drawn(mask, centres))], geometry.frames)
+        return MotionClip(frames, geometry.fps, masks)
+
+    return ToldObject(mask, shown, centres=centres)
 
 
 def moved_mask(mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -151,7 +151,7 @@ def _told(
     clip = read_motion_clip(item.motion.path, name=name).for_model(backbone.geometry)
     if clip.masks is None or not clip.masks[0].any():
         raise MotionFileError(NO_MOVER.format(name=name))
-    return ToldObject(item.mask, clip, clip.masks, item.motion.path, item.strength)
+    return ToldObject(item.mask, lambda: clip, item.motion.path, item.strength)
 
 
 def _depth(thing: ToldObject) -> tuple[int, bytes]:
