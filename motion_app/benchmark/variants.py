@@ -138,20 +138,25 @@ def choose_variants(
     without: Sequence[str] = DEFAULT_WITHOUT,
     *,
     unmasked: bool = False,
+    learn: bool = False,
     reduced: Sequence[str] = (),
     stock: Sequence[Variant] = (),
 ) -> tuple[Variant, ...]:
     """The rows of the main table, full FlexiMMT first, as all others are compared with it.
 
     ``unmasked``: there are motion files learned without masks; ``concat`` then takes those, and
-    "w/o train mask" joins. ``reduced``: names of sets that SynMotion learned with less than all of
-    itself, a row "synmotion: NAME" each. ``stock``: the rows of models of others. RequestError for
-    an unknown method or ablation, and for one name twice.
+    "w/o train mask" joins. ``learn``: what no library holds is learned first; those files are, too,
+    where a method would take them or an ablation is asked for: who asks for neither waits for
+    none. ``reduced``: names of sets that SynMotion learned with less than all of itself, a row
+    "synmotion: NAME" each. ``stock``: the rows of models of others. RequestError for an unknown
+    method or ablation, and for one name twice.
     """
     for names, known, what in ((methods, METHODS, "method"), (without, ABLATIONS, "ablation")):
         for name in names:
             if name not in known:
                 raise RequestError(f'unknown {what} "{name}"; choose from {", ".join(known)}')
+    if learn:
+        unmasked |= bool(without) or any(METHOD_TABLE[name].everywhere for name in methods)
     variants = [FULL]
     for method in dict.fromkeys(methods):
         if method != FULL.method:

@@ -24,7 +24,7 @@ from motion_app.jobs import kinds
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
 from motion_app.media.results import make_folder
-from motion_app.methods import METHOD_TABLE, METHODS, STOCK_METHOD, methods_there
+from motion_app.methods import METHODS, STOCK_METHOD, methods_there
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.stock_files import StockFiles, stock_name
 from motion_app.request.request import parse_request
@@ -266,12 +266,11 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
     reduced = [parse_folder(text, example=REDUCED_EXAMPLE) for text in options.reduced]
     methods = _own_methods(model) if options.methods is None else parse_names(options.methods)
     without = DEFAULT_WITHOUT if options.without is None else parse_names(options.without)
-    everywhere = any(name in METHOD_TABLE and METHOD_TABLE[name].everywhere for name in methods)
     variants = choose_variants(
         methods,
         without,
-        # "w/o train mask" is an ablation: who asks for none, and no such method, waits for none.
-        unmasked=options.unmasked is not None or (options.learn and (everywhere or bool(without))),
+        unmasked=options.unmasked is not None,
+        learn=options.learn,
         reduced=[name for name, _ in reduced],
         stock=[stock_row(source, settings) for source in options.stock],
     )

@@ -29,7 +29,7 @@ from motion_app.benchmark import tasks
 from motion_app.benchmark.charts import interval_chart, line_chart
 from motion_app.benchmark.exchange import parse_external, read_published, write_inputs
 from motion_app.benchmark.outcome import STILL, TRUTH, Outcome, average, paired_difference
-from motion_app.benchmark.references import LIBRARY, crowded_clip
+from motion_app.benchmark.references import LIBRARY, UNMASKED, crowded_clip
 from motion_app.benchmark.scenes import (
     BenchmarkCase,
     draw_cases,
@@ -303,11 +303,27 @@ def test_full_synmotion_is_compared_with_less_scene_by_scene(cases):
     assert reduced_table(found, whole) is None and supplement_table(found, whole) is None
 
 
+@pytest.mark.parametrize(
+    ("methods", "without", "learned"),
+    [
+        (("none",), (), set()),
+        (("concat",), (), {"concat", "w/o train mask"}),
+        (("none",), ("m2x",), {"w/o train mask"}),
+    ],
+)
+def test_tokens_without_masks_are_learned_for_who_asks_for_them(methods, without, learned):
+    rows = choose_variants(methods, without, learn=True)
+    assert {row.name for row in rows if row.tokens == UNMASKED} == learned
+    assert not any(row.tokens == UNMASKED for row in choose_variants(methods, without))
+    given = {row.name for row in choose_variants(methods, without, unmasked=True)}
+    assert given >= {row.name for row in rows} | {"w/o train mask"}
+
+
 def test_full_fleximmt_comes_first_and_wrong_names_are_told():
     names = [variant.name for variant in choose_variants(unmasked=True)]
     assert names[0] == "fleximmt" and "w/o train mask" in names and "w/o rmpm" in names
     with pytest.raises(RequestError, match='unknown ablation "m3x"'):
-        choose_variants(without=("m3x",))
+        choose_variants(without=("m3x",), learn=True)
     assert parse_counts("1:20, 3:2") == {1: 20, 3: 2}
     for wrong in ("2", "2:x", "4:1", "2:0"):
         with pytest.raises(RequestError):
