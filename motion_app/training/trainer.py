@@ -156,7 +156,7 @@ def train_motion(
         validation = held_out_scene(read[0], geometry, mask=masks[0][0] if pointed else None)
     with LearningPlacement(backbone, config) as placement:
         _learn(run, validation, on_progress, placement, engine)
-        errors = run.clip_errors()
+        errors = run.clip_errors() if run.share.first else None  # who writes it measures
     return _finish(run, read[0], track, None if masks is None else masks[0], errors)
 
 

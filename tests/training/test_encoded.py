@@ -25,6 +25,8 @@ from motion_app.request.request import build_request, parse_request
 from motion_app.request.written import request_to_json
 from motion_app.scene import GenerationRequest, Motion, Options, SceneObject
 from motion_app.training.config import MotionTraining, own_steps
+from motion_app.training.processes import ALONE, Share
+from motion_app.training.tokens import TrainingRun
 from motion_app.training.trainer import train_motion
 
 OWN = {"steps": 10, "tokens": 9, "views": 2, "batch": 1, "learning_rate": 0.01}
@@ -56,11 +58,13 @@ def sliding(*, rows: tuple[int, int] = (8, 20), step: int = 2) -> tuple[Clip, np
     return Clip(frames, 8.0), masks
 
 
-def learned(engine: MotionEngine, out: Path, method: str, **given) -> Motion:
+def learned(
+    engine: MotionEngine, out: Path, method: str, *, share: Share = ALONE, **given
+) -> Motion:
     clip, masks = sliding()
     own = engine.defaults.motion_training
     config = MotionTraining.by(method, own, mask="given", **WORDS, **given)
-    return train_motion([clip], config, engine=engine, out=out, masks=[masks])
+    return train_motion([clip], config, engine=engine, out=out, masks=[masks], share=share)
 
 
 def tokens_of(motion: Motion) -> torch.Tensor:
@@ -103,6 +107,35 @@ def test_refining_tells_what_it_gained_at_the_same_noise(engine, encoded, tmp_pa
     assert learned(engine, tmp_path / "drawn.safetensors", "fleximmt", steps=1).clip_errors is None
     moved = Library([tmp_path]).list()
     assert {motion.clip_errors for motion in moved} >= {(before, after), None}
+
+
+class Apart(Share):
+    """One of two processes that does not wait for the other."""
+
+    def average(self, parameters):
+        pass
+
+    def mean(self, value):
+        return value
+
+    def decided(self, flag):
+        return flag
+
+
+def test_of_several_that_refine_together_the_one_that_writes_measures(
+    engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plain, measured = TrainingRun.clip_error, []
+
+    def clip_error(run, tokens):
+        measured.append(run.share.rank)
+        return plain(run, tokens)
+
+    monkeypatch.setattr(TrainingRun, "clip_error", clip_error)
+    file = tmp_path / "slide.safetensors"
+    first, second = (learned(engine, file, REFINED, share=Apart(rank, 2)) for rank in (0, 1))
+    assert measured == [0, 0]  # before and after
+    assert first.clip_errors and second.clip_errors == first.clip_errors
 
 
 def test_what_an_encoder_cannot_do_is_told(engine, tiny_checkpoint, tmp_path: Path):
