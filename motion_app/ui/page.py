@@ -246,4 +246,5 @@ def launch_options() -> dict[str, Any]:
     options = {"theme": theme, "css_paths": [STYLE], "footer_links": []}
     options["run_history"] = False  # else every call's values are kept in the browser
     # else gradio ends a server whose page takes longer than 3 s, as on a busy machine
+    options["head"] = f"<script>{script('first_shown')}</script>"
     return {**options, "_frontend": False}

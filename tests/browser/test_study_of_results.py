@@ -125,6 +125,33 @@ def open_tab(browser: Browser, url: str, **options: Any) -> Page:
     return page
 
 
+SLOW_FRAMES = """() => {
+  const plain = window.requestAnimationFrame.bind(window);
+  window.requestAnimationFrame = (draw) => plain(() => setTimeout(draw, 1000, performance.now()));
+}"""
+SOME_FRAMES = """() => new Promise((done) => {
+  let left = 4;
+  const frame = () => (left -= 1) > 0 ? requestAnimationFrame(frame) : done();
+  requestAnimationFrame(frame);
+})"""
+
+
+def test_what_is_ticked_on_a_slow_machine_as_soon_as_it_is_seen_stays(
+    browser: Browser, server: str
+) -> None:
+    """gradio fills in what a tab shows first once more, a frame or two later: it undid the tick."""
+    page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+    page.goto(server)
+    tab = page.get_by_role("tab", name="Study")
+    expect(tab).to_be_visible()
+    page.evaluate(SLOW_FRAMES)
+    tab.click()
+    box = page.get_by_role("checkbox", name="fleximmt")
+    box.check()
+    page.evaluate(SOME_FRAMES)
+    expect(box).to_be_checked()
+
+
 def test_results_of_one_method_make_no_study_and_the_page_says_why(
     browser: Browser, server: str
 ) -> None:
