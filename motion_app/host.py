@@ -37,7 +37,7 @@ from motion_app.media.provenance import certificate_of
 from motion_app.models.adapters import offered_methods
 from motion_app.models.checkpoint import Checkpoint, FamiliarPictures
 from motion_app.models.stock_files import StockModel
-from motion_app.request.phrases import PromptTokenizer
+from motion_app.request.phrases import PromptTokenizer, TokenizerOnce
 from motion_app.scene import Click, Motion
 from motion_app.settings import Settings
 from motion_app.wording import NEUTRAL_PHRASE
@@ -101,8 +101,7 @@ class ModelHost:
         self._engine_done = threading.Event()
         self._segmenter_done = threading.Event()
         self._finder_lock = threading.Lock()
-        self._tokenizer: PromptTokenizer | None = None
-        self._tokenizer_lock = threading.Lock()
+        self._tokenizer = TokenizerOnce()
         self._started: float | None = None
         self._load_seconds = 0.0
         self._fetched: tuple[int, int] | None = None
@@ -256,13 +255,11 @@ class ModelHost:
         """Whether a clip is looked at as soon as it comes."""
         return self.has_encoder and self.learns and not self.lent
 
-    def tokenizer(self) -> PromptTokenizer | None:
+    def tokenizer(self, *, wait: bool = True) -> PromptTokenizer | None:
         """What counts a prompt's tokens before the weights are loaded; None where the checkpoint's
-        tokenizer is not here."""
-        with self._tokenizer_lock:
-            if self._tokenizer is None:
-                self._tokenizer = PromptTokenizer.load_if_there(self._checkpoint)
-            return self._tokenizer
+        tokenizer is not here, and without ``wait`` while another thread is at it: a click is not to
+        wait until the model's libraries are read."""
+        return self._tokenizer.of(self._checkpoint, wait=wait)
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
@@ -404,7 +401,8 @@ class ModelHost:
     def _load(self) -> None:
         began = time.monotonic() if self._started is None else self._started
         try:
-            self.models.check()
+            with self._tokenizer.importing:
+                self.models.check()
             folder = self.models.checkpoint(weights=True, on_bytes=self._hear_bytes).folder
             self._fetched = None
             self.tokenizer()  # now, so that nobody's first prompt waits for it

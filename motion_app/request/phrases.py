@@ -6,6 +6,7 @@ is computed."""
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -291,3 +292,23 @@ class PromptTokenizer:
     def check(self, prompt: str) -> None:
         """RequestError for more tokens than the checkpoint reads."""
         check_length(self.count(prompt), self.text_tokens)
+
+
+class TokenizerOnce:
+    """A checkpoint's tokenizer, read when it is first there. ``importing`` is held meanwhile: of
+    two threads that import transformers at once, one may find half of it."""
+
+    def __init__(self) -> None:
+        self.importing = threading.Lock()
+        self._read: PromptTokenizer | None = None
+
+    def of(self, checkpoint: Checkpoint, *, wait: bool) -> PromptTokenizer | None:
+        """None where it is not there, and without ``wait`` while another thread imports."""
+        if not self.importing.acquire(blocking=wait):
+            return None
+        try:
+            if self._read is None:
+                self._read = PromptTokenizer.load_if_there(checkpoint)
+            return self._read
+        finally:
+            self.importing.release()

@@ -10,7 +10,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from motion_app.media.files import write_video
 from motion_app.models import clicks
 from motion_app.models.clicks import ClickSegmenter
 from motion_app.models.stock import StockGenerator
+from motion_app.request.phrases import PromptTokenizer
 from motion_app.settings import ROOT, Settings, load_settings
 
 POCKET = ROOT / "checkpoints" / "pocket"
@@ -320,3 +323,23 @@ def test_nobody_else_loads_a_model():
     own = {"models/clicks.py", "acceleration.py"}  # where they are defined
     own.add("speed/gpu_parts.py")  # measures each kernel and cache by name, on random weights
     assert found - own == {"jobs/models.py"}
+
+
+def test_a_click_does_not_wait_while_the_tokenizer_is_read(tmp_path, monkeypatch):
+    """The page's first click may come while the model's libraries are imported."""
+    plain, begun, go_on = PromptTokenizer.load_if_there, threading.Event(), threading.Event()
+
+    def slow(checkpoint):
+        begun.set()
+        assert go_on.wait(60)
+        return plain(checkpoint)
+
+    monkeypatch.setattr(PromptTokenizer, "load_if_there", slow)
+    host = ModelHost(Settings(outputs=tmp_path, model=str(POCKET)))
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(host.tokenizer)
+        assert begun.wait(60)
+        assert host.tokenizer(wait=False) is None
+        go_on.set()
+        tokenizer = loading.result()
+    assert tokenizer is not None and host.tokenizer(wait=False) is tokenizer

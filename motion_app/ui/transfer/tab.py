@@ -428,8 +428,8 @@ class TransferTab:
         )
 
     def _counted(self, draft: SceneDraft | None) -> tuple[int, int] | None:
-        """The prompt's tokens and how many the model reads."""
-        tokenizer = None if draft is None or not draft.objects else self.host.tokenizer()
+        """The prompt's tokens and how many the model reads; not while its tokenizer is loaded."""
+        tokenizer = None if draft is None or not draft.objects else self.host.tokenizer(wait=False)
         if tokenizer is None:
             return None
         return tokenizer.count(draft.full_prompt()), tokenizer.text_tokens
