@@ -579,6 +579,30 @@ def test_on_a_phone_enlarge_enlarges_and_shows_the_whole_clip(
         expect(page.locator(".tile:visible")).to_have_count(3)
 
 
+def test_on_a_small_screen_the_way_on_is_always_there_and_hides_no_question(
+    browser: Browser, study: Study, address: str
+) -> None:
+    small = {"width": 350, "height": 500}  # lower than the videos are
+    page = visit(
+        browser.new_context(viewport=small, locale="en-GB"), address, study.raters.hand_out(1)[0]
+    )
+    begin(page)
+    watch(page)
+    bar = page.locator(".steps-bar")
+    for place in (0, 10_000):
+        page.evaluate("place => scrollTo(0, place)", place)
+        box = bar.bounding_box()
+        assert box["y"] + box["height"] == small["height"]
+        for name in ("#back", "#next"):
+            expect(page.locator(name)).to_be_in_viewport(ratio=1)
+    last = page.locator("#questions fieldset").last.bounding_box()
+    assert last["y"] + last["height"] <= box["y"]
+    page.evaluate("scrollTo(0, 0)")
+    page.locator(".choices input").last.focus()
+    chosen = page.locator(".choices label").last.bounding_box()
+    assert chosen["y"] + chosen["height"] <= box["y"]
+
+
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_wide_and_tall_references_and_candidates_keep_their_shape(
     browser: Browser, study: Study, address: str, viewport: dict[str, int]
