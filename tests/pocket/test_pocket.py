@@ -34,7 +34,7 @@ POCKET = ROOT / "checkpoints" / "pocket"
 
 @pytest.fixture(scope="module")
 def engine() -> MotionEngine:
-    return MotionEngine.load(POCKET, device="cpu", threads=2)
+    return MotionEngine.load(POCKET, device="cpu")
 
 
 @pytest.fixture(scope="module")
