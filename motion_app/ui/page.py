@@ -26,6 +26,7 @@ from motion_app.ui.transfer.kept_drafts import KeptDrafts
 from motion_app.ui.transfer.picture import Example, load_examples
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.tab import TransferTab
+from motion_app.ui.uploads import Refusals
 from motion_app.ui.visitor import library_user, quota_address
 from motion_app.world.clips import ExampleClip, load_clips
 
@@ -110,7 +111,7 @@ class LanguagePage:
         )
         self.tab = gr.Textbox(visible=False)  # the tab's own token
         gr.Navbar(visible=False)  # the header links the languages
-        gr.HTML(header_html(texts), js_on_load=script("upload_names"), apply_default_css=False)
+        self.refusals = Refusals(header_html(texts), texts)
         gr.HTML(forgets_html(texts), js_on_load=script("forgets"), apply_default_css=False)
         self.banner = gr.HTML(host_banner(host, texts), apply_default_css=False, elem_id="banner")
         self.timer = gr.Timer(LOADING_TICK)
@@ -129,6 +130,7 @@ class LanguagePage:
     def wire(self, page: GuardedBlocks) -> None:
         """Bind every event."""
         session, transfer = self.session, self.transfer
+        self.refusals.wire()
         transfer.wire(self.banner)
         self.motions.wire(session, on_change=self._library_changed)
         learned = listen(
@@ -244,7 +246,7 @@ def launch_options() -> dict[str, Any]:
         block_label_text_size="13px",
     )
     options = {"theme": theme, "css_paths": [STYLE], "footer_links": []}
+    options["head"] = f"<script>{script('first_shown')}</script>"
     options["run_history"] = False  # else every call's values are kept in the browser
     # else gradio ends a server whose page takes longer than 3 s, as on a busy machine
-    options["head"] = f"<script>{script('first_shown')}</script>"
     return {**options, "_frontend": False}

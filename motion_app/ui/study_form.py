@@ -16,6 +16,7 @@ from motion_app.study.plan import QUESTIONS, AnalysisRule, Form, QuestionOrder
 from motion_app.study.upload import LAYOUT
 from motion_app.ui.form_faults import FieldNotes, FormFaults
 from motion_app.ui.markup import Texts, script
+from motion_app.ui.uploads import upload_box
 
 MOST_RATERS = 500
 RESULTS, ZIP, BENCHMARK = SOURCES = ("results", "zip", "benchmark")
@@ -55,8 +56,8 @@ class StudyForm:
         )
         self.notes.below("results", self.results)
         with gr.Group(visible=False, elem_id="study-upload") as self.upload_group:
-            self.upload = gr.File(
-                label=texts("study.upload"), file_types=[".zip"], height=110, elem_id="study-file"
+            self.upload = upload_box(
+                "items", texts("study.upload"), height=110, elem_id="study-file"
             )
             gr.HTML(
                 folder_html(texts),
@@ -156,6 +157,7 @@ def _details(texts: Texts, notes: FieldNotes) -> list[Any]:
 
 
 def read_form(
+    texts: Texts,
     source: str,
     jobs: Sequence[str] | None,
     upload: str | None,
@@ -171,13 +173,13 @@ def read_form(
     consent, minutes, contact, code, seed = details[9:]
     faults: dict[str, str] = {}
     if source == ZIP and not upload:
-        faults["upload"] = "no ZIP file and no folder was chosen; drop one on the form"
+        faults["upload"] = texts("study.no_items")
     if source == BENCHMARK and not benchmark:
-        faults["benchmark"] = "no benchmark was chosen; run one with: evaluate benchmark --study 12"
+        faults["benchmark"] = texts("study.no_benchmark")
     if source == RESULTS and len(jobs or ()) < LEAST_RESULTS:
-        faults["results"] = TOO_FEW_RESULTS.format(count=len(jobs or ()))
+        faults["results"] = texts("study.too_few_results", count=len(jobs or ()))
     if not (title or "").strip():
-        faults["title"] = NO_TITLE
+        faults["title"] = texts("study.no_title")
     parsed: dict[str, Any] = {}
     for name, given, read in (("gold", gold, _count), ("closes", closes, end_of_day)):
         try:

@@ -229,7 +229,7 @@ class StudyTab:
     def _create(self, visit: PageVisit, *filled: Any) -> list[Any]:
         notes = self.form.notes
         try:
-            asked = read_form(*filled)
+            asked = read_form(self.texts, *filled)
             made = self.own.create(visit.owner, asked, local=visit.user.local)
         except FormFaults as error:
             return [*[gr.skip()] * 3, *notes.shown(error.faults)]

@@ -333,21 +333,21 @@ def test_a_clip_in_which_nothing_moves_is_told_when_it_comes_and_refused_when_it
     asked = ("stand", "stands still", "ball", "fleximmt", 2, False)
     state.clips = (moving, held)
     with pytest.raises(RequestError, match=r"nothing moves in still\.mp4"):
-        TrainingForm.read(library, state, *asked, False)
-    assert TrainingForm.read(library, state, *asked, True).still
+        TrainingForm.read(Texts("en"), library, state, *asked, False)
+    assert TrainingForm.read(Texts("en"), library, state, *asked, True).still
     state.clips = (moving,)
-    assert not TrainingForm.read(library, state, *asked, False).still
+    assert not TrainingForm.read(Texts("en"), library, state, *asked, False).still
 
 
 def test_all_that_is_wrong_with_a_training_is_told_by_field() -> None:
     state, library = TrainingState(), Library([POCKET / "motions"])
     rest = ("fleximmt", 2, False)
     with pytest.raises(FormFaults) as told:
-        TrainingForm.read(library, state, " ", "", None, *rest)
+        TrainingForm.read(Texts("en"), library, state, " ", "", None, *rest)
     assert set(told.value.faults) == {"clips", "name", "noun", "phrase"}
     state.clips = (draft_clip(),)
     with pytest.raises(FormFaults) as told:
-        TrainingForm.read(library, state, "jump", "leaps", "cat", *rest)
+        TrainingForm.read(Texts("en"), library, state, "jump", "leaps", "cat", *rest)
     assert set(told.value.faults) == {"name"} and "already" in told.value.faults["name"]
 
 

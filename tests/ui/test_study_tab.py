@@ -274,7 +274,7 @@ def filled(**given: Any) -> list[Any]:
 
 
 def test_an_untouched_form_makes_the_study_that_the_command_line_makes() -> None:
-    options = read_form(*filled(jobs=["a", "b"])).options
+    options = read_form(Texts("en"), *filled(jobs=["a", "b"])).options
     practice, gold = options.pop("practice"), options.pop("gold")
     assert (practice, gold) == (2, None)
     methods = ("A", "B")
@@ -284,6 +284,7 @@ def test_an_untouched_form_makes_the_study_that_the_command_line_makes() -> None
 
 def test_everything_that_is_filled_in_is_in_the_study() -> None:
     asked = read_form(
+        Texts("en"),
         *filled(
             source="zip",
             upload="items.zip",
@@ -303,7 +304,7 @@ def test_everything_that_is_filled_in_is_in_the_study() -> None:
             contact="me@lab.example",
             code="ABCD-1",
             seed=5,
-        )
+        ),
     )
     assert asked.upload == Path("items.zip") and asked.jobs == ()
     config = StudyConfig.build(
@@ -330,17 +331,17 @@ def test_everything_that_is_filled_in_is_in_the_study() -> None:
 )
 def test_what_cannot_be_read_of_the_form_is_told(given: dict[str, Any], said: str) -> None:
     with pytest.raises(FormFaults, match=said):
-        read_form(*filled(**{"jobs": ["a", "b"], **given}))
+        read_form(Texts("en"), *filled(**{"jobs": ["a", "b"], **given}))
 
 
 def test_all_that_is_wrong_with_the_form_is_told_by_field() -> None:
     with pytest.raises(FormFaults) as told:
-        read_form(*filled(title=" ", closes="soon", gold="many"))
+        read_form(Texts("en"), *filled(title=" ", closes="soon", gold="many"))
     assert set(told.value.faults) == {"results", "title", "closes", "gold"}
     assert "two results or more, 0 were chosen" in told.value.faults["results"]
     for source, field in (("zip", "upload"), ("benchmark", "benchmark")):
         with pytest.raises(FormFaults) as told:
-            read_form(*filled(source=source, title=""))
+            read_form(Texts("en"), *filled(source=source, title=""))
         assert set(told.value.faults) == {field, "title"}
 
 
@@ -368,7 +369,7 @@ def test_a_zip_makes_a_study_and_one_from_the_command_line_is_listed_to_this_mac
     run = studies.folder.parent / "benchmark"
     shutil.copytree(items, run / "study_items")
     assert studies.benchmarks(local=True) == ["benchmark"] and studies.benchmarks(local=False) == []
-    asked = read_form(*filled(source="benchmark", benchmark="benchmark", raters=2))
+    asked = read_form(Texts("en"), *filled(source="benchmark", benchmark="benchmark", raters=2))
     assert studies.create("ann", asked, local=True).raters == 2
     for name, local in (("benchmark", False), ("../benchmark", True), ("studies", True)):
         with pytest.raises(RequestError, match="not there any more"):

@@ -23,7 +23,6 @@ from motion_app.evaluation.videos import (
 )
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
-from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.media.provenance import read_recipe, verify_video
 from motion_app.request.request import parse_request
 from motion_app.settings import Limits
@@ -40,12 +39,11 @@ from motion_app.ui.evaluate.results import (
 )
 from motion_app.ui.markup import Texts, note_html, script, step_heading, title_of
 from motion_app.ui.pictures import Previews
+from motion_app.ui.uploads import upload_box
 from motion_app.ui.visitor import PageVisit
 
 ASK_SECONDS = 0.5  # between two looks at a scoring
 AT_WORK = 2  # scorings at once, of all browsers
-VIDEO_FILES = list(CLIP_CHOICES)
-EXTRA_FILES = [*VIDEO_FILES, ".json"]
 
 
 class EvaluateTab:
@@ -82,16 +80,16 @@ class EvaluateTab:
             elem_id="evaluate-made",
         )
         with gr.Row():
-            self.videos = gr.File(
-                label=t("evaluate.upload_videos"),
-                file_types=VIDEO_FILES,
+            self.videos = upload_box(
+                "clip",
+                t("evaluate.upload_videos"),
                 file_count="multiple",
                 height=120,
                 elem_id="evaluate-videos",
             )
-            self.extras = gr.File(
-                label=t("evaluate.upload_extras"),
-                file_types=EXTRA_FILES,
+            self.extras = upload_box(
+                "beside",
+                t("evaluate.upload_extras"),
                 file_count="multiple",
                 height=120,
                 elem_id="evaluate-extras",
@@ -269,6 +267,8 @@ class EvaluateTab:
         if state.scoring is not None:
             state.scoring.stop()
         items = [*self._made(visit, state), *self._uploaded(state, videos, extras, methods)]
+        if not items:
+            raise RequestError(self.texts("evaluate.no_videos"))
         if len(items) > MOST_VIDEOS:
             raise RequestError(
                 f"{len(items)} videos are chosen; at most {MOST_VIDEOS} are scored at once"
@@ -340,11 +340,8 @@ class VerifyPanel:
                 f'<p class="quiet">{texts("video.verify_help")}</p>',
                 apply_default_css=False,
             )
-            self.file = gr.File(
-                label=texts("video.verify_drop"),
-                file_types=list(CLIP_CHOICES),
-                height=100,
-                elem_id="verify-file",
+            self.file = upload_box(
+                "clip", texts("video.verify_drop"), height=100, elem_id="verify-file"
             )
             self.verdict = gr.HTML(
                 js_on_load=script("announce"),

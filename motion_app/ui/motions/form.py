@@ -17,7 +17,6 @@ from motion_app.jobs.runners import TRAIN, training_size
 from motion_app.library.library import Library
 from motion_app.library.owners import LibraryUser
 from motion_app.library.trash import DeletedMotion
-from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.methods import LEARNED, methods_there
 from motion_app.training.config import own_steps, training_caption
 from motion_app.training.inputs import MOST_STEPS, TrainingInputs
@@ -30,15 +29,11 @@ from motion_app.ui.motions.clips import (
     editor_html,
     example_clips_html,
 )
+from motion_app.ui.uploads import upload_box
 from motion_app.ui.visitor import BrowserState
 from motion_app.world.clips import ExampleClip
 
-NO_CLIP = "no clip was chosen; drop one on the form"
-NO_WORDS = {
-    "name": "the motion has no name; give it one",
-    "noun": "nothing says what moves; write it down, as in: tiger",
-    "phrase": "nothing says how it moves; put that in words, as in: walks on snow",
-}
+WORDS = ("name", "noun", "phrase")  # in which a motion is told
 VALIDATIONS = 5  # videos on the way, where they are wanted
 SEEN_WHOLE = 95  # percent of a clip's picture; what is cut below that is told
 
@@ -114,10 +109,10 @@ class TrainingForm:
         ]
 
     def _build_clips(self) -> None:
-        self.upload = gr.File(
-            label=self.texts("motions.clips", n=self.limits.reference_clips),
+        self.upload = upload_box(
+            "clip",
+            self.texts("motions.clips", n=self.limits.reference_clips),
             file_count="multiple",
-            file_types=list(CLIP_CHOICES),
             height=110,
             elem_id="clip-upload",
         )
@@ -152,7 +147,7 @@ class TrainingForm:
                 min_width=140,
                 elem_id="motion-phrase",
             )
-        for name in NO_WORDS:
+        for name in WORDS:
             self.notes.below(name, getattr(self, name))
         self.caption = gr.HTML(
             caption_html("", "", texts), apply_default_css=False, elem_id="motion-caption"
@@ -330,6 +325,7 @@ class TrainingForm:
 
     @staticmethod
     def read(
+        texts: Texts,
         library: Library,
         state: TrainingState,
         name: str,
@@ -345,15 +341,12 @@ class TrainingForm:
         moves, unless the motion is to stand ``still``; RequestError for the rest."""
         words = {"name": name, "noun": noun, "phrase": phrase}
         words = {key: (text or "").strip() for key, text in words.items()}
-        faults = {key: told for key, told in NO_WORDS.items() if not words[key]}
+        faults = {key: texts(f"motions.no_{key}") for key in words if not words[key]}
         held = [clip.name for clip in state.clips if not clip.moving]
         if not state.clips:
-            faults["clips"] = NO_CLIP
+            faults["clips"] = texts("motions.no_clip")
         elif held and not still:
-            faults["clips"] = (
-                f"nothing moves in {held[0]}; take another clip, or say in the settings that the "
-                "motion is to stand still"
-            )
+            faults["clips"] = texts("motions.nothing_moves", clip=held[0])
         try:
             if words["name"]:
                 library.new_path(words["name"])

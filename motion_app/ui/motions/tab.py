@@ -32,13 +32,13 @@ from motion_app.ui.motions.training import (
 )
 from motion_app.ui.own_motions import change_motion, hidden_ones, motion_asked_for
 from motion_app.ui.pictures import Previews
+from motion_app.ui.uploads import upload_box
 from motion_app.ui.visitor import PageVisit, library_user
 from motion_app.world.clips import ExampleClip
 
 TICK_SECONDS = 1.0
 PICTURE_SECONDS = 2.0  # between two pictures of who saw the tokens
 OnChange = Callable[[Any], Any]
-MOTION_FILES = [".safetensors", ".pt"]
 
 
 class MotionsTab:
@@ -180,7 +180,7 @@ class MotionsTab:
         """Put a training into the line, or tell all that is wrong with what was filled in."""
         notes = self.form.notes
         try:
-            inputs = self.form.read(self.host.library, state, *fields)
+            inputs = self.form.read(self.texts, self.host.library, state, *fields)
             owner, address = visit.owner, visit.address
             state.job = submit_training(self.host, inputs, owner=owner, address=address).id
         except FormFaults as error:
@@ -286,11 +286,8 @@ class LibraryPanel:
             told = f"{texts('motions.import_help')} {texts(f'motions.import_{seen}')}"
             gr.HTML(note_html(told))
             self.notes = FieldNotes()
-            self.import_file = gr.File(
-                label=texts("motions.import_file"),
-                file_types=MOTION_FILES,
-                height=110,
-                elem_id="motion-file",
+            self.import_file = upload_box(
+                "motion", texts("motions.import_file"), height=110, elem_id="motion-file"
             )
             self.notes.below("file", self.import_file)
             with gr.Row():
@@ -391,7 +388,7 @@ class LibraryPanel:
         """The chosen file; FormFaults for all that can be told before it is read."""
         faults: dict[str, str] = {}
         if file is None:
-            faults["file"] = "no file has been chosen; choose an exported motion"
+            faults["file"] = self.texts("motions.no_file")
         elif phrase.strip() and Path(file).suffix.lower() != ".pt":
             faults["phrase"] = KEEPS_PHRASE
         try:

@@ -31,12 +31,12 @@ from motion_app.text_files import listed
 from motion_app.ui.markup import MOUNT, Texts, script, title_of
 from motion_app.ui.pictures import Thumbnail, picture_uri
 from motion_app.ui.transfer.compare import SIDES, ComparePanel, differing_facts, method_words
+from motion_app.ui.uploads import upload_box
 
 logger = logging.getLogger(__name__)
 MOST_SHOWN = 24
 MOST_LABELS = 3  # of what differs, on a card
 MINUTE, HOUR, DAY = 60, 3600, 86400  # s
-RECIPE_FILES = [".json", ".mp4"]
 
 
 def when(seconds_ago: float, texts: Texts) -> str:
@@ -164,9 +164,9 @@ class GalleryPanel:
                     f'<p class="quiet">{texts("video.gallery_help")}</p>',
                     apply_default_css=False,
                 )
-                self.drop = gr.File(
-                    label=texts("video.drop"),
-                    file_types=RECIPE_FILES,
+                self.drop = upload_box(
+                    "recipe",
+                    texts("video.drop"),
                     height=84,
                     min_width=240,
                     elem_id="recipe-drop",

@@ -142,6 +142,11 @@ class Session(PageVisit):
         image = None if self.draft is None else self.draft.fitted.image
         return any(picture is image and not known for picture, known in self.judged)
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a scene, or was one that was let go."""
+        return self.draft is not None or self._dropped
+
     def scene(self) -> SceneDraft:
         """The draft; RequestError before there is a picture."""
         if self.draft is None and self._dropped:

@@ -15,7 +15,7 @@ import gradio as gr
 from motion_app.errors import MediaError, MotionAppError, RequestError
 from motion_app.host import ModelHost
 from motion_app.library.owners import LibraryUser
-from motion_app.media.file_types import CLIP_CHOICES, PICTURE_FILES
+from motion_app.media.file_types import CLIP_CHOICES
 from motion_app.request.request import RequestFile
 from motion_app.ui.api.files import let_go
 from motion_app.ui.boundary import in_one_line, listen
@@ -32,6 +32,7 @@ from motion_app.ui.transfer.picture import Example, examples_html, find_html, fi
 from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Session
 from motion_app.ui.transfer.video import VideoPanel
+from motion_app.ui.uploads import upload_box
 from motion_app.world.clips import ExampleClip
 
 EXPORTS = {"export": mask_file, "export_all": masks_file}
@@ -75,12 +76,7 @@ class TransferTab:
         texts = self.texts
         gr.HTML(step_heading(1, texts("transfer.picture"), texts("transfer.picture_help")))
         self.picker = self._panel("examples", ("morph", "buttons"), examples_html(examples, texts))
-        self.upload = gr.File(
-            label=texts("transfer.upload"),
-            file_types=list(PICTURE_FILES),
-            height=110,
-            elem_id="upload",
-        )
+        self.upload = upload_box("picture", texts("transfer.upload"), height=110, elem_id="upload")
         self.refused = gr.HTML(
             "", elem_classes="field-note", apply_default_css=False, elem_id="upload-note"
         )
@@ -279,6 +275,8 @@ class TransferTab:
                 if serial_of(edit) > session.heard:
                     self.actions.act(session, edit)
             session.settle(self.host.library)
+            if not session.begun:
+                raise RequestError(self.texts("transfer.no_picture"))
             draft = session.scene()
             self._tell_problems(draft)
             self._ask_for_names(session, draft)
