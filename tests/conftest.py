@@ -133,10 +133,11 @@ def small_heap() -> Iterator[None]:
     gc.freeze()
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def few_threads() -> Iterator[None]:
-    """A file that asked PyTorch for more threads leaves none behind: they wait for each other
-    turning in circles, for many times as long as they work where others want the cores too."""
+    """A test that asked PyTorch for more threads, as a command does, leaves none behind: they wait
+    for each other turning in circles, nine times as long as they work where others want the cores
+    too."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
