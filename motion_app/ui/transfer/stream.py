@@ -275,8 +275,9 @@ class JobStream:
 
     def _draw(self, report: StepReport, row: JobRow) -> str:
         engine = self.host.engine()
+        slots = slots_of(row) if len(report.masks) else ()  # without a picture nothing is marked
         frames = preview_frames(
-            engine.preview(report.latents), report.masks, slots_of(row)
+            engine.preview(report.latents), report.masks, slots
         )  # (F, H', W', 3)
         seconds = engine.geometry.frames / engine.geometry.fps
         alt = self.texts("video.live_alt", step=report.step, steps=report.steps)
