@@ -21,11 +21,6 @@ from motion_app.ui.uploads import upload_box
 MOST_RATERS = 500
 RESULTS, ZIP, BENCHMARK = SOURCES = ("results", "zip", "benchmark")
 LEAST_RESULTS = 2
-TOO_FEW_RESULTS = (
-    "a study compares two results or more, {count} were chosen; make the same scene with two "
-    "methods, then choose both"
-)
-NO_TITLE = "the study has no title; give it one"
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,7 @@ from motion_app.text_files import STAGING, remove_staged
 from motion_app.ui.boundary import in_one_line, listen
 from motion_app.ui.form_faults import FormFaults
 from motion_app.ui.markup import Texts, script
-from motion_app.ui.study_form import (
-    LEAST_RESULTS,
-    NO_TITLE,
-    TOO_FEW_RESULTS,
-    StudyForm,
-    StudyRequest,
-    read_form,
-)
+from motion_app.ui.study_form import LEAST_RESULTS, StudyForm, StudyRequest, read_form
 from motion_app.ui.visitor import PageVisit
 
 logger = logging.getLogger(__name__)
@@ -101,7 +94,7 @@ class OwnStudies:
         no items.
         """
         if not asked.title.strip():
-            raise RequestError(NO_TITLE)
+            raise RequestError(Texts()("study.no_title"))
         folder = self.folder / secrets.token_hex(8)
         staged = folder.with_name(STAGING + folder.name)
         remove_staged(self.folder)
@@ -138,7 +131,7 @@ class OwnStudies:
     def _of_results(self, owner: str, jobs: Sequence[str]) -> list[SourceItem]:
         mine = {job for _, job in self.results(owner)}
         if len(jobs) < LEAST_RESULTS or not mine.issuperset(jobs):
-            raise RequestError(TOO_FEW_RESULTS.format(count=len(jobs)))
+            raise RequestError(Texts()("study.too_few_results", count=len(jobs)))
         folders = [ResultFolder(self.host.jobs.folder(job)) for job in jobs]
         library = self.host.library.seen_by(LibraryUser(owner))
         return sources_from_results(folders, reference=library.preview_of)

@@ -60,6 +60,26 @@ def test_what_is_dropped_beside_it_is_taken(browser: Browser, server: str, tmp_p
     expect(page.locator(".clip")).to_have_count(1)
 
 
+COUNT_LISTENERS = """() => {
+  const plain = EventTarget.prototype.addEventListener;
+  window.added = 0;
+  EventTarget.prototype.addEventListener = function (kind, ...rest) {
+    if (this === document.body && kind === "drop") window.added += 1;
+    return plain.call(this, kind, ...rest);
+  };
+}"""
+
+
+def test_nobody_more_hears_of_files_when_the_page_changes(browser: Browser, server: str) -> None:
+    page = open_page(browser, server, DESKTOP)
+    page.evaluate(COUNT_LISTENERS)
+    for tab in BOXES:
+        open_tab(page, tab)
+    page.evaluate(DROP, ["#evaluate-videos button", "notes.txt", "text/plain", "bm8="])
+    told(page, refusal("clip", ["notes.txt"], Texts("en")))
+    assert page.evaluate("added") == 0
+
+
 def test_a_first_mistake_on_any_tab_is_told_in_the_language_of_the_page(
     browser: Browser, server: str
 ) -> None:

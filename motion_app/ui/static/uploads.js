@@ -21,6 +21,9 @@ new MutationObserver(() => {
   requestAnimationFrame(() => {
     asked = false;
     nameUploads();
+  });
+}).observe(document.body, { childList: true, subtree: true });
+nameUploads();
 
 // A file that a box does not take is held back before gradio hears of it, and the page says why.
 // Files beside it go on.
@@ -57,6 +60,3 @@ document.body.addEventListener("drop", (event) => {
   event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true })); // it is over
   give(input, input.multiple ? right : right.slice(0, 1));
 }, { capture: true });
-  });
-}).observe(document.body, { childList: true, subtree: true });
-nameUploads();

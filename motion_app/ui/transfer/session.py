@@ -21,6 +21,7 @@ import numpy as np
 
 from motion_app.errors import RequestError
 from motion_app.geometry import FIT_MODES
+from motion_app.ui.markup import Texts
 from motion_app.ui.transfer.draft import SceneDraft
 from motion_app.ui.visitor import PageVisit
 
@@ -154,7 +155,7 @@ class Session(PageVisit):
                 "the picture was let go after a long time without a click; bring it again"
             )
         if self.draft is None:
-            raise RequestError("there is no picture yet; upload one or pick an example")
+            raise RequestError(Texts()("transfer.no_picture"))
         return self.draft
 
     def put(self, draft: SceneDraft, action: Action) -> None:
