@@ -219,17 +219,6 @@ def misplaced(module: str, lines: int, users: set[str]) -> str:
     return f"it has {lines} lines; it lives with its only user, {', '.join(users) or 'nobody'}"
 
 
-def test_every_script_that_the_page_asks_for_is_there():
-    page = PACKAGE / "ui"
-    asked = {
-        name
-        for path in page.rglob("*.py")
-        for call in re.findall(r"\bscript\(([^)]*)\)", path.read_text(encoding="utf-8"))
-        for name in re.findall(r'"(\w+)"', call)
-    }
-    assert asked and asked <= {path.stem for path in (page / "static").glob("*.js")}
-
-
 def test_a_file_is_neither_too_long_nor_too_short_to_live_alone():
     found = {}
     for module, path in MODULES.items():

@@ -246,7 +246,7 @@ def launch_options() -> dict[str, Any]:
         block_label_text_size="13px",
     )
     options = {"theme": theme, "css_paths": [STYLE], "footer_links": []}
-    options["head"] = f"<script>{script('first_shown')}</script>"
+    options["head"] = "<script>" + script("first_shown") + "</script>"
     options["run_history"] = False  # else every call's values are kept in the browser
     # else gradio ends a server whose page takes longer than 3 s, as on a busy machine
     return {**options, "_frontend": False}

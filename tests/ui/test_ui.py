@@ -160,6 +160,9 @@ def test_every_script_lies_in_static_and_is_loaded_by_its_name() -> None:
     written = "".join(file.read_text(encoding="utf-8") for file in package.rglob("*.py"))
     there = {file.stem for file in (package / "static").glob("*.js")}
     assert {name for name in there if f'"{name}"' not in written} == set()
+    calls = re.findall(r"\bscript\(([^)]*)\)", written)
+    asked = {name for call in calls for name in re.findall(r'"(\w+)"', call)}
+    assert asked and asked <= there
     assert re.findall(r"\bjs(?:_on_load)?=(?!script\()[^,)]+", written) == []
     assert [name for name in there if not markup.script(name).startswith("// ")] == []
 
