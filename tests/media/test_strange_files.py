@@ -380,14 +380,16 @@ def test_a_large_profile_is_used_and_one_that_is_too_large_left_out_and_said():
 def test_every_ending_is_offered_wherever_files_come_in():
     from motion_app.study import sources
     from motion_app.ui.api import jobs as api_jobs
-    from motion_app.ui.evaluate import tab as evaluate_tab
     from motion_app.ui.markup import Texts
     from motion_app.ui.transfer import picture as picture_panel
+    from motion_app.ui.uploads import KINDS, upload_box
 
     offered = {".jfif", ".png", ".jpg", ".jpeg", ".webp", ".heic", ".avif", ".gif", ".tiff"}
     assert offered <= set(PICTURE_FILES)
     assert {".mp4", ".m4v", ".mov", ".3gp", ".ts", ".avi", ".mkv", ".webm"} <= set(CLIP_FILES)
-    assert list(CLIP_CHOICES) == evaluate_tab.VIDEO_FILES
+    for kind in ("clip", "beside"):
+        assert set(CLIP_CHOICES) <= set(KINDS[kind]) == set(upload_box(kind, "files").file_types)
+    assert list(CLIP_CHOICES) == list(KINDS["clip"])
     assert set(sources.VIDEOS) == set(CLIP_FILES)
     assert set(sources.PICTURES).isdisjoint(sources.VIDEOS)
     assert f'data-endings="{" ".join(PICTURE_FILES)}"' in picture_panel.sources_html(Texts("en"))
