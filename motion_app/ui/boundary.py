@@ -100,11 +100,14 @@ def listen(event: Callable[..., Any], handler: Callable[..., Any], **options: An
     """Bind a guarded handler to an event. Public endpoints are those with an ``api_name``.
 
     gradio's own progress overlays are off: they cover what a person works on, and the page has its
-    own words for what is going on.
+    own words for what is going on. No component carries one even hidden: for as long as its call is
+    under way it redraws its clock at every frame, which takes a core from the model.
     """
     if "api_name" not in options:
         options["api_visibility"] = "private"
-    return event(guarded(handler), **{"show_progress": "hidden", **options})
+    if "show_progress" not in options:
+        options |= {"show_progress": "hidden", "show_progress_on": []}
+    return event(guarded(handler), **options)
 
 
 class FrontPage:

@@ -3,7 +3,7 @@
 const root = element.closest("#compare");
 const bar = element;
 const DRIFT = 0.08; // s the two may be apart before the later one is moved
-const clock = { playing: false, loop: true, own: false };
+const clock = { playing: false, resting: false, loop: true, frame: 0 };
 
 const videos = () => [...root.querySelectorAll("video")].filter((video) => video.readyState > 0);
 const length = () => Math.max(0, ...videos().map((video) => video.duration || 0));
@@ -22,6 +22,8 @@ function play() {
   if (!videos().length) return;
   if (time() >= length() - 0.05) seek(0);
   clock.playing = true;
+  cancelAnimationFrame(clock.frame);
+  clock.frame = requestAnimationFrame(follow);
   for (const video of videos()) if (!video.ended) video.play().catch(() => {});
   draw();
 }
@@ -45,33 +47,32 @@ function draw() {
   part("time").textContent = `${time().toFixed(1)} / ${length().toFixed(1)} s`;
 }
 
+// At every frame while they play.
 function follow() {
-  if (!root.isConnected) return;
-  const pair = videos();
-  for (const video of pair) {
-    video.loop = false; // the clock begins both anew
-    video.muted = true;
-  }
-  if (clock.playing && pair.length) {
-    const running = pair.filter((video) => !video.ended);
-    if (running.length === 0) {
-      if (clock.loop) {
-        seek(0);
-        play();
-      } else {
-        pause();
-      }
-    } else if (running.length === 2 && running[0].seeking === running[1].seeking) {
-      const [lead, other] = running;
-      if (Math.abs(lead.currentTime - other.currentTime) > DRIFT) {
-        other.currentTime = lead.currentTime;
-      }
+  if (!root.isConnected || !clock.playing) return;
+  const running = videos().filter((video) => !video.ended);
+  if (running.length === 0) {
+    if (clock.loop) {
+      seek(0);
+      play();
+    } else {
+      pause();
     }
-    draw();
-  } else if (Number(part("seek").max) !== Number(length().toFixed(3))) {
-    draw(); // another video has come
+  } else if (running.length === 2 && running[0].seeking === running[1].seeking) {
+    const [lead, other] = running;
+    if (Math.abs(lead.currentTime - other.currentTime) > DRIFT) {
+      other.currentTime = lead.currentTime;
+    }
   }
-  requestAnimationFrame(follow);
+  draw();
+  clock.frame = requestAnimationFrame(follow);
+}
+
+// Another video has come.
+function arrived({ target }) {
+  target.loop = false; // the clock begins both anew
+  target.muted = true;
+  draw();
 }
 
 function layOut(mode) {
@@ -140,6 +141,13 @@ root.addEventListener("keydown", (event) => {
 
 layOut("side");
 wipe(50);
+videos().forEach((video) => arrived({ target: video }));
 draw();
+root.addEventListener("loadedmetadata", arrived, true);
+new IntersectionObserver(([{ isIntersecting }]) => {
+  if (isIntersecting && clock.resting) play();
+  else if (!isIntersecting && clock.playing) pause();
+  else return;
+  clock.resting = !isIntersecting; // what nobody can see need not play
+}).observe(root);
 root.scrollIntoView({ block: "start" });
-requestAnimationFrame(follow);

@@ -44,6 +44,32 @@
     }
   }).observe(root, { childList: true, subtree: true });
 
+  // gradio's clock of a call that is under way draws itself at every frame, in 6.31 even the one of
+  // the page's own loading, long after it has gone: a core for nothing. Once a second will do.
+  const SECOND = 1000; // ms
+  const clock = /performance\.now\(\)[^;]*\/1e3/; // nothing else counts seconds in a frame
+  const frame = window.requestAnimationFrame.bind(window);
+  window.requestAnimationFrame = (draw) =>
+    clock.test(String(draw)) ? setTimeout(draw, SECOND) : frame(draw);
+
+  // What nobody can see need not play; it goes on when it comes into view. The comparison sees to
+  // its pair itself.
+  const resting = new WeakSet();
+  const seen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (isIntersecting && resting.delete(target)) target.play().catch(() => {});
+      else if (!isIntersecting && !target.paused) {
+        resting.add(target);
+        target.pause();
+      }
+    }
+  });
+  document.addEventListener("play", ({ target }) => {
+    if (target.closest("#compare")) return;
+    seen.unobserve(target); // so that it is looked at anew
+    seen.observe(target);
+  }, true);
+
   for (const name of ["localStorage", "sessionStorage"]) {
     const trial = "motion-transfer-trial";
     try {

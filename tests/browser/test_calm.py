@@ -1,0 +1,94 @@
+"""A page that waits leaves the processors to the model: it draws what has changed, nothing else."""
+
+from __future__ import annotations
+
+import httpx
+from playwright.sync_api import Browser, Page, expect
+from serving import RunningApp
+from visits import DESKTOP, PATIENCE, listens
+from walk import QUICK, UNENDING, drop_request, open_tab, start, video_is_there
+
+# A frame that was asked for while a frame was drawn is one longer a chain than that one.
+WATCHED = """
+  window.watched = { chain: 0, changes: 0 };
+  let drawn = 0;
+  const frame = window.requestAnimationFrame;
+  window.requestAnimationFrame = (draw) => {
+    const chain = drawn + 1;
+    watched.chain = Math.max(watched.chain, chain);
+    return frame((moment) => {
+      drawn = chain;
+      try {
+        draw(moment);
+      } finally {
+        drawn = 0;
+      }
+    });
+  };
+  new MutationObserver((changes) => { watched.changes += changes.length; }).observe(
+    document, { subtree: true, childList: true, attributes: true, characterData: true });
+"""
+BEGIN = "Object.assign(watched, { chain: 0, changes: 0 }); performance.clearResourceTimings()"
+SEEN = """() => ({ ...watched,
+  answers: performance.getEntriesByType("resource").length,
+  endless: document.getAnimations().filter((one) => one.playState === "running"
+    && one.effect.getComputedTiming().endTime === Infinity).map((one) => one.animationName),
+  playing: [...document.querySelectorAll("video")].filter((one) => !one.paused).length,
+})"""
+LOOKED = 2000  # ms
+LOOKS = 20
+CHAIN = 5  # frames; a clock that draws itself makes 120 in that time, or 20 on a busy machine
+CHANGES = 12  # for an answer of the server
+
+
+def watched_page(browser: Browser, app: RunningApp) -> Page:
+    page = browser.known_context(viewport=DESKTOP).new_page()
+    page.add_init_script(WATCHED)
+    page.goto(app.url)
+    listens(page)
+    expect(page.locator("#banner .chip-ready")).to_be_visible()
+    return page
+
+
+def is_calm(page: Page) -> None:
+    """What moves to its place comes there, and then it does next to nothing."""
+    for _ in range(LOOKS):
+        page.evaluate(BEGIN)
+        page.wait_for_timeout(LOOKED)
+        seen = page.evaluate(SEEN)
+        drawn = seen["chain"] > CHAIN or seen["changes"] > CHANGES * (1 + seen["answers"])
+        if not (drawn or seen["endless"] or seen["playing"]):
+            return
+    raise AssertionError(seen)
+
+
+def test_a_page_draws_nothing_by_itself_while_it_waits_or_is_left_alone(
+    browser: Browser, app: RunningApp
+) -> None:
+    page = watched_page(browser, app)
+    is_calm(page)
+    drop_request(page, steps=UNENDING)
+    start(page)
+    expect(page.locator("#status .bar")).to_be_visible(timeout=PATIENCE)
+    is_calm(page)
+    page.locator("#cancel").click()
+    expect(page.locator(".gallery-card .state")).to_have_text("stopped")
+    drop_request(page, seed=4, steps=QUICK)
+    start(page)
+    video_is_there(page)
+    playing = "document.querySelector('#video video').paused === false"
+    page.wait_for_function(playing)
+    open_tab(page, "evaluate")  # nobody sees the video
+    is_calm(page)
+    open_tab(page, "transfer")
+    page.locator("#video video").scroll_into_view_if_needed()
+    page.wait_for_function(playing)
+
+
+def test_no_call_shows_the_overlay_that_redraws_itself(app: RunningApp) -> None:
+    """But the one whose video is drawn meanwhile, which has no other words."""
+    config = httpx.get(f"{app.url}config").json()
+    names = {one["id"]: one["props"].get("elem_id") for one in config["components"]}
+    calls = [one for one in config["dependencies"] if one["backend_fn"] and one["targets"]]
+    shown = {names[one["targets"][0][0]] for one in calls if one["show_progress_on"] != []}
+    assert len(calls) > 40 and shown == {"overlay"}
