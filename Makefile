@@ -20,11 +20,12 @@ run: $(VENV)/.installed
 	$(BIN)/python app.py $(ARGS)
 
 # Where PostgreSQL cannot be installed the study's tests run on SQLite alone, and this says so.
-# A test file stays whole on one of the WORKERS; the first BROWSERS of them have those that open one.
+# A test file stays whole on one of the WORKERS; the first BROWSERS of them have those that open one,
+# and half the time wait for its pages: so there is one worker more than the cores of a laptop.
 # Servers, nodes and browsers share the machine with whatever else runs there: what fails has a second
 # try, and the summary lists it. Bytecode is kept: else each program a test starts compiles the app.
-WORKERS ?= 2
-BROWSERS ?= 1
+WORKERS ?= 3
+BROWSERS ?= 2
 PYTEST := env -u PYTHONDONTWRITEBYTECODE BROWSERS=$(BROWSERS) \
   $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
 test test-all: lint $(VENV)/.chromium $(VENV)/.postgres

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-BROWSERS = int(os.environ.get("BROWSERS", "1"))  # workers that open one
+BROWSERS = int(os.environ.get("BROWSERS", "2"))  # workers that open one
 
 
 class BrowserApart(LoadFileScheduling):

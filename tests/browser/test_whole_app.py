@@ -90,6 +90,12 @@ def test_two_browsers_see_nothing_of_each_other(
     expect(page.locator(".training")).to_have_count(1, timeout=PATIENCE)
 
     other = open_page(browser, app.url, DESKTOP)
+    open_tab(other, "motions")
+    expect(other.locator(".training")).to_have_count(0)
+    assert "secret leap" not in other.locator("body").inner_text()
+    page.locator("#training-cancel").click()
+    expect(page.locator(".training.cancelled")).to_have_count(1, timeout=PATIENCE)
+    open_tab(other, "transfer")
     expect(other.locator(".gallery-empty")).to_be_visible()
     expect(other.locator(".gallery-card")).to_have_count(0)
     expect(other.locator(".stage-empty")).to_be_visible()
@@ -101,13 +107,8 @@ def test_two_browsers_see_nothing_of_each_other(
     expect(other.locator("#studies p").first).to_be_visible(timeout=PATIENCE)
     expect(other.locator(".study-card")).to_have_count(0)
     expect(other.locator("#study-tab input[type=checkbox]")).to_have_count(0)
-    open_tab(other, "motions")
-    expect(other.locator(".training")).to_have_count(0)
-    assert "secret leap" not in other.locator("body").inner_text()
     open_tab(other, "evaluate")
     expect(other.locator(".evaluate-card")).to_have_count(0)
-    page.locator("#training-cancel").click()
-    expect(page.locator(".training.cancelled")).to_have_count(1, timeout=PATIENCE)
 
 
 def test_after_cancel_and_at_once_generate_two_jobs_never_share_the_device(
@@ -167,9 +168,9 @@ def test_a_training_that_was_killed_is_resumed_and_comes_into_the_library(
 ) -> None:
     page = open_page(browser, mortal.url, DESKTOP)
     open_tab(page, "motions")
-    fill_training(page, write_clip(tmp_path), name="leap", steps=20)
+    fill_training(page, write_clip(tmp_path), name="leap", steps=8)
     page.locator("#train").click()
-    expect(page.locator("#training-status")).to_contain_text("of 20", timeout=PATIENCE)
+    expect(page.locator("#training-status")).to_contain_text("of 8", timeout=PATIENCE)
     mortal.kill()
     mortal.start()
     page.goto(mortal.url)
