@@ -17,7 +17,8 @@ from fake_hub import FakeHub, running_hub
 from fuzzing import fuzz
 from serving import ROOT, RunningApp
 
-# Tests run in more processes than there are cores; what they start inherits it. Read when torch is imported.
+# Tests run in more processes than there are cores; what they start inherits it. Read when torch is
+# imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 OFFERED = "lab/motions"
 POCKET = ROOT / "checkpoints" / "pocket"
