@@ -19,12 +19,13 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from anyio import CapacityLimiter
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from gradio.events import Events
 from gradio.exceptions import InvalidPathError
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
@@ -101,13 +102,24 @@ def listen(event: Callable[..., Any], handler: Callable[..., Any], **options: An
 
     gradio's own progress overlays are off: they cover what a person works on, and the page has its
     own words for what is going on. No component carries one even hidden: for as long as its call is
-    under way it redraws its clock at every frame, which takes a core from the model.
+    under way it redraws its clock at every frame, which takes a core from the model. What a person
+    does before the last answer has come counts too, where it is no second press of a button.
     """
+    known = getattr(event, "func", event)  # of our own components gradio gives a partial
+    if getattr(known, "has_trigger", False):
+        options = {"trigger_mode": _mode_of(known.event_name)} | options
     if "api_name" not in options:
         options["api_visibility"] = "private"
     if "show_progress" not in options:
         options |= {"show_progress": "hidden", "show_progress_on": []}
     return event(guarded(handler), **options)
+
+
+def _mode_of(event_name: str) -> Literal["once", "multiple", "always_last"] | None:
+    """Of a field what it holds at last; of files and our own components all that comes."""
+    if event_name in ("input", "release"):
+        return "always_last"
+    return None if hasattr(Events, event_name) and event_name != "upload" else "multiple"
 
 
 class FrontPage:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 from playwright.sync_api import Browser, Page, expect
 from serving import RunningApp
@@ -85,10 +87,24 @@ def test_a_page_draws_nothing_by_itself_while_it_waits_or_is_left_alone(
     page.wait_for_function(playing)
 
 
-def test_no_call_shows_the_overlay_that_redraws_itself(app: RunningApp) -> None:
-    """But the one whose video is drawn meanwhile, which has no other words."""
+def calls_of(app: RunningApp) -> list[tuple[dict[str, Any], str | None, str]]:
+    """Each call of the page to the server, the element it begins at and the event's name."""
     config = httpx.get(f"{app.url}config").json()
     names = {one["id"]: one["props"].get("elem_id") for one in config["components"]}
     calls = [one for one in config["dependencies"] if one["backend_fn"] and one["targets"]]
-    shown = {names[one["targets"][0][0]] for one in calls if one["show_progress_on"] != []}
-    assert len(calls) > 40 and shown == {"overlay"}
+    assert len(calls) > 40
+    return [(one, names.get(one["targets"][0][0]), one["targets"][0][1]) for one in calls]
+
+
+def test_no_call_shows_the_overlay_that_redraws_itself(app: RunningApp) -> None:
+    """But the one whose video is drawn meanwhile, which has no other words."""
+    shown = {element for call, element, _ in calls_of(app) if call["show_progress_on"] != []}
+    assert shown == {"overlay"}
+
+
+def test_nothing_is_lost_of_what_a_person_does_before_the_last_answer_has_come(
+    app: RunningApp,
+) -> None:
+    """Only the second press of a button is none."""
+    once = {event for call, _, event in calls_of(app) if call["trigger_mode"] == "once"}
+    assert once == {"click", "tick", "select", "load", "then", "success"}

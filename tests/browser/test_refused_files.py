@@ -60,6 +60,14 @@ def test_what_is_dropped_beside_it_is_taken(browser: Browser, server: str, tmp_p
     expect(page.locator(".clip")).to_have_count(1)
 
 
+def test_two_at_once_are_both_told_of(browser: Browser, server: str) -> None:
+    page = open_page(browser, server, DESKTOP)
+    for name in ("thesis.pdf", "notes.txt"):  # the second one while the first is answered
+        page.evaluate(DROP, ["#upload button", name, "text/plain", "bm8="])
+    for name in ("thesis.pdf", "notes.txt"):
+        told(page, refusal("picture", [name], Texts("en")))
+
+
 COUNT_LISTENERS = """() => {
   const plain = EventTarget.prototype.addEventListener;
   window.added = 0;
