@@ -1,21 +1,34 @@
-// What a tab or a fold shows for the first time gradio fills in twice, the second time a frame or
-// two later with what it held when the page was built, over whatever was entered meanwhile. So it is
-// seen from then on.
+// What a tab or a fold shows for the first time gradio fills in twice, the second time with what it
+// held when the page was built, over whatever was entered meanwhile. So it is seen from then on.
 (() => {
-  const FRAMES = 4;
+  const LONGEST = 1000; // ms, should gradio fill in nothing the second time
   const known = new WeakSet();
+  const filling = new Set();
+
+  function show(nodes) {
+    for (const node of nodes) {
+      filling.delete(node);
+      delete node.dataset.filling;
+    }
+  }
 
   function showWhenFilled(node) {
     if (known.has(node)) return;
     known.add(node);
+    filling.add(node);
     node.dataset.filling = "";
-    let left = FRAMES;
-    requestAnimationFrame(function frame() {
-      left -= 1;
-      if (left > 0) requestAnimationFrame(frame);
-      else delete node.dataset.filling;
-    });
+    setTimeout(() => show([node]), LONGEST);
   }
+
+  // It waits for a frame in between, and nothing else in the page makes a promise of one.
+  const frame = window.requestAnimationFrame.bind(window);
+  const isPromised = (draw) => /\[native code\]/.test(String(draw));
+  window.requestAnimationFrame = (draw) => frame((moment) => {
+    draw(moment);
+    if (!filling.size || !isPromised(draw)) return;
+    const filled = [...filling];
+    frame(() => show(filled)); // what the promise does comes before the next one
+  });
 
   const isPanel = (node) => node.getAttribute?.("role") === "tabpanel";
   new MutationObserver((changes) => {
