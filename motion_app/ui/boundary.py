@@ -105,7 +105,7 @@ def listen(event: Callable[..., Any], handler: Callable[..., Any], **options: An
     under way it redraws its clock at every frame, which takes a core from the model. What a person
     does before the last answer has come counts too, where it is no second press of a button.
     """
-    known = getattr(event, "func", event)  # of our own components gradio gives a partial
+    known: Any = getattr(event, "func", event)  # of our own components gradio gives a partial
     if getattr(known, "has_trigger", False):
         options = {"trigger_mode": _mode_of(known.event_name)} | options
     if "api_name" not in options:
