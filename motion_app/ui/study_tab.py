@@ -206,7 +206,8 @@ class StudyTab:
         form = self.form
         form.wire()
         looked_at = [form.results, self.studies, form.benchmark]
-        listen(tab.select, self._look, inputs=[visit], outputs=looked_at)
+        chosen = [form.results, form.benchmark]
+        listen(tab.select, self._look, inputs=[visit, *chosen], outputs=looked_at)
         listen(
             self.create.click,
             self._create,
@@ -214,10 +215,18 @@ class StudyTab:
             outputs=[self.studies, form.results, form.title, *form.notes.outputs],
         )
 
-    def _look(self, visit: PageVisit) -> list[Any]:
+    def _look(self, visit: PageVisit, ticked: Sequence[str], run: str | None) -> list[Any]:
+        """What can be chosen now; what was chosen and is gone is chosen no longer."""
         choices = self.own.results(visit.owner)
         runs = self.own.benchmarks(local=visit.user.local)
-        return [gr.CheckboxGroup(choices=choices), self._shown(visit), gr.Dropdown(choices=runs)]
+        left = [job for job in ticked if job in {job for _, job in choices}]
+        results = {} if left == list(ticked) else {"value": left}
+        benchmark = {} if run is None or run in runs else {"value": None}
+        return [
+            gr.CheckboxGroup(choices=choices, **results),
+            self._shown(visit),
+            gr.Dropdown(choices=runs, **benchmark),
+        ]
 
     def _create(self, visit: PageVisit, *filled: Any) -> list[Any]:
         notes = self.form.notes

@@ -48,8 +48,9 @@ class KnownVisit(PageVisit):
         self.owner = OWNER
 
 
-def add_result(host: ModelHost, method: str, *, shade: int) -> None:
-    """A finished job as the app leaves one: its video marked, its recipe beside it and inside."""
+def add_result(host: ModelHost, method: str, *, shade: int) -> str:
+    """The id of a finished job as the app leaves one: its video marked, its recipe beside it and
+    inside."""
     frames = np.full((8, 64, 96, 3), shade, np.uint8)
     for t, frame in enumerate(frames):
         frame[20:40, 4 + 6 * t : 24 + 6 * t] = (240, 200, 60)
@@ -74,6 +75,7 @@ def add_result(host: ModelHost, method: str, *, shade: int) -> None:
             outcome={"video": saved.video.name, "recipe": saved.recipe.name},
         )
     )
+    return job
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +127,11 @@ def open_tab(browser: Browser, url: str, **options: Any) -> Page:
     return page
 
 
-SLOW_FRAMES = """() => {
+SLOW_FRAMES = """
   const plain = window.requestAnimationFrame.bind(window);
-  window.requestAnimationFrame = (draw) => plain(() => setTimeout(draw, 1000, performance.now()));
-}"""
+  window.requestAnimationFrame = (draw) =>
+    plain((moment) => window.slow ? setTimeout(draw, 1000, moment) : draw(moment));
+"""
 SOME_FRAMES = """() => new Promise((done) => {
   let left = 4;
   const frame = () => (left -= 1) > 0 ? requestAnimationFrame(frame) : done();
@@ -141,15 +144,35 @@ def test_what_is_ticked_on_a_slow_machine_as_soon_as_it_is_seen_stays(
 ) -> None:
     """gradio fills in what a tab shows first once more, a frame or two later: it undid the tick."""
     page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+    page.add_init_script(SLOW_FRAMES)  # before the page's own script
     page.goto(server)
     tab = page.get_by_role("tab", name="Study")
     expect(tab).to_be_visible()
-    page.evaluate(SLOW_FRAMES)
+    page.evaluate("window.slow = true")
     tab.click()
     box = page.get_by_role("checkbox", name="fleximmt")
     box.check()
     page.evaluate(SOME_FRAMES)
     expect(box).to_be_checked()
+
+
+def test_what_was_deleted_elsewhere_is_no_longer_ticked(
+    browser: Browser, server: str, host: ModelHost
+) -> None:
+    gone = add_result(host, "none", shade=200)
+    page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+    page.goto(server)
+    page.get_by_role("tab", name="Study").click()
+    for method in ("fleximmt", "none"):
+        page.get_by_role("checkbox", name=method).check()
+    host.jobs.delete(gone)
+    page.get_by_role("tab", name="One").click()
+    page.get_by_role("tab", name="Study").click()
+    expect(page.get_by_role("checkbox")).to_have_count(2)
+    expect(page.get_by_role("checkbox", name="fleximmt")).to_be_checked()
+    page.locator("#study-title input, #study-title textarea").fill(TITLE)
+    page.locator("#study-create").click()
+    expect(page.locator(".toast-body")).to_contain_text("1 were chosen")
 
 
 def test_results_of_one_method_make_no_study_and_the_page_says_why(

@@ -1,7 +1,7 @@
 // What a tab or a fold shows for the first time gradio fills in twice, the second time with what it
 // held when the page was built, over whatever was entered meanwhile. So it is seen from then on.
 (() => {
-  const LONGEST = 1000; // ms, should gradio fill in nothing the second time
+  const LONGEST = 3000; // ms, should gradio fill in nothing the second time
   const known = new WeakSet();
   const filling = new Set();
 
