@@ -219,8 +219,9 @@ class StudyTab:
         """What can be chosen now; what was chosen and is gone is chosen no longer."""
         choices = self.own.results(visit.owner)
         runs = self.own.benchmarks(local=visit.user.local)
-        left = [job for job in ticked if job in {job for _, job in choices}]
-        results = {} if left == list(ticked) else {"value": left}
+        there = {job for _, job in choices}
+        left = [job for job in ticked if job in there]
+        results = {} if len(left) == len(ticked) else {"value": left}
         benchmark = {} if run is None or run in runs else {"value": None}
         return [
             gr.CheckboxGroup(choices=choices, **results),

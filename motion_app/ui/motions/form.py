@@ -201,7 +201,6 @@ class TrainingForm:
             self.choose,
             inputs=[state],
             outputs=[self.clip_note],
-            trigger_mode="multiple",  # none of a person's choices is dropped
         )
         listen(self.editor.remove, self.remove, inputs=[state], outputs=clips)
         listen(

@@ -23,12 +23,14 @@
   // It waits for a frame in between, and nothing else in the page makes a promise of one.
   const frame = window.requestAnimationFrame.bind(window);
   const isPromised = (draw) => /\[native code\]/.test(String(draw));
-  window.requestAnimationFrame = (draw) => frame((moment) => {
-    draw(moment);
-    if (!filling.size || !isPromised(draw)) return;
-    const filled = [...filling];
-    frame(() => show(filled)); // what the promise does comes before the next one
-  });
+  window.requestAnimationFrame = (draw) => {
+    if (!isPromised(draw)) return frame(draw);
+    return frame((moment) => {
+      draw(moment);
+      const filled = [...filling];
+      frame(() => show(filled)); // what the promise does comes before the next one
+    });
+  };
 
   const isPanel = (node) => node.getAttribute?.("role") === "tabpanel";
   new MutationObserver((changes) => {

@@ -134,7 +134,6 @@ class TransferTab:
                 self.act,
                 inputs=[self.session],
                 outputs=show,
-                trigger_mode="multiple",
                 concurrency_limit=None,
             )
             acted.then(

@@ -138,7 +138,6 @@ class VideoPanel:
             self.ask,
             inputs=self.states,
             outputs=self.outputs,
-            trigger_mode="once",
             queue=False,
         )
         listen(
@@ -165,14 +164,12 @@ class VideoPanel:
             self.choose_side,
             inputs=self.states,
             outputs=[gallery, *compare],
-            trigger_mode="multiple",
         )
         listen(
             gallery.remove,
             self.delete,
             inputs=self.states,
             outputs=[*self.outputs, *compare],
-            trigger_mode="multiple",
         )
 
     def _stream_on(self, event: Callable[..., Any], handler: Callable[..., Any]) -> None:
