@@ -6,8 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import pytest
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 NEEDS_ROOM = ("open", "os.mkdir")
+KILLED = 9  # how a process ends that is ended at such a moment
+NOBODY = 65534  # the user and the group without rights
 
 
 @contextmanager
@@ -45,22 +46,22 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
-def without_rights(check: Callable[[], object]) -> None:
-    """``check`` in a process of its own that may write no more than anybody, also where this one is
-    root's. Its failure is this one's."""
-    child = os.fork()
-    if not child:
-        try:
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            check()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """This process may write no more than anybody, also where it is root's."""
+    if os.geteuid() != 0:
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 class FullFrom:
@@ -90,7 +91,7 @@ class FullFrom:
             if self.asked <= self.moment:
                 return
         if self.kill:
-            os._exit(9)
+            os._exit(KILLED)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
 
     def _counts(self, event: str, arguments: tuple[Any, ...]) -> bool:

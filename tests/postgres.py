@@ -54,12 +54,17 @@ class Server:
         self._log = self.folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._options: dict[str, object] = {"cwd": self.folder, "stdout": subprocess.DEVNULL}
+        self._as_owner: list[str] = []
         if os.geteuid() == 0:
             shutil.chown(self.folder, OWNER, OWNER)
-            self._options |= {"user": OWNER, "group": OWNER, "extra_groups": []}
+            # By a program, not by subprocess: that would copy this process first, for which one
+            # that has loaded models may be too large.
+            rights = (f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups")
+            self._as_owner = ["setpriv", *rights, "--"]
         self.folder.chmod(0o700)
         subprocess.run(
             [
+                *self._as_owner,
                 *(programs / "initdb", "-D", self._data, "--no-sync"),
                 *("-A", "trust", "-U", "study", "-E", "UTF8"),
             ],
@@ -72,7 +77,7 @@ class Server:
         settings = ["listen_addresses=", "fsync=off", "max_connections=120"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._data, "-k", self.folder]
+                [*self._as_owner, self._programs / "postgres", "-D", self._data, "-k", self.folder]
                 + [part for setting in settings for part in ("-c", setting)],
                 stderr=log,
                 **self._options,

@@ -110,24 +110,21 @@ def test_a_video_that_finds_no_room_fails_in_a_sentence_and_the_next_is_made(
 
 
 def test_a_folder_that_may_not_be_written_refuses_jobs_in_a_sentence_and_the_line_goes_on() -> None:
-    def refused() -> None:
-        with TemporaryDirectory() as place:
-            outputs = Path(place) / "outputs"
-            queue = JobQueue(outputs, {"steps": Steps(free=True)})
-            queue.start()
-            before = submit(queue, steps=1)
-            assert end(queue, before).row.state == "done"
-            queue.files.chmod(0o555)
-            with pytest.raises(RequestError, match="Permission denied") as told:
-                queue.submit("steps", {"steps": 1}, owner="me", files={"clip.mp4": b"1"})
-            assert place not in str(told.value)
-            assert [row.id for row in queue.rows("me")] == [before]
-            queue.files.chmod(0o755)
-            assert end(queue, submit(queue, steps=1)).row.state == "done"
-            queue.delete(before)
-            queue.stop()
-
-    without_rights(refused)
+    with without_rights(), TemporaryDirectory() as place:
+        outputs = Path(place) / "outputs"
+        queue = JobQueue(outputs, {"steps": Steps(free=True)})
+        queue.start()
+        before = submit(queue, steps=1)
+        assert end(queue, before).row.state == "done"
+        queue.files.chmod(0o555)
+        with pytest.raises(RequestError, match="Permission denied") as told:
+            queue.submit("steps", {"steps": 1}, owner="me", files={"clip.mp4": b"1"})
+        assert place not in str(told.value)
+        assert [row.id for row in queue.rows("me")] == [before]
+        queue.files.chmod(0o755)
+        assert end(queue, submit(queue, steps=1)).row.state == "done"
+        queue.delete(before)
+        queue.stop()
 
 
 def broken(path: Path, job: str, column: str, value: object) -> None:

@@ -2,7 +2,6 @@
 writers, other programs, a full disk, a kill."""
 
 import multiprocessing
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -12,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from disk_faults import FullFrom, fill, small_disk, without_rights
+from disk_faults import KILLED, FullFrom, fill, small_disk, without_rights
 from test_library import METADATA, contents, write_whole
 
 from motion_app.errors import MotionAppError, MotionFileError
@@ -275,14 +274,30 @@ def test_a_trash_without_room_lets_a_motion_go_for_good(tmp_path, parcel):
     assert [file for file in folder.iterdir() if file.is_file()] == []
 
 
-def killed(change: Callable[[Library], object], folder: Path, moment: int) -> bool:
-    """Whether a program that makes the ``change`` was killed at that moment, before its end."""
-    child = os.fork()
-    if not child:
-        with FullFrom(folder, moment, kill=True):
-            change(Library([folder]))
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+def change(what: str, folder: Path, parcel: Path, token: str, moment: int) -> None:
+    """Make a change of the library that kills its program at that moment."""
+    with FullFrom(folder, moment, kill=True):
+        library = Library([folder])
+        if what == "import":
+            library.import_file(parcel, name="new", owner=ME.owner)
+        elif what == "rename":
+            library.rename("jump", "new", by=ME)
+        elif what == "delete":
+            library.delete("jump", by=ME)
+        else:
+            library.restore(token, by=ME)
+
+
+def killed(*of_change: object) -> bool:
+    """Whether the program that makes the ``change`` was killed before its end. It is forked of a
+    small one: a program that runs tests may be too large to be copied."""
+    small = multiprocessing.get_context("forkserver")
+    small.set_forkserver_preload([__name__])
+    child = small.Process(target=change, args=of_change)
+    child.start()
+    child.join()
+    assert child.exitcode in (0, KILLED)
+    return child.exitcode == KILLED
 
 
 @pytest.mark.parametrize("what", ["import", "rename", "delete", "restore"])
@@ -292,16 +307,7 @@ def test_a_program_killed_at_any_moment_leaves_no_half_motion(tmp_path, parcel, 
         library = Library([folder])
         library.import_file(parcel, owner=ME.owner)
         token = library.delete("jump", by=ME).token if what == "restore" else ""
-        ended = not killed(
-            {
-                "import": lambda other: other.import_file(parcel, name="new", owner=ME.owner),
-                "rename": lambda other: other.rename("jump", "new", by=ME),
-                "delete": lambda other: other.delete("jump", by=ME),
-                "restore": lambda other, token=token: other.restore(token, by=ME),
-            }[what],
-            folder,
-            moment,
-        )
+        ended = not killed(what, folder, parcel, token, moment)
         assert library.problems() == []
         for motion in library.list():  # whole, with its clip, and nobody else's
             check_motion_file(motion.path)
@@ -327,8 +333,8 @@ def test_a_folder_that_may_not_be_written_refuses_in_a_sentence(parcel):
         folder.chmod(0o555)
         before = contents(folder)
 
-        def refused() -> None:
-            library = Library([folder])
+        library = Library([folder])
+        with without_rights():
             assert [motion.name for motion in library.list()] == ["jump"]
             for change in (
                 lambda: library.import_file(source, name="new"),
@@ -339,8 +345,6 @@ def test_a_folder_that_may_not_be_written_refuses_in_a_sentence(parcel):
                 with pytest.raises(MotionFileError, match="Permission denied") as told:
                     change()
                 assert place not in str(told.value)
-
-        without_rights(refused)
         assert contents(folder) == before
 
 

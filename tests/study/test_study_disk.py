@@ -129,15 +129,17 @@ def test_a_folder_that_may_not_be_written_refuses_in_a_sentence() -> None:
         for path in (studies, *studies.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)
 
-        def refused() -> None:
-            site = build_study_app(StudySettings(studies, admin_secret=SECRET))
-            with TestClient(site, raise_server_exceptions=False) as client:
-                answer = client.post("/one/api/enter", json=entry)
-                assert answer.status_code == 503 and place not in answer.text
-                assert len(answer.json()["error"]) > 10
-                assert client.get("/").status_code == 200
-
-        without_rights(refused)
+        with (
+            without_rights(),
+            TestClient(
+                build_study_app(StudySettings(studies, admin_secret=SECRET)),
+                raise_server_exceptions=False,
+            ) as client,
+        ):
+            answer = client.post("/one/api/enter", json=entry)
+            assert answer.status_code == 503 and place not in answer.text
+            assert len(answer.json()["error"]) > 10
+            assert client.get("/").status_code == 200
         for path in (studies, *studies.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         with TestClient(build_study_app(StudySettings(studies, admin_secret=SECRET))) as client:
