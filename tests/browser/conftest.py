@@ -17,22 +17,24 @@ HERE = Path(__file__).parent
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
+    *("--disable-background-networking", "--disable-component-update", "--process-per-site"),
 ]
+SITE = "http://127.0.0.1/"  # of every server here, whatever its port
 LEFT = "cookies,local_storage,indexeddb,service_workers,cache_storage,file_systems"
 
 
 class OneBrowser:
     """Chromium, begun when it is first asked for and again where it broke off.
 
-    A page's scripts take longer to read than to run. So a test's first page of either size is
-    opened by a visitor who was here before, whose browser still has them, but nothing else."""
+    A page's scripts take longer to read than to run. So a test's first page of a language is opened
+    by a visitor who was here before, whose browser still has them, but nothing else: an empty page
+    stays open, and with it the process that has read them."""
 
     def __init__(self) -> None:
         self._playwright: Playwright | None = None
         self._chromium: Browser | None = None
-        self._known: dict[int, BrowserContext] = {}  # by the width of their pages
-        self._lent: set[int] = set()
+        self._known: dict[str, Page] = {}  # the empty ones, by their locale
+        self._lent: set[str] = set()
 
     def get(self) -> Browser:
         if self._chromium is None or not self._chromium.is_connected():
@@ -42,28 +44,34 @@ class OneBrowser:
                 executable_path=CHROMIUM, args=CHROMIUM_FLAGS
             )
             _make_patient(self._chromium)
-            self._chromium.known_context = self.known_context
+            self._chromium.known_page = self.known_page
         return self._chromium
 
-    def known_context(self, *, viewport: dict[str, int]) -> BrowserContext:
-        """One that has the scripts already, a fresh one where the test has that."""
-        width = viewport["width"]
-        if width in self._lent:
-            return self._chromium.new_context(viewport=viewport)
-        self._lent.add(width)
-        if width not in self._known:
-            self._known[width] = self._chromium.new_context(viewport=viewport)
-            self._known[width].on("close", lambda _: self._known.pop(width, None))
-        return self._known[width]
+    def known_page(
+        self, *, viewport: dict[str, int], locale: str = "en-US", color_scheme: str = "light"
+    ) -> Page:
+        """One of a visitor who has the scripts already; of a new one where the test has that."""
+        if locale in self._lent:
+            page = self._chromium.new_context(locale=locale).new_page()
+        else:
+            self._lent.add(locale)
+            if locale not in self._known:
+                self._known[locale] = _empty_page(self._chromium.new_context(locale=locale))
+                self._known[locale].on("close", lambda _: self._known.pop(locale, None))
+            page = self._known[locale].context.new_page()
+        page.set_viewport_size(viewport)
+        page.emulate_media(color_scheme=color_scheme)
+        return page
 
     def clear(self) -> None:
         """No test finds anything of the one before, but the scripts."""
         self._lent.clear()
         if not self._chromium.is_connected():
             return
+        known = {page.context: page for page in self._known.values()}
         for context in self._chromium.contexts:
-            if context in self._known.values():
-                _forget(context)
+            if context in known:
+                _forget(context, known[context])
             else:
                 context.close()
 
@@ -87,19 +95,26 @@ def _make_patient(chromium: Browser) -> None:
     chromium.new_context = new_context
 
 
-def _forget(context: BrowserContext) -> None:
-    """Close its pages and take away all that they have left."""
-    origins = {"/".join(page.url.split("/")[:3]) for page in context.pages}
-    for page in context.pages:
+def _empty_page(context: BrowserContext) -> Page:
+    """One that no server is asked for, in the process of all pages of ``SITE`` in the context."""
+    page = context.new_page()
+    page.route(SITE, lambda route: route.fulfill(body=""))
+    page.goto(SITE)
+    return page
+
+
+def _forget(context: BrowserContext, empty: Page) -> None:
+    """Close its pages but the ``empty`` one and take away all that they have left."""
+    pages = [page for page in context.pages if page != empty]
+    origins = {"/".join(page.url.split("/")[:3]) for page in pages}
+    for page in pages:
         page.close()
     context.clear_cookies()
-    broom = context.new_page()
+    broom = context.new_cdp_session(empty)
     for origin in origins:
         if origin.startswith("http"):
-            context.new_cdp_session(broom).send(
-                "Storage.clearDataForOrigin", {"origin": origin, "storageTypes": LEFT}
-            )
-    broom.close()
+            broom.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": LEFT})
+    broom.detach()
 
 
 ONE = OneBrowser()

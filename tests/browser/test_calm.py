@@ -44,7 +44,7 @@ CHANGES = 12  # for an answer of the server
 
 
 def watched_page(browser: Browser, app: RunningApp) -> Page:
-    page = browser.known_context(viewport=DESKTOP).new_page()
+    page = browser.known_page(viewport=DESKTOP)
     page.add_init_script(WATCHED)
     page.goto(app.url)
     listens(page)

@@ -124,10 +124,9 @@ def evaluate_page(host: ModelHost, language: str) -> None:
 
 
 def open_tab(browser: Browser, url: str, *, width: int = 1366, dark: bool = False) -> Page:
-    context = browser.new_context(
+    page = browser.known_page(
         viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
     )
-    page = context.new_page()
     page.goto(url)
     page.get_by_role("tab", name="Evaluate").click()
     expect(page.locator(".evaluate-card").first).to_be_visible(timeout=PATIENCE)

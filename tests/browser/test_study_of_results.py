@@ -120,7 +120,7 @@ def study_page(host: ModelHost, language: str) -> None:
 
 
 def open_tab(browser: Browser, url: str, **options: Any) -> Page:
-    page = browser.new_context(**{"viewport": DESKTOP, "locale": "en-GB", **options}).new_page()
+    page = browser.known_page(**{"viewport": DESKTOP, "locale": "en-GB", **options})
     page.goto(url)
     page.get_by_role("tab", name="Study").click()
     expect(page.get_by_role("checkbox")).to_have_count(2)
@@ -143,7 +143,7 @@ def test_what_is_ticked_on_a_slow_machine_as_soon_as_it_is_seen_stays(
     browser: Browser, server: str
 ) -> None:
     """gradio fills in what a tab shows first once more, a frame or two later: it undid the tick."""
-    page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+    page = browser.known_page(viewport=DESKTOP, locale="en-GB")
     page.add_init_script(SLOW_FRAMES)  # before the page's own script
     page.goto(server)
     tab = page.get_by_role("tab", name="Study")
@@ -160,7 +160,7 @@ def test_what_was_deleted_elsewhere_is_no_longer_ticked(
     browser: Browser, server: str, host: ModelHost
 ) -> None:
     gone = add_result(host, "none", shade=200)
-    page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+    page = browser.known_page(viewport=DESKTOP, locale="en-GB")
     page.goto(server)
     page.get_by_role("tab", name="Study").click()
     for method in ("fleximmt", "none"):
@@ -269,7 +269,7 @@ def _rate(frame: FrameLocator, name: str, *, place: int) -> None:
 def test_axe_finds_nothing_wrong_with_the_demo_and_its_report(
     browser: Browser, server: str, host: ModelHost, language: str
 ) -> None:
-    page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+    page = browser.known_page(viewport=DESKTOP, locale="en-GB")
     page.goto(f"{server}study/~demo/?lang={language}")
     expect(page.locator("#consent-facts")).not_to_be_empty()
     check_accessible(page)
@@ -302,7 +302,7 @@ def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
     (folder,) = (host.settings.outputs / "studies").iterdir()
     study = Study.open(folder)
     right = {item.candidates[item.answer] for item in study.archive.items.values() if item.answer}
-    page = browser.new_context(viewport=DESKTOP, locale="en-GB").new_page()
+    page = browser.known_page(viewport=DESKTOP, locale="en-GB")
     page.goto(link)
     page.locator("#agree").check()
     page.locator("#begin").click()

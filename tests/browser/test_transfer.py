@@ -73,7 +73,7 @@ def masks_become(page: Page, sizes: list[int]) -> None:
 def test_example_two_clicks_two_motions_and_the_video_plays_without_an_error_in_the_console(
     browser: Browser, server: str
 ) -> None:
-    page = browser.new_context(viewport=DESKTOP).new_page()
+    page = browser.known_page(viewport=DESKTOP)
     faults = console_of(page)
     page.goto(server)
     listens(page)

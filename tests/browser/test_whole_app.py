@@ -54,7 +54,7 @@ def test_in_chinese_from_an_example_to_a_video_without_an_error_in_the_console(
     browser: Browser, app: RunningApp
 ) -> None:
     """In English ``test_transfer`` does it."""
-    page = browser.new_context(viewport=DESKTOP).new_page()
+    page = browser.known_page(viewport=DESKTOP)
     faults = console_of(page)
     page.goto(app.url + "zh")
     listens(page)
@@ -342,7 +342,7 @@ TAKE_AWAY = "all => all.forEach((part) => document.querySelector(part)?.remove()
 
 
 def test_nothing_is_left_in_english_on_the_chinese_page(browser: Browser, app: RunningApp) -> None:
-    page = browser.new_context(viewport=DESKTOP, locale="zh-CN").new_page()
+    page = browser.known_page(viewport=DESKTOP, locale="zh-CN")
     page.goto(app.url + "zh")
     listens(page)
     pick_example(page)

@@ -16,8 +16,8 @@ PHONE = {"width": 390, "height": 844}
 
 def open_page(browser: Browser, server: str, viewport: dict[str, int]) -> Page:
     """A page of a browser that knows nothing of what was done here before."""
-    context = getattr(browser, "known_context", browser.new_context)(viewport=viewport)
-    page = context.new_page()
+    known = getattr(browser, "known_page", browser.new_page)  # of the tests' one browser
+    page = known(viewport=viewport)
     page.goto(server)
     listens(page)
     return page
