@@ -65,6 +65,7 @@ GENERATION = {
         "init_distribution": "normal",
         "init_scale": 1.0,
         "learning_rate": 0.03,
+        "mask_reach": "lagging",
         "noisy_share": 0.7,
         "delta_weight": 0.0,
         "moving_weight": 4.0,
