@@ -338,6 +338,7 @@ def test_every_name_is_imported_from_where_it_is_made(path):
     assert not homeless(path)
 
 
+FORKING = {"preexec_fn", "user", "group", "extra_groups"}  # options of subprocess
 # Programs of their own, that are small when they copy themselves.
 FORKS = {"motion_app/media/sandbox.py", "tests/jobs/killed_jobs.py", "tests/fake_spaces/spaces.py"}
 
@@ -350,11 +351,9 @@ def copies_itself(path: Path) -> list[str]:
         if not isinstance(node, ast.Call):
             continue
         called, named = ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
-        if called == "os.fork" or "preexec_fn" in named:
-            found.append(called)
-        elif called.startswith("subprocess.") and named & {"user", "group", "extra_groups"}:
-            found.append(called)
-        elif called.endswith("get_context") and [ast.unparse(a) for a in node.args] == ["'fork'"]:
+        program = called.startswith("subprocess.") and named & FORKING
+        context = called.endswith("get_context") and [ast.unparse(a) for a in node.args]
+        if called == "os.fork" or program or context == ["'fork'"]:
             found.append(called)
     return found
 
