@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 PLACES = 512  # calls that may be at work at once; most wait for something and hold no thread
 AT_ONCE = 6  # calls of one session at work; the others wait for them
 LOOK_SECONDS = 1.0  # between two looks at what all sessions hold
+QUEUE_SECONDS = 0.02  # between two looks at whether a call waits; 1 ms took 4% of a core
 STATELESS_SECONDS = 60.0  # how long a session that chose nothing stays after its last call
 LEFT_SECONDS = 2 * 3600.0  # without a call: browsers let hidden pages call seldom, or not at all
 
@@ -166,6 +167,7 @@ class FairQueue(Queue):
             default_concurrency_limit=calls_of_one_function,
         )
         self.limits = limits
+        self.sleep_when_free = QUEUE_SECONDS
 
     def compute_analytics_summary(self, records: Any) -> Any:
         """None: nobody is shown it, and gradio goes through ten thousand calls after each."""

@@ -1,7 +1,11 @@
-"""A page that waits leaves the processors to the model: it draws what has changed, nothing else."""
+"""A page that waits leaves the processors to the model: it draws what has changed, nothing else. A
+server that waits leaves them alone, too."""
 
 from __future__ import annotations
 
+import re
+import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -40,6 +44,7 @@ SEEN = """() => ({ ...watched,
 LOOKED = 2000  # ms
 LOOKS = 20
 CHAIN = 5  # frames; a clock that draws itself makes 120 in that time, or 20 on a busy machine
+WAKES = 200  # a second; a look every millisecond makes 800
 CHANGES = 12  # for an answer of the server
 
 
@@ -94,6 +99,30 @@ def calls_of(app: RunningApp) -> list[tuple[dict[str, Any], str | None, str]]:
     calls = [one for one in config["dependencies"] if one["backend_fn"] and one["targets"]]
     assert len(calls) > 40
     return [(one, names.get(one["targets"][0][0]), one["targets"][0][1]) for one in calls]
+
+
+def wakes(process: int) -> dict[str, int]:
+    """How often each of its threads has begun anew after it had waited."""
+    told = {
+        file.parent.name: file.read_text()
+        for file in Path(f"/proc/{process}/task").glob("*/status")
+    }
+    counts = {
+        name: re.search(r"^voluntary_ctxt_switches:\s*(\d+)", one, re.M)
+        for name, one in told.items()
+    }
+    return {name: int(found[1]) for name, found in counts.items() if found}
+
+
+def test_a_server_whose_visitors_have_left_sleeps(browser: Browser, app: RunningApp) -> None:
+    watched_page(browser, app).close()
+    seen = []
+    for _ in range(5):  # one of which something else may have filled
+        before = wakes(app.process.pid)
+        time.sleep(1)
+        after = wakes(app.process.pid)
+        seen.append(sum(count - before.get(name, 0) for name, count in after.items()))
+    assert sorted(seen)[2] < WAKES, seen
 
 
 def test_no_call_shows_the_overlay_that_redraws_itself(app: RunningApp) -> None:
