@@ -338,31 +338,6 @@ def test_every_name_is_imported_from_where_it_is_made(path):
     assert not homeless(path)
 
 
-FORKING = {"preexec_fn", "user", "group", "extra_groups"}  # options of subprocess
-# Programs of their own, that are small when they copy themselves.
-FORKS = {"motion_app/media/sandbox.py", "tests/jobs/killed_jobs.py", "tests/fake_spaces/spaces.py"}
-
-
-def copies_itself(path: Path) -> list[str]:
-    """Where a file copies the process it runs in: a fork, or what ``subprocess`` must fork for. One
-    that has loaded models may be too large to be copied: "Cannot allocate memory"."""
-    found = []
-    for node in ast.walk(tree_of(path)):
-        if not isinstance(node, ast.Call):
-            continue
-        called, named = ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
-        program = called.startswith("subprocess.") and named & FORKING
-        context = called.endswith("get_context") and [ast.unparse(a) for a in node.args]
-        if called == "os.fork" or program or context == ["'fork'"]:
-            found.append(called)
-    return found
-
-
-def test_no_process_that_may_be_large_is_copied():
-    forking = {str(path.relative_to(ROOT)) for path in FILES if copies_itself(path)}
-    assert forking == FORKS
-
-
 def test_no_name_is_handed_on():
     for module, path in MODULES.items():
         assert "__all__" not in path.read_text(encoding="utf-8"), f"motion_app.{module}"

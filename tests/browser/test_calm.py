@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +104,12 @@ def calls_of(app: RunningApp) -> list[tuple[dict[str, Any], str | None, str]]:
 
 def wakes(process: int) -> dict[str, int]:
     """How often each of its threads has begun anew after it had waited."""
-    told = {
-        file.parent.name: file.read_text()
-        for file in Path(f"/proc/{process}/task").glob("*/status")
-    }
-    counts = {
-        name: re.search(r"^voluntary_ctxt_switches:\s*(\d+)", one, re.M)
-        for name, one in told.items()
-    }
-    return {name: int(found[1]) for name, found in counts.items() if found}
+    counts = {}
+    for file in Path(f"/proc/{process}/task").glob("*/status"):
+        with suppress(OSError):  # one that has ended meanwhile
+            found = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", file.read_text(), re.M)
+            counts[file.parent.name] = int(found[1])
+    return counts
 
 
 def test_a_server_whose_visitors_have_left_sleeps(browser: Browser, app: RunningApp) -> None:

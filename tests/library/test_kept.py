@@ -274,7 +274,7 @@ def test_a_trash_without_room_lets_a_motion_go_for_good(tmp_path, parcel):
     assert [file for file in folder.iterdir() if file.is_file()] == []
 
 
-def change(what: str, folder: Path, parcel: Path, token: str, moment: int) -> None:
+def make_change(what: str, folder: Path, parcel: Path, token: str, moment: int) -> None:
     """Make a change of the library that kills its program at that moment."""
     with FullFrom(folder, moment, kill=True):
         library = Library([folder])
@@ -289,11 +289,11 @@ def change(what: str, folder: Path, parcel: Path, token: str, moment: int) -> No
 
 
 def killed(*of_change: object) -> bool:
-    """Whether the program that makes the ``change`` was killed before its end. It is forked of a
+    """Whether a program that makes a change was killed before its end. It is forked of a
     small one: a program that runs tests may be too large to be copied."""
     small = multiprocessing.get_context("forkserver")
     small.set_forkserver_preload([__name__])
-    child = small.Process(target=change, args=of_change)
+    child = small.Process(target=make_change, args=of_change)
     child.start()
     child.join()
     assert child.exitcode in (0, KILLED)
@@ -333,8 +333,8 @@ def test_a_folder_that_may_not_be_written_refuses_in_a_sentence(parcel):
         folder.chmod(0o555)
         before = contents(folder)
 
-        library = Library([folder])
         with without_rights():
+            library = Library([folder])
             assert [motion.name for motion in library.list()] == ["jump"]
             for change in (
                 lambda: library.import_file(source, name="new"),
