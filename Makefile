@@ -103,14 +103,15 @@ $(VENV)/.installed: requirements.lock
 $(VENV)/.installed-dev: requirements-dev.lock | $(VENV)/.installed
 	$(call install,--no-build-isolation-package sam2 --requirement requirements-dev.lock)
 
-# The browser tests drive Debian's Chromium.
+# The browser tests drive Debian's Chromium, where there is one the shell of it that draws no windows.
 $(VENV)/.chromium: | $(VENV)/.installed-dev
 	@set -e; \
-	if ! command -v chromium >/dev/null; then \
+	if ! { command -v chromium-headless-shell || command -v chromium; } >/dev/null; then \
 	  sudo=""; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  echo "installing chromium for the browser tests"; \
 	  $$sudo apt-get update -qq; \
-	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq chromium; \
+	  install="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq"; \
+	  $$install chromium-headless-shell || $$install chromium; \
 	fi
 	@touch $@
 

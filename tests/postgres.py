@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from daily import some_daily
 
 OWNER = "postgres"  # the user that Debian's package makes; a server refuses to run as root
 WITHOUT = "MOTION_APP_TEST_WITHOUT_POSTGRES"  # set by make where it cannot be installed
@@ -40,9 +41,7 @@ def one_every_day(name: str) -> list[object]:
     """``backends`` of tests that meet ``name`` every day, where it is there, and others on long
     runs."""
     names = backends()
-    daily = name if name in names else names[0]
-    marks = {one: () if one == daily else pytest.mark.long for one in names}
-    return [pytest.param(one, marks=marks[one]) for one in names]
+    return some_daily(names, name if name in names else names[0])
 
 
 class Server:

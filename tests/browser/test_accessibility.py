@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from daily import some_daily
 from playwright.sync_api import Browser, Page, expect
 from visits import DESKTOP, PATIENCE, PHONE, check_accessible, open_page
 from walk import (
@@ -38,7 +39,7 @@ def heading_levels(page: Page) -> list[int]:
     )
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", some_daily(LANGUAGES, "en"))
 def test_a_scene_its_dialog_and_its_results(browser: Browser, server: str, language: str) -> None:
     page = open_page(browser, server + ADDRESSES[language], DESKTOP)
     assert page.evaluate("document.documentElement.lang") == language
@@ -65,7 +66,7 @@ def test_a_scene_its_dialog_and_its_results(browser: Browser, server: str, langu
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", some_daily(LANGUAGES, "en"))
 def test_the_other_tabs(browser: Browser, server: str, language: str, tmp_path: Path) -> None:
     page = open_page(browser, server + ADDRESSES[language], DESKTOP)
     open_tab(page, "motions")

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from playwright.sync_api import Browser, Page, expect
 from serving import RunningApp
-from visits import DESKTOP, PATIENCE, listens
+from visits import DESKTOP, PATIENCE, listens, lively
 from walk import QUICK, UNENDING, drop_request, open_tab, start, video_is_there
 
 # A frame that was asked for while a frame was drawn is one longer a chain than that one.
@@ -74,6 +74,7 @@ def test_a_page_draws_nothing_by_itself_while_it_waits_or_is_left_alone(
     browser: Browser, app: RunningApp
 ) -> None:
     page = watched_page(browser, app)
+    lively(page)
     is_calm(page)
     drop_request(page, steps=UNENDING)
     start(page)

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
+from daily import some_daily
 from playwright.sync_api import Browser, Page, expect
 from visits import PATIENCE
 
@@ -243,7 +244,7 @@ def test_metrics_without_weights_say_what_they_need(page: Page) -> None:
     assert page.locator("#evaluate-metrics label").filter(has_text=re.compile("^AC$")).count() == 0
 
 
-@pytest.mark.parametrize("width", [390, pytest.param(1366, marks=pytest.mark.long)])
+@pytest.mark.parametrize("width", some_daily([390, 1366], 390))
 def test_nothing_overflows_in_either_language(browser: Browser, server: str, width: int) -> None:
     for path in ("", "zh"):
         page = open_tab(browser, server + path, width=width)

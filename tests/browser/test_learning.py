@@ -14,7 +14,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 from serving import RunningApp
-from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, open_page
+from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, lively, open_page
 from walk import (
     click_object,
     drop_clip,
@@ -92,6 +92,7 @@ def row(number: int) -> str:
 def test_photo_click_clip_click_clip_generate_takes_at_most_eight_actions(
     page: Page, clip: Path
 ) -> None:
+    lively(page)
     actions: list[str] = []
 
     def does(what: str, action: Callable[[], None]) -> None:

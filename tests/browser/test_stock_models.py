@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from playwright.sync_api import Page, expect
-from visits import PATIENCE
+from visits import PATIENCE, lively
 from walk import drop_request, start, video_is_there, video_plays
 
 NUMBER = "input[type=number]"
@@ -24,6 +24,7 @@ def test_the_page_lets_a_model_of_others_make_the_video(page: Page) -> None:
     )
     expect(page.locator(f"#steps-count {NUMBER}")).to_have_value("2")  # its own
     expect(page.locator(f"#guidance {NUMBER}")).to_have_value("3")
+    lively(page)
     start(page)
     video_is_there(page)
     video_plays(page)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import postgres
 import pytest
+from daily import some_daily
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tiny_study import SECRET, make_study, served
 from visits import DESKTOP, PATIENCE, PHONE
@@ -123,7 +124,7 @@ def answer_one_item(page: Page) -> None:
     page.locator("#next").click()
 
 
-@pytest.mark.parametrize("database", postgres.backends(), indirect=True)
+@pytest.mark.parametrize("database", postgres.one_every_day("postgresql"), indirect=True)
 def test_a_whole_visit_ends_with_a_completion_code(
     context: BrowserContext, study: Study, address: str
 ) -> None:
@@ -603,7 +604,7 @@ def test_on_a_small_screen_the_way_on_is_always_there_and_hides_no_question(
     assert chosen["y"] + chosen["height"] <= box["y"]
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("viewport", some_daily([DESKTOP, PHONE], PHONE), ids=["desktop", "phone"])
 def test_wide_and_tall_references_and_candidates_keep_their_shape(
     browser: Browser, study: Study, address: str, viewport: dict[str, int]
 ) -> None:

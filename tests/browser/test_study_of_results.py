@@ -15,6 +15,7 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+from daily import some_daily
 from PIL import Image
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 from starlette.routing import Mount
@@ -265,7 +266,7 @@ def _rate(frame: FrameLocator, name: str, *, place: int) -> None:
         )
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", some_daily(["en", "zh"], "zh"))
 def test_axe_finds_nothing_wrong_with_the_demo_and_its_report(
     browser: Browser, server: str, host: ModelHost, language: str
 ) -> None:
@@ -348,7 +349,7 @@ def made_since(host: ModelHost, before: set[Path]) -> StudyArchive:
     return archive
 
 
-@pytest.mark.parametrize("how", ["chosen", "dropped"])
+@pytest.mark.parametrize("how", some_daily(["chosen", "dropped"], "dropped"))
 def test_a_folder_makes_a_study_chosen_or_dropped(
     browser: Browser, server: str, host: ModelHost, tmp_path: Path, how: str
 ) -> None:

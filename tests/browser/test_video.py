@@ -7,9 +7,19 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from playwright.sync_api import Browser, Page, expect
-from visits import DESKTOP, PATIENCE, PHONE, open_page
-from walk import QUICK, UNENDING, a_request, drop_request, give_file, start, video_is_there
+from visits import DESKTOP, PATIENCE, PHONE, lively, open_page
+from walk import (
+    QUICK,
+    UNENDING,
+    a_request,
+    drop_request,
+    give_file,
+    start,
+    video_is_there,
+    video_plays,
+)
 
 
 def generate(page: Page) -> None:
@@ -30,6 +40,7 @@ def frames(page: Page) -> np.ndarray:
 
 
 def test_generate_ends_with_a_video_that_plays_and_its_files(page: Page) -> None:
+    lively(page)
     drop_request(page, seed=5)
     generate(page)
     player = "document.querySelector('#video video')"
@@ -69,6 +80,7 @@ def test_a_job_is_told_step_by_step_after_a_reload_too_and_after_cancel_the_next
     expect(page.locator(".gallery-card")).to_have_count(2)
 
 
+@pytest.mark.long
 def test_a_reload_ends_with_the_video_of_the_job_that_was_running(page: Page) -> None:
     drop_request(page, steps=12)
     start(page)
@@ -76,6 +88,18 @@ def test_a_reload_ends_with_the_video_of_the_job_that_was_running(page: Page) ->
         page.reload()
         expect(page.locator("#video video")).to_be_visible(timeout=3 * PATIENCE)
     expect(page.locator(".gallery-card")).to_have_count(1)
+
+
+def test_whoever_asks_for_less_motion_gets_a_video_that_waits_to_be_played(page: Page) -> None:
+    drop_request(page, seed=6)
+    generate(page)
+    player = page.locator("#video video")
+    expect(page.locator("#facts")).to_contain_text("pocket")
+    player.evaluate("video => new Promise((seen) => setTimeout(seen, 500))")
+    assert player.evaluate("video => video.paused")
+    assert player.evaluate("video => video.currentTime") < 0.5
+    player.evaluate("video => video.play()")
+    video_plays(page)
 
 
 def test_two_videos_are_compared_in_step_and_deleted_at_the_second_press(page: Page) -> None:
@@ -127,15 +151,16 @@ def test_a_dropped_recipe_and_a_dropped_video_make_the_same_frames(
     generate(page)
     first = frames(page)
     video, recipe = download(page, "#mp4"), download(page, "#recipe")
+    other = open_page(browser, server, DESKTOP)
     for name, content in (("video.mp4", video), ("recipe.json", recipe)):
-        other = open_page(browser, server, DESKTOP)
+        drop_request(other, seed=3)  # the page's own settings are others by then
+        expect(other.locator("#seed input")).to_have_value("3")
         give_file(other, "#recipe-drop", name, content)
         expect(other.locator("#seed input")).to_have_value("11")
         expect(other.locator("#restore-notes")).to_contain_text("The recipe is in the page")
         expect(other.locator("#restore-notes .warning")).to_have_count(0)
         generate(other)
         assert np.array_equal(frames(other), first)
-        other.context.close()
 
 
 def test_a_recipe_that_cannot_be_replayed_says_why_and_changes_nothing(page: Page) -> None:

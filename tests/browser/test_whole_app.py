@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from serving import RunningApp
-from visits import DESKTOP, PATIENCE, PHONE, ROOT, console_of, listens, open_page
+from visits import DESKTOP, PATIENCE, PHONE, ROOT, console_of, listens, lively, open_page
 from walk import (
     QUICK,
     TABS,
@@ -55,6 +55,7 @@ def test_in_chinese_from_an_example_to_a_video_without_an_error_in_the_console(
 ) -> None:
     """In English ``test_transfer`` does it."""
     page = browser.known_page(viewport=DESKTOP)
+    lively(page)
     faults = console_of(page)
     page.goto(app.url + "zh")
     listens(page)
@@ -163,6 +164,7 @@ def test_the_page_opens_before_the_model_and_after_a_power_cut_it_has_its_jobs_a
     expect(page.locator("#seed input")).to_have_value("1")
 
 
+@pytest.mark.long
 def test_a_training_that_was_killed_is_resumed_and_comes_into_the_library(
     browser: Browser, mortal: RunningApp, tmp_path: Path
 ) -> None:

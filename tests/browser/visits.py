@@ -23,6 +23,12 @@ def open_page(browser: Browser, server: str, viewport: dict[str, int]) -> Page:
     return page
 
 
+def lively(page: Page) -> None:
+    """From its next film on they play by themselves, as for everybody who has not asked for less
+    motion."""
+    page.emulate_media(reduced_motion="no-preference")
+
+
 def listens(page: Page | FrameLocator) -> None:
     """Wait until the scripts of the app's page have drawn it: before, nobody hears what is done."""
     expect(page.locator("#generate")).to_be_visible()

@@ -164,7 +164,7 @@ def video_is_there(page: Page) -> None:
 
 def video_plays(page: Page) -> None:
     player = "document.querySelector('#video video')"
-    page.wait_for_function(f"{player}.duration > 0.5")
+    page.wait_for_function(f"{player}.duration > 0.5 && !{player}.paused")
     began = page.evaluate(f"{player}.currentTime")
     page.wait_for_function(f"began => {player}.currentTime !== began", arg=began)
 

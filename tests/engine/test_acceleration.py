@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from daily import some_daily
 from test_pipeline import motions, scene  # noqa: F401
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -268,9 +269,7 @@ def uncached(short_pocket: Path) -> np.ndarray:
 DAILY = ("first-block", "taylorseer")  # and "mag" in the bench of caches below
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=() if k in DAILY else pytest.mark.long) for k in CACHES]
-)
+@pytest.mark.parametrize("kind", some_daily(CACHES, *DAILY))
 def test_every_cache_works_on_the_pocket_by_its_name_alone(kind, uncached, short_pocket):
     """As a deployment sets it, and skipping as much as it can."""
     engine = accelerated(short_pocket, cache_steps=StepCache(kind, strength=1.0))
@@ -306,7 +305,7 @@ def test_a_cache_does_without_guidance_too(kind, tiny_checkpoint, motions):  # n
     assert 0 < share.attention < 1
 
 
-@pytest.mark.parametrize("kinds", [("mag",), pytest.param(CACHES, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kinds", some_daily([("mag",), CACHES], ("mag",)))
 def test_the_bench_of_caches_compares_each_with_the_same_videos_without_one(
     kinds, short_pocket, monkeypatch
 ):

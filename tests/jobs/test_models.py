@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import json
 import pickle
 import shutil
@@ -124,6 +125,13 @@ WRONG = {
 }
 
 
+PAIRS = [
+    # daily each command with one setting or two, and so through them all
+    pytest.param(*pair, marks=() if number % (len(WRONG) - 1) == 0 else pytest.mark.long)
+    for number, pair in enumerate(itertools.product(ENTRIES, WRONG))
+]
+
+
 @pytest.fixture(params=WRONG)
 def refusal(request, place: Path, monkeypatch) -> str:
     """What a wrong setting is told as; from here on nothing can be loaded."""
@@ -153,7 +161,7 @@ def test_of_every_command_it_is_known_whether_it_loads_a_model():
     assert not LOAD_NOTHING & set(known)
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(("entry", "refusal"), PAIRS, indirect=["refusal"])
 def test_every_command_refuses_a_wrong_setting_in_the_same_words(entry, refusal, capsys):
     assert main(ENTRIES[entry].split()) == 2
     printed = capsys.readouterr()

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from daily import some_daily
 from disk_faults import KILLED, FullFrom, fill, small_disk, without_rights
 from test_library import METADATA, contents, write_whole
 
@@ -300,7 +301,7 @@ def killed(*of_change: object) -> bool:
     return child.exitcode == KILLED
 
 
-@pytest.mark.parametrize("what", ["import", "rename", "delete", "restore"])
+@pytest.mark.parametrize("what", some_daily(["import", "rename", "delete", "restore"], "delete"))
 def test_a_program_killed_at_any_moment_leaves_no_half_motion(tmp_path, parcel, what):
     for moment in range(60):
         folder = tmp_path / str(moment)

@@ -106,6 +106,7 @@ def original(tmp_path_factory):
     return path
 
 
+@pytest.mark.long  # two libraries, neither of them ours
 def test_metas_package_and_transformers_give_the_same_masks_on_the_same_weights(original):
     ours = load_segmenter(original, device="cpu")
     assert isinstance(ours, OriginalSegmenter)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from daily import some_daily
 from diffusers import AutoencoderKLCogVideoX, CogVideoXImageToVideoPipeline
 from PIL import Image
 from transformers import Sam2Model
@@ -114,7 +115,7 @@ def test_the_engine_without_motions_is_the_stock_pipeline_bit_for_bit(
     assert np.array_equal(ours, stock.float().numpy())
 
 
-@pytest.mark.parametrize("scenes", [2, pytest.param(6, marks=pytest.mark.long)])
+@pytest.mark.parametrize("scenes", some_daily([2, 6], 2))
 def test_objects_move_more_like_their_own_motion_than_like_the_other(
     engine: MotionEngine, motions: list[Motion], scenes: int
 ) -> None:

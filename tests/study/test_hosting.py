@@ -10,6 +10,7 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
+from daily import some_daily
 from example_requests import request_of
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -159,9 +160,7 @@ def make_video(browser: Browser) -> httpx.Response:
 
 
 # Each is a start of the whole app with its model; the studies' own half is held above for both.
-@pytest.mark.parametrize(
-    "root", [pytest.param(PREFIX, marks=pytest.mark.long), pytest.param(PUBLIC + PREFIX)]
-)
+@pytest.mark.parametrize("root", some_daily([PREFIX, PUBLIC + PREFIX], PUBLIC + PREFIX))
 def test_the_app_behind_proxies_gives_addresses_that_lead_back_through_them(
     tmp_path: Path, root: str
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import postgres
 import pytest
 import sqlalchemy as sa
+from daily import some_daily
 
 from motion_app.__main__ import main
 from motion_app.errors import RequestError
@@ -16,9 +17,7 @@ from motion_app.study.synthetic_raters import known_preference
 
 
 # The form "single" comes back over HTTP every day.
-@pytest.mark.parametrize(
-    "form", [pytest.param("single", marks=pytest.mark.long), "pair", "best_worst"]
-)
+@pytest.mark.parametrize("form", some_daily(["single", "pair", "best_worst"], "pair", "best_worst"))
 def test_the_known_table_comes_back_from_the_store(form):
     found = simulate_study(raters=12, items=6, methods=3, form=form, seed=4, http=False)
     assert len(found.cells) == 12 and all(cell.inside for cell in found.cells)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from daily import some_daily
 from serving import ROOT, RunningApp
 
 from motion_app.speed.soak import draft_request
@@ -92,7 +93,7 @@ async def clicks_meanwhile(url: str, followers: int) -> tuple[list[float], list[
         return alone, seconds, told
 
 
-@pytest.mark.parametrize("followers", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+@pytest.mark.parametrize("followers", some_daily([FEW, MANY], FEW))
 def test_a_neighbours_click_answers_while_many_follow_a_job(
     app: RunningApp, followers: int
 ) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import numpy as np
 import psutil
 import pytest
+from daily import some_daily
 from fuzzing import fuzz
 from hypothesis import Phase, given
 from hypothesis import strategies as st
@@ -428,7 +429,7 @@ def test_a_call_without_a_length_is_cut_off_at_the_limit(server: Server) -> None
     assert status == 413 and "at most" in text
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", some_daily([1, 2], 1))
 def test_fifty_megabytes_are_refused_and_the_server_lives_in_little_more_memory(
     server: Server, memory: Memory, times: int
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import postgres
 import pytest
 from fastapi.testclient import TestClient
 
@@ -183,6 +184,7 @@ def test_what_a_killed_program_left_of_a_study_is_not_listed_and_goes(studies: O
     assert names == {made.name, f"{STAGING}{'1' * 16}"}  # somebody may be writing there
 
 
+@pytest.mark.parametrize("database", postgres.one_every_day("sqlite"), indirect=True)
 def test_a_broken_study_hides_no_other_and_a_half_written_secret_is_made_anew(
     studies: OwnStudies,
 ) -> None:
@@ -345,6 +347,7 @@ def test_all_that_is_wrong_with_the_form_is_told_by_field() -> None:
         assert set(told.value.faults) == {field, "title"}
 
 
+@pytest.mark.parametrize("database", postgres.one_every_day("sqlite"), indirect=True)
 def test_a_zip_makes_a_study_and_one_from_the_command_line_is_listed_to_this_machine_s_user(
     studies: OwnStudies, tmp_path: Path
 ) -> None:
