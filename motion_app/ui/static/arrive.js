@@ -1,5 +1,5 @@
-// A video that was waited for plays and comes into view, unless a person is busy elsewhere: types,
-// or has a dialog open.
+// A video plays by itself where nobody asked for less motion. One that was waited for comes into
+// view too, unless a person is busy elsewhere: types, or has a dialog open.
 let arrived = "";
 
 function playNow() {
@@ -31,5 +31,8 @@ function arrive(tries = 20) {
     ?.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "start" });
 }
 
+document.addEventListener("loadeddata", ({ target }) => {
+  if (target.closest("#video")) playNow(); // the player has been built anew
+}, true);
 watch("value", () => arrive());
 arrive();

@@ -73,7 +73,7 @@ class ResultPanel:
         self.player = gr.Video(
             label=self.texts("video.finished"),
             show_label=False,
-            autoplay=True,
+            autoplay=False,  # arrive.js plays it, where that is wanted
             loop=True,
             elem_id="video",
             buttons=[],
