@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from motion_app.errors import CheckpointError, MediaError, RequestError
-from motion_app.methods import WAYS
+from motion_app.methods import REFINED, REFINED_SHARE, WAYS
 
 FitMode = Literal["crop", "pad", "stretch"]
 CENTRE = 0.5  # of what overhangs, the share that is cut off before the part that is kept
@@ -232,11 +232,12 @@ class GenerationDefaults:
     where the file or a key is missing. ``height``, ``width``, ``frames`` None take the
     transformer's config. ``rmpm``, ``motion_training``, ``synmotion_training`` and
     ``lora_training`` hold keyword arguments for the configuration dataclasses of the propagation
-    and of the ways to learn a motion, which reject unknown names; ``systems`` those of the systems
-    that are told a clip, by method. ``segmenter`` is a folder inside the checkpoint, a path or a
+    and of the ways to learn a motion, which reject unknown names; ``refined_training`` those of
+    ``motion_training`` that are others where tokens start from what an encoder says; ``systems``
+    those of systems told a clip, by method. ``segmenter``: a folder in the checkpoint, a path or a
     hub id of a SAM-2 model. ``mag_ratios``: of the step cache mag, measured on this checkpoint.
-    ``without_picture``: its image-to-video transformer was trained with empty image conditions too.
-    ``learning``: how a clip becomes a motion where nobody says how, one of ``methods.WAYS``.
+    ``without_picture``: its transformer was trained with empty image conditions too. ``learning``:
+    how a clip becomes a motion where nobody says how, of ``methods.WAYS``.
     """
 
     name: str = ""
@@ -250,6 +251,7 @@ class GenerationDefaults:
     export: ExportSize | None = None
     rmpm: Mapping[str, Any] = field(default_factory=dict)
     motion_training: Mapping[str, Any] = field(default_factory=dict)
+    refined_training: Mapping[str, Any] = field(default_factory=dict)
     synmotion_training: Mapping[str, Any] = field(default_factory=dict)
     lora_training: Mapping[str, Any] = field(default_factory=dict)
     systems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -261,7 +263,11 @@ class GenerationDefaults:
     def training_of(self, method: str) -> Mapping[str, Any]:
         """The checkpoint's own settings of learning a motion by ``method``."""
         own = {"synmotion": self.synmotion_training, "i2vedit": self.lora_training}
-        return own.get(method, self.motion_training)
+        usual = own.get(method, self.motion_training)
+        if method != REFINED:
+            return usual
+        share = {"steps": max(1, usual["steps"] // REFINED_SHARE)} if "steps" in usual else {}
+        return {**usual, **share, **self.refined_training}
 
     @classmethod
     def read(
@@ -308,9 +314,8 @@ def _published_sizes(transformer: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of CogVideoX 1.5 by its transformer's config, which names a latent square of 300
     that it was never meant to generate: 81 frames of 1360×768 at 16 per second are its own."""
     square = (transformer.get("sample_height"), transformer.get("sample_width")) == (300, 300)
-    if not transformer.get("patch_size_t") or not square:
-        return {}
-    return {"height": 768, "width": 1360, "frames": 81, "fps": 16.0}
+    own = {"height": 768, "width": 1360, "frames": 81, "fps": 16.0}
+    return own if transformer.get("patch_size_t") and square else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,9 +323,8 @@ class FittedImage:
     """A picture in the model frame, and how it came there.
 
     ``image``: (H, W, 3) uint8. ``source_size``: (height, width) of the original. ``box``: the part
-    of the original that was kept, (x0, y0, x1, y1) in its pixels. ``place``: where that part lies
-    in the model frame, (x0, y0, x1, y1) in pixels; smaller than the frame only for "pad".
-    ``shift``: which part "crop" kept, see ``fit_image``.
+    of it that was kept, (x0, y0, x1, y1) in its pixels. ``place``: where that lies in the model
+    frame, in pixels; smaller only for "pad". ``shift``: which part "crop" kept, as ``fit_image``.
     """
 
     image: np.ndarray
@@ -379,8 +383,8 @@ def fit_image(
 
     "crop" keeps the aspect ratio and cuts what overhangs: ``shift`` 0 keeps the left or upper end,
     1 the other one, 0.5 the middle; "pad" keeps all of it and adds black bars; "stretch" is the
-    paper's (the aspect ratio is lost). An image of the right size
-    comes back unchanged. Raises MediaError for a wrong array, RequestError for an unknown mode.
+    paper's (the aspect ratio is lost). An image of the right size comes back unchanged. MediaError
+    for a wrong array, RequestError for an unknown mode.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise MediaError(
@@ -440,10 +444,8 @@ def mask_to_grid(mask: np.ndarray, grid_height: int, grid_width: int) -> np.ndar
 
 def grid_to_mask(grid: np.ndarray, height: int, width: int) -> np.ndarray:
     """Token grids (..., h, w) bool as pixels (..., H, W) bool, for overlays."""
-    grid_height, grid_width = grid.shape[-2:]
-    if height % grid_height or width % grid_width:
-        raise RequestError(
-            f"a grid of {grid_width}×{grid_height} tokens does not divide {width}×{height} pixels"
-        )
-    rows = np.repeat(grid.astype(bool), height // grid_height, axis=-2)  # (..., H, w)
-    return np.repeat(rows, width // grid_width, axis=-1)  # (..., H, W)
+    h, w = grid.shape[-2:]
+    if height % h or width % w:
+        raise RequestError(f"a grid of {w}×{h} tokens does not divide {width}×{height} pixels")
+    rows = np.repeat(grid.astype(bool), height // h, axis=-2)  # (..., H, w)
+    return np.repeat(rows, width // w, axis=-1)  # (..., H, W)

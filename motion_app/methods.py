@@ -115,6 +115,7 @@ LEARNED: Mapping[str, str | None] = MappingProxyType(
     }
 )
 WAYS = ("fleximmt", ENCODED, REFINED)  # how one clip gives motion tokens
+REFINED_SHARE = 5  # part of the steps of learning that refining what an encoder said takes
 TOKEN_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.tokens)
 PACK_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.pack)
 LORA_METHODS = tuple(name for name, method in METHOD_TABLE.items() if method.lora)

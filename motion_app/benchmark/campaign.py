@@ -19,7 +19,9 @@ from motion_app.benchmark.references import (
     LORAS,
     MARKED,
     PACKED,
+    SCRATCH,
     UNMASKED,
+    as_usual,
 )
 from motion_app.benchmark.scenes import BenchmarkCase, Movement, movements
 from motion_app.benchmark.scores import SCORING, CaseScores, metric_ids
@@ -67,6 +69,7 @@ from motion_app.world.creatures import MOTIONS, SHAPE_MOTIONS
 MODEL_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 # Sets that the benchmark learns for a method whose motion files are of its own, by the method.
 TAUGHT = {REFINED: LOOKED_AT, **dict.fromkeys(LORA_METHODS, LORAS)}
+CROWDED = {MARKED: "motions/marked", BY_NOUN: "motions/by-noun"}  # sets, and their folders
 COMPUTING = 2  # goes up when one request gives another video, or one clip another motion
 OnTask = Callable[[int, int, str], None]
 Mapper = Workers | ThisProcess
@@ -255,28 +258,27 @@ class _CampaignRun:
 
     def _learn_beforehand(self, workers: Mapper, roster: dict[tuple[str, str], dict]) -> None:
         """Into ``roster`` what the main scenes need and the library has not: the same motions
-        learned without masks, SynMotion's packs, and what TAUGHT names."""
+        learned without masks and from scratch, SynMotion's packs, and what TAUGHT names."""
         names, campaign = self._movements(roster), self.campaign
         library = roster[FULL.method, LIBRARY]
         rows = {(variant.method, variant.tokens) for variant in campaign.variants}
-        tasks = []
-        if campaign.unmasked is None and any(tokens == UNMASKED for _, tokens in rows):
-            tasks += [self._lesson(UNMASKED, name) for name in names]
-        packed = [method for method in PACK_METHODS if (method, LIBRARY) in rows]
-        if packed:
+        sets = {tokens for _, tokens in rows} & {UNMASKED, SCRATCH}
+        sets -= {UNMASKED} if campaign.unmasked is not None else set()
+        tasks = [self._lesson(tokens, name) for tokens in sorted(sets) for name in names]
+        if packed := [method for method in PACK_METHODS if (method, LIBRARY) in rows]:
             lack = [n for n in names if any(n not in roster[m, LIBRARY] for m in packed)]
             tasks += [self._lesson(PACKED, name, beside=library[name].path) for name in lack]
         for method, tokens in TAUGHT.items():
             if (method, LIBRARY) in rows:
-                lack = [name for name in names if name not in roster[method, LIBRARY]]
+                lack = (name for name in names if name not in roster[method, LIBRARY])
                 tasks += [self._lesson(tokens, name) for name in lack]
         learned = self._taught(workers, tasks)
         for method, tokens in rows:
             if method in TAUGHT:
                 found = learned.get(TAUGHT[method], {})
                 roster[method, tokens] = {**found, **roster[method, tokens]}
-            if tokens == UNMASKED and campaign.unmasked is None:
-                roster[method, tokens] = learned.get(UNMASKED, {})
+            if tokens in sets:
+                roster[method, tokens] = learned.get(tokens, {})
             if tokens == LIBRARY and method in packed:
                 roster[method, tokens] = {**learned.get(PACKED, {}), **roster[method, tokens]}
 
@@ -307,12 +309,11 @@ class _CampaignRun:
     def _lesson(self, tokens: str, name: str, *, beside: Path | None = None) -> LearnTask:
         steps = self.campaign.training_steps
         about = {**self.made_with, "name": name, "training": steps}
-        if tokens in (MARKED, BY_NOUN):
-            about["marked"] = tokens == MARKED
-            kind = "motions/marked" if tokens == MARKED else "motions/by-noun"
-        else:
-            about |= {"tokens": tokens, **(self._encoder() if tokens == LOOKED_AT else {})}
-            kind = f"motions/{tokens}"
+        about |= {"marked": tokens == MARKED} if tokens in CROWDED else {"tokens": tokens}
+        kind = CROWDED.get(tokens, f"motions/{tokens}")
+        usual = self.checkpoint.ways[0]
+        if tokens == LOOKED_AT or (as_usual(tokens) and METHOD_TABLE[usual].encoder):
+            about |= {"usual": usual, **self._encoder()}
         if beside is not None:
             about["beside"] = self._digest(beside)
         out = self.store.path(kind, name, content_key(about), ".safetensors")
@@ -415,9 +416,9 @@ class _CampaignRun:
         """IoU of RMPM's rules on the main suite's scenes of two, by scene."""
         pairs = [case for case in suites[0].cases if case.rendered is not None]
         chosen = sorted(pairs, key=lambda case: len(case.objects) != 2)
-        tasks = []
+        tasks, about = [], {**self.made_with, "scoring": SCORING}
         for case in chosen[: self.campaign.propagation_cases]:
-            key = content_key({**self.made_with, "case": case.digest(), "scoring": SCORING})
+            key = content_key({**about, "case": case.digest()})
             tasks.append(PropagationTask(case, self.store.path("rmpm", case.id, key, ".json")))
         missing = [task for task in tasks if not task.path.is_file()]
         self._all(workers, missing, (f"{task.case.id} RMPM's rules" for task in missing))

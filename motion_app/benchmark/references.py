@@ -14,7 +14,7 @@ import numpy as np
 from motion_app.benchmark.scenes import BENCHMARK_SEED, world_of
 from motion_app.evaluation.videos import ReferenceClip
 from motion_app.geometry import ModelGeometry
-from motion_app.methods import LORA_METHODS, REFINED
+from motion_app.methods import LORA_METHODS, REFINED, WAYS
 from motion_app.wording import NEUTRAL_PHRASE
 from motion_app.world.creatures import MOTIONS
 from motion_app.world.retold import mirrored
@@ -27,9 +27,9 @@ from motion_app.world.world import (
     render_reference,
 )
 
-# Which set of motion files: the library's own, the same learned without masks, and those that the
-# benchmark learns by itself, each named for what it is learned from.
-LIBRARY, UNMASKED = "library", "unmasked"
+# Which set of motion files: the library's own, the same learned without masks or from tokens that
+# are drawn, and those that the benchmark learns by itself, each named for what it is learned from.
+LIBRARY, UNMASKED, SCRATCH = "library", "unmasked", "from scratch"
 MARKED, BY_NOUN = "movers, marked", "movers, by noun"
 SHAPED, MIRRORED, LARGER, WORDED = "shapes", "mirrored", "larger", "worded"
 LEARNED = (MARKED, BY_NOUN, SHAPED, MIRRORED, LARGER, WORDED)
@@ -56,9 +56,10 @@ class ClipLesson:
     method: str = "fleximmt"
 
 
-def lesson(tokens: str, name: str, geometry: ModelGeometry) -> ClipLesson:
-    """The lesson of ``name`` for the set ``tokens``: of LEARNED, UNMASKED, PACKED, LOOKED_AT or
-    LORAS; the same each time."""
+def lesson(tokens: str, name: str, geometry: ModelGeometry, *, usual: str = WAYS[0]) -> ClipLesson:
+    """The lesson of ``name`` for the set ``tokens``: of LEARNED, UNMASKED, SCRATCH, PACKED,
+    LOOKED_AT or LORAS; the same each time. ``usual``: how the library's motions come of their
+    clips, of ``methods.WAYS``."""
     phrase = MOTIONS[name].words if tokens == WORDED else NEUTRAL_PHRASE
     if tokens in (MARKED, BY_NOUN):
         clip = crowded_clip(name, geometry)
@@ -67,8 +68,13 @@ def lesson(tokens: str, name: str, geometry: ModelGeometry) -> ClipLesson:
     noun = clip.scene.creatures[0].noun
     looks = {BY_NOUN: NAMED, UNMASKED: WHOLE, PACKED: WHOLE}.get(tokens, POINTED)
     others = {PACKED: "synmotion", LOOKED_AT: REFINED, LORAS: LORA_METHODS[0]}
-    method = others.get(tokens, "fleximmt")
+    method = usual if as_usual(tokens) else others.get(tokens, WAYS[0])
     return ClipLesson(name, noun, phrase, clip, looks, method)
+
+
+def as_usual(tokens: str) -> bool:
+    """Whether the set ``tokens`` is learned as the library's motions are, from other clips."""
+    return tokens in LEARNED and tokens != BY_NOUN
 
 
 def reference_clip(tokens: str, name: str, config: WorldConfig) -> RenderedClip:

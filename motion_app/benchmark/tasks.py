@@ -159,7 +159,9 @@ class LearnTask:
         if self.out.is_file():
             return read_motion(self.out)
         try:
-            taught = lesson(self.tokens, self.name, runner.engine.geometry)
+            checkpoint = runner.engine.backbone.checkpoint
+            usual = checkpoint.ways[0]
+            taught = lesson(self.tokens, self.name, checkpoint.geometry, usual=usual)
             return runner.learn(taught, self.out, steps=self.steps, beside=self.beside)
         except MotionAppError as error:
             return str(error)

@@ -17,6 +17,7 @@ from motion_app.benchmark.references import (
     LIBRARY,
     MARKED,
     MIRRORED,
+    SCRATCH,
     SHAPED,
     UNMASKED,
     WORDED,
@@ -62,6 +63,7 @@ from motion_app.methods import (
     ENCODED,
     METHOD_TABLE,
     METHODS,
+    WAYS,
     methods_there,
 )
 from motion_app.scene import Motion
@@ -141,6 +143,7 @@ def choose_variants(
     learn: bool = False,
     reduced: Sequence[str] = (),
     stock: Sequence[Variant] = (),
+    usual: str = WAYS[0],
 ) -> tuple[Variant, ...]:
     """The rows of the main table, full FlexiMMT first, as all others are compared with it.
 
@@ -148,8 +151,10 @@ def choose_variants(
     "w/o train mask" joins. ``learn``: what no library holds is learned first; those files are, too,
     where a method would take them or an ablation is asked for: who asks for neither waits for
     none. ``reduced``: names of sets that SynMotion learned with less than all of itself, a row
-    "synmotion: NAME" each. ``stock``: the rows of models of others. RequestError for an unknown
-    method or ablation, and for one name twice.
+    "synmotion: NAME" each. ``stock``: the rows of models of others. ``usual``: how the library's
+    motions come of their clips; where not from tokens that are drawn, as the papers have it,
+    ``learn`` gives those a row, "from scratch". RequestError for an unknown method or ablation,
+    and for one name twice.
     """
     for names, known, what in ((methods, METHODS, "method"), (without, ABLATIONS, "ablation")):
         for name in names:
@@ -165,6 +170,8 @@ def choose_variants(
     variants += [Variant(f"w/o {name}", FULL.method, (name,)) for name in dict.fromkeys(without)]
     if unmasked:
         variants.append(Variant("w/o train mask", FULL.method, tokens=UNMASKED))
+    if learn and without and usual != WAYS[0]:
+        variants.append(Variant(SCRATCH, FULL.method, tokens=SCRATCH))
     rows = [f"{PACK_METHOD}: {name}" for name in reduced]
     if len(set(rows)) < len(rows):
         raise RequestError(f"two reduced sets have one name among {', '.join(reduced)}; rename one")

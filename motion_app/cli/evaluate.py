@@ -24,7 +24,7 @@ from motion_app.jobs import kinds
 from motion_app.jobs.models import Models
 from motion_app.library.library import Library
 from motion_app.media.results import make_folder
-from motion_app.methods import METHODS, STOCK_METHOD, methods_there
+from motion_app.methods import METHODS, STOCK_METHOD, WAYS, methods_there
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.models.stock_files import StockFiles, stock_name
 from motion_app.request.request import parse_request
@@ -264,6 +264,7 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         raise RequestError("--learn learns the motions of drawn scenes; leave it out with --data")
     model = options.model or settings.model
     reduced = [parse_folder(text, example=REDUCED_EXAMPLE) for text in options.reduced]
+    usual = Checkpoint.find_configs(model).ways[0]
     methods = _own_methods(model) if options.methods is None else parse_names(options.methods)
     without = DEFAULT_WITHOUT if options.without is None else parse_names(options.without)
     variants = choose_variants(
@@ -273,6 +274,7 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         learn=options.learn,
         reduced=[name for name, _ in reduced],
         stock=[stock_row(source, settings) for source in options.stock],
+        usual=usual,
     )
     external = tuple(parse_external(text) for text in options.external)
     _check_rows([variant.name for variant in variants] + [method.name for method in external])
@@ -312,8 +314,11 @@ def stock_row(source: str, settings: Settings) -> Variant:
 
 
 def _own_methods(model: str) -> tuple[str, ...]:
-    """All methods that the model has."""
-    return methods_there(METHODS, encoder=Checkpoint.find_configs(model).has_encoder)
+    """All methods that the model has, but for that by which its own motions come of their clips:
+    they are what "fleximmt" is measured with."""
+    checkpoint = Checkpoint.find_configs(model)
+    there = methods_there(METHODS, encoder=checkpoint.has_encoder)
+    return tuple(name for name in there if name == WAYS[0] or name != checkpoint.ways[0])
 
 
 def _check_rows(names: Sequence[str]) -> None:

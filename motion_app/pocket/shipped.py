@@ -69,17 +69,19 @@ def train_shipped_motions(
     *,
     models: Models,
     out: Path | None = None,
-    method: str = "fleximmt",
+    method: str | None = None,
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Motion]:
     """Learns each motion from its one clip, with the engine of ``models``, and writes
     ``{name}.safetensors`` into ``out``, by default ``checkpoint/motions``; what an ``out`` that was
     given already holds is left.
 
-    ``method``: motion tokens, with the clip's masks ("fleximmt") or without ("concat"),
-    "synmotion" or "i2vedit". ``given``: settings of the training in place of the checkpoint's own.
+    ``method``: motion tokens, with the clip's masks ("fleximmt", "encoded-refined" and "encoded")
+    or without ("concat"), "synmotion" or "i2vedit"; None as the checkpoint says that a clip becomes
+    a motion. ``given``: settings of the training in place of the checkpoint's own.
     """
     engine = models.engine(checkpoint)
+    method = method or engine.backbone.checkpoint.ways[0]
     motions = []
     for name in names:
         file = (out or checkpoint / "motions") / f"{name.replace(' ', '-')}.safetensors"

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 USUAL_STAGES = ("vae", "backbone", "sam2", "motions")
 ADAPTER_STAGES = ("warped-noise", "any-frame")
-STAGES = (*USUAL_STAGES, "encoder", *ADAPTER_STAGES)
+STAGES = ("vae", "backbone", "sam2", "encoder", "motions", *ADAPTER_STAGES)
 CURVE = "training.svg"
 CLIPS, SAMPLES, BATCH = 20_000, 300_000, 16  # on a CPU
 GPU_CLIPS = 200_000  # 47 KB each, in its memory
@@ -120,7 +120,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drawn, ships = (*SHIPPED_MOTIONS, *SHAPE_MOTIONS), (*SHIPPED_MOTIONS, *SHIPPED_SHAPES)
     parser.add_argument("--motions", nargs="+", choices=drawn, default=ships)
     parser.add_argument(
-        "--method", choices=tuple(LEARNED), default="fleximmt", help="how motions are learned"
+        "--method",
+        choices=tuple(LEARNED),
+        help="how motions are learned (default: as the checkpoint says that clips become motions)",
     )
     parser.add_argument(
         "--motions-out",
@@ -159,6 +161,11 @@ def train(options: argparse.Namespace) -> None:
 
         training = Sam2Training(minutes=_minutes(options, options.sam2_minutes, began))
         export_sam2(train_sam2(options.runs, training, device=options.device), options.out / "sam2")
+    if "encoder" in options.stages:
+        from motion_app.pocket.encoder_stage import train_encoder_stage
+
+        minutes = _minutes(options, options.encoder_minutes, began)
+        train_encoder_stage(options, world, minutes=minutes)
     if "motions" in options.stages:
         from motion_app.pocket.shipped import train_shipped_motions
 
@@ -170,11 +177,6 @@ def train(options: argparse.Namespace) -> None:
             method=options.method,
             given=_given(options),
         )
-    if "encoder" in options.stages:
-        from motion_app.pocket.encoder_stage import train_encoder_stage
-
-        minutes = _minutes(options, options.encoder_minutes, began)
-        train_encoder_stage(options, world, minutes=minutes)
     for name in ADAPTER_STAGES:
         if name in options.stages:
             from motion_app.pocket.adapter import train_adapter_stage

@@ -11,12 +11,18 @@ from typing import Any, ClassVar, Self
 
 from motion_app.errors import CheckpointError, RequestError
 from motion_app.geometry import ModelGeometry
-from motion_app.methods import ENCODED, LEARNED, METHOD_TABLE, PICTURELESS_METHODS, REFINED
+from motion_app.methods import (
+    ENCODED,
+    LEARNED,
+    METHOD_TABLE,
+    PICTURELESS_METHODS,
+    REFINED,
+    REFINED_SHARE,
+)
 from motion_app.wording import NEUTRAL_PHRASE, as_read
 
 MASK_SOURCES = ("dmem", "given", "none")
 STARTS = ("drawn", "encoder")
-REFINED_SHARE = 5  # part of the steps of learning that refining what an encoder said takes
 MASK_REACHES = ("frame", "grown", "swept", "lagging")
 COUNTS = ("steps", "batch", "views", "checkpoint_every", "validate_every", "validation_steps")
 LATER = ("mask_reach", "start")  # settings that came when others had been learned with already
@@ -213,8 +219,10 @@ class MotionTraining(ClipTraining):
 
 def own_steps(method: str, training: Mapping[str, Any]) -> int:
     """The steps that learning by ``method`` takes with a checkpoint's own settings ``training``."""
-    steps = int(training.get("steps", ClipTraining.steps))
-    return {ENCODED: 0, REFINED: max(1, steps // REFINED_SHARE)}.get(method, steps)
+    if method == ENCODED:
+        return 0
+    share = REFINED_SHARE if method == REFINED else 1
+    return int(training.get("steps", ClipTraining.steps // share))
 
 
 def training_caption(noun: str, phrase: str) -> str:

@@ -86,7 +86,7 @@ def test_a_motion_at_one_look_is_a_file_with_its_clip_and_what_moved(engine, enc
 
 
 def test_refining_begins_where_the_look_ended(engine, encoded, tmp_path: Path):
-    assert own_steps(REFINED, engine.defaults.motion_training) == 2
+    assert own_steps(REFINED, engine.defaults.training_of(REFINED)) == 2
     refined = learned(engine, tmp_path / "slide.safetensors", REFINED)
     drawn = learned(engine, tmp_path / "drawn.safetensors", "fleximmt", steps=2, tokens=5)
     assert (refined.method, refined.steps) == (REFINED, 2)
