@@ -1,7 +1,5 @@
-"""Every size the app works with, derived once from a checkpoint's own configs.
-
-Also the two maps between a picture and what the model sees of it: fitting an image to the model
-frame, and a mask to the token grid.
+"""Every size the app works with, derived once from a checkpoint's own configs, and the two maps
+between a picture and what the model sees: an image in its frame, a mask on its token grid.
 """
 
 from __future__ import annotations

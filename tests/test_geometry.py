@@ -17,6 +17,7 @@ from motion_app.geometry import (
     latent_frames_of,
     mask_to_grid,
 )
+from motion_app.methods import ENCODED, REFINED
 from motion_app.models.checkpoint import Checkpoint
 
 VAE = {
@@ -99,6 +100,17 @@ def test_defaults_are_the_methods_own_where_there_is_no_file(tmp_path):
     assert (defaults.steps, defaults.guidance, defaults.fps) == (50, 6.0, 8.0)
     assert defaults.motion_in_unconditional is True
     assert defaults.name == tmp_path.name
+
+
+def test_refining_takes_a_fifth_of_the_steps_or_what_the_checkpoint_says():
+    usual = {"steps": 150, "learning_rate": 0.03, "batch": 3}
+    plain = GenerationDefaults(motion_training=usual)
+    assert plain.training_of(REFINED) == {**usual, "steps": 30}
+    assert plain.training_of("fleximmt") == plain.training_of(ENCODED) == usual
+    told = GenerationDefaults(motion_training=usual, refined_training={"steps": 100})
+    assert told.training_of(REFINED) == {**usual, "steps": 100}
+    assert told.training_of("fleximmt") == usual
+    assert "steps" not in GenerationDefaults().training_of(REFINED)
 
 
 def test_defaults_come_from_the_checkpoints_file(tmp_path):

@@ -29,7 +29,14 @@ from motion_app.benchmark import tasks
 from motion_app.benchmark.charts import interval_chart, line_chart
 from motion_app.benchmark.exchange import parse_external, read_published, write_inputs
 from motion_app.benchmark.outcome import STILL, TRUTH, Outcome, average, paired_difference
-from motion_app.benchmark.references import LIBRARY, UNMASKED, crowded_clip
+from motion_app.benchmark.references import (
+    LIBRARY,
+    MARKED,
+    SCRATCH,
+    UNMASKED,
+    crowded_clip,
+    lesson,
+)
 from motion_app.benchmark.scenes import (
     BenchmarkCase,
     draw_cases,
@@ -71,7 +78,7 @@ from motion_app.jobs.workers import Workers, run_task
 from motion_app.library.library import Library
 from motion_app.library.motion_file import read_motion
 from motion_app.media.files import write_video
-from motion_app.methods import REFINED
+from motion_app.methods import REFINED, WAYS
 from motion_app.models.checkpoint import Checkpoint
 from motion_app.scene import Motion
 from motion_app.settings import ROOT, Settings
@@ -317,6 +324,22 @@ def test_tokens_without_masks_are_learned_for_who_asks_for_them(methods, without
     assert not any(row.tokens == UNMASKED for row in choose_variants(methods, without))
     given = {row.name for row in choose_variants(methods, without, unmasked=True)}
     assert given >= {row.name for row in rows} | {"w/o train mask"}
+
+
+@pytest.mark.parametrize("usual", WAYS)
+def test_where_motions_come_of_an_encoder_the_papers_way_has_a_row_of_its_own(usual):
+    """They are learned as ever then, for whoever asks what a part is worth."""
+    rows = choose_variants(("none",), ("m2x",), learn=True, usual=usual)
+    scratch = {row.name for row in rows if row.tokens == SCRATCH}
+    assert scratch == (set() if usual == "fleximmt" else {"from scratch"})
+    for variants in (
+        choose_variants(("none",), ("m2x",), usual=usual),  # nothing is learned
+        choose_variants(("none",), (), learn=True, usual=usual),
+    ):
+        assert not any(row.tokens == SCRATCH for row in variants)
+    g = Checkpoint.read(POCKET).geometry
+    assert lesson(SCRATCH, "jump", g, usual=usual).method == "fleximmt"
+    assert lesson(MARKED, "jump", g, usual=usual).method == usual
 
 
 def test_full_fleximmt_comes_first_and_wrong_names_are_told():

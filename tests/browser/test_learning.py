@@ -42,7 +42,9 @@ def quick_checkpoint(folder: Path, *, training: int, steps: int) -> Path:
         if item.name not in ("generation.json", Checkpoint.ENCODER):
             (folder / item.name).symlink_to(item)
     told = json.loads((POCKET / "generation.json").read_text())
-    told |= {"steps": steps, "motion_training": {**told["motion_training"], "steps": training}}
+    for how in ("motion_training", "refined_training"):
+        told[how] = {**told[how], "steps": training}
+    told["steps"] = steps
     (folder / "generation.json").write_text(json.dumps(told))
     return folder
 

@@ -62,7 +62,7 @@ def learned(
     engine: MotionEngine, out: Path, method: str, *, share: Share = ALONE, **given
 ) -> Motion:
     clip, masks = sliding()
-    own = engine.defaults.motion_training
+    own = engine.defaults.training_of(method)
     config = MotionTraining.by(method, own, mask="given", **WORDS, **given)
     return train_motion([clip], config, engine=engine, out=out, masks=[masks], share=share)
 
