@@ -342,7 +342,7 @@ def _library_card(
         f'class="motion-card" data-digest="{motion.digest}" data-whose="{whose}"',
         _preview_html(motion, previews, texts),
         f'<div class="motion-body"><h3 class="own-name">{card.name}</h3>{form}'
-        f"{_words_html(motion, texts)}"
+        f"{_words_html(motion, texts, whose=whose)}"
         f'<p class="motion-tags">{"".join(tags)}</p>{_details_html(motion, texts)}'
         f'<div class="motion-acts">{"".join(_act_html(what, motion, texts) for what in acts)}'
         "</div></div>",
@@ -366,12 +366,12 @@ def _rename_html(motion: Motion, texts: Texts) -> str:
     )
 
 
-def _words_html(motion: Motion, texts: Texts) -> str:
-    """What moves how, and the words it is called by."""
+def _words_html(motion: Motion, texts: Texts, *, whose: Whose) -> str:
+    """What moves how, the words it is called by, and to whom it may matter what refining gained."""
     how, phrase = html.escape(moves_how(motion, texts)), f"“{html.escape(motion.phrase)}”"
     if motion.phrase == NEUTRAL_PHRASE:
         phrase += f" · {html.escape(texts('motions.neutral'))}"
-    errors = motion.clip_errors
+    errors = None if whose == "shipped" else motion.clip_errors
     gained = "" if errors is None else html.escape(gain_words(errors, texts))
     return "".join(f'<p class="motion-phrase">{line}</p>' for line in (how, phrase, gained) if line)
 

@@ -122,7 +122,7 @@ def shoot_learning(page: Page, folder: Path, path: Path) -> None:
 def shoot_motions(page: Page, folder: Path, path: Path) -> None:
     """The library, and a training on its way."""
     open_tab(page, "motions")
-    fill_training(page, write_clip(folder), name="leap", steps=150)
+    fill_training(page, write_clip(folder), name="leap", steps=100)
     page.locator("#train").click()
     status = page.locator("#training-status")
     expect(status).to_contain_text(re.compile(r"step (2\d|[3-9]\d|1\d\d) "), timeout=4 * PATIENCE)

@@ -33,7 +33,7 @@ from motion_app.ui.transfer.from_clicks import ClickedThing, scene_of_clicks
 from motion_app.ui.transfer.kept_clips import MOST_CLIPS
 from motion_app.ui.transfer.kept_drafts import KeptDraft, KeptDrafts
 from motion_app.ui.transfer.lesson_actions import LessonActions, ReadClip
-from motion_app.ui.transfer.lesson_panel import LearningOffer
+from motion_app.ui.transfer.lesson_panel import LearningOffer, refining_html
 from motion_app.ui.transfer.lessons import ClipLook, SceneLesson, asked_of_job
 from motion_app.ui.transfer.rows import object_problems, rows_html
 from motion_app.ui.transfer.session import Action, Session
@@ -416,6 +416,16 @@ def test_clips_go_with_their_scene_with_age_and_where_they_are_too_many(
     assert [clip.is_file() for clip in clips] == [False] * 2 + [True] * MOST_CLIPS
     site.kept.tidy(now=time.time() + 3 * 3600)
     assert not any(clip.is_file() for clip in clips)
+
+
+def test_what_refining_gained_is_told_whoever_refined_it(site) -> None:
+    texts, offer = Texts("en"), LearningOffer(GEOMETRY, {WAYS[0]: 150})
+    item = site.session.draft.objects[0]
+    for folder, told in (("own", True), (ROOT / "checkpoints" / "pocket" / "motions", False)):
+        path = Path(folder) / "jump.safetensors"
+        motion = Motion("jump", "jumps", path, "base", clip_errors=(0.4, 0.3))
+        shown = refining_html(replace(item, motion=motion), 1, offer, texts)
+        assert ("25 %" in shown) is told, folder
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

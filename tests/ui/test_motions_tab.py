@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,14 @@ from motion_app.training.mover import moving_share
 from motion_app.training.trainer import TrainingReport, ValidationVideo
 from motion_app.ui.form_faults import FormFaults
 from motion_app.ui.markup import LANGUAGES, Texts
-from motion_app.ui.motion_cards import cards_html, library_html, moves_how, path_key, shape_key
+from motion_app.ui.motion_cards import (
+    cards_html,
+    gain_words,
+    library_html,
+    moves_how,
+    path_key,
+    shape_key,
+)
 from motion_app.ui.motions.clips import (
     COLUMNS,
     DraftClip,
@@ -245,6 +253,8 @@ def test_the_library_says_what_may_be_done_with_each_motion(language: str) -> No
     for what in ("rename", "share", "delete"):
         assert page.count(f'data-what="{what}"') == 1
     assert 'data-what="hide"' not in page and page.count(texts("motions.private")) == 1
+    mine, shipped = (html.escape(gain_words(motion.clip_errors, texts)) for motion in motions)
+    assert mine in page and shipped not in page, "who refined it wants to know what that gained"
     assert page.count(texts("motions.other")) == 2 and page.count(texts("motions.shipped")) == 1
     assert "&lt;broken&gt;" in page and motions[0].noun in page
 

@@ -12,6 +12,7 @@ from motion_app.geometry import ModelGeometry
 from motion_app.host import ModelHost
 from motion_app.jobs import runners
 from motion_app.jobs.timings import Measurement
+from motion_app.library.library import is_shipped
 from motion_app.methods import ENCODED, METHOD_TABLE, REFINED, WAYS, methods_there
 from motion_app.training.config import own_steps, training_caption
 from motion_app.ui.markup import Texts, icon, in_words
@@ -123,11 +124,11 @@ def _state(lesson: SceneLesson) -> str:
 
 
 def refining_html(item: ObjectDraft, number: int, offer: LearningOffer, texts: Texts) -> str:
-    """Below a motion that one look gave the button that refines it, and below a refined one what
-    that gained."""
+    """Below a motion that one look gave the button that refines it, and below one that somebody
+    refined here what that gained."""
     if item.lesson is not None or item.motion is None:
         return ""
-    if item.motion.clip_errors is not None:
+    if item.motion.clip_errors is not None and not is_shipped(item.motion.path.parent):
         gained = html.escape(gain_words(item.motion.clip_errors, texts))
         return f'<p class="note quiet" data-key="gained">{gained}</p>'
     if item.looked is None or REFINED not in offer.steps or offer.refusal:
