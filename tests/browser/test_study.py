@@ -308,11 +308,11 @@ def test_full_screen_shows_the_stage_and_goes_away_again(
     begin(page)
     expect(page.locator("#stage:not(.busy)")).to_be_visible()
     page.locator("#full-screen").click()
-    page.wait_for_function("document.fullscreenElement?.id === 'stage'")
+    expect(page.locator("#stage:fullscreen")).to_be_visible()
     expect(page.locator(".tile:visible")).to_have_count(3)
     expect(page.locator("#play")).to_be_in_viewport()
     page.keyboard.press("f")
-    page.wait_for_function("document.fullscreenElement === null")
+    expect(page.locator(":fullscreen")).to_have_count(0)
     assert page.faults == []
 
 
