@@ -15,7 +15,7 @@ import numpy as np
 from motion_app.library.library import Whose
 from motion_app.library.motion_file import MAX_LETTERS
 from motion_app.library.trash import DeletedMotion
-from motion_app.methods import method_title
+from motion_app.methods import METHOD_TABLE
 from motion_app.scene import Motion
 from motion_app.ui.markup import Texts, icon, script
 from motion_app.ui.pictures import Previews
@@ -45,14 +45,19 @@ class _Card:
     words: str
 
     @classmethod
-    def of(cls, motion: Motion) -> _Card:
-        shown, method = shown_name(motion.name), method_title(motion.method)
+    def of(cls, motion: Motion, texts: Texts) -> _Card:
+        shown, method = shown_name(motion.name), method_words(motion.method, texts)
         words = f"{motion.name} {shown} {motion.phrase} {motion.noun} {method}".lower()
         return cls(*map(html.escape, (motion.name, shown, motion.phrase, method, words)))
 
     def html(self, tag: str, attributes: str, preview: str, body: str) -> str:
         """The card around its ``preview`` and ``body``."""
         return f'<{tag} {attributes} data-words="{self.words}">{preview}{body}</{tag}>'
+
+
+def method_words(method: str, texts: Texts) -> str:
+    """``method`` as people read it; one that is not ours keeps its own name."""
+    return texts(f"video.method_{method}") if method in METHOD_TABLE else method
 
 
 def cards_html(
@@ -223,7 +228,7 @@ def gain_words(clip_errors: tuple[float, float], texts: Texts) -> str:
 
 
 def _card_html(motion: Motion, whose: Whose, texts: Texts) -> str:
-    card = _Card.of(motion)
+    card = _Card.of(motion, texts)
     how = html.escape(moves_how(motion, texts)) or f"“… {card.phrase}”"
     return card.html(
         "button",
@@ -325,7 +330,7 @@ def _library_card(
     previews: Previews,
     texts: Texts,
 ) -> str:
-    card = _Card.of(motion)
+    card = _Card.of(motion, texts)
     tags = [f'<span class="tag">{card.method}</span>']
     if base is not None and motion.base != base:
         tags.append(f'<span class="tag tag-off">{html.escape(texts("motions.other"))}</span>')
