@@ -42,9 +42,8 @@ def quick_checkpoint(folder: Path, *, training: int, steps: int) -> Path:
         if item.name not in ("generation.json", Checkpoint.ENCODER):
             (folder / item.name).symlink_to(item)
     told = json.loads((POCKET / "generation.json").read_text())
-    for how in ("motion_training", "refined_training"):
-        told[how] = {**told[how], "steps": training}
-    told["steps"] = steps
+    learning = {**told["motion_training"], "steps": training}
+    told |= {"steps": steps, "motion_training": learning, "refined_training": {"steps": 1}}
     (folder / "generation.json").write_text(json.dumps(told))
     return folder
 
