@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 from starlette.routing import Mount
 from tiny_study import Caller
-from visits import DESKTOP, PHONE, ROOT, check_accessible
+from visits import DESKTOP, PHONE, ROOT, check_accessible, lively
 
 from motion_app.host import ModelHost
 from motion_app.jobs.folder import JobRow
@@ -230,6 +230,7 @@ def test_the_demo_study_is_rated_in_the_tab_itself_and_its_report_read_there(
 ) -> None:
     before = sorted((host.settings.outputs / "studies").iterdir())
     page = open_tab(browser, server)
+    lively(page)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     frame = page.frame_locator("#demo-frame")
@@ -304,6 +305,7 @@ def _take_part(browser: Browser, link: str, host: ModelHost) -> None:
     study = Study.open(folder)
     right = {item.candidates[item.answer] for item in study.archive.items.values() if item.answer}
     page = browser.known_page(viewport=DESKTOP, locale="en-GB")
+    lively(page)
     page.goto(link)
     page.locator("#agree").check()
     page.locator("#begin").click()
