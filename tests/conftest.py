@@ -15,13 +15,13 @@ import postgres
 import pytest
 from fake_hub import FakeHub, running_hub
 from fuzzing import fuzz
-from serving import ROOT, RunningApp
+from linked import POCKET, linked_pocket
+from serving import RunningApp
 
 # Tests run in more processes than there are cores; what they start inherits it. Read when torch is
 # imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 OFFERED = "lab/motions"
-POCKET = ROOT / "checkpoints" / "pocket"
 # The files and folders that take longest: begun first, all workers end at about the same time.
 LONGEST = (
     *("test_whole_app", "test_study", "test_video", "test_transfer", "test_accessibility"),
@@ -72,11 +72,7 @@ def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint that ships, with its motions, making 5 frames instead of 13. Do not write into
     it."""
-    folder = tmp_path_factory.mktemp("short") / "pocket"
-    folder.mkdir()
-    for path in POCKET.iterdir():
-        if path.name != "generation.json":
-            (folder / path.name).symlink_to(path)
+    folder = linked_pocket(tmp_path_factory.mktemp("short") / "pocket", "generation.json")
     defaults = json.loads((POCKET / "generation.json").read_text()) | {"frames": 5}
     (folder / "generation.json").write_text(json.dumps(defaults))
     return folder

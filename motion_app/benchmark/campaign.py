@@ -21,7 +21,7 @@ from motion_app.benchmark.references import (
     PACKED,
     SCRATCH,
     UNMASKED,
-    as_usual,
+    taught_by,
 )
 from motion_app.benchmark.scenes import BenchmarkCase, Movement, movements
 from motion_app.benchmark.scores import SCORING, CaseScores, metric_ids
@@ -311,9 +311,9 @@ class _CampaignRun:
         about = {**self.made_with, "name": name, "training": steps}
         about |= {"marked": tokens == MARKED} if tokens in CROWDED else {"tokens": tokens}
         kind = CROWDED.get(tokens, f"motions/{tokens}")
-        usual = self.checkpoint.ways[0]
-        if tokens == LOOKED_AT or (as_usual(tokens) and METHOD_TABLE[usual].encoder):
-            about |= {"usual": usual, **self._encoder()}
+        method = taught_by(tokens, usual=self.checkpoint.ways[0])
+        if METHOD_TABLE[method].encoder:
+            about |= self._encoder() if tokens == LOOKED_AT else {"by": method, **self._encoder()}
         if beside is not None:
             about["beside"] = self._digest(beside)
         out = self.store.path(kind, name, content_key(about), ".safetensors")

@@ -67,14 +67,16 @@ def lesson(tokens: str, name: str, geometry: ModelGeometry, *, usual: str = WAYS
         clip = reference_clip(tokens, name, world_of(geometry))
     noun = clip.scene.creatures[0].noun
     looks = {BY_NOUN: NAMED, UNMASKED: WHOLE, PACKED: WHOLE}.get(tokens, POINTED)
+    return ClipLesson(name, noun, phrase, clip, looks, taught_by(tokens, usual=usual))
+
+
+def taught_by(tokens: str, *, usual: str) -> str:
+    """The method by which the set ``tokens`` is learned: the ``usual`` one where other clips alone
+    tell it from the library's."""
     others = {PACKED: "synmotion", LOOKED_AT: REFINED, LORAS: LORA_METHODS[0]}
-    method = usual if as_usual(tokens) else others.get(tokens, WAYS[0])
-    return ClipLesson(name, noun, phrase, clip, looks, method)
-
-
-def as_usual(tokens: str) -> bool:
-    """Whether the set ``tokens`` is learned as the library's motions are, from other clips."""
-    return tokens in LEARNED and tokens != BY_NOUN
+    if tokens in LEARNED and tokens != BY_NOUN:
+        return usual
+    return others.get(tokens, WAYS[0])
 
 
 def reference_clip(tokens: str, name: str, config: WorldConfig) -> RenderedClip:

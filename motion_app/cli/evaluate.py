@@ -264,8 +264,8 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         raise RequestError("--learn learns the motions of drawn scenes; leave it out with --data")
     model = options.model or settings.model
     reduced = [parse_folder(text, example=REDUCED_EXAMPLE) for text in options.reduced]
-    usual = Checkpoint.find_configs(model).ways[0]
-    methods = _own_methods(model) if options.methods is None else parse_names(options.methods)
+    checkpoint = Checkpoint.find_configs(model)
+    methods = _own_methods(checkpoint) if options.methods is None else parse_names(options.methods)
     without = DEFAULT_WITHOUT if options.without is None else parse_names(options.without)
     variants = choose_variants(
         methods,
@@ -274,7 +274,7 @@ def build_campaign(options: argparse.Namespace, settings: Settings) -> Campaign:
         learn=options.learn,
         reduced=[name for name, _ in reduced],
         stock=[stock_row(source, settings) for source in options.stock],
-        usual=usual,
+        usual=checkpoint.ways[0],
     )
     external = tuple(parse_external(text) for text in options.external)
     _check_rows([variant.name for variant in variants] + [method.name for method in external])
@@ -313,10 +313,9 @@ def stock_row(source: str, settings: Settings) -> Variant:
     return Variant(stock_name(files.name), STOCK_METHOD, stock=files.name, note=note)
 
 
-def _own_methods(model: str) -> tuple[str, ...]:
+def _own_methods(checkpoint: Checkpoint) -> tuple[str, ...]:
     """All methods that the model has, but for that by which its own motions come of their clips:
     they are what "fleximmt" is measured with."""
-    checkpoint = Checkpoint.find_configs(model)
     there = methods_there(METHODS, encoder=checkpoint.has_encoder)
     return tuple(name for name in there if name == WAYS[0] or name != checkpoint.ways[0])
 

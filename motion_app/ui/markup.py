@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from motion_app.host import HostStatus, ModelHost
 from motion_app.jobs.progress import JobProgress
 from motion_app.jobs.timings import JobPart, Measurement
+from motion_app.methods import METHOD_TABLE
 from motion_app.request.request import RequestFile
 from motion_app.scene import GenerationRequest, Motion, StepReport
 
@@ -79,6 +80,11 @@ def _table() -> MappingProxyType[str, dict[str, str]]:
     with TABLE.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return MappingProxyType({row["key"]: {name: row[name] for name in LANGUAGES} for row in rows})
+
+
+def method_text(method: str, texts: Texts) -> str:
+    """``method`` as people read it on the page; one that is not ours keeps its own name."""
+    return texts(f"video.method_{method}") if method in METHOD_TABLE else method
 
 
 def in_words(seconds: float, texts: Texts) -> str:

@@ -15,9 +15,8 @@ import numpy as np
 from motion_app.library.library import Whose
 from motion_app.library.motion_file import MAX_LETTERS
 from motion_app.library.trash import DeletedMotion
-from motion_app.methods import METHOD_TABLE
 from motion_app.scene import Motion
-from motion_app.ui.markup import Texts, icon, script
+from motion_app.ui.markup import Texts, icon, method_text, script
 from motion_app.ui.pictures import Previews
 from motion_app.wording import NEUTRAL_PHRASE
 
@@ -46,18 +45,13 @@ class _Card:
 
     @classmethod
     def of(cls, motion: Motion, texts: Texts) -> _Card:
-        shown, method = shown_name(motion.name), method_words(motion.method, texts)
+        shown, method = shown_name(motion.name), method_text(motion.method, texts)
         words = f"{motion.name} {shown} {motion.phrase} {motion.noun} {method}".lower()
         return cls(*map(html.escape, (motion.name, shown, motion.phrase, method, words)))
 
     def html(self, tag: str, attributes: str, preview: str, body: str) -> str:
         """The card around its ``preview`` and ``body``."""
         return f'<{tag} {attributes} data-words="{self.words}">{preview}{body}</{tag}>'
-
-
-def method_words(method: str, texts: Texts) -> str:
-    """``method`` as people read it; one that is not ours keeps its own name."""
-    return texts(f"video.method_{method}") if method in METHOD_TABLE else method
 
 
 def cards_html(

@@ -21,6 +21,7 @@ import bench_tasks
 import numpy as np
 import pytest
 import torch
+from linked import linked_pocket
 from PIL import Image
 from transformers import AutoTokenizer
 
@@ -67,7 +68,7 @@ from motion_app.cli.evaluate import (
     parse_counts,
     parse_strata,
 )
-from motion_app.engine.motion_tokens import MotionMetadata
+from motion_app.engine.motion_tokens import MotionMetadata, MotionTokens
 from motion_app.engine.synmotion import MotionPack, SemanticBranch
 from motion_app.errors import MotionAppError, RequestError
 from motion_app.evaluation.networks import Judges, WeightStore
@@ -706,7 +707,22 @@ def test_one_command_learns_what_the_library_lacks(pocket, tmp_path, capsys):
     assert (tmp_path / "sheets" / "of w o train mask.png").is_file()
 
 
-def test_nothing_is_learned_for_a_row_that_nobody_asked_for(pocket, tmp_path, capsys):
+def test_nothing_is_learned_for_a_row_that_nobody_asked_for(pocket, tmp_path, capsys, monkeypatch):
+    # whose motion was learned from scratch; its encoder sees 13 frames
+    model = linked_pocket(tmp_path / "model", "motions")
+    (model / "motions").mkdir()
+    shipped = read_motion(POCKET / "motions" / "jump.safetensors")
+    about = MotionMetadata("jump", shipped.phrase, shipped.base, track=shipped.track)
+    MotionTokens.load(shipped.path).save(model / "motions" / "jump.safetensors", about)
+    monkeypatch.setenv("MOTION_APP_MODEL", str(model))
+    options = ["--methods", REFINED, "--cases", "1:1", "--movements", "jump", "--learn"]
+    answer = benchmark(capsys, tmp_path / "out", *options, "--training-steps", "1")
+    assert answer["videos"] == 2 and answer["not_measured"] == 0
+    (learned,) = tmp_path.glob("out/motions/*/jump.*.safetensors")
+    assert read_motion(learned).method == REFINED
+
+
+def test_what_the_library_has_is_not_learned_again(pocket, tmp_path, capsys):
     options = ["--methods", f"none,{REFINED}", "--without", "", "--cases", "1:1", "--learn"]
     answer = benchmark(capsys, tmp_path, *options, "--movements", "jump", "--training-steps", "1")
     assert answer["videos"] == 3 and answer["not_measured"] == 0

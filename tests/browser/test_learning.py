@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from linked import POCKET, linked_pocket
 from playwright.sync_api import Browser, Page, expect
 from serving import RunningApp
 from visits import DESKTOP, PATIENCE, PHONE, ROOT, check_accessible, lively, open_page
@@ -30,17 +31,13 @@ from walk import (
 from motion_app.engine.motion_encoder import EncoderConfig, MotionEncoder
 from motion_app.models.checkpoint import Checkpoint
 
-POCKET = ROOT / "checkpoints" / "pocket"
 SPIN = ROOT / "assets" / "clips" / "spin.mp4"
 MOST_ACTIONS = 8
 
 
 def quick_checkpoint(folder: Path, *, training: int, steps: int) -> Path:
     """The pocket with other numbers of steps of its own, and without its encoder."""
-    folder.mkdir()
-    for item in POCKET.iterdir():
-        if item.name not in ("generation.json", Checkpoint.ENCODER):
-            (folder / item.name).symlink_to(item)
+    linked_pocket(folder, "generation.json", Checkpoint.ENCODER)
     told = json.loads((POCKET / "generation.json").read_text())
     learning = {**told["motion_training"], "steps": training}
     told |= {"steps": steps, "motion_training": learning, "refined_training": {"steps": 1}}

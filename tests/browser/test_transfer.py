@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 from serving import RunningApp
-from visits import DESKTOP, PATIENCE, PHONE, console_of, listens, open_page
+from visits import DESKTOP, PATIENCE, PHONE, console_of, listens, lively, open_page
 from walk import (
     choose_motion,
     click_object,
@@ -74,6 +74,7 @@ def test_example_two_clicks_two_motions_and_the_video_plays_without_an_error_in_
     browser: Browser, server: str
 ) -> None:
     page = browser.known_page(viewport=DESKTOP)
+    lively(page)
     faults = console_of(page)
     page.goto(server)
     listens(page)

@@ -13,8 +13,8 @@ from motion_app.host import ModelHost
 from motion_app.library.published import MotionRepository, PublishedMotion, RepositoryListing
 from motion_app.scene import Motion
 from motion_app.ui.boundary import in_one_line, listen
-from motion_app.ui.markup import Texts, note_html, script
-from motion_app.ui.motion_cards import method_words, moves_how
+from motion_app.ui.markup import Texts, method_text, note_html, script
+from motion_app.ui.motion_cards import moves_how
 from motion_app.ui.motions.form import TrainingState
 
 
@@ -110,7 +110,7 @@ def _item_html(
             f'<button type="button" data-file="{html.escape(entry.file)}" aria-label="{said}">'
             f"{html.escape(texts('motions.hub_bring'))}</button>"
         )
-    method = html.escape(method_words(motion.method, texts))
+    method = html.escape(method_text(motion.method, texts))
     return (
         f'<li><div><b>{html.escape(motion.name)}</b> <span class="tag">{method}</span>'
         f'<br><span class="quiet">{html.escape(how)} · {html.escape(size)}</span></div>'

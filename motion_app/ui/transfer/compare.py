@@ -14,7 +14,7 @@ import numpy as np
 
 from motion_app.jobs.folder import JobRow
 from motion_app.jobs.runners import KEPT_REQUEST
-from motion_app.ui.markup import Texts, note_html, script
+from motion_app.ui.markup import Texts, method_text, note_html, script
 
 Side = Literal["a", "b"]
 SIDES: tuple[Side, ...] = ("a", "b")
@@ -78,7 +78,7 @@ def _shown(value: Any, texts: Texts) -> str:
 def method_words(row: JobRow, texts: Texts) -> str:
     """The method of a job as the page's list names it, or the model of others that makes it."""
     request = row.inputs["request"]
-    return request.get("stock") or texts(f"video.method_{request.get('method', 'fleximmt')}")
+    return request.get("stock") or method_text(request.get("method", "fleximmt"), texts)
 
 
 def differing_facts(a: JobRow, b: JobRow, texts: Texts) -> dict[str, tuple[str, str]]:

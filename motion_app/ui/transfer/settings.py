@@ -19,7 +19,7 @@ from motion_app.models.stock_files import GIGABYTE, RESIDENT, StockModel, StockO
 from motion_app.request.request import RequestFile
 from motion_app.scene import Options
 from motion_app.ui.boundary import listen
-from motion_app.ui.markup import Texts
+from motion_app.ui.markup import Texts, method_text
 
 MOST_STEPS = 100
 WHOLE_NUMBERS = ("seed", "steps")  # a browser may send 12.0
@@ -205,7 +205,7 @@ class GenerationSettings:
         family = METHOD_TABLE[name].family
         known = [m for m in METHODS if m in self.methods or m == name]  # a recipe may name any
         named = [m for m in known if METHOD_TABLE[m].family == family]
-        choices = [(self.texts(f"video.method_{m}"), m) for m in named]
+        choices = [(method_text(m, self.texts), m) for m in named]
         return {"choices": choices, "value": name, "info": self.texts(f"video.about_{name}")}
 
     def _label(self, preset: Preset) -> str:
